@@ -1,0 +1,460 @@
+"""Fault laws: how the faults of one trial are drawn over regions of stored words.
+
+A region's faults depend on the seed, the trial, the law and that region's own name and layout; never on which other
+regions are selected, their order, the device or the number of workers. The one exception is `flips:K`, whose K faults
+have to be shared out over whatever is selected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.errors import FaultError, unknown_name
+from faultcli.faults.maps import NO_FAULTS, FaultMap, Layout, WordFaults, combine
+from faultcli.faults.sampling import Stream, bernoulli_positions, distinct_positions, first_events
+
+
+class Site(Protocol):
+    """Where faults can hit, without what is stored there."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's name; check words add `#` and the protection's name."""
+
+    @property
+    def layout(self) -> Layout:
+        """Number of words and bits per word."""
+
+    @property
+    def holds_values(self) -> bool:
+        """Whether the words encode numbers (and not check bits)."""
+
+    def positions(self, bits: str) -> tuple[int, ...]:
+        """Bit positions that a bit specification such as `exponent` or `0-7` stands for, ascending."""
+
+
+class Region(Site, Protocol):
+    """Stored words that faults can hit: the words of one tensor, or the check words that protect it."""
+
+    def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
+        """The fault-free words at these positions."""
+
+    def encode_zero(self) -> int:
+        """The word that stands for the number 0."""
+
+    def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
+        """All words after `noise` (one number per word) was added to the values that they stand for."""
+
+
+@dataclass(frozen=True)
+class FaultLaw(ABC):
+    """A law that faults follow, with what it is narrowed to.
+
+    `include`: only regions whose tensor name matches one of these globs (none: all). `bits`: only these bit positions
+    of every word, as in `faultcli.formats.bits` (None: all).
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]  # what the number behind the colon means, for help and tables
+
+    include: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    bits: str | None = dataclasses.field(default=None, kw_only=True)
+
+    @property
+    @abstractmethod
+    def level(self) -> float:
+        """The number behind the colon."""
+
+    @property
+    def spec(self) -> str:
+        """The law as it is written on the command line; equal laws have equal specs."""
+        return ",".join([self.key, *(f"include={glob}" for glob in self.include)])
+
+    @property
+    def key(self) -> str:
+        """The law without the regions it is narrowed to: what the faults within one region depend on."""
+        bits = [f"bits={self.bits}"] if self.bits is not None else []
+        return ",".join([f"{self.name}:{shortest(self.level)}", *self._options(), *bits])
+
+    def _options(self) -> list[str]:
+        return []
+
+    @abstractmethod
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        """Draw the faults of one region.
+
+        Args:
+            region: the words at risk.
+            stream: random numbers that belong to this region, law and trial.
+            quota: for laws with a fixed number of faults, how many fall here.
+        """
+
+    def quotas(self, sites: Mapping[str, int], stream_of: StreamOf) -> Mapping[str, int] | None:
+        """Share a fixed number of faults out over regions with `sites` eligible bits each; None: every region draws
+        for itself."""
+        return None
+
+    def covers(self, region_name: str) -> bool:
+        """Whether the law can hit this region."""
+        tensor = region_name.partition("#")[0]
+        return not self.include or any(fnmatch.fnmatchcase(tensor, glob) for glob in self.include)
+
+    def eligible(self, region: Site) -> tuple[int, ...]:
+        """Bit positions of a word that the law can hit. Check words have no sign or exponent: all of their bits count
+        unless `bits` names positions of the value."""
+        if self.bits is None:
+            return tuple(range(region.layout.bits))
+        return region.positions(self.bits) if region.holds_values else ()
+
+    def expected_flips(self, regions: Sequence[Site]) -> float | None:
+        """Expected number of hit bits per trial over `regions`; None where it depends on what the words hold."""
+        return None
+
+
+def shortest(number: float) -> str:
+    """Write a number in as few characters as give it back exactly: 1e-05, 0.0001, 3."""
+    brief = f"{number:g}"
+    return brief if float(brief) == number else repr(number)
+
+
+class StreamOf(Protocol):
+    """Gives the stream of one region, for one purpose."""
+
+    def __call__(self, region_name: str, purpose: str, /) -> Stream: ...
+
+
+def _hits(positions: NDArray[np.int64], eligible: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Turn positions in the sequence of eligible bits (ascending) into words and one-bit masks."""
+    words, which = np.divmod(positions, len(eligible))
+    masks = np.left_shift(np.uint64(1), np.array(eligible, dtype=np.uint64))[which]
+    return words, masks
+
+
+@dataclass(frozen=True)
+class BitFlip(FaultLaw):
+    """Every eligible bit flips independently with probability `rate`."""
+
+    name: ClassVar[str] = "bitflip"
+    unit: ClassVar[str] = "probability that a bit flips (BER), 0 to 1"
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_probability(self)
+
+    @property
+    def level(self) -> float:
+        return self.rate
+
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        eligible = self.eligible(region)
+        return combine(*_draw_bits(region, stream, self.rate, eligible))
+
+    def expected_flips(self, regions: Sequence[Site]) -> float | None:
+        return self.rate * sum(region.layout.words * len(self.eligible(region)) for region in regions)
+
+
+def _draw_bits(
+    region: Region, stream: Stream, rate: float, eligible: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    if not eligible:
+        return NO_FAULTS
+    return _hits(bernoulli_positions(stream, region.layout.words * len(eligible), rate), eligible)
+
+
+@dataclass(frozen=True)
+class Flips(FaultLaw):
+    """Exactly `count` different bits flip, spread evenly over everything selected."""
+
+    name: ClassVar[str] = "flips"
+    unit: ClassVar[str] = "number of bits that flip, a whole number from 0"
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise FaultError(f"flips:{self.count}: a number of flips is 0 or more")
+
+    @property
+    def level(self) -> float:
+        return self.count
+
+    def quotas(self, sites: Mapping[str, int], stream_of: StreamOf) -> Mapping[str, int]:
+        total = sum(sites.values())
+        if self.count > total:
+            raise FaultError(f"{self.spec}: asks for {self.count} flips, only {total} bits are at risk")
+        if self.count == 0:
+            return dict.fromkeys(sites, 0)
+        # Every bit has a random time to fail; the `count` earliest are hit. Each region lists its earliest times alone,
+        # a few more than its share; should one be cut off too early, it lists more.
+        depth = {name: _likely_most(self.count, n / total, n) for name, n in sites.items()}
+        while True:
+            times = {name: first_events(stream_of(name, "clock"), n, depth[name]) for name, n in sites.items()}
+            everything = np.concatenate(list(times.values()))
+            last = np.partition(everything, self.count - 1)[self.count - 1] if len(everything) >= self.count else np.inf
+            short = [n for n in sites if depth[n] < min(self.count, sites[n]) and not (times[n] > last).any()]
+            if not short:
+                return {name: int((t <= last).sum()) for name, t in times.items()}
+            for name in short:
+                depth[name] = min(self.count, sites[name], 2 * depth[name])
+
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        eligible = self.eligible(region)
+        if not quota or not eligible:
+            return NO_FAULTS
+        positions = distinct_positions(stream, region.layout.words * len(eligible), quota)
+        return combine(*_hits(np.sort(positions), eligible))
+
+    def expected_flips(self, regions: Sequence[Site]) -> float | None:
+        return float(self.count)
+
+
+def _likely_most(count: int, share: float, sites: int) -> int:
+    mean = count * share
+    return min(count, sites, math.ceil(mean + 8 * math.sqrt(mean)) + 16)
+
+
+@dataclass(frozen=True)
+class StuckAt(FaultLaw):
+    """Every eligible bit is stuck with probability `rate`; only bits that held the other value change."""
+
+    stuck_value: ClassVar[int]
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_probability(self)
+
+    @property
+    def level(self) -> float:
+        return self.rate
+
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        words, masks = combine(*_draw_bits(region, stream, self.rate, self.eligible(region)))
+        held = region.codes(words)
+        return combine(words, masks & (~held if self.stuck_value else held))
+
+
+class StuckAt0(StuckAt):
+    """Every eligible bit reads 0 with probability `rate`."""
+
+    name: ClassVar[str] = "stuck-at-0"
+    unit: ClassVar[str] = "probability that a bit is stuck at 0, 0 to 1"
+    stuck_value: ClassVar[int] = 0
+
+
+class StuckAt1(StuckAt):
+    """Every eligible bit reads 1 with probability `rate`."""
+
+    name: ClassVar[str] = "stuck-at-1"
+    unit: ClassVar[str] = "probability that a bit is stuck at 1, 0 to 1"
+    stuck_value: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Burst(FaultLaw):
+    """A burst starts at every eligible bit with probability `rate` and flips `length` bits in a row.
+
+    `across=word`: the burst stays inside its word (starts too near the word's last eligible bit are not drawn, so every
+    burst has its full length). `across=row`: it runs on into the next word, as in a physical row of cells; at the
+    tensor's end it is cut off. `across=column`: it hits the same bit of `length` neighbouring words. Bits hit by two
+    bursts flip twice, that is, not at all.
+    """
+
+    name: ClassVar[str] = "burst"
+    unit: ClassVar[str] = "probability that a burst starts at a bit, 0 to 1"
+
+    rate: float
+    length: int = 2
+    across: str = "word"
+
+    def __post_init__(self) -> None:
+        _check_probability(self)
+        if self.length < 1:
+            raise FaultError(f"{self.spec}: a burst is 1 bit long or longer")
+        if self.across not in ("word", "row", "column"):
+            raise unknown_name("direction of a burst", self.across, ("word", "row", "column"))
+
+    @property
+    def level(self) -> float:
+        return self.rate
+
+    def _options(self) -> list[str]:
+        return [f"length={self.length}", *([f"across={self.across}"] if self.across != "word" else [])]
+
+    def _starts(self, eligible: tuple[int, ...]) -> tuple[int, ...]:
+        return eligible[: max(0, len(eligible) - self.length + 1)] if self.across == "word" else eligible
+
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        eligible = self.eligible(region)
+        starts = self._starts(eligible)
+        if not starts:
+            return NO_FAULTS
+        width = len(eligible)
+        drawn = bernoulli_positions(stream, region.layout.words * len(starts), self.rate)
+        words, which = np.divmod(drawn, len(starts))
+        step = width if self.across == "column" else 1
+        hit = (words * width + which)[:, None] + step * np.arange(self.length)[None, :]
+        hit = np.sort(hit[hit < region.layout.words * width], axis=None)
+        return combine(*_hits(hit, eligible))
+
+    def expected_flips(self, regions: Sequence[Site]) -> float | None:
+        starts = sum(region.layout.words * len(self._starts(self.eligible(region))) for region in regions)
+        return self.rate * self.length * starts  # to first order: overlaps and cut ends are not counted
+
+
+@dataclass(frozen=True)
+class Zero(FaultLaw):
+    """Every word that holds a number is replaced by the code of 0 with probability `rate` (pruned or lost weights)."""
+
+    name: ClassVar[str] = "zero"
+    unit: ClassVar[str] = "probability that a value is set to 0, 0 to 1"
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_probability(self)
+        _check_whole_words(self)
+
+    @property
+    def level(self) -> float:
+        return self.rate
+
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        if not region.holds_values:
+            return NO_FAULTS
+        words = bernoulli_positions(stream, region.layout.words, self.rate)
+        return combine(words, region.codes(words) ^ np.uint64(region.encode_zero()))
+
+
+@dataclass(frozen=True)
+class Gaussian(FaultLaw):
+    """Noise of standard deviation `sigma`, in the unit of the stored values, is added to every value, which is then
+    stored again. Every word changes, so this law alone costs O(weights) per trial."""
+
+    name: ClassVar[str] = "gaussian"
+    unit: ClassVar[str] = "standard deviation of the noise, in units of the stored values"
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sigma) and self.sigma >= 0):
+            raise FaultError(f"gaussian:{self.sigma:g}: a standard deviation is 0 or more")
+        _check_whole_words(self)
+
+    @property
+    def level(self) -> float:
+        return self.sigma
+
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        if not region.holds_values or self.sigma == 0:
+            return NO_FAULTS
+        noisy = region.encode_noisy(self.sigma * stream.normal(region.layout.words))
+        return combine(np.arange(region.layout.words, dtype=np.int64), region.codes(slice(None)) ^ noisy)
+
+
+def _check_probability(law: FaultLaw) -> None:
+    if not 0 <= law.level <= 1:
+        raise FaultError(f"{law.name}:{law.level:g}: {law.unit.partition(',')[0]} must lie between 0 and 1")
+
+
+def _check_whole_words(law: FaultLaw) -> None:
+    if law.bits is not None:
+        raise FaultError(f"{law.spec}: replaces whole values, so it takes no bits=", "leave bits= out")
+
+
+LAWS: dict[str, type[FaultLaw]] = {law.name: law for law in (BitFlip, Flips, StuckAt0, StuckAt1, Burst, Zero, Gaussian)}
+
+
+def parse_law(spec: str) -> FaultLaw:
+    """Build a law from its text, e.g. `bitflip:1e-4,bits=exponent,include=conv*`.
+
+    Raises:
+        UsageError, FaultError: the law or an option is unknown, or a number is malformed or out of range.
+    """
+    head, *options = spec.split(",")
+    name, colon, level = head.partition(":")
+    law = LAWS.get(name)
+    if law is None:
+        raise unknown_name("fault law", name, LAWS)
+    fields = {f.name: f for f in dataclasses.fields(law)}
+    first, *others = [f for f in fields if f not in ("include", "bits")]
+    if not colon or not level:
+        raise FaultError(f"{spec}: {name} needs a number", f"try: {name}:VALUE, the {law.unit}")
+    arguments: dict[str, object] = {first: _number(spec, level, whole=fields[first].type == "int")}
+    globs: list[str] = []
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not value:
+            raise FaultError(f"{spec}: {option!r} is not of the form key=value")
+        if key == "include":
+            globs.append(value)
+        elif key == "bits":
+            arguments["bits"] = value
+        elif key in others:
+            arguments[key] = _number(spec, value, whole=True) if fields[key].type == "int" else value
+        else:
+            raise unknown_name(f"option of {name}", key, [*others, "include", "bits"])
+    return law(**arguments, include=tuple(globs))  # type: ignore[arg-type]
+
+
+def _number(spec: str, text: str, *, whole: bool) -> float | int:
+    try:
+        return int(text) if whole else float(text)
+    except ValueError:
+        kind = "whole number" if whole else "number"
+        raise FaultError(f"{spec}: {text!r} is not a {kind}") from None
+
+
+def draw_faults(law: FaultLaw, regions: Iterable[Region], *, seed: int, trial: int, format_name: str) -> FaultMap:
+    """Draw the fault map of one trial over `regions`.
+
+    Raises:
+        FaultError: the law covers none of the regions, or asks for more flips than there are bits.
+    """
+    regions = list(regions)
+    quotas = share_out(law, regions, seed=seed, trial=trial)
+    faults: dict[str, WordFaults] = {}
+    for region in sorted(regions, key=lambda r: r.name):
+        drawn = draw_one(law, region, seed=seed, trial=trial, quota=quotas.get(region.name) if quotas else None)
+        if len(drawn.words):
+            faults[region.name] = drawn
+    layout = {region.name: region.layout for region in sorted(regions, key=lambda r: r.name)}
+    return FaultMap(faults, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
+
+
+def share_out(law: FaultLaw, regions: Sequence[Site], *, seed: int, trial: int) -> Mapping[str, int] | None:
+    """Return how many faults fall on each region where the law fixes their total; None where regions draw alone.
+
+    Raises:
+        FaultError: the law covers none of the regions, or asks for more flips than there are bits.
+    """
+    sites = {r.name: r.layout.words * len(law.eligible(r)) for r in regions if law.covers(r.name)}
+    if not sites:
+        raise FaultError(f"{law.spec}: matches none of the selected tensors", "look at their names with `inspect`")
+    layouts = {r.name: r.layout for r in regions}
+
+    def stream_of(name: str, purpose: str) -> Stream:
+        return _stream(law, name, layouts[name], seed, trial, purpose)
+
+    return law.quotas(sites, stream_of)
+
+
+def draw_one(law: FaultLaw, region: Region, *, seed: int, trial: int, quota: int | None) -> WordFaults:
+    """Draw the faults of one region; `quota` is its part of `share_out`."""
+    if not law.covers(region.name) or region.layout.words == 0:
+        return NO_FAULTS
+    return law.draw_region(region, _stream(law, region.name, region.layout, seed, trial, "faults"), quota)
+
+
+def _stream(law: FaultLaw, name: str, layout: Layout, seed: int, trial: int, purpose: str) -> Stream:
+    return Stream("faultcli", seed, trial, law.key, name, layout.words, layout.bits, purpose)

@@ -1,0 +1,64 @@
+"""Which tensors of a checkpoint lie in the memory at risk."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from faultcli.errors import UsageError, unknown_name
+
+TARGETS = {
+    "weights": "floating-point tensors with two or more dimensions",
+    "all": "every floating-point tensor",
+    "any": "every tensor, whole numbers too",
+}
+
+
+class Tensorlike(Protocol):
+    """What selection looks at."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def select(
+    tensors: Iterable[Tensorlike], *, target: str = "weights", include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[str]:
+    """Return the names of the tensors at risk, in the order given.
+
+    Args:
+        tensors: dtype is the safetensors name (`F32`).
+        target: a key of `TARGETS`.
+        include: if any, only names that match one of these globs (case counts).
+        exclude: and none that match one of these.
+
+    Raises:
+        UsageError: an unknown target, a glob that matches no tensor at all, or nothing left.
+    """
+    if target not in TARGETS:
+        raise unknown_name("target", target, TARGETS)
+    tensors = list(tensors)
+    for option, globs in (("--include", include), ("--exclude", exclude)):
+        for glob in globs:
+            if not any(fnmatch.fnmatchcase(t.name, glob) for t in tensors):
+                raise UsageError(f"{option} {glob}: matches no tensor", "`faultcli inspect MODEL` lists the names")
+    chosen = [t.name for t in tensors if _in_target(t, target) and _passes(t.name, include, exclude)]
+    if not chosen:
+        what = f"--target {target}: no tensor is left ({TARGETS[target]}"
+        raise UsageError(what + (", after --include/--exclude)" if include or exclude else ")"), "widen the selection")
+    return chosen
+
+
+def _in_target(tensor: Tensorlike, target: str) -> bool:
+    floating = tensor.dtype.startswith(("F", "BF")) and tensor.dtype != "F8_E8M0"
+    return target == "any" or (floating and (target == "all" or len(tensor.shape) >= 2))
+
+
+def _passes(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    included = not include or any(fnmatch.fnmatchcase(name, glob) for glob in include)
+    return included and not any(fnmatch.fnmatchcase(name, glob) for glob in exclude)

@@ -1,0 +1,188 @@
+"""Write a corrupted copy of a checkpoint, streamed tensor by tensor; draw the faults or replay saved ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
+from faultcli.errors import CheckpointError, FaultError
+from faultcli.faults.laws import FaultLaw, draw_one, share_out
+from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
+from faultcli.files import atomic_output
+from faultcli.formats import NumberFormat
+from faultcli.memory import StoredTensor, TensorSlot, format_for, words_of_bytes
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What was written: the output, its faults, and how many values read differently because of them."""
+
+    output: Path
+    faults: FaultMap
+    values_changed: int
+
+
+def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> list[TensorSlot]:
+    """Return the places that the tensors `names` take in a memory of this format.
+
+    Raises:
+        FormatError: a tensor's dtype has no native format.
+    """
+    infos = (checkpoint.info(name) for name in names)
+    return [TensorSlot(info.name, info.shape, format_for(format_name, info.dtype)) for info in infos]
+
+
+def inject(
+    checkpoint: Checkpoint,
+    law: FaultLaw,
+    output: Path,
+    *,
+    names: Sequence[str],
+    format_name: str = "native",
+    seed: int = 0,
+    trial: int = 0,
+    force: bool = False,
+    save_faults: Path | None = None,
+    progress: Progress | None = None,
+) -> Injection:
+    """Draw the faults of one trial and write the checkpoint as it reads with them.
+
+    In the native format only the hit bits differ. In another format the selected tensors also carry the loss of being
+    stored in it; the file keeps its dtypes. Peak memory is a few times the largest tensor, whatever the file's size.
+
+    Args:
+        checkpoint: the input; never changed.
+        law: what the faults follow.
+        output: file or directory, like the input.
+        names: the tensors at risk, from `select`.
+        format_name: number format of the memory.
+        seed: with `trial` fixes the faults: those of the same trial of a campaign.
+        trial: see `seed`.
+        force: replace an existing output (and fault map).
+        save_faults: where to save the fault map, bound to the checksums of input and output.
+        progress: called with the bytes done since its last call.
+    """
+    places = slots(checkpoint, names, format_name)
+    quotas = share_out(law, places, seed=seed, trial=trial)
+
+    def draw(stored: StoredTensor) -> WordFaults:
+        return draw_one(law, stored, seed=seed, trial=trial, quota=quotas.get(stored.name) if quotas else None)
+
+    with atomic_output(save_faults, force=force) if save_faults else nullcontext() as map_file:
+        drawn, changed = _write(checkpoint, output, places, draw, force=force, progress=progress)
+        layout = {slot.name: slot.layout for slot in places}
+        faults = FaultMap(drawn, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
+        if map_file:
+            faults = faults.bound(before=checkpoint.sha256(), after=Checkpoint.open(output).sha256())
+            faults.save(map_file, force=True)
+    return Injection(output, faults, changed)
+
+
+def replay(
+    checkpoint: Checkpoint,
+    faults: FaultMap,
+    output: Path,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Injection:
+    """Apply a saved fault map. On the checkpoint it was drawn for it gives the corrupted one; a native map on the
+    corrupted one gives every byte of the first back. A map without checksums (measured on a device) applies to any
+    checkpoint of its layout.
+
+    Raises:
+        FaultError: the map belongs to another checkpoint or layout, or was drawn in another format than the native one
+            and cannot be taken back, because storing in that format lost the original values.
+        CheckpointError: the result is not the checkpoint that the map is bound to.
+    """
+    here = checkpoint.sha256() if faults.before else None
+    if here is not None and here not in (faults.before, faults.after):
+        raise FaultError(
+            f"{checkpoint.path}: is not the checkpoint that the fault map belongs to (SHA-256 {here[:12]}…, "
+            f"the map is for {str(faults.before)[:12]}… and {str(faults.after)[:12]}…)",
+            "replay it on the checkpoint it was drawn for, or on the corrupted one",
+        )
+    taking_back = here is not None and here == faults.after != faults.before
+    if taking_back and faults.format != "native":
+        raise FaultError(
+            f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
+            "format lost their original values",
+            "use the original checkpoint",
+        )
+    missing = [name for name in faults.layout if name not in checkpoint.tensors]
+    if missing:
+        raise FaultError(f"{checkpoint.path}: has no tensor {missing[0]!r}, which the fault map covers")
+    places = slots(checkpoint, list(faults.layout), faults.format)
+    faults.check_layout({slot.name: slot.layout for slot in places}, str(checkpoint.path))
+
+    def look_up(stored: StoredTensor) -> WordFaults:
+        return faults.faults.get(stored.name, NO_FAULTS)
+
+    _, changed = _write(checkpoint, output, places, look_up, force=force, progress=progress)
+    if here is not None and (expected := faults.before if taking_back else faults.after):
+        result = Checkpoint.open(output).sha256()
+        if result != expected:
+            raise CheckpointError(f"{output}: SHA-256 is {result}, the fault map promises {expected}")
+    return Injection(output, faults, changed)
+
+
+def _write(
+    checkpoint: Checkpoint,
+    output: Path,
+    places: Sequence[TensorSlot],
+    faults_of: Callable[[StoredTensor], WordFaults],
+    *,
+    force: bool,
+    progress: Progress | None,
+) -> tuple[dict[str, WordFaults], int]:
+    """Stream the checkpoint to `output` with the tensors at `places` as they read with their faults.
+
+    Returns the faults by tensor (those without are absent) and the number of values that read differently.
+    """
+    formats = {slot.name: slot.format for slot in places}
+    drawn: dict[str, WordFaults] = {}
+    changed = 0
+
+    def change(info: TensorInfo, data: NDArray[np.uint8]) -> None:
+        nonlocal changed
+        faults, differing = _corrupt(info, data, formats[info.name], faults_of)
+        changed += differing
+        if len(faults.words):
+            drawn[info.name] = faults
+
+    checkpoint.edit(output, change, names=list(formats), force=force, progress=progress)
+    return dict(sorted(drawn.items())), changed
+
+
+def _corrupt(
+    info: TensorInfo,
+    data: NDArray[np.uint8],
+    format: NumberFormat,
+    faults_of: Callable[[StoredTensor], WordFaults],
+) -> tuple[WordFaults, int]:
+    """Replace a tensor's bytes, in place, by what reads back; return its faults and how many values they changed."""
+    dtype = torch_dtype(info.dtype)
+    assert dtype is not None  # it has a number format, so torch has it too
+    if format == format_for("native", info.dtype):  # the words lie in the file: nothing to encode
+        words = words_of_bytes(data, format.bits)
+        faults = faults_of(StoredTensor(info.name, info.shape, format, words))
+        words[faults.words] ^= faults.masks.astype(words.dtype)
+        return faults, len(faults.words)
+    import torch
+
+    values = torch.from_numpy(data).view(dtype).view(info.shape)
+    stored = StoredTensor.write(info.name, values, format)
+    faults = faults_of(stored)
+    patch = stored.patch(faults)
+    flat = values.view(-1)
+    flat.copy_(stored.read().view(-1))
+    flat.index_copy_(0, patch.index, patch.values.to(dtype))
+    return faults, len(patch.index)
