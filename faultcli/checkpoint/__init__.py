@@ -1,0 +1,7 @@
+"""Checkpoints: safetensors in and out, streamed, atomic, byte for byte."""
+
+from faultcli.checkpoint.header import DTYPES, TensorInfo, torch_dtype
+from faultcli.checkpoint.reader import Checkpoint
+from faultcli.checkpoint.writer import TensorData, TensorSource, write_safetensors
+
+__all__ = ["DTYPES", "Checkpoint", "TensorData", "TensorInfo", "TensorSource", "torch_dtype", "write_safetensors"]

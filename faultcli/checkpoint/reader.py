@@ -1,0 +1,284 @@
+"""A checkpoint as it lies on the disk: checked when it is opened, read one tensor at a time."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from io import FileIO
+from pathlib import Path
+from stat import S_ISREG
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faultcli.checkpoint import writer
+from faultcli.checkpoint.header import HEADER_RECORD, Header, TensorInfo, read_header, torch_dtype
+from faultcli.checkpoint.locate import Kind, Location, locate, some, unreadable
+from faultcli.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a checkpoint; `stamp` tells whether it is still the file whose header was read."""
+
+    path: Path
+    header: Header
+    stamp: tuple[int, int, int]  # inode, bytes, modification time in ns
+
+    @contextmanager
+    def open(self) -> Iterator[FileIO]:
+        """Open the file for reading, unbuffered. CheckpointError if it is not the file that was opened before."""
+        with _opened(self.path) as file:
+            if _stamp(file) != self.stamp:
+                raise CheckpointError(f"{self.path}: changed while it was in use", "run the command again")
+            yield file
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file in hexadecimal, streamed."""
+        with self.open() as file:
+            try:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise unreadable(self.path, error) from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a safetensors checkpoint: a file, the shards of an index, or a directory with either.
+
+    Made by `open`, which reads and checks every header and no tensor. The files are never changed; one that somebody
+    else replaces in the meantime is noticed at the next read.
+    """
+
+    path: Path
+    kind: Kind
+    files: tuple[Path, ...]  # sorted by name
+    tensors: dict[str, TensorInfo]  # in the order of the files and of the bytes in each
+    metadata: dict[str, str]  # of the file; of shards, merged, the first shard that has a key wins
+    index: Path | None = None
+    shards: tuple[Shard, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Checkpoint:
+        """Open `FILE.safetensors`, `FILE.safetensors.index.json` or a directory with either.
+
+        Tensors that lie in a shard without being in the index belong to the checkpoint, as loaders read whole shards.
+
+        Raises:
+            CheckpointError: missing, unreadable, ambiguous, no safetensors, or damaged; says what and where.
+        """
+        path = Path(path)
+        location = locate(path)
+        shards = tuple(_read_shard(file) for file in location.files)
+        tensors: dict[str, TensorInfo] = {}
+        for shard in shards:
+            for tensor in shard.header.tensors:
+                other = tensors.setdefault(tensor.name, tensor)
+                if other is not tensor:
+                    problem = f"tensor {tensor.name!r} lies in two shards, {other.file.name} and {tensor.file.name}"
+                    raise CheckpointError(f"{path}: {problem}", "delete the shard that does not belong to it")
+        _check_index(location, tensors)
+        metadata: dict[str, str] = {}
+        for shard in reversed(shards):
+            metadata |= shard.header.metadata
+        metadata.pop(HEADER_RECORD, None)
+        return cls(path, location.kind, location.files, tensors, metadata, location.index, shards)
+
+    @property
+    def directory(self) -> Path:
+        """The directory that the files lie in."""
+        return self.files[0].parent
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together; what `progress` of a rewrite adds up to."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def info(self, name: str) -> TensorInfo:
+        """Return what is known of a tensor. CheckpointError with the nearest name if there is none."""
+        if name not in self.tensors:
+            near = difflib.get_close_matches(name, self.tensors, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"it holds {some(self.tensors)}"
+            raise CheckpointError(f"{self.path}: no tensor is named {name!r}", remedy)
+        return self.tensors[name]
+
+    def read_bytes(self, name: str, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Read a tensor's bytes as stored (little-endian, row-major) into a new uint8 array, or into `out`.
+
+        Args:
+            name: the tensor.
+            out: a contiguous writable uint8 array of at least the tensor's bytes, used from its start.
+
+        Returns:
+            The array of exactly the tensor's bytes; a view of `out` if that is given.
+        """
+        info = self.info(name)
+        with self._shard(info).open() as file:
+            return _read_into(file, info, np.empty(info.nbytes, np.uint8) if out is None else out[: info.nbytes])
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor into memory of its own, on the CPU, in the stored dtype and shape.
+
+        F4 has two elements in one byte: as in the safetensors library, its last dimension is halved.
+
+        Raises:
+            CheckpointError: no such tensor, the file cannot be read or has changed, or torch has no such dtype.
+        """
+        info = self.info(name)
+        dtype = torch_dtype(info.dtype)
+        shape = list(info.shape)
+        if info.dtype == "F4" and shape:
+            shape[-1] //= 2
+        if dtype is None or (info.dtype == "F4" and not (info.shape and info.shape[-1] % 2 == 0)):
+            message = f"{info.file}: tensor {name!r}: torch {torch.__version__} cannot hold {info.dtype}"
+            raise CheckpointError(f"{message} of shape {list(info.shape)}", f"leave it out: --exclude {name!r}")
+        data = torch.empty(info.nbytes, dtype=torch.uint8)
+        with self._shard(info).open() as file:
+            _read_into(file, info, data.numpy())
+        return data.view(dtype).reshape(shape)
+
+    def state(self) -> dict[str, Tensor]:
+        """Read all tensors, in the order of `tensors`."""
+        return {name: self.read(name) for name in self.tensors}
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the content in hexadecimal: the file's own, so that `sha256sum` confirms it.
+
+        Of several shards: the SHA-256 over a line "NAME SHA256" each, sorted by name. Other files do not count.
+        """
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashlib lets go of the interpreter's lock
+            digests = list(pool.map(Shard.sha256, self.shards))
+        if len(digests) == 1:
+            return digests[0]
+        lines = (f"{file.name} {digest}\n" for file, digest in zip(self.files, digests, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def rewrite(
+        self,
+        target: str | Path,
+        replace: Callable[[TensorInfo], writer.TensorData | None],
+        *,
+        force: bool = False,
+        metadata: Mapping[str, str] | None = None,
+        restore_header: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Write the checkpoint to `target` with the bytes of some tensors replaced and all else byte for byte.
+
+        A file becomes a file. Shards and directories become a directory with the same names in it, together with the
+        other plain files beside them (config.json, the tokenizer), except for weights that are not part of this
+        checkpoint: they would be the unchanged ones. The target appears whole or not at all, see `faultcli.files`.
+
+        Args:
+            target: the file or directory to write; never an input.
+            replace: called for each tensor in file order; returns its new bytes (dtype and length stay) or None to
+                keep the old ones. What it returns is written before the next call, so that it may use one buffer.
+            force: replace an existing target.
+            metadata: the new metadata, of every shard; None keeps each header byte for byte. Where a header changes,
+                the old one is kept in the new one's metadata, hidden from `metadata` here, for `restore_header`.
+            restore_header: write the headers as they were before `metadata` was last given.
+            progress: called with the tensor bytes written since its last call; they add up to `nbytes`.
+
+        Raises:
+            OutputError: the target exists, is an input or cannot be written.
+            CheckpointError: a file cannot be read, has changed, or has no header to restore.
+            ValueError: a replacement has not the length of its tensor.
+        """
+        plan = writer.HeaderPlan(metadata, restore_header)
+        writer.rewrite(self, Path(target), replace, plan, force=force, progress=progress)
+
+    def edit(
+        self,
+        target: str | Path,
+        change: Callable[[TensorInfo, NDArray[np.uint8]], None],
+        *,
+        names: Collection[str] | None = None,
+        force: bool = False,
+        metadata: Mapping[str, str] | None = None,
+        restore_header: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """`rewrite` with each tensor's bytes changed in place: the fast way, in the memory of the largest tensor.
+
+        Args:
+            target: as `rewrite`.
+            change: called with a tensor and a writable uint8 array of its bytes, valid until it returns.
+            names: the tensors to change; None means all. The others are copied in the kernel.
+            force: as `rewrite`; so are `metadata`, `restore_header` and `progress`.
+        """
+        chosen = {info.name: info for info in (self.tensors.values() if names is None else map(self.info, names))}
+        buffer = np.empty(max((info.nbytes for info in chosen.values()), default=0), np.uint8)
+
+        def replace(info: TensorInfo) -> NDArray[np.uint8] | None:
+            if info.name not in chosen:
+                return None
+            data = self.read_bytes(info.name, buffer)
+            change(info, data)
+            return data
+
+        rewrite = partial(self.rewrite, target, replace, force=force, metadata=metadata)
+        rewrite(restore_header=restore_header, progress=progress)
+
+    def _shard(self, info: TensorInfo) -> Shard:
+        return self._by_file[info.file]
+
+    @cached_property
+    def _by_file(self) -> dict[Path, Shard]:
+        return {shard.path: shard for shard in self.shards}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[FileIO]:
+    """Open a file unbuffered; the system's refusal is a CheckpointError, an OSError of the block is not touched."""
+    try:
+        if not S_ISREG(path.stat().st_mode):  # opening a pipe would block
+            raise CheckpointError(f"{path}: is not a regular file", "name a .safetensors file")
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with file:
+        yield file
+
+
+def _stamp(file: FileIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_shard(path: Path) -> Shard:
+    with _opened(path) as file:
+        stamp = _stamp(file)
+        try:
+            return Shard(path, read_header(file, path, stamp[1]), stamp)
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+
+def _read_into(file: FileIO, info: TensorInfo, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    rest = out.data
+    try:
+        file.seek(info.offset)
+        while rest:  # one call reads 2 GiB at most
+            count = file.readinto(rest)
+            if not count:
+                raise CheckpointError(f"{info.file}: tensor {info.name!r} ends early", "run the command again")
+            rest = rest[count:]
+    except OSError as error:
+        raise unreadable(info.file, error) from error
+    return out
+
+
+def _check_index(location: Location, tensors: Mapping[str, TensorInfo]) -> None:
+    for name, shard in (location.weight_map or {}).items():
+        if name not in tensors or tensors[name].file.name != shard:
+            where = f", it is in {tensors[name].file.name}" if name in tensors else ""
+            problem = f"tensor {name!r} is not in {shard}, where the index says it is{where}"
+            raise CheckpointError(f"{location.index}: {problem}", "download or export index and shards again")

@@ -1,0 +1,261 @@
+"""Writing safetensors: an opened checkpoint with some tensors replaced, or new tensors."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faultcli.checkpoint.header import (
+    DTYPES,
+    HEADER_RECORD,
+    MAX_HEADER_BYTES,
+    Header,
+    TensorInfo,
+    build_header,
+    header_entries,
+    parse_header,
+    tensor_bytes,
+)
+from faultcli.checkpoint.locate import unreadable
+from faultcli.errors import CheckpointError
+from faultcli.files import atomic_directory, atomic_output, copy_range, reserve, write_all
+
+if TYPE_CHECKING:
+    from faultcli.checkpoint.reader import Checkpoint, Shard
+
+TensorData: TypeAlias = bytes | bytearray | memoryview | NDArray[Any] | Tensor
+Progress: TypeAlias = Callable[[int], None]
+
+# Weights under names that loaders look for: beside a rewritten checkpoint they would be the unchanged ones.
+_OTHER_WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model*.bin.index.json",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.gguf",
+    "tf_model*.h5",
+    "flax_model*.msgpack",
+)
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor to write: `load` is called when its turn has come, so that one tensor at a time is in memory."""
+
+    name: str
+    dtype: str  # of safetensors, e.g. "F32"
+    shape: tuple[int, ...]
+    load: Callable[[], TensorData]
+
+
+@dataclass(frozen=True)
+class HeaderPlan:
+    """What happens to the headers in a rewrite; by default they are kept byte for byte."""
+
+    metadata: Mapping[str, str] | None = None
+    restore: bool = False
+
+    def __post_init__(self) -> None:
+        if self.metadata is not None and self.restore:
+            raise ValueError("a restored header brings its own metadata")
+        if self.metadata is not None:
+            _check_metadata(self.metadata)
+
+    def header(self, file: FileIO, shard: Shard) -> bytes:
+        """Return the first bytes of the new file, up to its tensors. Reads them from the old one."""
+        file.seek(0)
+        raw = file.read(shard.header.nbytes)
+        old = shard.header.metadata
+        if self.restore:
+            return _restored(old[HEADER_RECORD], shard) if HEADER_RECORD in old else raw
+        visible = {key: value for key, value in old.items() if key != HEADER_RECORD}
+        if self.metadata is None or dict(self.metadata) == visible:
+            return raw
+        record = base64.b64encode(zlib.compress(raw, 9)).decode()
+        return build_header(header_entries(raw, shard.path), {**self.metadata, HEADER_RECORD: record})
+
+
+def rewrite(
+    checkpoint: Checkpoint,
+    target: Path,
+    replace: Callable[[TensorInfo], TensorData | None],
+    plan: HeaderPlan,
+    *,
+    force: bool,
+    progress: Progress | None,
+) -> None:
+    """See `Checkpoint.rewrite`."""
+    if plan.restore and not any(HEADER_RECORD in shard.header.metadata for shard in checkpoint.shards):
+        message = f"{checkpoint.path}: does not say what its header was; it was not written by faultcli"
+        raise CheckpointError(message, "use the original checkpoint")
+    if checkpoint.kind == "file":
+        with atomic_output(target, force=force, inputs=checkpoint.files) as temporary:
+            _rewrite_shard(checkpoint.shards[0], temporary, replace, plan, progress)
+        return
+    own = [*checkpoint.files, checkpoint.index] if checkpoint.index else list(checkpoint.files)
+    with atomic_directory(target, force=force, inputs=[checkpoint.directory, *own]) as temporary:
+        for shard in checkpoint.shards:
+            _rewrite_shard(shard, temporary / shard.path.name, replace, plan, progress)
+        for file in sorted(checkpoint.directory.iterdir()):
+            if file == checkpoint.index or (file.is_file() and not any(fnmatch(file.name, p) for p in _OTHER_WEIGHTS)):
+                _copy(file, temporary / file.name)
+
+
+def write_safetensors(
+    target: str | Path,
+    tensors: Mapping[str, Tensor | NDArray[Any]] | Iterable[TensorSource],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+) -> None:
+    """Write a new safetensors file, with the layout of the safetensors library: by dtype, widest first, then by name.
+
+    Args:
+        target: the file; it appears whole or not at all.
+        tensors: names and tensors (any device, any strides) or arrays; or sources, loaded and written one by one.
+        metadata: strings by name.
+        force: replace an existing file.
+        inputs: files that must not be replaced.
+
+    Raises:
+        OutputError: the target exists, is an input or cannot be written.
+        ValueError: a dtype that safetensors lacks, a name twice, data that does not fit its dtype and shape.
+    """
+    if isinstance(tensors, Mapping):
+        sources = [_source(name, tensor) for name, tensor in tensors.items()]
+    else:
+        sources = list(tensors)
+    rank = {dtype: number for number, dtype in enumerate(DTYPES)}
+    sources.sort(key=lambda source: (-rank[source.dtype], source.name))
+    entries: dict[str, Any] = {}
+    sizes: list[int] = []
+    for source in sources:
+        size = tensor_bytes(source.dtype, source.shape)
+        if size is None:
+            raise ValueError(f"tensor {source.name!r}: {source.dtype} of shape {source.shape} ends inside a byte")
+        if source.name in entries or source.name == "__metadata__":
+            raise ValueError(f"tensor name {source.name!r} is taken")
+        begin = sum(sizes)
+        entries[source.name] = {
+            "dtype": source.dtype,
+            "shape": list(source.shape),
+            "data_offsets": [begin, begin + size],
+        }
+        sizes.append(size)
+    header = build_header(entries, _check_metadata(metadata or {}))
+    with atomic_output(target, force=force, inputs=inputs) as temporary, temporary.open("wb", buffering=0) as file:
+        reserve(file, len(header) + sum(sizes))
+        write_all(file, memoryview(header))
+        for source, size in zip(sources, sizes, strict=True):
+            write_all(file, _flat(source.load(), source.name, size))
+
+
+def _rewrite_shard(
+    shard: Shard,
+    target: Path,
+    replace: Callable[[TensorInfo], TensorData | None],
+    plan: HeaderPlan,
+    progress: Progress | None,
+) -> None:
+    """Write one file. Neighbours that are kept are copied in one go."""
+    with shard.open() as source, target.open("wb", buffering=0) as output:
+        header = plan.header(source, shard)
+        reserve(output, len(header) + sum(info.nbytes for info in shard.header.tensors))
+        write_all(output, memoryview(header))
+        kept = done = shard.header.nbytes  # bytes [kept, done) of the source are to be copied
+
+        def copy_kept() -> None:
+            try:
+                copy_range(source, kept, done - kept, output, progress)
+            except EOFError as error:
+                raise CheckpointError(f"{shard.path}: became shorter while it was read", "run it again") from error
+
+        for info in shard.header.tensors:
+            data = replace(info)
+            if data is not None:
+                flat = _flat(data, info.name, info.nbytes)
+                copy_kept()
+                write_all(output, flat)
+                kept = info.end
+                if progress is not None:
+                    progress(info.nbytes)
+            done = info.end
+        copy_kept()
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        file = source.open("rb", buffering=0)
+    except OSError as error:
+        raise unreadable(source, error) from error
+    with file, target.open("wb", buffering=0) as output:
+        copy_range(file, 0, source.stat().st_size, output)
+
+
+def _restored(record: str, shard: Shard) -> bytes:
+    """Return the header that a record holds, if it is one of the very same tensors."""
+    damaged = CheckpointError(f"{shard.path}: the record of its old header is damaged", "use the original checkpoint")
+    try:
+        raw = zlib.decompressobj().decompress(base64.b64decode(record, validate=True), MAX_HEADER_BYTES + 8)
+    except (binascii.Error, ValueError, zlib.error):
+        raise damaged from None
+    data_bytes = sum(info.nbytes for info in shard.header.tensors)
+    try:
+        header = parse_header(raw, shard.path, len(raw) + data_bytes)
+    except CheckpointError:
+        raise damaged from None
+    if len(raw) < 8 or int.from_bytes(raw[:8], "little") != len(raw) - 8 or _layout(header) != _layout(shard.header):
+        raise damaged
+    return raw
+
+
+def _layout(header: Header) -> list[tuple[str, str, tuple[int, ...], int]]:
+    return [(info.name, info.dtype, info.shape, info.offset - header.nbytes) for info in header.tensors]
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError(f"metadata {key!r}: safetensors holds strings only, not {type(value).__name__}")
+    if HEADER_RECORD in metadata:
+        raise ValueError(f"metadata {HEADER_RECORD!r} is written by faultcli itself")
+    return metadata
+
+
+def _source(name: str, tensor: Tensor | NDArray[Any]) -> TensorSource:
+    kind = str(tensor.dtype).removeprefix("torch.")  # numpy and ml_dtypes use the same names
+    dtype = next((dtype for dtype, (_, known) in DTYPES.items() if known == kind), None)
+    if dtype is None:
+        raise ValueError(f"tensor {name!r}: safetensors has no dtype for {kind}")
+    shape = tuple(tensor.shape)
+    if dtype == "F4":  # torch counts bytes, safetensors elements
+        shape = (*shape[:-1], 2 * shape[-1])
+    return TensorSource(name, dtype, shape, lambda: tensor)
+
+
+def _flat(data: TensorData, name: str, nbytes: int) -> memoryview:
+    """Return the bytes of `data`, row-major, copied only if they lie differently; ValueError if not `nbytes`."""
+    if isinstance(data, Tensor):
+        data = data.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if isinstance(data, np.ndarray):
+        data = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+    flat = memoryview(data).cast("B")
+    if len(flat) != nbytes:
+        raise ValueError(f"tensor {name!r}: {len(flat)} bytes are given, it has {nbytes}")
+    return flat

@@ -1,0 +1,263 @@
+"""Outputs that appear whole or not at all, and the few ways of moving bytes that every reader and writer shares.
+
+An output is written under a temporary name beside its target, flushed to the disk and renamed. Whatever goes wrong
+before the rename (an exception, a full disk, Ctrl-C) removes the temporary file and leaves the target as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
+from pathlib import Path
+
+from faultcli.errors import OutputError
+
+_CHUNK = 1 << 20  # bytes per read of the fallback copy
+_KERNEL_CHUNK = 64 << 20  # bytes per system call of the kernel copy: short enough for progress and for Ctrl-C
+_NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
+_NO_RESERVATION = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV, errno.ESPIPE, errno.EBADF}
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES}
+_REASONS: dict[int | None, tuple[str, str]] = {
+    errno.ENOSPC: ("no space is left on the disk", "free some space, or write to another disk"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or write to another disk"),
+    errno.EFBIG: ("the file is larger than the file system or a limit (ulimit -f) allows", "write to another place"),
+    errno.EROFS: ("the file system is read-only", "write to another place"),
+    errno.EACCES: ("permission denied", "write to a directory of your own"),
+    errno.EPERM: ("permission denied", "write to a directory of your own"),
+    errno.ENOENT: ("its directory does not exist", "create the directory first"),
+    errno.ENOTDIR: ("a part of its path is not a directory", "correct the path"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
+    errno.EBUSY: ("it is in use as a mount point", "choose another place"),
+}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+@contextlib.contextmanager
+def atomic_output(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield the path of an empty temporary file that becomes `path` when the block ends without an exception.
+
+    The temporary file lies in the target's directory and has its suffix, so that writers that look at the suffix
+    (numpy, matplotlib) work. The output gets the permissions of the file it replaces, or the usual ones. A target
+    that is a symbolic link is itself replaced; what it points to is left alone.
+
+    Args:
+        path: the target, a file in an existing directory.
+        force: replace an existing file. Without it a target that appears while the block runs is kept, too.
+        inputs: files that must not be replaced, even with `force`; also found through symbolic and hard links.
+
+    Raises:
+        OutputError: the target exists, is an input, is not a regular file or cannot be written. An OSError raised in
+            the block becomes an OutputError unless it names another file than the temporary one.
+    """
+    target = Path(path)
+    with _reported(target):
+        old = _examine(target, force=force, inputs=inputs)
+        if old is not None and stat.S_ISDIR(old.st_mode):
+            raise OutputError(f"{target}: is a directory; the output is a file", "name a file")
+        if old is not None and not (stat.S_ISREG(old.st_mode) or stat.S_ISLNK(old.st_mode)):
+            raise OutputError(f"{target}: is not a regular file and cannot be replaced", "name a regular file")
+        temporary = _temporary(target)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        with _reported(target, temporary):
+            yield temporary
+        with _reported(target):
+            _flush(temporary)
+            if old is not None and stat.S_ISREG(old.st_mode):
+                temporary.chmod(stat.S_IMODE(old.st_mode))
+            if force:
+                temporary.replace(target)
+            else:
+                _rename_new(temporary, target)
+            _flush(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield an empty temporary directory that becomes `path` when the block ends without an exception.
+
+    With `force` an existing directory is renamed away, and deleted once the new one is in its place. Only a
+    directory of plain files that holds a checkpoint, or nothing, is ever deleted: a home directory is refused.
+
+    Args:
+        path: the target, a directory in an existing directory.
+        force: replace an existing directory.
+        inputs: files that must not lie in the directory that is replaced, even with `force`.
+
+    Raises:
+        OutputError: as `atomic_output`; also if the existing target is a file, holds directories or no checkpoint.
+    """
+    target = Path(path)
+    with _reported(target):
+        old = _examine(target, force=force, inputs=inputs)
+        if old is not None:
+            _check_replaceable(target, inputs)
+        temporary = _temporary(target)
+        temporary.mkdir()
+    aside = temporary.with_suffix(".old")
+    try:
+        with _reported(target, temporary):
+            yield temporary
+        with _reported(target):
+            for entry in temporary.iterdir():
+                _flush(entry)
+            _flush(temporary)
+            if old is not None:
+                target.rename(aside)
+            elif os.path.lexists(target):
+                raise _exists(target)
+            temporary.rename(target)
+            _flush(target.parent)
+    except BaseException:
+        if os.path.lexists(aside) and not os.path.lexists(target):
+            aside.rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        if aside.is_symlink():
+            aside.unlink()
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def copy_range(
+    source: FileIO, start: int, length: int, target: FileIO, progress: Callable[[int], None] | None = None
+) -> None:
+    """Append `length` bytes from byte `start` of `source` at `target`'s position, in the kernel where it can.
+
+    Both are unbuffered binary files; `progress` gets the bytes written since its last call. Raises EOFError if the
+    source ends early and OSError if a write fails.
+    """
+    done = 0
+    while done < length and hasattr(os, "copy_file_range"):
+        count = min(length - done, _KERNEL_CHUNK)
+        try:
+            copied = os.copy_file_range(source.fileno(), target.fileno(), count, offset_src=start + done)
+        except OSError as error:
+            if error.errno in _NO_KERNEL_COPY:
+                break
+            raise
+        if copied == 0:
+            break
+        done += copied
+        if progress is not None:
+            progress(copied)
+    if done == length:
+        return
+    source.seek(start + done)
+    chunk = memoryview(bytearray(min(_CHUNK, length - done)))
+    while done < length:
+        count = source.readinto(chunk[: length - done])
+        if not count:
+            raise EOFError(f"{length - done} bytes are missing")
+        write_all(target, chunk[:count])
+        done += count
+        if progress is not None:
+            progress(count)
+
+
+def reserve(file: FileIO, nbytes: int) -> None:
+    """Make an empty file `nbytes` long, where the system can: a full disk shows at once, writes are faster."""
+    if nbytes and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        except OSError as error:
+            if error.errno not in _NO_RESERVATION:
+                raise
+
+
+def write_all(target: FileIO, data: memoryview) -> None:
+    """Write all of `data` (a flat view of bytes) to an unbuffered file; one call of its `write` may stop half-way."""
+    while len(data):
+        data = data[target.write(data) :]
+
+
+def _examine(target: Path, *, force: bool, inputs: Iterable[Path]) -> os.stat_result | None:
+    """Return what lies at the target (a link itself, not what it points to), None if nothing does."""
+    try:
+        old = target.lstat()
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            remedy = f"create it first: mkdir -p '{target.parent}'"
+            raise OutputError(f"{target}: its directory {target.parent} does not exist", remedy) from None
+        return None
+    for file in inputs:
+        with contextlib.suppress(FileNotFoundError):
+            if target.samefile(file):
+                raise OutputError(f"{target}: is the input; inputs are never changed", "choose another -o")
+    if not force:
+        raise _exists(target)
+    return old
+
+
+def _check_replaceable(target: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to replace what is no directory, holds an input, or does not look like a checkpoint's directory."""
+    if not target.is_dir():
+        raise OutputError(f"{target}: is a file; the output is a directory of shards", "name a directory")
+    resolved = target.resolve()
+    if any(resolved in (file.resolve(), *file.resolve().parents) for file in inputs):
+        raise OutputError(f"{target}: holds the input; inputs are never changed", "choose another -o")
+    entries = list(target.iterdir())
+    if any(entry.is_dir() for entry in entries) or (
+        entries and not any(entry.suffix == ".safetensors" for entry in entries)
+    ):
+        message = f"{target}: holds more than a checkpoint; it is not deleted to make room for the output"
+        raise OutputError(message, "choose another -o, or delete it yourself")
+
+
+def _temporary(target: Path) -> Path:
+    return target.parent / f".faultcli-{secrets.token_hex(6)}{target.suffix}"
+
+
+def _rename_new(temporary: Path, target: Path) -> None:
+    """Rename without replacing. A hard link refuses an existing target in the same step; not every disk has them."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise _exists(target) from None
+        temporary.replace(target)
+
+
+def _flush(path: Path) -> None:
+    """Bring a file's content, or a directory's list of names, from the page cache to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every file system can sync directories, and the output is in its place
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _exists(target: Path) -> OutputError:
+    return OutputError(f"{target}: exists already", "--force, or another -o")
+
+
+@contextlib.contextmanager
+def _reported(target: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn the OSError of a write into an OutputError. With `temporary`, one that names another file passes."""
+    try:
+        yield
+    except ConnectionError:
+        raise  # a closed pipe is not the output's fault
+    except OSError as error:
+        named = None if error.filename is None else os.fsdecode(error.filename)
+        foreign = temporary is not None and named is not None and not named.startswith(str(temporary))
+        if foreign and error.errno not in _DISK_ERRORS:
+            raise
+        reason, remedy = _REASONS.get(error.errno, (error.strerror or str(error), "choose another -o"))
+        raise OutputError(f"{target}: cannot be written: {reason}", remedy) from error
