@@ -93,7 +93,10 @@ class StoredTensor(TensorSlot):
         return words_of(self.format.encode(noisy)).astype(np.uint64)
 
     def read(self) -> Tensor:
-        """Return the whole tensor as read back without faults, in the format's value dtype."""
+        """Return the whole tensor as read back without faults, in the format's value dtype.
+
+        It may share its memory with the image (fp32 is stored as it is), so it is for reading and copying only.
+        """
         return self.format.decode(codes_of(self.words).view(self.shape))
 
     def faulty_words(self, faults: WordFaults) -> Words:
@@ -189,7 +192,7 @@ class MemoryImage:
         return {name: stored.layout for name, stored in self.tensors.items()}
 
     def values(self) -> Iterable[tuple[str, Tensor]]:
-        """Yield every tensor as read back without faults, one at a time."""
+        """Yield every tensor as read back without faults, one at a time; for reading and copying only."""
         return ((name, stored.read()) for name, stored in self.tensors.items())
 
     def draw(self, law: FaultLaw, *, seed: int, trial: int) -> FaultMap:

@@ -70,7 +70,16 @@ def test_first_draws_are_what_they_always_were() -> None:
     # Golden: written down when the stream was defined. A change here breaks every published seed.
     assert Stream("golden", 0).raw(2).tolist() == [17844509619178984049, 335250042878715956]
     assert bernoulli_positions(Stream("golden", 0), 10**6, 1e-5).tolist() == [
-        3319, 404094, 454922, 497224, 537176, 604384, 625954, 734619, 867585, 997595
+        3319,
+        404094,
+        454922,
+        497224,
+        537176,
+        604384,
+        625954,
+        734619,
+        867585,
+        997595,
     ]
 
 

@@ -1,0 +1,1 @@
+"""Campaigns: what is run (plan), running it (runner), what it left behind (records), intervals (statistics)."""

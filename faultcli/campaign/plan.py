@@ -1,0 +1,84 @@
+"""What a campaign runs: arms, trials, seed; and the hash of everything that changes a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from faultcli.errors import UsageError
+from faultcli.faults.laws import FaultLaw
+from faultcli.formats import parse_format
+
+RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One condition of a campaign: the number format of the memory and the law its faults follow."""
+
+    format: str
+    fault: FaultLaw
+
+    @property
+    def label(self) -> str:
+        """Short text for progress and messages."""
+        return f"{self.format} {self.fault.spec}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is asked of a campaign, apart from the checkpoint and the workload.
+
+    Arms share trial numbers: where format and law are the same, so are the faults.
+    """
+
+    arms: tuple[Arm, ...]
+    trials: int
+    seed: int = 0
+    target: str = "weights"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise UsageError(f"--trials {self.trials}: a campaign has at least 1 trial")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0")
+        repeated = {arm for arm in self.arms if self.arms.count(arm) > 1}
+        if repeated:
+            raise UsageError(f"the arm {next(iter(repeated)).label} is asked for twice", "name every level once")
+
+    def identity(self, *, checkpoint: str, workload: str) -> str:
+        """Return the SHA-256 of everything that changes a result, and of nothing else.
+
+        Args:
+            checkpoint: content hash of the checkpoint.
+            workload: `Workload.identity`: architecture, data, preprocessing, batch size, threads.
+        """
+        content = {
+            "schema": RESULT_SCHEMA,
+            "checkpoint": checkpoint,
+            "workload": workload,
+            "arms": [[arm.format, arm.fault.spec] for arm in self.arms],
+            "trials": self.trials,
+            "seed": self.seed,
+            "selection": [self.target, list(self.include), list(self.exclude)],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def cross(formats: Sequence[str], faults: Sequence[FaultLaw]) -> tuple[Arm, ...]:
+    """Return every format under every law, formats outermost.
+
+    Raises:
+        UsageError: no format or no law, or a format that is not in the table.
+    """
+    if not faults:
+        raise UsageError("no fault to inject", "name one with --ber P or --fault SPEC")
+    for name in formats:
+        if name != "native":
+            parse_format(name)
+    return tuple(Arm(format, fault) for format, fault in product(formats, faults))

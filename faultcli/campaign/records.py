@@ -1,0 +1,70 @@
+"""What trials leave behind, and what an arm's trials say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from faultcli.campaign.plan import Arm, Plan
+from faultcli.campaign.statistics import Interval, mean_interval
+from faultcli.workload.metrics import Outcome
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished trial."""
+
+    arm: int  # position in the plan
+    trial: int
+    flips: int  # stored bits that differed
+    values_changed: int  # values that read differently because of them
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm with its fault-free run in the memory and its trials."""
+
+    arm: Arm
+    bits: int  # stored bits at risk
+    stored: Outcome
+    records: tuple[Record, ...]
+
+    def accuracy(self, confidence: float = 0.95) -> Interval | None:
+        """Mean top-1 accuracy over trials with its interval."""
+        return mean_interval([record.outcome.top1 for record in self.records], confidence=confidence)
+
+    @property
+    def worst(self) -> float | None:
+        """Lowest top-1 accuracy of a trial."""
+        return min((record.outcome.top1 for record in self.records), default=None)
+
+    @property
+    def flips_mean(self) -> float | None:
+        """Mean number of flipped bits per trial."""
+        return float(np.mean([record.flips for record in self.records])) if self.records else None
+
+    def mean_rates(self) -> dict[str, float | None]:
+        """Return `Outcome.rates` averaged over trials, each over the trials where it is defined."""
+        rates = [record.outcome.rates() for record in self.records]
+        return {name: _mean([rate[name] for rate in rates]) for name in (rates[0] if rates else {})}
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """A finished campaign: what was planned, what it ran on, what came out."""
+
+    plan: Plan
+    plan_hash: str
+    inputs: int
+    original: Outcome  # the checkpoint as it is, without the memory
+    arms: tuple[ArmResult, ...]
+    seconds: float
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

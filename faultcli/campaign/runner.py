@@ -1,0 +1,115 @@
+"""Run a campaign: every trial draws its faults, patches the model in place, evaluates it and undoes the patch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from faultcli.campaign.plan import Arm, Plan
+from faultcli.campaign.records import ArmResult, CampaignResult, Record
+from faultcli.memory import MemoryImage
+from faultcli.workload.evaluate import Workload
+from faultcli.workload.metrics import GoldenRun, Outcome, measure
+
+
+@dataclass(frozen=True)
+class FaultFree:
+    """A run of the model without faults: what outcomes are compared with."""
+
+    golden: GoldenRun
+    outcome: Outcome  # compared with itself, so masked = n but for non-finite rows
+
+
+def fault_free(workload: Workload) -> FaultFree:
+    """Run the model as it is now."""
+    logits = workload.logits()
+    golden = GoldenRun(logits)
+    return FaultFree(golden, measure(logits, workload.labels, golden))
+
+
+def run_campaign(
+    plan: Plan,
+    workload: Workload,
+    tensors: Mapping[str, Tensor],
+    *,
+    checkpoint_hash: str,
+    on_record: Callable[[Record], None] = lambda record: None,
+) -> CampaignResult:
+    """Run all trials of a plan, one after the other.
+
+    Args:
+        plan: what to run.
+        workload: holds the checkpoint; it is in the same state, bit for bit, when this returns or raises.
+        tensors: the tensors at risk, by name, as in the checkpoint.
+        checkpoint_hash: content hash of the checkpoint, for the plan's identity.
+        on_record: called with every finished trial.
+
+    Raises:
+        FormatError: a tensor cannot be stored in a format of the plan.
+        FaultError: a law does not fit the memory.
+    """
+    start = time.perf_counter()
+    original = fault_free(workload)
+    results: dict[int, ArmResult] = {}
+    try:
+        for format_name in dict.fromkeys(arm.format for arm in plan.arms):
+            image = MemoryImage(tensors, format_name)
+            stored = original
+            if _write_stored(image, workload, tensors):
+                stored = fault_free(workload)
+            for number, arm in enumerate(plan.arms):
+                if arm.format == format_name:
+                    records = []
+                    for record in trials(plan, number, arm, image, workload, stored):
+                        on_record(record)
+                        records.append(record)
+                    results[number] = ArmResult(arm, image.bits, stored.outcome, tuple(records))
+    finally:
+        workload.load(tensors)
+    return CampaignResult(
+        plan,
+        plan.identity(checkpoint=checkpoint_hash, workload=workload.identity()),
+        len(workload),
+        original.outcome,
+        tuple(results[number] for number in range(len(plan.arms))),
+        time.perf_counter() - start,
+    )
+
+
+def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> tuple[Outcome, Outcome]:
+    """Return the outcome of the checkpoint as it is, and as stored (compared with the first). Arguments as in
+    `run_campaign`; the workload is left as it was."""
+    original = fault_free(workload)
+    try:
+        differs = _write_stored(image, workload, tensors)
+        return original.outcome, workload.outcome(original.golden) if differs else original.outcome
+    finally:
+        workload.load(tensors)
+
+
+def trials(
+    plan: Plan, number: int, arm: Arm, image: MemoryImage, workload: Workload, stored: FaultFree
+) -> Iterator[Record]:
+    """Yield the trials of one arm; the model holds the stored values before and after each."""
+    for trial in range(plan.trials):
+        start = time.perf_counter()
+        faults = image.draw(arm.fault, seed=plan.seed, trial=trial)
+        patch = image.patch(faults)
+        outcome = stored.outcome  # a trial that changes no value is the golden run
+        if patch.values_changed:
+            with patch.applied(workload.parameters):
+                outcome = workload.outcome(stored.golden)
+        yield Record(number, trial, faults.flips, patch.values_changed, outcome, time.perf_counter() - start)
+
+
+def _write_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> bool:
+    """Put the values as stored into the model; return whether any differs from the checkpoint's."""
+    differs = False
+    for name, values in image.values():
+        workload.load({name: values})
+        differs |= not torch.equal(values.to(tensors[name].dtype), tensors[name])
+    return differs

@@ -1,0 +1,101 @@
+"""The command line: the only code that prints or exits. One thin file per subcommand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from faultcli import __version__
+from faultcli.cli import campaign, evaluate, inject, inspect
+from faultcli.errors import FaultcliError
+
+INTERNAL_ERROR = 3
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+
+app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
+for command in (campaign.campaign, evaluate.evaluate, inject.inject, inspect.inspect):
+    app.command()(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"faultcli {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _faultcli(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What happens to a neural network when its stored bits flip, and what to do about it without new hardware.
+
+    Exit codes: 0 done, and every gate held; 1 a gate failed; 2 usage or bad input; 3 internal error;
+    4 inconclusive; 130 interrupted.
+    """
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code. A mistake of the user is explained in two lines, no traceback."""
+    try:
+        code = app(args=_with_json_default(arguments), prog_name="faultcli", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except FaultcliError as error:
+        _complain(error.message, error.remedy)
+        return error.exit_code
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "faultcli"
+        _complain(error.format_message().rstrip("."), f"{command} --help")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _leave_broken_pipe()
+    except SystemExit as stop:  # rich ends the process with 1, our code for a failed gate, when its pipe is closed
+        return _leave_broken_pipe() if stop.code == 1 else int(stop.code or 0)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _complain("this is a bug in faultcli, not in what you asked", "report it with the lines above")
+        return INTERNAL_ERROR
+
+
+def _with_json_default(arguments: Sequence[str]) -> list[str]:
+    """Let `--json` stand without a value, for stdout: typer has no options whose value may be left out."""
+    followers = [*arguments[1:], "--"]
+    out: list[str] = []
+    for argument, follower in zip(arguments, followers, strict=True):
+        out.append(argument)
+        if argument == "--json" and follower.startswith("--"):
+            out.append("-")
+    return out
+
+
+def _leave_broken_pipe() -> int:
+    # Whatever is still buffered has no reader: keep the interpreter from complaining about it on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+def _complain(message: str, remedy: str | None) -> None:
+    sys.stderr.write(f"faultcli: error: {message}\n")
+    if remedy:
+        sys.stderr.write(f"try: {remedy.removeprefix('try: ')}\n")

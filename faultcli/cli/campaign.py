@@ -1,0 +1,75 @@
+"""faultcli campaign: many trials, one table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from faultcli.cli import options
+from faultcli.cli.console import note, progress, stdout, write_json
+
+
+def campaign(
+    model: options.OptionalModel = None,
+    bers: options.Bers = None,
+    fault: options.Faults = None,
+    format: options.Formats = "native",
+    trials: Annotated[int, typer.Option(metavar="N", help="Fault maps per arm.", rich_help_panel=options.FAULTS)] = 30,
+    target: options.Target = "weights",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    seed: options.Seed = 0,
+    arch: options.Arch = None,
+    data: options.Data = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    mean: options.Mean = None,
+    std: options.Std = None,
+    confidence: Annotated[
+        float, typer.Option(metavar="C", help="Confidence of the intervals.", rich_help_panel=options.OUTPUT)
+    ] = 0.95,
+    json: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Inject many fault maps and measure what they do to the model's answers.
+
+    Lists of formats and levels multiply into arms. Each trial draws one fault map; intervals are over trials.
+
+    Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
+    """
+    from faultcli.campaign.plan import Plan, cross
+    from faultcli.campaign.runner import run_campaign
+    from faultcli.cli.session import make_workload, open_model
+    from faultcli.errors import UsageError
+    from faultcli.faults.laws import parse_law
+    from faultcli.faults.selection import select
+    from faultcli.report.document import campaign_document
+    from faultcli.report.table import campaign_table
+
+    if not 0 < confidence < 1:
+        raise UsageError(f"--confidence {confidence:g}: lies between 0 and 1", "try: --confidence 0.95")
+    laws = [parse_law(spec) for spec in options.several_faults(bers, fault)]
+    arms = cross([name.strip() for name in format.split(",")], laws)
+    plan = Plan(arms, trials, seed, target, tuple(include or ()), tuple(exclude or ()))
+    checkpoint = open_model(model)
+    names = select(checkpoint.tensors.values(), target=target, include=plan.include, exclude=plan.exclude)
+    workload = make_workload(
+        checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
+    )
+    if model is None:
+        note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
+    with progress(quiet) as display:
+        task = display.add_task("trials", total=len(arms) * trials)
+        result = run_campaign(
+            plan,
+            workload,
+            {name: checkpoint.read(name) for name in names},
+            checkpoint_hash=checkpoint.sha256(),
+            on_record=lambda record: display.update(task, advance=1, description=arms[record.arm].label),
+        )
+    write_json(campaign_document(result, confidence), json)
+    if json != "-":
+        stdout().print(campaign_table(result, confidence))
+        note(f"seed {seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

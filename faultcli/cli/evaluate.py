@@ -1,0 +1,56 @@
+"""faultcli evaluate: accuracy as it is, and as stored."""
+
+from __future__ import annotations
+
+from faultcli.cli import options
+from faultcli.cli.console import note, stdout, write_json
+
+
+def evaluate(
+    model: options.OptionalModel = None,
+    data: options.Data = None,
+    arch: options.Arch = None,
+    format: options.Format = "native",
+    target: options.Target = "weights",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    mean: options.Mean = None,
+    std: options.Std = None,
+    json: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure a checkpoint without faults: as it is, and as it reads from a memory of another number format.
+
+    Example: faultcli evaluate --format q2.5
+    """
+    from faultcli.campaign.runner import evaluate_stored
+    from faultcli.cli.session import make_workload, open_model
+    from faultcli.faults.selection import select
+    from faultcli.memory import MemoryImage
+    from faultcli.report.document import outcome_document
+    from faultcli.report.table import evaluation_table
+
+    checkpoint = open_model(model)
+    names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
+    workload = make_workload(
+        checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
+    )
+    tensors = {name: checkpoint.read(name) for name in names}
+    original, stored = evaluate_stored(MemoryImage(tensors, format), workload, tensors)
+    write_json(
+        {
+            "schema": "faultcli.evaluate/1",
+            "inputs": len(workload),
+            "format": format,
+            "original": outcome_document(original),
+            "stored": outcome_document(stored),
+            "corrected": None,
+        },
+        json,
+    )
+    if json != "-":
+        stdout().print(evaluation_table({"original": original, f"stored as {format}": stored}, len(workload)))
+        note(workload.describe(), quiet=quiet)

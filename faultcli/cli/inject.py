@@ -1,0 +1,118 @@
+"""faultcli inject: write a corrupted checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faultcli.cli import options
+from faultcli.cli.console import byte_progress, note, stdout, write_json
+
+
+def inject(
+    model: options.Model,
+    ber: options.Ber = None,
+    fault: options.Fault = None,
+    format: options.Format = "native",
+    target: options.Target = "weights",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    seed: options.Seed = 0,
+    trial: Annotated[
+        int,
+        typer.Option(metavar="N", help="Take the faults of this trial of a campaign.", rich_help_panel=options.FAULTS),
+    ] = 0,
+    output: options.Output = None,
+    save_faults: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Save the fault map, bound to input and output.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Apply a saved fault map instead of drawing one; on the corrupted file it restores every byte.",
+            rich_help_panel=options.FAULTS,
+            show_default=False,
+        ),
+    ] = None,
+    force: options.Force = False,
+    json: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a corrupted copy of a checkpoint.
+
+    Example: faultcli inject model.safetensors --ber 1e-5 -o faulty.safetensors --save-faults faults.safetensors
+    """
+    from faultcli import inject as library
+    from faultcli.checkpoint import Checkpoint
+    from faultcli.errors import UsageError
+    from faultcli.faults.laws import parse_law
+    from faultcli.faults.maps import FaultMap
+    from faultcli.faults.selection import select
+
+    checkpoint = Checkpoint.open(model)
+    written_to = output or _default_output(checkpoint.path)
+    if replay is not None:
+        if ber is not None or fault is not None or save_faults is not None:
+            raise UsageError("--replay takes no --ber, --fault or --save-faults: the map says which bits flip")
+        with byte_progress(quiet, "replaying", checkpoint.nbytes) as advance:
+            result = library.replay(checkpoint, FaultMap.load(replay), written_to, force=force, progress=advance)
+    else:
+        names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
+        law = parse_law(options.single_fault(ber, fault))
+        with byte_progress(quiet, "injecting", checkpoint.nbytes) as advance:
+            result = library.inject(
+                checkpoint,
+                law,
+                written_to,
+                names=names,
+                format_name=format,
+                seed=seed,
+                trial=trial,
+                force=force,
+                save_faults=save_faults,
+                progress=advance,
+            )
+    faults = result.faults
+    summary = {
+        "schema": "faultcli.inject/1",
+        "output": str(result.output),
+        "fault": faults.fault,
+        "format": faults.format,
+        "bits": faults.bits,
+        "flips": faults.flips,
+        "values_changed": result.values_changed,
+        "fault_map": str(save_faults) if save_faults else None,
+        "replayed": str(replay) if replay else None,
+        "seed": faults.seed,
+        "trial": faults.trial,
+    }
+    write_json(summary, json)
+    if json != "-":
+        stdout().print(_sentence(result), markup=False)
+        note(f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere", quiet=quiet)
+
+
+def _default_output(path: Path) -> Path:
+    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
+    return path.with_name(f"{stem}.faulty{'.safetensors' if path.suffix == '.safetensors' else ''}")
+
+
+def _sentence(result: object) -> str:
+    from faultcli.inject import Injection
+
+    assert isinstance(result, Injection)
+    faults = result.faults
+    rate = f"{faults.flips / faults.bits:.3g}" if faults.bits else "0"
+    return (
+        f"{result.output}: {faults.flips:,} of {faults.bits:,} stored bits flipped (rate {rate}, {faults.fault} in "
+        f"{faults.format}), {result.values_changed:,} values changed"
+    )

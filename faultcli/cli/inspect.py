@@ -1,0 +1,91 @@
+"""faultcli inspect: what a checkpoint holds, and the tables of what is built in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from faultcli.cli import options
+from faultcli.cli.console import byte_progress, note, stdout, write_json
+
+TABLES = "Tables of what is built in"
+
+
+def inspect(
+    model: options.OptionalModel = None,
+    formats: Annotated[
+        bool, typer.Option("--formats", help="Number formats.", rich_help_panel=TABLES, show_default=False)
+    ] = False,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Fault laws.", rich_help_panel=TABLES, show_default=False)
+    ] = False,
+    archs: Annotated[
+        bool, typer.Option("--archs", help="Architectures.", rich_help_panel=TABLES, show_default=False)
+    ] = False,
+    ber: options.Ber = None,
+    fault: options.Fault = None,
+    format: options.Format = "native",
+    target: options.Target = "weights",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    json: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """List a checkpoint's tensors, their ranges and the bits that would be at risk; or a table of what is built in.
+
+    Example: faultcli inspect model.safetensors --ber 1e-5
+    """
+    from faultcli.report import builtin
+
+    asked = [table for flag, table in ((formats, "formats"), (faults, "faults"), (archs, "archs")) if flag]
+    for name in asked:
+        rows = builtin.TABLES[name]()
+        write_json({"schema": f"faultcli.{name}/1", name: rows}, json)
+        if json != "-":
+            stdout().print(builtin.render(name, rows))
+    if not asked:
+        _inspect_checkpoint(
+            model,
+            fault=options.single_fault(ber, fault) if ber is not None or fault is not None else None,
+            format=format,
+            target=target,
+            include=include or [],
+            exclude=exclude or [],
+            json=json,
+            quiet=quiet,
+        )
+
+
+def _inspect_checkpoint(
+    model: str | None,
+    *,
+    fault: str | None,
+    format: str,
+    target: str,
+    include: list[str],
+    exclude: list[str],
+    json: str | None,
+    quiet: bool,
+) -> None:
+    from faultcli.cli.session import open_model
+    from faultcli.faults.laws import parse_law
+    from faultcli.faults.selection import select
+    from faultcli.inject import slots
+    from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table
+    from faultcli.survey import survey
+
+    checkpoint = open_model(model)
+    names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
+    places = slots(checkpoint, names, format)
+    law = None if fault is None else parse_law(fault)
+    expected = None if law is None else law.expected_flips([slot for slot in places if law.covers(slot.name)])
+    with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:
+        tensors = list(survey(checkpoint, set(names), format, advance))
+    write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected), json)
+    if json != "-":
+        stdout().print(inspection_table(str(checkpoint.path), tensors))
+        stdout().print(inspection_summary(tensors, format, fault, expected), markup=False)
+        if checkpoint.metadata:
+            entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
+            note("metadata: " + ", ".join(entries), quiet=quiet)

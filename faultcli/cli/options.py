@@ -1,0 +1,192 @@
+"""The options that several commands share: each is named, explained and grouped once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faultcli.errors import UsageError
+
+FAULTS = "Faults"
+WORKLOAD = "Model and data"
+OUTPUT = "Output"
+
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either. "
+        "Left out: the embedded demo.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either.",
+        show_default=False,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A",
+        help="Architecture: a built-in NAME (`inspect --archs`) or package.module:factory. "
+        "Default: what the checkpoint says, or the built-in that its tensors fit.",
+        rich_help_panel=WORKLOAD,
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="D",
+        help="Data: digits, mnist:DIR, cifar10:DIR, FILE.npz, FILE.safetensors or package.module:factory.",
+        rich_help_panel=WORKLOAD,
+        show_default="digits for the demo",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Use the first N inputs only.", rich_help_panel=WORKLOAD, show_default="all inputs"),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Inputs per forward pass.", rich_help_panel=WORKLOAD, show_default="chosen by input size"
+    ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda[:i]", help="Where the model runs.", rich_help_panel=WORKLOAD)
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M[,M...]",
+        help="Mean per channel that preprocessing subtracts, in units of 0 to 1.",
+        rich_help_panel=WORKLOAD,
+        show_default="the architecture's",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S[,S...]",
+        help="Standard deviation per channel that preprocessing divides by.",
+        rich_help_panel=WORKLOAD,
+        show_default="the architecture's",
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        metavar="weights|all|any",
+        help="Tensors at risk: floating-point with two or more dimensions, every floating-point one, or every one.",
+        rich_help_panel=FAULTS,
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Only tensors that match; repeatable.", rich_help_panel=FAULTS),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="No tensors that match; repeatable.", rich_help_panel=FAULTS),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        metavar="F",
+        help="Number format the tensors are stored in (`inspect --formats`); native is each tensor's own dtype.",
+        rich_help_panel=FAULTS,
+    ),
+]
+Formats = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="F[,F...]",
+        help="Number formats the tensors are stored in (`inspect --formats`); native is each tensor's own dtype.",
+        rich_help_panel=FAULTS,
+    ),
+]
+Ber = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Bit-error rate: every stored bit flips with probability P. Short for --fault bitflip:P.",
+        rich_help_panel=FAULTS,
+        show_default=False,
+    ),
+]
+Bers = Annotated[
+    str | None,
+    typer.Option(
+        "--ber",
+        metavar="P[,P...]",
+        help="Bit-error rates: every stored bit flips with probability P. Short for --fault bitflip:P.",
+        rich_help_panel=FAULTS,
+        show_default=False,
+    ),
+]
+FAULT_HELP = (
+    "Fault law: bitflip:P, flips:K, stuck-at-0:P, stuck-at-1:P, burst:P,length=L, zero:P or gaussian:S; "
+    "`,include=GLOB` and `,bits=SPEC` narrow it."
+)
+Fault = Annotated[str | None, typer.Option(metavar="SPEC", help=FAULT_HELP, rich_help_panel=FAULTS, show_default=False)]
+Faults = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fault", metavar="SPEC", help=FAULT_HELP + " Repeatable.", rich_help_panel=FAULTS, show_default=False
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="The same seed gives the same faults everywhere.", rich_help_panel=FAULTS)
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the result as one JSON object; - writes it, alone, to stdout.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel=OUTPUT, show_default=False)
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel=OUTPUT, show_default=False)
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="OUT", help="Where to write.", rich_help_panel=OUTPUT, show_default=False),
+]
+
+
+def single_fault(ber: float | None, fault: str | None) -> str:
+    """Return the one fault spec that --ber or --fault asks for."""
+    if (ber is None) == (fault is None):
+        problem = "no fault to inject" if ber is None else "--ber and --fault are two ways to say the same"
+        raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
+    return fault if fault is not None else f"bitflip:{ber!r}"
+
+
+def several_faults(bers: str | None, faults: list[str] | None) -> list[str]:
+    """Return the fault specs that --ber (a list) and --fault (repeatable) ask for, in that order."""
+    levels = [level.strip() for level in bers.split(",")] if bers is not None else []
+    return [*(f"bitflip:{level}" for level in levels), *(faults or [])]
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Read a comma-separated list of numbers."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: is not a number, or a list of numbers with commas") from None

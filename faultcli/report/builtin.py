@@ -1,0 +1,52 @@
+"""The tables of what is built in, each drawn from the one table in the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.table import Table
+
+from faultcli.faults.laws import LAWS
+from faultcli.formats import describe_formats
+
+Rows = Sequence[dict[str, str]]
+
+
+def _formats() -> Rows:
+    return [{key: str(value) for key, value in row._asdict().items()} for row in describe_formats()]
+
+
+def _faults() -> Rows:
+    return [
+        {"law": f"{law.name}:VALUE", "VALUE": law.unit, "what it does": " ".join((law.__doc__ or "").split())}
+        for law in LAWS.values()
+    ]
+
+
+def _architectures() -> Rows:
+    from faultcli.workload.architectures import ARCHITECTURES
+
+    return [
+        {
+            "name": name,
+            "input": "×".join(map(str, architecture.input_shape or ())),
+            "classes": str(architecture.num_classes or ""),
+            "description": architecture.description,
+            "data": architecture.data,
+        }
+        for name, architecture in ARCHITECTURES.items()
+    ]
+
+
+TABLES: dict[str, Callable[[], Rows]] = {"formats": _formats, "faults": _faults, "archs": _architectures}
+
+
+def render(title: str, rows: Rows) -> Table:
+    """Return rows as a table, one column per key of the first."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, header in enumerate(rows[0]):
+        table.add_column(header, no_wrap=position == 0)
+    for row in rows:
+        table.add_row(*row.values())
+    return table

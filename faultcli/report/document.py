@@ -1,0 +1,58 @@
+"""Results as JSON documents. Rates are fractions from 0 to 1; what is undefined is null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faultcli.campaign.plan import RESULT_SCHEMA
+from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.workload.metrics import Outcome
+
+
+def campaign_document(result: CampaignResult, confidence: float) -> dict[str, Any]:
+    """Return a campaign's result. Everything outside of `timing` is the same for the same plan."""
+    return {
+        "schema": RESULT_SCHEMA,
+        "plan_hash": result.plan_hash,
+        "seed": result.plan.seed,
+        "confidence": confidence,
+        "inputs": result.inputs,
+        "bits": max(arm.bits for arm in result.arms),
+        "arms": [_arm(arm, result.original, confidence) for arm in result.arms],
+        "gates": [],
+        "verdict": None,
+        "timing": {"seconds": round(result.seconds, 3)},
+    }
+
+
+def _arm(arm: ArmResult, original: Outcome, confidence: float) -> dict[str, Any]:
+    accuracy, rates = arm.accuracy(confidence), arm.mean_rates()
+    return {
+        "format": arm.arm.format,
+        "protect": "none",
+        "fault": arm.arm.fault.spec,
+        "corrector": None,
+        "recalibrate": None,
+        "trials": len(arm.records),
+        "bits": arm.bits,
+        "original_accuracy": original.top1,
+        "stored_accuracy": arm.stored.top1,
+        "accuracy": None
+        if accuracy is None
+        else {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "worst": arm.worst},
+        "gain_over_none": None,
+        **{name: rates.get(name) for name in _RATES},
+        "flips_mean": arm.flips_mean,
+        "overhead_bits_per_weight": 0.0,
+    }
+
+
+_RATES = ("top5", "loss", "masked", "sdc", "due", "sdc1", "sdc5", "sdc10pct", "sdc20pct")
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """Return one evaluation's rates, with what is null for a run that is compared with nothing left out."""
+    rates = outcome.rates()
+    return {name: rates[name] for name in ("top1", "top5", "loss", "due")} | {
+        name: value for name, value in rates.items() if value is not None
+    }

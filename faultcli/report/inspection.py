@@ -1,0 +1,71 @@
+"""What `inspect` says of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from faultcli.report.table import UNDEFINED, new_table
+from faultcli.survey import TensorSurvey
+
+
+def inspection_document(
+    path: str, format: str, tensors: Sequence[TensorSurvey], fault: str | None, expected_flips: float | None
+) -> dict[str, Any]:
+    """Return everything that is known as one JSON object."""
+    return {
+        "schema": "faultcli.inspect/1",
+        "checkpoint": path,
+        "format": format,
+        "bits": sum(tensor.bits for tensor in tensors),
+        "fault": fault,
+        "expected_flips": expected_flips,
+        "tensors": [{**asdict(tensor), "bits": tensor.bits} for tensor in tensors],
+    }
+
+
+def inspection_table(path: str, tensors: Sequence[TensorSurvey]) -> Table:
+    """Return one row per tensor; those at risk are marked."""
+    table = new_table(
+        path,
+        tensor="left",
+        dtype="left",
+        shape="left",
+        min="right",
+        max="right",
+        std="right",
+        NaN_inf="right",
+        bits_at_risk="right",
+    )
+    for tensor in tensors:
+        numbers = (UNDEFINED if x is None else f"{x:.4g}" for x in (tensor.low, tensor.high, tensor.std))
+        table.add_row(
+            tensor.name,
+            tensor.dtype,
+            "×".join(map(str, tensor.shape)) or "scalar",
+            *numbers,
+            f"{tensor.nonfinite:,}" if tensor.nonfinite else "",
+            f"{tensor.bits:,}" if tensor.at_risk else "",
+            style=None if tensor.at_risk else "dim",
+        )
+    return table
+
+
+def inspection_summary(
+    tensors: Sequence[TensorSurvey], format: str, fault: str | None, expected_flips: float | None
+) -> str:
+    """Say in one line how much is at risk, and what a law would hit."""
+    at_risk = [tensor for tensor in tensors if tensor.at_risk]
+    elements = sum(tensor.elements for tensor in tensors)
+    hit = sum(tensor.elements for tensor in at_risk)
+    text = (
+        f"{len(at_risk)} of {len(tensors)} tensors at risk: {hit:,} of {elements:,} values, "
+        f"{sum(tensor.bits for tensor in at_risk):,} bits in {format}"
+    )
+    if fault is None:
+        return text
+    flips = "depends on what is stored" if expected_flips is None else f"{expected_flips:,.4g} expected flips per trial"
+    return f"{text}; {fault}: {flips}"

@@ -1,0 +1,84 @@
+"""What a checkpoint holds, tensor by tensor, and how much of it would lie in the memory at risk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, split
+
+from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
+from faultcli.errors import FormatError
+from faultcli.memory import format_for
+
+
+@dataclass(frozen=True)
+class TensorSurvey:
+    """One tensor. The statistics are over its finite values, in float64; None where there are none or torch lacks the
+    dtype."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    at_risk: bool  # selected
+    word_bits: int | None  # bits per stored word in the format asked for; None: the format cannot store this dtype
+    low: float | None
+    high: float | None
+    std: float | None
+    nonfinite: int  # NaN and infinite values
+
+    @property
+    def bits(self) -> int:
+        """Stored bits at risk."""
+        return self.elements * (self.word_bits or 0) if self.at_risk else 0
+
+
+def survey(
+    checkpoint: Checkpoint,
+    selected: Collection[str],
+    format_name: str = "native",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[TensorSurvey]:
+    """Yield a checkpoint's tensors in file order, one in memory at a time; `progress` gets the bytes read."""
+    for info in checkpoint.tensors.values():
+        yield _survey(checkpoint, info, info.name in selected, format_name)
+        progress(info.nbytes)
+
+
+def _survey(checkpoint: Checkpoint, info: TensorInfo, at_risk: bool, format_name: str) -> TensorSurvey:
+    try:
+        word_bits = format_for(format_name, info.dtype).bits
+    except FormatError:
+        word_bits = None
+    low = high = std = None
+    nonfinite = 0
+    if torch_dtype(info.dtype) is not None and info.dtype not in ("F4", "C64"):
+        low, high, std, nonfinite = _statistics(checkpoint.read(info.name))
+    elements = math.prod(info.shape)
+    return TensorSurvey(info.name, info.dtype, info.shape, elements, at_risk, word_bits, low, high, std, nonfinite)
+
+
+_CHUNK = 1 << 22  # elements turned into float64 at a time
+
+
+def _statistics(tensor: Tensor) -> tuple[float | None, float | None, float | None, int]:
+    """Return least, greatest, standard deviation of the finite values, and the number of the others."""
+    low, high, count, nonfinite = math.inf, -math.inf, 0, 0
+    mean = squares = 0.0
+    for chunk in split(tensor.reshape(-1), _CHUNK):
+        values = chunk.double()
+        finite = values[values.isfinite()]
+        nonfinite += len(values) - len(finite)
+        if not len(finite):
+            continue
+        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+        # Chan, Golub and LeVeque 1983: joins two means and sums of squares without loss of digits.
+        n, chunk_mean = len(finite), float(finite.mean())
+        squares += float(((finite - chunk_mean) ** 2).sum()) + (chunk_mean - mean) ** 2 * count * n / (count + n)
+        mean += (chunk_mean - mean) * n / (count + n)
+        count += n
+    if not count:
+        return None, None, None, nonfinite
+    return low, high, math.sqrt(squares / count), nonfinite

@@ -1,0 +1,49 @@
+"""Every command and every option is explained."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+import typer
+
+from faultcli.cli import app
+
+TREE = typer.main.get_command(app)
+COMMANDS = TREE.commands  # type: ignore[attr-defined]
+
+
+def parameters() -> Iterator[tuple[str, object]]:
+    for name, command in COMMANDS.items():
+        for parameter in command.params:
+            yield f"{name} {parameter.name}", parameter
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    assert set(COMMANDS) <= {
+        "inject",
+        "scale",
+        "train-corrector",
+        "evaluate",
+        "campaign",
+        "merge",
+        "report",
+        "inspect",
+    }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_explained_with_an_example(name: str, faultcli: Callable[..., object]) -> None:
+    done = faultcli(name, "--help")
+    assert done.code == 0
+    assert re.search(rf"Example: faultcli {name}", " ".join(done.out.split()))
+
+
+@pytest.mark.parametrize(("name", "parameter"), parameters(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_option_has_help(name: str, parameter: object) -> None:
+    assert getattr(parameter, "help", None), name
+
+
+def test_the_exit_codes_are_in_the_help(faultcli: Callable[..., object]) -> None:
+    text = " ".join(faultcli("--help").out.split())
+    for code in ("0 done", "1 a gate failed", "2 usage", "3 internal", "4 inconclusive", "130 interrupted"):
+        assert code in text

@@ -1,0 +1,79 @@
+"""The house: imports go downward only, nothing below the command line prints or exits, start-up stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "faultcli"
+
+# From the bottom to the top; a module may import from its own layer and from those before it.
+LAYERS = [
+    "errors",
+    "files",
+    "formats",
+    "checkpoint",
+    "faults",
+    "memory",
+    "inject",
+    "survey",
+    "workload",
+    "campaign",
+    "report",
+    "cli",
+]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "faultcli" and len(parts) > 1 else None
+
+
+def imported(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for module in imported(ast.parse(path.read_text())):
+        other = layer_of(module)
+        if other in LAYERS:
+            assert LAYERS.index(other) <= LAYERS.index(own), f"{own} imports {module}"
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"} == set(LAYERS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.relative_to(PACKAGE).parts[0] != "cli"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_only_the_command_line_prints_or_exits(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write"), name
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; from faultcli.cli import run; run(['--help']); run(['campaign', '--help']);"
+        "sys.exit([m for m in ('torch', 'numpy', 'scipy', 'matplotlib') if m in sys.modules] or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
