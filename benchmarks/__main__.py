@@ -1,0 +1,30 @@
+"""Run every benchmark and print its figures next to their goals; exit 1 if one is missed."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import bench_campaign, bench_inject, bench_startup, bench_trial
+
+BENCHMARKS = (bench_startup, bench_trial, bench_campaign, bench_inject)
+
+
+def main() -> int:
+    chosen = sys.argv[1:]
+    missed = 0
+    for benchmark in BENCHMARKS:
+        name = benchmark.__name__.removeprefix("benchmarks.bench_")
+        if chosen and name not in chosen:
+            continue
+        rows = benchmark.run()
+        if not rows:
+            print(f"skipped  {name}: its data are not here (FAULTCLI_DATA names another folder)")
+        for row in rows:
+            missed += not row.met
+            sign = "≥" if row.at_least else "≤"
+            verdict = "met   " if row.met else "MISSED"
+            print(f"{verdict}  {row.what}: {row.measured:.3g} {row.unit} (goal {sign} {row.goal:g}) {row.detail}")
+    return 1 if missed else 0
+
+
+sys.exit(main())
