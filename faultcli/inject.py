@@ -16,7 +16,9 @@ from faultcli.faults.laws import FaultLaw, draw_one, share_out
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import atomic_output
 from faultcli.formats import NumberFormat
-from faultcli.memory import StoredTensor, TensorSlot, format_for, words_of_bytes
+from faultcli.memory import format_for
+from faultcli.protect.base import words_of_bytes
+from faultcli.protect.stored import StoredTensor, TensorSlot
 
 Progress = Callable[[int], None]
 
@@ -181,8 +183,8 @@ def _corrupt(
     values = torch.from_numpy(data).view(dtype).view(info.shape)
     stored = StoredTensor.write(info.name, values, format)
     faults = faults_of(stored)
-    patch = stored.patch(faults)
+    touched = stored.faulty({info.name: faults})
     flat = values.view(-1)
     flat.copy_(stored.read().view(-1))
-    flat.index_copy_(0, patch.index, patch.values.to(dtype))
-    return faults, len(patch.index)
+    flat.index_copy_(0, touched.index, touched.values.to(dtype))
+    return faults, len(touched.index)

@@ -2,140 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from faultcli.checkpoint import DTYPES
-from faultcli.errors import FormatError
 from faultcli.faults.laws import FaultLaw, draw_faults
-from faultcli.faults.maps import FaultMap, Layout, WordFaults
-from faultcli.formats import NumberFormat, bit_positions, native_format, parse_format
-
-Words = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
-
-_UNSIGNED = {torch.uint8: np.uint8, torch.int16: np.uint16, torch.int32: np.uint32, torch.int64: np.uint64}
-_SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32, np.dtype(np.uint64): np.int64}
-
-
-def words_of(codes: Tensor) -> Words:
-    """Return codes as flat unsigned words that share their memory: the view in which bits are flipped."""
-    return codes.reshape(-1).numpy().view(_UNSIGNED[codes.dtype])
-
-
-def words_of_bytes(data: NDArray[np.uint8], bits: int) -> Words:
-    """Return a tensor's little-endian bytes as unsigned words of 8, 16, 32 or 64 bits that share their memory."""
-    return data.view(f"<u{bits // 8}")
-
-
-def codes_of(words: Words) -> Tensor:
-    """Return unsigned words as the codes that `NumberFormat.decode` takes, sharing their memory."""
-    return torch.from_numpy(words.view(_SIGNED.get(words.dtype, words.dtype)))
-
-
-@dataclass(frozen=True)
-class TensorSlot:
-    """The place of one tensor in the memory, whatever it holds: enough to say which bits are at risk."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: NumberFormat
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(math.prod(self.shape), self.format.bits)
-
-    @property
-    def holds_values(self) -> bool:
-        return True
-
-    def positions(self, bits: str) -> tuple[int, ...]:
-        return bit_positions(self.format, bits)
-
-
-@dataclass(frozen=True)
-class StoredTensor(TensorSlot):
-    """One tensor in the memory: its words, and how they are read. The data region that fault laws draw over.
-
-    `words`: unsigned, one per element in row-major order.
-    """
-
-    words: Words
-
-    @classmethod
-    def write(cls, name: str, values: Tensor, format: NumberFormat) -> StoredTensor:
-        """Encode a tensor.
-
-        Raises:
-            FormatError: names the tensor and how many values the format cannot store.
-        """
-        try:
-            fitted = format.fitted(values)
-            return cls(name, tuple(values.shape), fitted, words_of(fitted.encode(values)))
-        except FormatError as error:
-            raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
-
-    def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
-        return self.words[words].astype(np.uint64)
-
-    def encode_zero(self) -> int:
-        zeros = torch.zeros(self.shape if self.format.side_bits else 1)
-        return int(words_of(self.format.encode(zeros))[0])
-
-    def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
-        noisy = self.read().double() + torch.from_numpy(noise).view(self.shape)
-        return words_of(self.format.encode(noisy)).astype(np.uint64)
-
-    def read(self) -> Tensor:
-        """Return the whole tensor as read back without faults, in the format's value dtype.
-
-        It may share its memory with the image (fp32 is stored as it is), so it is for reading and copying only.
-        """
-        return self.format.decode(codes_of(self.words).view(self.shape))
-
-    def faulty_words(self, faults: WordFaults) -> Words:
-        """Return the touched words after the faults, in the order of `faults.words`."""
-        words: Words = self.words[faults.words] ^ faults.masks.astype(self.words.dtype)
-        return words
-
-    def patch(self, faults: WordFaults) -> PatchedElements:
-        """Return the elements whose value differs once the faults are there (bit for bit: −0 is not 0)."""
-        index = torch.from_numpy(faults.words)
-        old = self.format.decode(codes_of(self.words[faults.words]), index)
-        new = self.format.decode(codes_of(self.faulty_words(faults)), index)
-        differs = words_of(_bit_view(old)) != words_of(_bit_view(new))
-        if not differs.all():
-            kept = torch.from_numpy(differs)
-            index, new = index[kept], new[kept]
-        return PatchedElements(index, new)
-
-
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _bit_view(values: Tensor) -> Tensor:
-    return values.view(_INTEGERS[values.element_size()])
-
-
-@dataclass(frozen=True)
-class PatchedElements:
-    """`index`: int64 [n], ascending flat positions in the tensor. `values`: [n], what reads there now."""
-
-    index: Tensor
-    values: Tensor
+from faultcli.faults.maps import FaultMap, Layout
+from faultcli.formats import NumberFormat, native_format, parse_format
+from faultcli.protect.chain import UNPROTECTED, Chain
+from faultcli.protect.factors import choose_factors
+from faultcli.protect.stored import CheckRegion, ReadElements, StoredTensor
 
 
 @dataclass(frozen=True)
 class Patch:
     """What a fault map does to the values of a model: sparse, applied in place, undone in place."""
 
-    elements: Mapping[str, PatchedElements]  # by tensor name; untouched tensors are absent
+    elements: Mapping[str, ReadElements]  # by tensor name; untouched tensors are absent
 
     @property
     def values_changed(self) -> int:
@@ -164,32 +51,58 @@ class Patch:
 
 
 class MemoryImage:
-    """The selected tensors of a checkpoint, encoded in a number format.
+    """The selected tensors of a checkpoint, encoded in a number format behind a chain of protections.
 
     Args:
         tensors: the selected tensors by name, with the values to store.
         format_name: a name of the table of formats, or `native`: each tensor's own dtype.
+        chain: the protections.
+        ber: the bit-error rate that protections which need one are designed for.
 
     Raises:
         FormatError: a value cannot be stored; the tensor is named.
+        UsageError: a protection does not work on this format, or needs a bit-error rate.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], format_name: str = "native") -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        format_name: str = "native",
+        chain: Chain = UNPROTECTED,
+        ber: float | None = None,
+    ) -> None:
         self.format_name = format_name
+        self.chain = chain
+
+        def format_of(name: str) -> NumberFormat:
+            return format_for(format_name, _DTYPE_NAMES[str(tensors[name].dtype)])
+
+        factors = choose_factors(tensors, format_of, chain, ber)
         self.tensors = {
-            name: StoredTensor.write(name, values, format_for(format_name, _DTYPE_NAMES[str(values.dtype)]))
+            name: StoredTensor.write(name, values, format_of(name), chain, ber=ber, factors=factors.get(name))
             for name, values in tensors.items()
         }
 
     @property
-    def bits(self) -> int:
-        """Number of stored bits at risk."""
-        return sum(words * bits for words, bits in self.layout.values())
+    def regions(self) -> list[StoredTensor | CheckRegion]:
+        """Everything that faults can hit."""
+        return [region for stored in self.tensors.values() for region in stored.regions]
 
     @property
     def layout(self) -> dict[str, Layout]:
         """Words and bits of every region."""
-        return {name: stored.layout for name, stored in self.tensors.items()}
+        return {region.name: region.layout for region in self.regions}
+
+    @property
+    def bits(self) -> int:
+        """Number of stored bits at risk, those of the protections included."""
+        return sum(words * bits for words, bits in self.layout.values())
+
+    @property
+    def overhead_bits_per_weight(self) -> float:
+        """What the protections add per weight: check bits in the memory, and constants and tables beside it."""
+        weights = sum(stored.elements for stored in self.tensors.values())
+        return sum(stored.extra_bits for stored in self.tensors.values()) / max(1, weights)
 
     def values(self) -> Iterable[tuple[str, Tensor]]:
         """Yield every tensor as read back without faults, one at a time; for reading and copying only."""
@@ -197,7 +110,7 @@ class MemoryImage:
 
     def draw(self, law: FaultLaw, *, seed: int, trial: int) -> FaultMap:
         """Draw the faults of one trial."""
-        return draw_faults(law, self.tensors.values(), seed=seed, trial=trial, format_name=self.format_name)
+        return draw_faults(law, self.regions, seed=seed, trial=trial, format_name=self.format_name)
 
     def patch(self, faults: FaultMap) -> Patch:
         """Read back what the faults touch.
@@ -206,7 +119,9 @@ class MemoryImage:
             FaultError: the map was drawn over another layout.
         """
         faults.check_layout(self.layout, "the checkpoint")
-        elements = {name: self.tensors[name].patch(hit) for name, hit in faults.faults.items()}
+        touched = {name.partition("#")[0] for name in faults.faults if "#" in name and name not in self.tensors}
+        touched |= faults.faults.keys() & self.tensors.keys()
+        elements = {name: stored.faulty(faults.faults) for name, stored in self.tensors.items() if name in touched}
         return Patch({name: e for name, e in elements.items() if len(e.index)})
 
 

@@ -16,6 +16,7 @@ LAYERS = [
     "formats",
     "checkpoint",
     "faults",
+    "protect",
     "memory",
     "inject",
     "survey",

@@ -31,6 +31,10 @@ class Site(Protocol):
         """The tensor's name; check words add `#` and the protection's name."""
 
     @property
+    def tensor(self) -> str:
+        """The name of the tensor that the words belong to."""
+
+    @property
     def layout(self) -> Layout:
         """Number of words and bits per word."""
 
@@ -103,10 +107,14 @@ class FaultLaw(ABC):
         for itself."""
         return None
 
-    def covers(self, region_name: str) -> bool:
+    @property
+    def ber(self) -> float | None:
+        """The bit-error rate that a reader of the memory has to reckon with; None where the law is no such rate."""
+        return None
+
+    def covers(self, region: Site) -> bool:
         """Whether the law can hit this region."""
-        tensor = region_name.partition("#")[0]
-        return not self.include or any(fnmatch.fnmatchcase(tensor, glob) for glob in self.include)
+        return not self.include or any(fnmatch.fnmatchcase(region.tensor, glob) for glob in self.include)
 
     def eligible(self, region: Site) -> tuple[int, ...]:
         """Bit positions of a word that the law can hit. Check words have no sign or exponent: all of their bits count
@@ -154,6 +162,10 @@ class BitFlip(FaultLaw):
     @property
     def level(self) -> float:
         return self.rate
+
+    @property
+    def ber(self) -> float | None:
+        return self.rate if self.bits is None else None
 
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
         eligible = self.eligible(region)
@@ -438,7 +450,7 @@ def share_out(law: FaultLaw, regions: Sequence[Site], *, seed: int, trial: int) 
     Raises:
         FaultError: the law covers none of the regions, or asks for more flips than there are bits.
     """
-    sites = {r.name: r.layout.words * len(law.eligible(r)) for r in regions if law.covers(r.name)}
+    sites = {r.name: r.layout.words * len(law.eligible(r)) for r in regions if law.covers(r)}
     if not sites:
         raise FaultError(f"{law.spec}: matches none of the selected tensors", "look at their names with `inspect`")
     layouts = {r.name: r.layout for r in regions}
@@ -451,7 +463,7 @@ def share_out(law: FaultLaw, regions: Sequence[Site], *, seed: int, trial: int) 
 
 def draw_one(law: FaultLaw, region: Region, *, seed: int, trial: int, quota: int | None) -> WordFaults:
     """Draw the faults of one region; `quota` is its part of `share_out`."""
-    if not law.covers(region.name) or region.layout.words == 0:
+    if not law.covers(region) or region.layout.words == 0:
         return NO_FAULTS
     return law.draw_region(region, _stream(law, region.name, region.layout, seed, trial, "faults"), quota)
 

@@ -37,6 +37,11 @@ class FixedFormat(NumberFormat):
         object.__setattr__(self, "bits", 1 + i + f)
 
     @property
+    def largest(self) -> float:
+        """The largest value."""
+        return 2.0**self.integer_bits - 2.0**-self.fraction_bits
+
+    @property
     def fields(self) -> Mapping[str, tuple[int, ...]]:
         f, top = self.fraction_bits, self.bits - 1
         groups = {"sign": (top,), "integer": tuple(range(f, top)), "fraction": tuple(range(f))}

@@ -1,0 +1,193 @@
+"""What a protection is: something done to a tensor on its way into the memory and undone on its way out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faultcli.errors import UsageError
+from faultcli.faults.maps import Layout
+from faultcli.formats import NumberFormat
+from faultcli.formats.integers import IntegerFormat
+
+Words: TypeAlias = NDArray[Any]  # unsigned integers, wide enough for a format's code
+
+_UNSIGNED = {torch.uint8: np.uint8, torch.int16: np.uint16, torch.int32: np.uint32, torch.int64: np.uint64}
+_SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32, np.dtype(np.uint64): np.int64}
+
+
+def words_of(codes: Tensor) -> Words:
+    """Return codes as flat unsigned words that share their memory: the view in which bits are flipped."""
+    return codes.reshape(-1).numpy().view(_UNSIGNED[codes.dtype])
+
+
+def words_of_bytes(data: NDArray[np.uint8], bits: int) -> Words:
+    """Return a tensor's little-endian bytes as unsigned words of 8, 16, 32 or 64 bits that share their memory."""
+    return data.view(f"<u{bits // 8}")
+
+
+def codes_of(words: Words) -> Tensor:
+    """Return unsigned words as the codes that `NumberFormat.decode` takes, sharing their memory."""
+    return torch.from_numpy(words.view(_SIGNED.get(words.dtype, words.dtype)))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A tensor at the moment a protection is fitted to it: scaled and encoded, not yet protected further.
+
+    `values`: what is to be stored, in the tensor's shape. `words`: their codes, flat, one per element in row-major
+    order. `ber`: the bit-error rate that the memory is designed for, None if nobody said.
+    """
+
+    values: Tensor
+    words: Words
+    format: NumberFormat
+    ber: float | None
+
+    def stored(self) -> Tensor:
+        """What the format reads in the words, in the tensor's shape."""
+        return self.format.decode(codes_of(self.words).view(self.values.shape))
+
+    @property
+    def zero_word(self) -> int:
+        """The word that stands for 0."""
+        return zero_word(self.format)
+
+    @property
+    def channels(self) -> int:
+        """Output channels: the size of the first dimension; 1 for tensors of fewer than two dimensions."""
+        return self.values.shape[0] if self.values.dim() >= 2 else 1
+
+
+class Fitted:
+    """A protection that knows one tensor. What it does not override is left as it is.
+
+    Words are seen in blocks [n, block], so that they can protect each other; `block` is 1 where every word stands for
+    itself. The last block of a tensor is filled up with zero words, which lie in no memory
+    unless `fills_padding`.
+    """
+
+    side_bits: int = 0  # bits of constants and tables kept beside the memory, which faults do not reach
+    block: int = 1  # words that are written and read together
+    per_block: int = 0  # check words that each block has in memory of their own
+    check_bits: int = 0  # bits of a check word
+    fills_padding: bool = False  # whether a last, incomplete block is made complete with words that lie in the memory
+
+    def write_words(self, blocks: Words) -> Words:
+        """Return the words [n, block] to store instead of these."""
+        return blocks
+
+    def checks(self, blocks: Words) -> Words:
+        """Return the check words [n, per_block] that belong to the words [n, block]."""
+        return np.empty((len(blocks), 0), dtype=np.uint8)
+
+    def read_words(self, blocks: Words, checks: Words) -> Words:
+        """Return words as they were written, as far as their bits and their check words tell. A word that is known to
+        be wrong, but not how, reads as the word of 0."""
+        return blocks
+
+    def read_values(self, values: Tensor, words: Words, index: Tensor | None) -> Tensor:
+        """Return better values than `values`, which is what the format reads in `words`.
+
+        `index` (int64 [n]) holds the elements' flat positions in the tensor; None means all, in the tensor's shape.
+        """
+        return values
+
+    def block_failure(self, ber: float) -> float | None:
+        """Return the probability that a block has more flips than can be corrected and reads as 0; None if blocks are
+        not corrected."""
+        return None
+
+    def check_layout(self, data_words: int) -> Layout:
+        """Return the size of the check region for this many data words."""
+        return Layout(-(-data_words // self.block) * self.per_block, self.check_bits)
+
+
+class Protection(ABC):
+    """One link of a chain as the command line names it; fitted to each tensor by itself.
+
+    `rank` orders a chain from the values to the bits; a chain has at most one link of each rank.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]  # what is stored and what a flip of the protection's own bits does, for tables
+    rank: ClassVar[int]
+
+    @property
+    def needs_ber(self) -> bool:
+        """Whether what is stored or read depends on the bit-error rate of the arm."""
+        return False
+
+    ESTIMATE, WORD, CHECK = range(3)
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The link as it is written on the command line; equal links have equal texts."""
+
+    def spare_bits(self, format: NumberFormat) -> int:
+        """Lowest bits of a word that do not hold the value any more."""
+        return 0
+
+    def fit_block(self, format: NumberFormat) -> int:
+        """Words that are written and read together."""
+        return 1
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, value: str | None) -> Self:
+        """Read what follows `NAME=` in a chain; None if nothing does.
+
+        Raises:
+            UsageError: the value is malformed.
+        """
+
+    @abstractmethod
+    def fit(self, written: Written) -> Fitted:
+        """Fit to one tensor.
+
+        Raises:
+            UsageError: the protection does not work on words of this format.
+        """
+
+
+def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index: Tensor | None) -> Tensor:
+    """Return `constants` (one per tensor or one per output channel) spread over elements.
+
+    Args:
+        constants: [1] or [channels].
+        values: what they belong to; all elements in the tensor's shape, or those at `index`.
+        shape: the tensor's.
+        index: flat positions of the elements, or None for all.
+    """
+    if len(constants) == 1:
+        return constants
+    if index is None:
+        return constants.view(-1, *[1] * (values.dim() - 1))
+    return constants[index // (torch.Size(shape[1:]).numel() or 1)]
+
+
+def zero_word(format: NumberFormat) -> int:
+    """Return the word that stands for 0."""
+    if isinstance(format, IntegerFormat):  # knows its tensor's shape by now, and would want all of it
+        return 0
+    return int(words_of(format.encode(torch.zeros(1)))[0])
+
+
+def more_flips_than(count: int, bits: int, ber: float) -> float:
+    """Return the probability that more than `count` of `bits` bits flip."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(count, bits, ber)) if count < bits else 0.0
+
+
+def take_nothing(name: str, value: str | None) -> None:
+    """Refuse a value for a protection that takes none."""
+    if value is not None:
+        raise UsageError(f"{name}={value}: {name} takes no value", f"write just {name}")

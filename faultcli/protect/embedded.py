@@ -1,0 +1,125 @@
+"""Redundancy in the low bits of the word itself, which carry next to nothing of a weight: no extra memory.
+
+MSET and CEP: Ahmadilivani et al., "Effective and Memory-Efficient Alternatives to ECC for Reliable Large-Scale DNNs",
+arXiv 2605.07417 (2026).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from faultcli.errors import UsageError
+from faultcli.formats import NumberFormat
+from faultcli.protect.base import Fitted, Protection, Words, Written, take_nothing
+
+
+@dataclass(frozen=True)
+class Mset(Protection):
+    """The exponent's top bit is stored three times: two copies take the place of the two lowest bits. On read the
+    majority counts, and the two lowest bits are 0. In formats without an exponent it is the sign."""
+
+    name: ClassVar[str] = "mset"
+    rank: ClassVar[int] = Protection.WORD
+    summary: ClassVar[str] = (
+        "copies the exponent's top bit (fixed point: the sign) into the two lowest bits; a flipped copy is outvoted"
+    )
+
+    @classmethod
+    def parse(cls, value: str | None) -> Self:
+        take_nothing("mset", value)
+        return cls()
+
+    @property
+    def text(self) -> str:
+        return "mset"
+
+    def fit(self, written: Written) -> Fitted:
+        return _FittedMset(_most_significant(written.format, "mset", needed=4))
+
+
+def _most_significant(format: NumberFormat, name: str, *, needed: int) -> int:
+    if format.bits < needed:
+        raise UsageError(f"{name}: words of {format.bits} bits ({format.name}) leave no room", f"{needed} bits or more")
+    return (format.fields.get("exponent") or format.fields["sign"])[-1]
+
+
+class _FittedMset(Fitted):
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def write_words(self, blocks: Words) -> Words:
+        bit = _bit(blocks, self.position)
+        return np.bitwise_or(blocks & ~blocks.dtype.type(3), bit | bit << 1)
+
+    def read_words(self, blocks: Words, checks: Words) -> Words:
+        votes = _bit(blocks, self.position) + _bit(blocks, 0) + _bit(blocks, 1)
+        top = (votes >= 2).astype(blocks.dtype) << self.position
+        return np.bitwise_or(blocks & ~blocks.dtype.type(3 | 1 << self.position), top)
+
+
+def _bit(words: Words, position: int) -> Words:
+    return np.bitwise_and(words >> position, 1)
+
+
+@dataclass(frozen=True)
+class Cep(Protection):
+    """The word is cut, from the top, into chunks of `data` bits, each with one parity bit of its own; the parity bits
+    take the place of the lowest bits. A chunk whose parity is wrong reads as zeros."""
+
+    name: ClassVar[str] = "cep"
+    rank: ClassVar[int] = Protection.WORD
+    summary: ClassVar[str] = (
+        "one parity bit per chunk of the word, in place of its lowest bits; a chunk with a flip (also of its parity) "
+        "reads as zeros"
+    )
+
+    data: int = 7
+
+    @classmethod
+    def parse(cls, value: str | None) -> Self:
+        sizes = {f"d{data}p1": data for data in (3, 7, 15)}
+        if value is not None and value not in sizes:
+            raise UsageError(f"cep={value}: unknown chunk", f"one of {', '.join(sizes)}")
+        return cls(sizes[value] if value is not None else 7)
+
+    @property
+    def text(self) -> str:
+        return f"cep=d{self.data}p1"
+
+    def fit(self, written: Written) -> Fitted:
+        bits = written.format.bits
+        if bits % (self.data + 1):
+            raise UsageError(
+                f"{self.text}: words of {bits} bits ({written.format.name}) are no multiple of {self.data + 1}",
+                "choose another chunk",
+            )
+        return _FittedCep(bits, self.data)
+
+
+class _FittedCep(Fitted):
+    def __init__(self, bits: int, data: int) -> None:
+        self.chunks = bits // (data + 1)
+        top = bits - data
+        self.masks = [((1 << data) - 1) << (top - data * k) for k in range(self.chunks)]  # parity k is bit k
+
+    def write_words(self, blocks: Words) -> Words:
+        kept = blocks & ~blocks.dtype.type((1 << self.chunks) - 1)
+        out: Words = kept.copy()
+        for k, mask in enumerate(self.masks):
+            out |= _parity(kept, mask) << k
+        return out
+
+    def read_words(self, blocks: Words, checks: Words) -> Words:
+        out: Words = blocks & ~blocks.dtype.type((1 << self.chunks) - 1)
+        for k, mask in enumerate(self.masks):
+            wrong = _parity(blocks, mask) != (blocks >> k & 1)
+            out[wrong] &= ~blocks.dtype.type(mask)
+        return out
+
+
+def _parity(words: Words, mask: int) -> Words:
+    odd: Words = (np.bitwise_count(words & words.dtype.type(mask)) & 1).astype(words.dtype)
+    return odd

@@ -1,0 +1,81 @@
+"""Guards: what is read but cannot have been written is known to be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from faultcli.errors import UsageError
+from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.protect.base import Fitted, Protection, Words, Written, per_element
+
+BOUND_BITS = 16  # one bound is a bfloat16, rounded up
+
+
+@dataclass(frozen=True)
+class Guard(Protection):
+    """On read, a value beyond the largest magnitude written is replaced: by 0, or by that magnitude (`clamp`).
+
+    NaN reads as 0 either way. A scale in front that keeps |c·w| below 2 makes this a check of the exponent's top bit.
+    """
+
+    name: ClassVar[str] = "guard"
+    rank: ClassVar[int] = Protection.ESTIMATE
+    summary: ClassVar[str] = (
+        "keeps the largest magnitude per tensor (or channel); what reads larger is 0 (or clamped); nothing else stored"
+    )
+
+    mode: str = "zero"
+    granularity: str = "tensor"
+
+    @classmethod
+    def parse(cls, value: str | None) -> Self:
+        """Read `zero`, `clamp`, `channel` or `MODE:channel`."""
+        parts = (value or "zero").split(":")
+        if parts[0] in ("tensor", "channel"):
+            parts = ["zero", *parts]
+        mode, granularity = (*parts, "tensor")[:2]
+        if len(parts) > 2 or mode not in ("zero", "clamp") or granularity not in ("tensor", "channel"):
+            raise UsageError(
+                f"guard={value}: a guard is zero or clamp, per tensor or channel", "try: guard=zero:channel"
+            )
+        return cls(mode, granularity)
+
+    @property
+    def text(self) -> str:
+        parts = [self.mode] if self.mode != "zero" or self.granularity != "tensor" else []
+        parts += [self.granularity] if self.granularity != "tensor" else []
+        return "guard" + ("=" if parts else "") + ":".join(parts)
+
+    def fit(self, written: Written) -> Fitted:
+        if isinstance(written.format, NativeIntegerFormat):
+            raise UsageError(f"guard: needs numbers, not the integers of {written.format.name}")
+        stored = written.stored().abs()
+        stored = torch.where(stored.isfinite(), stored, 0)
+        per_channel = self.granularity == "channel" and written.channels > 1
+        flat = stored.reshape(written.channels if per_channel else 1, -1)
+        bounds = flat.amax(dim=1) if flat.shape[1] else torch.zeros(len(flat))
+        return _FittedGuard(self.mode, _rounded_up(bounds), tuple(written.values.shape))
+
+
+class _FittedGuard(Fitted):
+    def __init__(self, mode: str, bounds: Tensor, shape: tuple[int, ...]) -> None:
+        self.mode, self.bounds, self.shape = mode, bounds, shape
+        self.side_bits = BOUND_BITS * len(bounds)
+
+    def read_values(self, values: Tensor, words: Words, index: Tensor | None) -> Tensor:
+        bound = per_element(self.bounds.to(values.dtype), values, self.shape, index)
+        if self.mode == "clamp":
+            return torch.where(values.isnan(), 0, torch.minimum(torch.maximum(values, -bound), bound))
+        return torch.where(values.abs() <= bound, values, 0)  # false for NaN
+
+
+def _rounded_up(bounds: Tensor) -> Tensor:
+    """Return magnitudes as bfloat16 that are not below them, in their own dtype."""
+    near = bounds.to(torch.bfloat16).to(bounds.dtype)
+    mantissa, exponent = torch.frexp(bounds)
+    above = torch.ldexp(torch.ceil(mantissa * 256) / 256, exponent)
+    return torch.where(near >= bounds, near, above)

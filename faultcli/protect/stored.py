@@ -1,0 +1,276 @@
+"""One tensor in the memory behind its protections: written once, read back whole or where faults touch it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faultcli.errors import FaultcliError, FormatError
+from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
+from faultcli.formats import NumberFormat, bit_positions
+from faultcli.protect.base import Fitted, Words, Written, codes_of, words_of, zero_word
+from faultcli.protect.chain import Chain
+from faultcli.protect.scale import Factors
+
+
+@dataclass(frozen=True)
+class TensorSlot:
+    """The place of one tensor in the memory, whatever it holds: enough to say which bits are at risk."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: NumberFormat
+
+    @property
+    def tensor(self) -> str:
+        """The tensor that the region belongs to: itself."""
+        return self.name
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.elements, self.format.bits)
+
+    @property
+    def holds_values(self) -> bool:
+        return True
+
+    def positions(self, bits: str) -> tuple[int, ...]:
+        return bit_positions(self.format, bits)
+
+
+@dataclass(frozen=True)
+class CheckRegion:
+    """Words of redundancy that lie in the memory beside a tensor's, and can be hit like them."""
+
+    name: str
+    tensor: str
+    words: Words
+    bits: int
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(len(self.words), self.bits)
+
+    @property
+    def holds_values(self) -> bool:
+        return False
+
+    def positions(self, bits: str) -> tuple[int, ...]:
+        return ()
+
+    def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
+        return self.words[words].astype(np.uint64)
+
+    def encode_zero(self) -> int:
+        raise TypeError(f"{self.name} holds no values")
+
+    def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
+        raise TypeError(f"{self.name} holds no values")
+
+
+@dataclass(frozen=True)
+class ReadElements:
+    """`index`: int64 [n], ascending flat positions in a tensor. `values`: [n], what reads there."""
+
+    index: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class StoredTensor(TensorSlot):
+    """A tensor's words, and how they are read. The region of its words that fault laws draw over.
+
+    `words`: unsigned, one per element in row-major order, then padding up to whole groups of blocks.
+    """
+
+    words: Words
+    factors: Factors | None = None
+    links: tuple[Fitted, ...] = ()
+    checks: tuple[Words, ...] = field(default=(), repr=False)  # per link [blocks, per_block]
+    names: tuple[str, ...] = ()  # of the links
+
+    @classmethod
+    def write(
+        cls,
+        name: str,
+        weights: Tensor,
+        format: NumberFormat,
+        chain: Chain | None = None,
+        *,
+        ber: float | None = None,
+        factors: Factors | None = None,
+    ) -> StoredTensor:
+        """Store a tensor.
+
+        Args:
+            name: for regions and messages.
+            weights: any shape.
+            format: what one word is.
+            chain: the protections; its scale has been resolved to `factors`.
+            ber: the bit-error rate that the memory is designed for.
+            factors: what the weights are multiplied by.
+
+        Raises:
+            FormatError, UsageError: names the tensor, and what cannot be stored or does not work on this format.
+        """
+        links = chain.links if chain else ()
+        try:
+            values = factors.multiply(weights) if factors else weights
+            fitted_format = format.fitted(values)
+            words = words_of(fitted_format.encode(values))
+            group = math.lcm(*(1, *(link.fit_block(fitted_format) for link in links)))
+            elements = len(words)
+            padded = words if elements % group == 0 else np.pad(words, (0, -elements % group))
+            fitted: list[Fitted] = []
+            for link in links:
+                fitted.append(link.fit(Written(values, padded[:elements], fitted_format, ber)))
+                padded = fitted[-1].write_words(padded.reshape(-1, fitted[-1].block)).reshape(-1)
+            checks = tuple(link.checks(padded.reshape(-1, link.block)) for link in fitted)
+        except FaultcliError as error:
+            text = error.message if isinstance(error, FormatError) else f"({error.message})"
+            raise type(error)(f"tensor {name!r} {text}", error.remedy) from None
+        shape, names = tuple(weights.shape), tuple(link.name for link in links)
+        return cls(name, shape, fitted_format, padded, factors, tuple(fitted), checks, names)
+
+    @property
+    def data(self) -> Words:
+        """The words of the elements, without padding."""
+        return self.words[: self.elements]
+
+    def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
+        return self.data[words].astype(np.uint64)
+
+    def encode_zero(self) -> int:
+        return self._zero
+
+    @cached_property
+    def _zero(self) -> int:
+        return zero_word(self.format)
+
+    def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
+        stored = self.format.decode(codes_of(self.data).view(self.shape))
+        return words_of(self.format.encode(stored.double() + torch.from_numpy(noise).view(self.shape))).astype(
+            np.uint64
+        )
+
+    @property
+    def regions(self) -> tuple[StoredTensor | CheckRegion, ...]:
+        """Everything of this tensor that lies in the memory: its words, and what its protections add."""
+        return (self, *self._extra)
+
+    @cached_property
+    def _extra(self) -> tuple[CheckRegion, ...]:
+        extra = []
+        if len(self.words) > self.elements and any(link.fills_padding for link in self.links):
+            padding = self.words[self.elements :]
+            extra.append(CheckRegion(f"{self.name}#padding", self.name, padding, self.format.bits))
+        for link, name, words in zip(self.links, self.names, self.checks, strict=True):
+            if link.per_block:
+                kept = link.check_layout(self.elements).words  # blocks of padding alone need no check words
+                extra.append(CheckRegion(f"{self.name}#{name}", self.name, words.reshape(-1)[:kept], link.check_bits))
+        return tuple(extra)
+
+    @property
+    def extra_bits(self) -> int:
+        """Bits that the protections add: in the memory, and constants beside it."""
+        added = sum(region.layout.words * region.layout.bits for region in self._extra)
+        constants = (self.factors.side_bits if self.factors else 0) + sum(link.side_bits for link in self.links)
+        return added + constants
+
+    def read(self) -> Tensor:
+        """Return the whole tensor as read back without faults, in the format's value dtype.
+
+        It may share its memory with the image (fp32 is stored as it is), so it is for reading and copying only.
+        """
+        words = self.decode_words(self.words, self.checks)[: self.elements]
+        return self.values_of(words, None)
+
+    def faulty(self, faults: Mapping[str, WordFaults]) -> ReadElements:
+        """Return the elements that read another value once the faults are there (bit for bit: −0 is not 0).
+
+        Args:
+            faults: by region name.
+        """
+        group = math.lcm(*(1, *(link.block for link in self.links)))
+        hits = {region.name: faults[region.name] for region in self.regions if region.name in faults}
+        data = hits.get(self.name, NO_FAULTS)
+        if group == 1 and len(hits) == 1 and len(data.words):
+            groups = data.words  # the usual case, without a search
+        else:
+            groups = np.unique(np.concatenate([w // group for w in self._elements_of(hits)] or [data.words]))
+        old = self.words.reshape(-1, group)[groups]
+        new = old.copy()
+        _flip(new, groups, data)
+        if f"{self.name}#padding" in hits:
+            padding = hits[f"{self.name}#padding"]
+            _flip(new, groups, WordFaults(padding.words + self.elements, padding.masks))
+        old_checks, new_checks = [], []
+        for link, name, words in zip(self.links, self.names, self.checks, strict=True):
+            mine = words.reshape(-1, group // link.block * link.per_block)[groups] if link.per_block else words[:0]
+            old_checks.append(mine.reshape(-1, link.per_block))
+            mine = mine.copy()
+            if link.per_block:
+                _flip(mine, groups, hits.get(f"{self.name}#{name}", NO_FAULTS))
+            new_checks.append(mine.reshape(-1, link.per_block))
+        element = (groups[:, None] * group + np.arange(group)).reshape(-1)
+        before, after = self.decode_words(old.reshape(-1), old_checks), self.decode_words(new.reshape(-1), new_checks)
+        kept = element < self.elements
+        if group > 1:
+            kept &= before != after  # most words of a touched block come back as they were
+        index = torch.from_numpy(element[kept])
+        old_values, values = self.values_of(before[kept], index), self.values_of(after[kept], index)
+        differs = words_of(_bit_view(old_values)) != words_of(_bit_view(values))
+        if not differs.all():
+            chosen = torch.from_numpy(differs)
+            index, values = index[chosen], values[chosen]
+        return ReadElements(index, values)
+
+    def _elements_of(self, hits: Mapping[str, WordFaults]) -> Iterator[NDArray[np.int64]]:
+        """Yield, per hit region, an element of each block that a hit word belongs to."""
+        for name, hit in hits.items():
+            if name == self.name:
+                yield hit.words
+            elif name == f"{self.name}#padding":
+                yield hit.words + self.elements
+            else:
+                link = self.links[self.names.index(name.rpartition("#")[2])]
+                yield hit.words // link.per_block * link.block
+
+    def decode_words(self, words: Words, checks: tuple[Words, ...] | list[Words]) -> Words:
+        """Undo what the links did to words of whole groups."""
+        for link, own in zip(reversed(self.links), reversed(checks), strict=True):
+            words = link.read_words(words.reshape(-1, link.block), own).reshape(-1)
+        return words
+
+    def values_of(self, words: Words, index: Tensor | None) -> Tensor:
+        """Return what decoded words stand for."""
+        codes = codes_of(words) if index is not None else codes_of(words).view(self.shape)
+        values = self.format.decode(codes, index)
+        for link in reversed(self.links):
+            values = link.read_values(values, words, index)
+        return self.factors.divide(values, self.shape, index) if self.factors else values
+
+
+def _flip(rows: Words, groups: NDArray[np.int64], faults: WordFaults) -> None:
+    """Flip bits, in place, in rows [n, width] of which `groups` (ascending) says which they are."""
+    if len(faults.words):
+        group, column = np.divmod(faults.words, rows.shape[1])
+        rows[np.searchsorted(groups, group), column] ^= faults.masks.astype(rows.dtype)
+
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _bit_view(values: Tensor) -> Tensor:
+    return values.view(_INTEGERS[values.element_size()])

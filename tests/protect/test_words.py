@@ -1,0 +1,220 @@
+"""Protections of single words and blocks: every word, every single flip, and sampled double flips."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from faultcli.formats import parse_format
+from faultcli.protect.base import Fitted, Words, Written, codes_of, words_of
+from faultcli.protect.bch import bch_code
+from faultcli.protect.chain import PROTECTIONS, parse_chain
+
+ALL16 = np.arange(1 << 16, dtype=np.uint16)
+DOUBLES = [(a, b) for a, b in combinations(range(16), 2) if (a * 5 + b) % 3 == 0]
+
+
+def fit(chain: str, words: Words, format: str = "q7.8") -> Fitted:
+    fmt = parse_format(format)
+    (link,) = parse_chain(chain).links
+    return link.fit(Written(fmt.decode(codes_of(words)), words, fmt, None))
+
+
+def read(link: Fitted, words: Words, checks: Words) -> Words:
+    return link.read_words(words.reshape(-1, link.block), checks).reshape(-1)
+
+
+def test_mset_outvotes_every_single_flip_of_the_sign_and_its_copies() -> None:
+    link = fit("mset", ALL16)
+    written = link.write_words(ALL16[:, None])[:, 0]
+    none = np.empty((0, 0), np.uint8)
+    clean = read(link, written, none)
+    assert np.array_equal(clean, ALL16 & 0xFFFC)
+    for bit in range(16):
+        faulty = read(link, written ^ np.uint16(1 << bit), none)
+        assert np.array_equal(faulty, clean if bit in (0, 1, 15) else clean ^ np.uint16(1 << bit))
+    for a, b in DOUBLES:
+        faulty = read(link, written ^ np.uint16(1 << a | 1 << b), none)
+        outvoted = len({a, b} & {0, 1, 15}) == 2
+        expected = clean ^ np.uint16(1 << 15 if outvoted else sum(1 << x for x in (a, b) if x not in (0, 1, 15)))
+        assert np.array_equal(faulty, expected)
+
+
+def test_mset_guards_the_top_exponent_bit_of_floats() -> None:
+    words = np.arange(1 << 16, dtype=np.uint16)
+    finite = words[(words & 0x7C00) != 0x7C00]
+    link = fit("mset", finite, "fp16")
+    written = link.write_words(finite[:, None])[:, 0]
+    faulty = read(link, written ^ np.uint16(1 << 14), np.empty((0, 0), np.uint8))
+    assert np.array_equal(faulty, finite & 0xFFFC)
+
+
+@pytest.mark.parametrize(("chunk", "data"), [("d3p1", 3), ("d7p1", 7), ("d15p1", 15)])
+def test_cep_zeroes_the_chunk_of_a_flip(chunk: str, data: int) -> None:
+    link = fit(f"cep={chunk}", ALL16)
+    chunks = 16 // (data + 1)
+    written = link.write_words(ALL16[:, None])[:, 0]
+    none = np.empty((0, 0), np.uint8)
+    clean = read(link, written, none)
+    low = (1 << chunks) - 1
+    assert np.array_equal(clean, ALL16 & ~np.uint16(low))
+    masks = [((1 << data) - 1) << (16 - data * (k + 1)) for k in range(chunks)]
+
+    def chunk_of(bit: int) -> int:
+        return bit if bit < chunks else next(k for k, mask in enumerate(masks) if mask >> bit & 1)
+
+    for flipped in [(bit,) for bit in range(16)] + DOUBLES:
+        faulty = read(link, written ^ np.uint16(sum(1 << bit for bit in flipped)), none)
+        hits = [chunk_of(bit) for bit in flipped]
+        expected = clean.copy()
+        for k, mask in enumerate(masks):
+            if hits.count(k) == 1:
+                expected &= ~np.uint16(mask)
+            elif hits.count(k) == 2:  # an even number of flips goes unseen
+                expected ^= np.uint16(sum(1 << bit for bit in flipped if bit >= chunks))
+        assert np.array_equal(faulty, expected)
+
+
+def test_parity_zeroes_words_with_an_odd_number_of_flips() -> None:
+    link = fit("parity", ALL16)
+    checks = link.checks(ALL16[:, None])
+    assert np.array_equal(read(link, ALL16, checks), ALL16)
+    for bit in range(16):
+        assert not read(link, ALL16 ^ np.uint16(1 << bit), checks).any()
+    assert not read(link, ALL16, checks ^ np.uint8(1)).any()
+    for a, b in DOUBLES:
+        faulty = ALL16 ^ np.uint16(1 << a | 1 << b)
+        assert np.array_equal(read(link, faulty, checks), faulty)
+
+
+@pytest.mark.parametrize("kept", [16, 3])
+def test_tmr_outvotes_any_one_flip_of_a_bits_copies(kept: int) -> None:
+    link = fit("tmr" if kept == 16 else f"tmr=msb:{kept}", ALL16)
+    checks = link.checks(ALL16[:, None])
+    assert link.check_bits == kept
+    for bit in range(16):
+        faulty = read(link, ALL16 ^ np.uint16(1 << bit), checks)
+        assert np.array_equal(faulty, ALL16 if bit >= 16 - kept else ALL16 ^ np.uint16(1 << bit))
+    for copy in (0, 1):
+        for bit in range(kept):
+            hit = checks.copy()
+            hit[:, copy] ^= np.uint16(1 << bit)
+            assert np.array_equal(read(link, ALL16, hit), ALL16)
+            beaten = read(link, ALL16 ^ np.uint16(1 << (bit + 16 - kept)), hit)  # two copies of one bit flip
+            assert np.array_equal(beaten, ALL16 ^ np.uint16(1 << (bit + 16 - kept)))
+
+
+@pytest.mark.parametrize(
+    ("data", "format"), [(64, "q2.5"), (64, "fp16"), (64, "fp32"), (128, "q2.5"), (64, "fp6-e3m2")]
+)
+def test_secded_corrects_every_single_and_flags_every_double_flip_of_a_block(data: int, format: str) -> None:
+    fmt = parse_format(format)
+    size = data // fmt.bits
+    dtype = np.dtype(f"u{max(1, (fmt.bits + 7) // 8)}" if fmt.bits <= 16 else "u4")
+    generator = np.random.default_rng(0)
+    block = generator.integers(0, 1 << fmt.bits - 2, size).astype(dtype)  # small numbers: finite in every format
+    link = fit(f"secded={data}", block, format)
+    check = link.checks(block[None])
+    assert link.check_bits == (8 if data == 64 else 9)
+    total = size * fmt.bits + link.check_bits
+
+    def flipped(positions: np.ndarray) -> tuple[Words, Words]:
+        blocks, checks = np.tile(block, (len(positions), 1)), np.tile(check, (len(positions), 1))
+        for row, chosen in enumerate(positions):
+            for bit in chosen:
+                if bit < size * fmt.bits:
+                    blocks[row, bit // fmt.bits] ^= dtype.type(1 << bit % fmt.bits)
+                else:
+                    checks[row, 0] ^= np.uint16(1 << bit - size * fmt.bits)
+        return blocks, checks
+
+    singles = np.arange(total)[:, None]
+    assert (link.read_words(*flipped(singles)) == block).all()
+    doubles = np.array(list(combinations(range(total), 2)))
+    assert (link.read_words(*flipped(doubles)) == link.zero).all()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("t", [1, 2, 4, 8, 12])
+def test_bch_corrects_up_to_t_flips_anywhere(t: int) -> None:
+    code = bch_code(t)
+    assert code.parity_bits <= 8 * t
+    generator = np.random.default_rng(t)
+    data = generator.integers(0, 2, (300, code.data_bits)).astype(np.uint8)
+    parity = code.parity(data)
+    assert (code.correct(data, parity)[1] == 0).all()
+    for flips in range(1, t + 1):
+        hit_data, hit_parity = data.copy(), parity.copy()
+        for row in range(len(data)):
+            for bit in generator.choice(255, flips, replace=False):
+                if bit < code.parity_bits:
+                    hit_parity[row, bit] ^= 1
+                else:
+                    hit_data[row, bit - code.parity_bits] ^= 1
+        fixed, lost = code.correct(hit_data, hit_parity)
+        assert not lost.any()
+        assert np.array_equal(fixed, data)
+
+
+def test_bch_corrects_every_single_flip_and_says_when_it_cannot() -> None:
+    code = bch_code(8)
+    data = np.random.default_rng(0).integers(0, 2, (1, code.data_bits)).astype(np.uint8)
+    parity = code.parity(data)
+    for bit in range(255):
+        hit_data, hit_parity = data.copy(), parity.copy()
+        (hit_parity if bit < code.parity_bits else hit_data)[
+            0, bit if bit < code.parity_bits else bit - code.parity_bits
+        ] ^= 1
+        fixed, lost = code.correct(hit_data, hit_parity)
+        assert np.array_equal(fixed, data)
+        assert not lost.any()
+    many = np.repeat(data, 500, axis=0)
+    noisy = many ^ (np.random.default_rng(1).random(many.shape) < 0.1)
+    _, lost = code.correct(noisy.astype(np.uint8), np.repeat(parity, 500, axis=0))
+    assert lost.mean() > 0.95  # about 19 flips; what is not noticed looks like another code word
+
+
+@pytest.mark.parametrize(
+    ("format", "spare"), [("q2.5", 1), ("q2.5", 2), ("q2.5", 3), ("fp16", 4), ("bf16", 2), ("fp32", 8), ("int4", 1)]
+)
+def test_inplace_blocks_survive_their_flips(format: str, spare: int) -> None:
+    fmt = parse_format(format)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(40, 256 // fmt.bits, generator=generator) / 2  # nothing saturates
+    fmt = fmt.fitted(values)
+    words = words_of(fmt.encode(values))
+    (link,) = parse_chain(f"inplace={spare}").links
+    fitted = link.fit(Written(values, words, fmt, None))
+    t = spare * (256 // fmt.bits) // 8
+    stored = fitted.write_words(words.reshape(-1, fitted.block))
+    none = np.empty((0, 0), np.uint8)
+    clean = fitted.read_words(stored, none)
+    assert not (clean & stored.dtype.type((1 << spare) - 1)).any()
+    read = fmt.decode(codes_of(clean.reshape(-1)).view(values.shape))
+    exact = fmt.decode(fmt.encode(values))
+    step = 2.0**spare * (exact.abs() * 2.0**-10 if format == "fp16" else 1 / 32 if format == "q2.5" else 1)
+    if format in ("fp16", "q2.5"):
+        assert bool(((read - exact).abs() <= step / 2 + 1e-12).all())
+    rng = np.random.default_rng(1)
+    # The last data bit of a full block is beyond the code's 255 bits: the lowest kept bit of the block's last word.
+    unprotected = fitted.block * fmt.bits - fitted.covered - fitted.code.parity_bits  # type: ignore[attr-defined]
+    safe = [
+        (word, bit)
+        for word in range(fitted.block)
+        for bit in range(fmt.bits)
+        if not (bit == spare and word >= fitted.block - max(0, unprotected))
+    ]
+    for _ in range(20):
+        hit = stored.copy()
+        for row in hit:
+            for choice in rng.choice(len(safe), t, replace=False):
+                word, bit = safe[choice]
+                row[word] ^= row.dtype.type(1 << bit)
+        assert np.array_equal(fitted.read_words(hit, none), clean)
+
+
+def test_every_protection_says_what_it_stores() -> None:
+    for name, link in PROTECTIONS.items():
+        assert link.name == name
+        assert link.summary
+        assert link.__doc__
