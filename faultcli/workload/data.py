@@ -1,0 +1,197 @@
+"""Labelled inputs: what a data set is, and how one is found by the name the user gives."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faultcli.errors import WorkloadError, unknown_name
+from faultcli.workload.factory import call_factory, is_factory
+from faultcli.workload.preprocess import Layout, channels_first
+from faultcli.workload.readers import ARRAY_SUFFIXES, Arrays, read_arrays, read_cifar10, read_digits, read_mnist
+
+_IMAGE_CHANNELS = (1, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Inputs with labels, as stored: not yet preprocessed.
+
+    Make one with `make_dataset`, which finds the layout and checks everything that can be checked without a network.
+    """
+
+    inputs: Tensor  # [N, ...]: uint8 images, or floating-point values that are preprocessed already
+    labels: Tensor  # [N] int64, none negative
+    name: str
+    layout: Layout  # how the dimensions of `inputs` read
+    class_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """The shape of one input as a network gets it, images channels first."""
+        return tuple(channels_first(self.inputs[:1], self.layout).shape[1:])
+
+    def first(self, limit: int | None) -> Dataset:
+        """Return the first `limit` inputs, all of them where there are fewer or `limit` is None.
+
+        Raises:
+            WorkloadError: `limit` is below 1.
+        """
+        if limit is None:
+            return self
+        if limit < 1:
+            raise WorkloadError(f"a limit of {limit} leaves no inputs of {self.name}", "--limit takes 1 or more")
+        return replace(self, inputs=self.inputs[:limit], labels=self.labels[:limit])
+
+    def sha256(self) -> str:
+        """Return the hex SHA-256 of dtype, layout, shape, inputs and labels; the name and class names do not count."""
+        digest = hashlib.sha256(f"{self.inputs.dtype} {self.layout} {list(self.inputs.shape)}\n".encode())
+        for tensor in (self.inputs, self.labels):
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def make_dataset(
+    inputs: Tensor | NDArray[Any],
+    labels: Tensor | NDArray[Any],
+    name: str,
+    class_names: tuple[str, ...] | None = None,
+    layout: Layout | None = None,
+) -> Dataset:
+    """Check arrays and make a data set of them.
+
+    Layout, where it is not given: three dimensions are NHW. Of four-dimensional uint8 images, NHWC if the last
+    dimension is 1 or 3, else NCHW if the second is. Floating-point inputs of four dimensions are always NCHW, because
+    they are preprocessed; those of two or of five and more dimensions are `other` and pass as they are.
+
+    Raises:
+        WorkloadError: no inputs, counts that differ, inputs that are neither uint8 nor floating point, labels that
+            are no integers or are negative, or uint8 images whose layout cannot be told.
+    """
+    inputs, labels = _tensor(name, "inputs", inputs), _tensor(name, "labels", labels)
+    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise WorkloadError(
+            f"{name}: labels are {labels.dtype} of shape {list(labels.shape)}", "one integer class per input is needed"
+        )
+    if inputs.dim() < 2 or not (inputs.dtype == torch.uint8 or inputs.is_floating_point()):
+        raise WorkloadError(
+            f"{name}: inputs are {inputs.dtype} of shape {list(inputs.shape)}",
+            "uint8 images, or floating-point values that are preprocessed already, are needed",
+        )
+    if len(inputs) != len(labels):
+        raise WorkloadError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
+    if not inputs.numel():
+        raise WorkloadError(f"{name}: there are no inputs")
+    if int(labels.min()) < 0:
+        raise WorkloadError(f"{name}: label {int(labels.min())} is negative", "classes count from 0")
+    if layout is not None and layout not in get_args(Layout):
+        raise WorkloadError(f"{name}: layout {layout!r} is none of {', '.join(get_args(Layout))}")
+    if layout is not None and layout != "other" and inputs.dim() != len(layout):
+        raise WorkloadError(f"{name}: inputs of shape {list(inputs.shape)} cannot be {layout}")
+    return Dataset(inputs, labels.to(torch.int64), name, layout or _layout(name, inputs), class_names)
+
+
+def _tensor(name: str, role: str, values: Tensor | NDArray[Any]) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    try:
+        native = np.require(values, dtype=values.dtype.newbyteorder("="), requirements=["C", "W"])
+        return torch.from_numpy(native)
+    except TypeError as error:
+        raise WorkloadError(f"{name}: {role} are {values.dtype}, which is no plain number type") from error
+
+
+def _layout(name: str, inputs: Tensor) -> Layout:
+    if inputs.dim() == 3:
+        return "NHW"
+    if inputs.is_floating_point():
+        return "NCHW" if inputs.dim() == 4 else "other"
+    if inputs.dim() == 4 and inputs.shape[3] in _IMAGE_CHANNELS:
+        return "NHWC"
+    if inputs.dim() == 4 and inputs.shape[1] in _IMAGE_CHANNELS:
+        return "NCHW"
+    raise WorkloadError(
+        f"{name}: cannot tell the channels of uint8 images of shape {list(inputs.shape)}",
+        "store them as [N, H, W], [N, H, W, C] or [N, C, H, W] with 1 or 3 channels",
+    )
+
+
+def load_data(spec: str, limit: int | None = None) -> Dataset:
+    """Load the data set that `spec` names.
+
+    `digits`          the embedded handwritten digits, 8×8; the 500 that the demo was not trained on
+    `mnist:DIR`       the IDX files of MNIST or a data set like it, plain or gzipped; t10k
+    `cifar10:DIR`     the binary version of CIFAR-10, or one npz per split; the test images
+    `FILE.npz`, `FILE.safetensors`   arrays `inputs` or `images`, and `labels`
+    `package.module:factory`         returns a `Dataset` or a pair (inputs, labels)
+
+    The first three take `,split=train` for the images that were trained on.
+
+    Raises:
+        UsageError: nothing known is named.
+        WorkloadError: files are missing, damaged or do not fit each other, or `limit` is below 1.
+    """
+    return _load(spec).first(limit)
+
+
+def _load(spec: str) -> Dataset:
+    source, split = _split_option(spec)
+    kind, colon, place = source.partition(":")
+    if source == "digits":
+        return _from_arrays(read_digits(split or "test"), spec)
+    if colon and kind in _DIRECTORIES:
+        if not Path(place).is_dir():
+            raise WorkloadError(f"{spec}: there is no directory {place!r}", f"pass --data {kind}:DIR")
+        return _from_arrays(_DIRECTORIES[kind](Path(place), split or "test"), spec)
+    if split is not None:
+        raise WorkloadError(f"{spec}: only digits, mnist:DIR and cifar10:DIR have splits", "leave out ,split=")
+    if source.endswith(ARRAY_SUFFIXES):
+        return _from_arrays(read_arrays(Path(source)), source)
+    if is_factory(spec):
+        return _from_factory(spec)
+    raise unknown_name("data set", spec, KNOWN_DATA)
+
+
+def _from_arrays(arrays: Arrays, name: str) -> Dataset:
+    return make_dataset(arrays.inputs, arrays.labels, name, arrays.class_names, arrays.layout)
+
+
+def _split_option(spec: str) -> tuple[str, str | None]:
+    """Part `SOURCE[,split=NAME]` into the source and the split; a directory may have commas in its name."""
+    match = re.fullmatch(r"(.*?),([A-Za-z_]+)=([^,]*)", spec, flags=re.DOTALL)
+    if match is None:
+        return spec, None
+    source, option, value = match.groups()
+    if option != "split":
+        raise WorkloadError(f"{spec}: unknown option {option!r}", "data sets take split=test or split=train")
+    if value not in ("test", "train"):
+        raise WorkloadError(f"{spec}: unknown split {value!r}", "the splits are test and train")
+    return source, value
+
+
+_DIRECTORIES: dict[str, Callable[[Path, str], Arrays]] = {"mnist": read_mnist, "cifar10": read_cifar10}
+KNOWN_DATA = ("digits", "mnist:DIR", "cifar10:DIR", "FILE.npz", "FILE.safetensors", "package.module:factory")
+
+
+def _from_factory(spec: str) -> Dataset:
+    made = call_factory("data", spec)
+    if isinstance(made, Dataset):
+        return make_dataset(made.inputs, made.labels, made.name, made.class_names, made.layout)
+    if isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in made):
+        return make_dataset(*made, name=spec)
+    raise WorkloadError(
+        f"data {spec!r}: the factory returned a {type(made).__name__}",
+        "return a pair (inputs, labels) of tensors or arrays, or a faultcli.workload.data.Dataset",
+    )

@@ -1,0 +1,60 @@
+"""Objects that the user names on the command line as `package.module:factory`.
+
+Importing runs code. Nothing here may ever be called with a name that came from a checkpoint or a data file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+
+from torch import nn
+
+from faultcli.errors import WorkloadError
+
+_SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_factory(spec: str) -> bool:
+    """Return whether `spec` reads as `package.module:factory`."""
+    return _SPEC.fullmatch(spec) is not None
+
+
+def call_factory(kind: str, spec: str) -> object:
+    """Import what `spec` names, call it without arguments and return what it returns.
+
+    The current directory is importable, as it is for `python -m`; it stays so for imports that come later.
+
+    Args:
+        kind: what is being made, for the messages: "architecture" or "data".
+        spec: `package.module:factory`, from the command line only.
+
+    Raises:
+        WorkloadError: the spec is malformed, the import fails, the name is missing or no factory, or the call fails.
+    """
+    if not is_factory(spec):
+        raise WorkloadError(f"{kind} {spec!r} does not read as package.module:factory", "e.g. mymodels.nets:make_net")
+    module_name, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise WorkloadError(
+            f"{kind} {spec!r}: importing {module_name!r} failed: {type(error).__name__}: {error}",
+            "the current directory and installed packages are searched",
+        ) from error
+    if not hasattr(module, name):
+        raise WorkloadError(f"{kind} {spec!r}: module {module_name!r} has no {name!r}")
+    factory = getattr(module, name)
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise WorkloadError(
+            f"{kind} {spec!r}: {name!r} is a {type(factory).__name__} and not a factory",
+            "name a function or a class that can be called without arguments",
+        )
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise WorkloadError(f"{kind} {spec!r}: calling it failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,165 @@
+"""Logits into an outcome: accuracy, loss, and what became of every answer against the golden run.
+
+Per input, with the golden run being the one to compare with (the same checkpoint as it should be):
+
+- **masked**: every logit is finite and the top-1 class is the golden one;
+- **SDC** (silent data corruption): every logit is finite and the top-1 class is another one;
+- **DUE** (detected unrecoverable error): a logit is NaN or infinite. Such a row is never correct and never an SDC.
+
+SDC-1, SDC-5, SDC-10 % and SDC-20 % follow Li et al., "Understanding Error Propagation in Deep Learning Neural Network
+(DNN) Accelerators and Applications", SC'17, section 4.5. An input whose *golden* logits are not finite has no golden
+answer; a finite answer to it counts as changed under all four.
+
+Ranks are deterministic: among equal logits the lower class comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one evaluation gave. Counts of inputs; what is undefined is None, never 0.
+
+    `top1`, `top5` and `rates()` are the fractions.
+    """
+
+    n: int  # inputs, at least 1; with a golden run masked + sdc + due = n
+    correct1: int  # the label is the top-1 class
+    correct5: int | None  # the label is among the top 5; None with 5 classes or fewer
+    loss: float | None  # mean cross entropy in nats over the rows that are finite; None if none is
+    due: int  # rows with a NaN or infinite logit
+    masked: int | None = None  # None, as all below, without a golden run
+    sdc: int | None = None
+    sdc1: int | None = None  # the top-1 class is another one: the same as sdc
+    sdc5: int | None = None  # the golden top-1 class is not in the top 5; None with 5 classes or fewer
+    sdc10pct: int | None = None  # softmax confidence of the top-ranked class off by over 10 % of the golden one
+    sdc20pct: int | None = None  # the same with 20 %
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy, 0 to 1."""
+        return self.correct1 / self.n
+
+    @property
+    def top5(self) -> float | None:
+        """Top-5 accuracy, 0 to 1; None with 5 classes or fewer."""
+        return None if self.correct5 is None else self.correct5 / self.n
+
+    def rates(self) -> dict[str, float | None]:
+        """Return `top1`, `top5`, `loss` (in nats), and the other counts as fractions of the inputs."""
+        counts = {name: value for name, value in asdict(self).items() if name not in ("n", "loss", *_CORRECT)}
+        fractions = {name: None if count is None else count / self.n for name, count in counts.items()}
+        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, **fractions}
+
+
+_CORRECT = ("correct1", "correct5")
+
+
+class GoldenRun:
+    """What outcomes are compared with: computed once from logits [N, K], used by every trial.
+
+    Attributes:
+        top1: int64 [N], the class ranked first; -1 where a logit is not finite.
+        confidence: float32 [N], its softmax probability; NaN where a logit is not finite.
+        classes: K.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        _check_logits(logits)
+        largest, top1 = logits.max(dim=1)
+        finite = _finite_rows(logits)
+        self.classes = logits.shape[1]
+        self.top1 = torch.where(finite, top1, -1)
+        self.confidence = torch.where(finite, 1 / _exp_sum(logits, largest), torch.nan)
+
+    def __len__(self) -> int:
+        return len(self.top1)
+
+
+def measure(logits: Tensor, labels: Tensor, golden: GoldenRun | None = None) -> Outcome:
+    """Compare logits with the labels, and with the golden run if there is one.
+
+    Args:
+        logits: float32 [N, K] on the CPU, N and K at least 1; NaN and infinity are allowed.
+        labels: int64 [N], 0 to K - 1.
+        golden: of the same inputs in the same order.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    _check_logits(logits)
+    n, classes = logits.shape
+    if labels.shape != (n,):
+        raise ValueError(f"{n} rows of logits and labels of shape {list(labels.shape)}")
+    largest, top1 = logits.max(dim=1)
+    finite = _finite_rows(logits)
+    answered = int(finite.sum())
+    exp_sum = _exp_sum(logits, largest)
+    of_label = logits.gather(1, labels[:, None]).squeeze(1)
+    fifth = logits.topk(_TOP, dim=1).values[:, -1] if classes > _TOP else None
+    # In float64, where the difference of two finite float32 cannot overflow.
+    losses = (largest.double() - of_label.double() + exp_sum.double().log())[finite]
+    outcome = Outcome(
+        n=n,
+        correct1=int(((top1 == labels) & finite).sum()),
+        correct5=None if fifth is None else int((_in_top(logits, fifth, labels) & finite).sum()),
+        loss=float(losses.mean()) if answered else None,
+        due=n - answered,
+    )
+    if golden is None:
+        return outcome
+    if (len(golden), golden.classes) != (n, classes):
+        raise ValueError(f"logits of shape {[n, classes]} and a golden run of {[len(golden), golden.classes]}")
+    masked = int(((top1 == golden.top1) & finite).sum())
+    drift = (1 / exp_sum - golden.confidence).abs_() / golden.confidence
+    sdc5 = None
+    if fifth is not None:
+        kept = _in_top(logits, fifth, golden.top1.clamp(min=0)) & (golden.top1 >= 0)
+        sdc5 = int((~kept & finite).sum())
+    return Outcome(
+        n=n,
+        correct1=outcome.correct1,
+        correct5=outcome.correct5,
+        loss=outcome.loss,
+        due=outcome.due,
+        masked=masked,
+        sdc=answered - masked,
+        sdc1=answered - masked,
+        sdc5=sdc5,
+        # Written as "not within" because the drift from no golden answer is NaN and counts as a change.
+        sdc10pct=int((~(drift <= 0.1) & finite).sum()),
+        sdc20pct=int((~(drift <= 0.2) & finite).sum()),
+    )
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.dim() != 2 or not logits.numel():
+        raise ValueError(f"logits of shape {list(logits.shape)}, not [inputs, classes]")
+
+
+def _finite_rows(logits: Tensor) -> Tensor:
+    # 0 · x is 0 for a finite x and NaN for the others: one pass, and no mask of N × K.
+    return (logits * 0).sum(dim=1) == 0
+
+
+def _exp_sum(logits: Tensor, largest: Tensor) -> Tensor:
+    """Return Σ exp(logit − largest) per row, from 1 to K: its inverse is the confidence of the top-ranked class."""
+    return (logits - largest[:, None]).exp_().sum(dim=1)
+
+
+def _in_top(logits: Tensor, fifth: Tensor, index: Tensor) -> Tensor:
+    """Return whether class `index` [N] is among the first 5 of its row, whose fifth largest logit is `fifth` [N]."""
+    value = logits.gather(1, index[:, None]).squeeze(1)
+    inside = value > fifth
+    tied = (value == fifth).nonzero().squeeze(1)  # few rows, and only there does the order of equal logits decide
+    rows, value, index = logits[tied], value[tied, None], index[tied, None]
+    before = torch.arange(logits.shape[1], device=logits.device) < index
+    inside[tied] = ((rows > value) | ((rows == value) & before)).sum(dim=1) < _TOP
+    return inside

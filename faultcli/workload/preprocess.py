@@ -1,0 +1,85 @@
+"""From images as they are stored to the numbers that a network was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from faultcli.errors import WorkloadError
+
+Layout = Literal["NHWC", "NCHW", "NHW", "other"]
+
+
+def channels_first(inputs: Tensor, layout: Layout) -> Tensor:
+    """Return a view of `inputs` as [N, C, H, W]; what has the layout `other` stays as it is."""
+    if layout == "NHWC":
+        return inputs.permute(0, 3, 1, 2)
+    return inputs.unsqueeze(1) if layout == "NHW" else inputs
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """x → (x · scale − mean) / std, per channel.
+
+    It is for uint8 images. Floating-point inputs are taken to be preprocessed already and pass as they are.
+
+    Raises:
+        WorkloadError: scale or std is not a positive number, or mean is not finite.
+    """
+
+    scale: float = 1 / 255  # what one grey level is worth
+    mean: tuple[float, ...] | None = None  # one per channel or one for all, after scaling; None: 0
+    std: tuple[float, ...] | None = None  # one per channel or one for all, after scaling; None: 1
+
+    def __post_init__(self) -> None:
+        for name, values in (("scale", (self.scale,)), ("std", self.std or ())):
+            if not all(math.isfinite(value) and value > 0 for value in values):
+                raise WorkloadError(f"preprocessing: {name} has to be positive, not {_join(values)}")
+        if not all(math.isfinite(value) for value in self.mean or ()):
+            raise WorkloadError(f"preprocessing: mean has to be finite, not {_join(self.mean or ())}")
+
+    def with_overrides(
+        self, scale: float | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> Preprocess:
+        """Return a copy in which whatever is not None is replaced."""
+        return dataclasses.replace(
+            self,
+            scale=self.scale if scale is None else scale,
+            mean=self.mean if mean is None else tuple(mean),
+            std=self.std if std is None else tuple(std),
+        )
+
+    def apply(self, inputs: Tensor, layout: Layout) -> Tensor:
+        """Return `inputs` as contiguous float32; uint8 images scaled, normalised and as [N, C, H, W].
+
+        Raises:
+            WorkloadError: mean or std has another number of channels than the images.
+        """
+        if inputs.is_floating_point():
+            return inputs.to(torch.float32).contiguous()
+        x = channels_first(inputs, layout).to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale)
+        if self.mean is not None:
+            x.sub_(self._per_channel("mean", self.mean, x))
+        if self.std is not None:
+            x.div_(self._per_channel("std", self.std, x))
+        return x
+
+    @staticmethod
+    def _per_channel(name: str, values: tuple[float, ...], images: Tensor) -> Tensor:
+        channels = images.shape[1]
+        if len(values) not in (1, channels):
+            raise WorkloadError(
+                f"preprocessing: {name} has {len(values)} values for images of {channels} channels",
+                "give one value, or one per channel",
+            )
+        return torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+
+
+def _join(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,203 @@
+"""Which architecture a checkpoint has, and what may and may not decide it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from faultcli.errors import UsageError, WorkloadError
+from faultcli.workload.architectures import ARCHITECTURES, Architecture, resolve_architecture
+from faultcli.workload.demo import demo_checkpoint_path
+from faultcli.workload.models import load_model
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(name: str) -> Shapes:
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in ARCHITECTURES[name].build().state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_built_in_is_recognised_and_does_what_its_record_says(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    shapes = shapes_of(name)
+    assert resolve_architecture(None, shapes, {}) is architecture
+    counted = {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
+    assert resolve_architecture(None, counted) is architecture
+    assert resolve_architecture(name, {}) is architecture
+    assert architecture.input_shape is not None
+    with torch.device("meta"):
+        logits = architecture.build().eval()(torch.empty(2, *architecture.input_shape))
+    assert logits.shape == (2, architecture.num_classes)
+    assert "\n" not in architecture.description
+    assert architecture.source
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("mnist/lenet", "lenet"),
+        ("cifar10/resnet20", "cifar-resnet20"),
+        ("cifar10/resnet56", "cifar-resnet56"),
+        ("imagenet/squeezenet1_1", "squeezenet1_1"),
+    ],
+)
+def test_real_checkpoints_are_recognised_by_their_tensors(data_dir: Path, file: str, name: str) -> None:
+    with safe_open(data_dir / f"{file}.safetensors", "pt") as opened:
+        shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+        assert resolve_architecture(None, shapes, opened.metadata()).name == name
+
+
+def test_metadata_may_name_a_built_in() -> None:
+    with safe_open(demo_checkpoint_path(), "pt") as opened:
+        assert opened.metadata() == {"faultcli.arch": "digits-cnn"}
+    assert resolve_architecture(None, {}, {"faultcli.arch": "mnist-cnn"}).name == "mnist-cnn"
+
+
+@pytest.mark.parametrize("evil", ["os:system", "workload_trap:make", "torchvision:resnet18"])
+def test_nothing_that_metadata_names_is_imported(evil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workload_trap.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkloadError, match=f"metadata names the architecture '{evil}', which is not built in") as info:
+        resolve_architecture(None, {"w": (1,)}, {"faultcli.arch": evil})
+    assert "pass --arch" in (info.value.remedy or "")
+    assert "workload_trap" not in sys.modules
+    # Where the tensors say what it is, a strange name does no harm.
+    assert resolve_architecture(None, shapes_of("lenet"), {"faultcli.arch": evil}).name == "lenet"
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown architecture 'lenett'") as info:
+        resolve_architecture("lenett", {})
+    assert "did you mean 'lenet'?" in (info.value.remedy or "")
+
+
+def test_what_is_not_recognised_says_why() -> None:
+    with pytest.raises(WorkloadError, match="the checkpoint's 1 tensors are not those of any built-in") as info:
+        resolve_architecture(None, {"weight": (3, 4)})
+    assert "pass --arch: digits-cnn" in (info.value.remedy or "")
+    other = shapes_of("lenet") | {"fc2.weight": (100, 500)}
+    with pytest.raises(WorkloadError, match=r"but 'fc2.weight' is \[100, 500\] and not \[10, 500\]"):
+        resolve_architecture(None, other)
+
+
+FACTORIES = """
+import torch
+from torch import nn
+from faultcli.workload.architectures import Architecture
+def net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+def record(): return Architecture("mine", net, num_classes=10)
+def number(): return 3
+def breaks(): raise KeyError("lost")
+def leaves(): raise SystemExit(0)
+model = net()
+constant = 3
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.b.weight = self.a.weight
+    def forward(self, x): return self.b(self.a(x))
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the current directory, named after the test's own directory so that none is imported twice."""
+    name = f"factories_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(FACTORIES)
+    (tmp_path / f"{name}_broken.py").write_text("import not_there_at_all\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_factory_makes_a_module_or_a_record(factories: str) -> None:
+    made = resolve_architecture(f"{factories}:net", {})
+    assert (made.name, made.input_shape, made.num_classes) == (f"{factories}:net", None, None)
+    first, second = made.build(), made.build()
+    assert isinstance(first, nn.Module)
+    assert first is not second
+    assert resolve_architecture(f"{factories}:record", {}).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{}:number", "the factory returned a int"),
+        ("{}:breaks", "calling it failed: KeyError: 'lost'"),
+        ("{}:leaves", "calling it failed: SystemExit: 0"),
+        ("{}:absent", "has no 'absent'"),
+        ("{}:model", "'model' is a Sequential and not a factory"),
+        ("{}:constant", "'constant' is a int and not a factory"),
+        ("{}_broken:net", "failed: ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("{}_none:net", "failed: ModuleNotFoundError"),
+        ("nets/{}.py:net", "does not read as package.module:factory"),
+        (":net", "does not read as package.module:factory"),
+    ],
+)
+def test_factories_that_fail(factories: str, spec: str, message: str) -> None:
+    with pytest.raises(WorkloadError, match=message):
+        resolve_architecture(spec.format(factories), {})
+
+
+def lenet_state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes_of("lenet").items()}
+
+
+def test_a_loaded_model_owns_its_tensors_and_leaves_the_generator_alone() -> None:
+    state = lenet_state()
+    state["fc1.weight"] = state["fc1.weight"].t().contiguous().t()
+    state["fc2.bias"] = state["fc2.bias"].to(torch.bfloat16)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    model = load_model(ARCHITECTURES["lenet"], state)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name].float())
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+        assert tensor.data_ptr() != state[name].data_ptr()
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_batch_counters_may_be_missing_or_left_over() -> None:
+    architecture = ARCHITECTURES["cifar-resnet20"]
+    state = architecture.build().state_dict()
+    bare = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(bare) < len(state)
+    load_model(architecture, bare)
+    load_model(architecture, bare | {"linear.num_batches_tracked": torch.tensor(3)})
+
+
+def test_a_misfit_lists_what_does_not_fit() -> None:
+    state = lenet_state()
+    del state["conv1.bias"], state["conv1.weight"], state["conv2.bias"], state["conv2.weight"]
+    state |= {"fc1.bias": torch.zeros(3), "extra": torch.zeros(()), "fc2.bias": torch.zeros(10, dtype=torch.int8)}
+    with pytest.raises(WorkloadError) as info:
+        load_model(ARCHITECTURES["lenet"], state)
+    assert info.value.message == (
+        "the checkpoint does not fit the architecture lenet: tensors 4 missing (conv1.weight, conv1.bias,"
+        " conv2.weight, …); 1 unexpected (extra); 1 of another shape (fc1.bias [3] instead of [500]);"
+        " 1 not real numbers (fc2.bias torch.int8)"
+    )
+    assert info.value.remedy == "pass the --arch that the checkpoint was trained with"
+
+
+def test_tied_parameters_need_one_name_and_one_value(factories: str) -> None:
+    tied: Architecture = resolve_architecture(f"{factories}:Tied", {})
+    weight = torch.arange(4.0).view(2, 2)
+    model = load_model(tied, {"a.weight": weight})
+    assert torch.equal(model.state_dict()["b.weight"], weight)
+    load_model(tied, {"a.weight": weight, "b.weight": weight.clone()})
+    with pytest.raises(WorkloadError, match=r"ties 'a.weight' and 'b.weight' together, but the checkpoint's values"):
+        load_model(tied, {"a.weight": weight, "b.weight": weight + 1})

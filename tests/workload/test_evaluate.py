@@ -1,0 +1,254 @@
+"""The workload as a whole: real networks on real data, live parameters, and what does not fit together."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from faultcli.errors import UsageError, WorkloadError
+from faultcli.workload.architectures import Architecture
+from faultcli.workload.data import make_dataset
+from faultcli.workload.demo import demo_checkpoint_path, demo_data_path
+from faultcli.workload.evaluate import Workload, build_workload, pick_device
+
+
+def demo(**options: object) -> Workload:
+    return build_workload(load_file(demo_checkpoint_path()), device="cpu", **options)  # type: ignore[arg-type]
+
+
+# The counts are those that shared/data/README.md gives as clean top-1; ResNet-56 takes too long for more than a few.
+@pytest.mark.parametrize(
+    ("checkpoint", "data", "limit", "correct"),
+    [
+        ("mnist/lenet", "mnist:{}/mnist", None, 9895),
+        ("cifar10/resnet20", "cifar10:{}/cifar10", None, 915),
+        ("cifar10/resnet56", "cifar10:{}/cifar10", 100, None),
+    ],
+)
+def test_clean_accuracy(data_dir: Path, checkpoint: str, data: str, limit: int | None, correct: int | None) -> None:
+    state = load_file(data_dir / f"{checkpoint}.safetensors")
+    outcome = build_workload(state, data=data.format(data_dir), limit=limit, device="cpu").outcome()
+    if correct is None:
+        assert outcome.top1 >= 0.9
+    else:
+        assert outcome.correct1 == correct
+    assert (outcome.due, outcome.sdc) == (0, None)
+
+
+def test_squeezenet_tells_images_apart(data_dir: Path, tmp_path: Path) -> None:
+    state = load_file(data_dir / "imagenet/squeezenet1_1.safetensors")
+    images = torch.stack([torch.zeros(224, 224, 3), torch.full((224, 224, 3), 255)]).to(torch.uint8)
+    save_file({"images": images, "labels": torch.tensor([999, 0])}, tmp_path / "plain.safetensors")
+    logits = build_workload(state, data=str(tmp_path / "plain.safetensors"), device="cpu").logits()
+    assert logits.shape == (2, 1000)
+    assert logits[0].argmax() != logits[1].argmax()
+
+
+def test_the_demo_is_accurate_small_and_needs_no_arguments() -> None:
+    outcome = demo().outcome()
+    assert outcome.n == 500
+    assert outcome.top1 >= 0.985
+    assert demo_checkpoint_path().stat().st_size + demo_data_path().stat().st_size < 300_000
+
+
+def test_a_fault_free_run_is_all_masked() -> None:
+    workload = demo()
+    outcome = workload.outcome(workload.golden())
+    assert (outcome.masked, outcome.sdc, outcome.due, outcome.sdc10pct) == (500, 0, 0, 0)
+
+
+def test_changes_in_place_are_seen_and_undone() -> None:
+    workload = demo(limit=50)
+    clean = workload.logits()
+    for name in ("conv1.weight", "conv2.bias", "fc1.weight", "fc2.weight"):
+        flat = workload.parameters[name].view(-1)
+        old = flat[:4].clone()
+        flat[:4] = 100.0
+        assert not torch.equal(workload.logits(), clean), name
+        flat[:4] = old
+        assert torch.equal(workload.logits(), clean), name
+    workload.parameters["fc2.bias"][3] = torch.nan
+    assert workload.outcome().due == 50
+
+
+def test_logits_are_normal_tensors() -> None:
+    logits = demo(limit=7).logits()
+    assert (logits.dtype, tuple(logits.shape), logits.is_inference()) == (torch.float32, (7, 10), False)
+
+
+@pytest.mark.parametrize(("batch_size", "cache_bytes"), [(7, 1 << 30), (500, 0), (3, 0)])
+def test_batches_and_cache_do_not_change_the_answers(batch_size: int, cache_bytes: int) -> None:
+    whole = demo(limit=20)
+    parts = Workload(whole.architecture, whole.model, whole.dataset, batch_size=batch_size, cache_bytes=cache_bytes)
+    torch.testing.assert_close(parts.logits(), whole.logits())
+
+
+def test_load_copies_into_the_live_tensors() -> None:
+    workload = demo(limit=5)
+    live = workload.parameters["fc2.bias"]
+    workload.load({"fc2.bias": torch.full((10,), 7.0, dtype=torch.float16)})
+    assert live.tolist() == [7.0] * 10
+    with pytest.raises(WorkloadError, match=r"'fc3.bias' \[10\]: the model has no such tensor"):
+        workload.load({"fc2.bias": torch.zeros(10), "fc3.bias": torch.zeros(10)})
+    assert live.tolist() == [7.0] * 10
+    with pytest.raises(WorkloadError, match=r"'fc2.bias' \[3\]: the model has it as \[10\]"):
+        workload.load({"fc2.bias": torch.zeros(3)})
+
+
+def test_floating_point_inputs_pass_as_they_are() -> None:
+    whole = demo(limit=20)
+    prepared = whole.architecture.preprocess.apply(whole.dataset.inputs, "NHW")
+    for inputs in (prepared, prepared.squeeze(1).double()):
+        dataset = make_dataset(inputs, whole.labels, "floats")
+        assert torch.equal(Workload(whole.architecture, whole.model, dataset).logits(), whole.logits())
+
+
+def test_mean_and_std_can_be_replaced() -> None:
+    assert demo(limit=100, mean=[0.0], std=[1.0]).outcome().top1 > 0.95
+    assert demo(limit=100, mean=[5.0]).outcome().top1 < 0.9
+    with pytest.raises(WorkloadError, match="std has 3 values for images of 1 channels"):
+        demo(std=[1.0, 1.0, 1.0])
+
+
+def test_what_changes_the_answers_is_in_the_identity() -> None:
+    base = demo().identity()
+    assert base == demo().identity()
+    others = [demo(limit=9), demo(batch_size=9), demo(mean=[0.1]), demo(data="digits,split=train")]
+    assert len({base, *(other.identity() for other in others)}) == 5
+    assert demo(limit=9).describe() == "digits-cnn on 9 inputs of digits"
+
+
+class Net(nn.Module):
+    """Answers as its `mode` says."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> object:
+        flat = x.flatten(1)
+        answers = {
+            "good": lambda: flat[:, :3],
+            "tuple": lambda: (flat,),
+            "flat": lambda: flat[:, 0],
+            "integers": flat[:, :3].long,
+            "inplace": lambda: flat.mul_(2)[:, :3],
+            "matmul": lambda: flat @ torch.zeros(1, 3),
+            "memory": lambda: torch.empty(1 << 60),
+            "type": lambda: flat + None,  # type: ignore[operator]
+        }
+        return answers[self.mode]()
+
+
+def custom(mode: str, labels: list[int], classes: int | None = None) -> Workload:
+    dataset = make_dataset(torch.ones(len(labels), 4, 4), torch.tensor(labels), "ones")
+    architecture = Architecture("mine", lambda: Net(mode), num_classes=classes)
+    return Workload(architecture, Net(mode).eval(), dataset, batch_size=100)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("tuple", "mine: the model returns tuple for 2 inputs"),
+        ("flat", r"mine: the model returns \[2\] for 2 inputs"),
+        ("integers", "mine: the model returns torch.int64 and no logits"),
+        ("inplace", "mine: the model changes its inputs in place"),
+        ("matmul", r"mine: the model does not take inputs of shape \[4, 4\]: .*shapes cannot be multiplied"),
+        ("type", r"mine: the model does not take inputs of shape \[4, 4\]: unsupported operand"),
+        ("memory", "mine: memory ran out on cpu with batches of 100"),
+    ],
+)
+def test_models_that_do_not_work(mode: str, message: str) -> None:
+    with pytest.raises(WorkloadError, match=message) as info:
+        custom(mode, [0, 1]).logits()
+    if mode == "memory":
+        assert "--batch-size, e.g. 25" in (info.value.remedy or "")
+
+
+def test_labels_have_to_be_classes() -> None:
+    assert custom("good", [0, 2]).logits().shape == (2, 3)
+    with pytest.raises(WorkloadError, match="ones: label 3 is out of range, mine has 3 classes"):
+        custom("good", [0, 3], classes=3)
+    with pytest.raises(WorkloadError, match="ones: label 3 is out of range, mine has 3 classes"):
+        custom("good", [0, 3]).logits()
+    with pytest.raises(WorkloadError, match="the model returns 3 logits per input and not 5"):
+        custom("good", [0, 3], classes=5).logits()
+
+
+def test_data_have_to_fit_the_architecture(data_dir: Path) -> None:
+    state = load_file(demo_checkpoint_path())
+    with pytest.raises(WorkloadError, match=r"inputs of shape \[1, 28, 28\], but digits-cnn takes \[1, 8, 8\]") as info:
+        build_workload(state, data=f"mnist:{data_dir}/mnist", device="cpu")
+    assert "e.g. digits" in (info.value.remedy or "")
+
+
+def test_usage_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a batch size of 0 makes no batches"):
+        demo(batch_size=0)
+    with pytest.raises(UsageError, match="lenet needs data to run on") as info:
+        demo(arch="lenet")
+    assert "e.g. mnist:DIR" in (info.value.remedy or "")
+    with pytest.raises(WorkloadError, match="the checkpoint does not fit the architecture mnist-cnn"):
+        demo(arch="mnist-cnn", data="digits")
+    path = tmp_path / "floats.safetensors"
+    save_file({"inputs": torch.zeros(1, 8, 8), "labels": torch.tensor([0])}, path)
+    with pytest.raises(UsageError, match="floating-point inputs pass as they are"):
+        demo(data=str(path), mean=[0.1])
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device().type in ("cpu", "cuda")
+    for spec, message in {
+        "gpu": "unknown device 'gpu'",
+        "meta": "unknown device 'meta'",
+        "cuda:99": "no device",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            pick_device(spec)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_same_answers() -> None:
+    workload = build_workload(load_file(demo_checkpoint_path()), device="cuda")
+    assert workload.parameters["fc1.weight"].is_cuda
+    assert workload.outcome().correct1 == demo().outcome().correct1
+
+
+def test_train_digits_makes_the_embedded_demo(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    root = Path(__file__).parents[2]
+    # A sixth of the training, which takes seconds; the images have to be the embedded ones.
+    run = "import sys, pathlib, train_digits; train_digits.EPOCHS = 10; train_digits.main(pathlib.Path(sys.argv[1]))"
+    environment = {"PYTHONPATH": f"{root}:{root / 'examples'}"}
+    command = [sys.executable, "-c", run, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert "of 500 test images" in done.stdout
+    with np.load(tmp_path / "digits.npz") as made, np.load(demo_data_path()) as embedded:
+        assert made.files == embedded.files
+        assert all(np.array_equal(made[name], embedded[name]) for name in made.files)
+    state = load_file(tmp_path / "digits-cnn.safetensors")
+    assert build_workload(state, device="cpu").outcome().top1 >= 0.95
+
+
+def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> None:
+    root, n = Path(__file__).parents[2], 130
+    for split in ("train", "t10k"):
+        images = struct.pack(">IIII", 0x0803, n, 28, 28) + bytes(range(98)) * 8 * n
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x0801, n) + bytes([3]) * n)
+    output = tmp_path / "net.safetensors"
+    script = str(root / "examples/train_mnist.py")
+    command = [sys.executable, script, str(tmp_path), "-o", str(output), "--epochs", "1"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(root)})
+    assert done.stdout.startswith(f"{output}: ")
+    workload = build_workload(load_file(output), data=f"mnist:{tmp_path}", device="cpu")
+    assert workload.architecture.name == "mnist-cnn"
