@@ -11,28 +11,35 @@ from itertools import product
 from faultcli.errors import UsageError
 from faultcli.faults.laws import FaultLaw
 from faultcli.formats import parse_format
+from faultcli.protect.chain import UNPROTECTED, Chain
 
 RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One condition of a campaign: the number format of the memory and the law its faults follow."""
+    """One condition of a campaign: the number format of the memory, its protections, and the law its faults follow."""
 
     format: str
     fault: FaultLaw
+    protect: Chain = UNPROTECTED
 
     @property
     def label(self) -> str:
         """Short text for progress and messages."""
-        return f"{self.format} {self.fault.spec}"
+        return " ".join([self.format, *([self.protect.text] if self.protect != UNPROTECTED else []), self.fault.spec])
+
+    @property
+    def memory(self) -> tuple[str, Chain, float | None]:
+        """What decides how the memory is written: format, protections, and the bit-error rate if they need one."""
+        return self.format, self.protect, self.fault.ber if self.protect.needs_ber else None
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that is asked of a campaign, apart from the checkpoint and the workload.
 
-    Arms share trial numbers: where format and law are the same, so are the faults.
+    Arms share trial numbers: where format and law are the same, so are the faults in the words of the tensors.
     """
 
     arms: tuple[Arm, ...]
@@ -62,7 +69,7 @@ class Plan:
             "schema": RESULT_SCHEMA,
             "checkpoint": checkpoint,
             "workload": workload,
-            "arms": [[arm.format, arm.fault.spec] for arm in self.arms],
+            "arms": [[arm.format, arm.protect.text, arm.fault.spec] for arm in self.arms],
             "trials": self.trials,
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
@@ -70,8 +77,8 @@ class Plan:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def cross(formats: Sequence[str], faults: Sequence[FaultLaw]) -> tuple[Arm, ...]:
-    """Return every format under every law, formats outermost.
+def cross(formats: Sequence[str], faults: Sequence[FaultLaw], protect: Sequence[Chain] = ()) -> tuple[Arm, ...]:
+    """Return every format under every law behind every chain (none: unprotected), formats outermost, then laws.
 
     Raises:
         UsageError: no format or no law, or a format that is not in the table.
@@ -81,4 +88,4 @@ def cross(formats: Sequence[str], faults: Sequence[FaultLaw]) -> tuple[Arm, ...]
     for name in formats:
         if name != "native":
             parse_format(name)
-    return tuple(Arm(format, fault) for format, fault in product(formats, faults))
+    return tuple(Arm(*conditions) for conditions in product(formats, faults, protect or [UNPROTECTED]))

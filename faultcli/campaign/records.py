@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.statistics import Interval, mean_interval
+from faultcli.protect.chain import UNPROTECTED
 from faultcli.workload.metrics import Outcome
 
 
@@ -30,6 +31,7 @@ class ArmResult:
 
     arm: Arm
     bits: int  # stored bits at risk
+    overhead_bits_per_weight: float  # what the protections add
     stored: Outcome
     records: tuple[Record, ...]
 
@@ -63,6 +65,18 @@ class CampaignResult:
     original: Outcome  # the checkpoint as it is, without the memory
     arms: tuple[ArmResult, ...]
     seconds: float
+
+    def gain_over_none(self, arm: ArmResult, confidence: float = 0.95) -> Interval | None:
+        """Mean gain in top-1 accuracy over the unprotected arm of the same format and law, paired by trial; None where
+        there is no such arm, and for that arm itself."""
+        if arm.arm.protect == UNPROTECTED:
+            return None
+        plain = next((a for a in self.arms if a.arm == replace(arm.arm, protect=UNPROTECTED)), None)
+        if plain is None:
+            return None
+        without = {record.trial: record.outcome.top1 for record in plain.records}
+        gains = [r.outcome.top1 - without[r.trial] for r in arm.records if r.trial in without]
+        return mean_interval(gains, confidence=confidence, bounds=(-1.0, 1.0))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -56,18 +56,19 @@ def run_campaign(
     original = fault_free(workload)
     results: dict[int, ArmResult] = {}
     try:
-        for format_name in dict.fromkeys(arm.format for arm in plan.arms):
-            image = MemoryImage(tensors, format_name)
+        for memory in dict.fromkeys(arm.memory for arm in plan.arms):
+            image = MemoryImage(tensors, *memory)
             stored = original
             if _write_stored(image, workload, tensors):
                 stored = fault_free(workload)
             for number, arm in enumerate(plan.arms):
-                if arm.format == format_name:
+                if arm.memory == memory:
                     records = []
                     for record in trials(plan, number, arm, image, workload, stored):
                         on_record(record)
                         records.append(record)
-                    results[number] = ArmResult(arm, image.bits, stored.outcome, tuple(records))
+                    overhead = image.overhead_bits_per_weight
+                    results[number] = ArmResult(arm, image.bits, overhead, stored.outcome, tuple(records))
     finally:
         workload.load(tensors)
     return CampaignResult(

@@ -15,6 +15,7 @@ def campaign(
     bers: options.Bers = None,
     fault: options.Faults = None,
     format: options.Formats = "native",
+    protect: options.Protects = None,
     trials: Annotated[int, typer.Option(metavar="N", help="Fault maps per arm.", rich_help_panel=options.FAULTS)] = 30,
     target: options.Target = "weights",
     include: options.Include = None,
@@ -35,7 +36,8 @@ def campaign(
 ) -> None:
     """Inject many fault maps and measure what they do to the model's answers.
 
-    Lists of formats and levels multiply into arms. Each trial draws one fault map; intervals are over trials.
+    Lists of formats, levels and protections multiply into arms, paired on the same faults. Each trial draws one fault
+    map; intervals are over trials.
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
@@ -45,13 +47,15 @@ def campaign(
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import select
+    from faultcli.protect.chain import parse_chain
     from faultcli.report.document import campaign_document
-    from faultcli.report.table import campaign_table
+    from faultcli.report.table import campaign_table, winners
 
     if not 0 < confidence < 1:
         raise UsageError(f"--confidence {confidence:g}: lies between 0 and 1", "try: --confidence 0.95")
     laws = [parse_law(spec) for spec in options.several_faults(bers, fault)]
-    arms = cross([name.strip() for name in format.split(",")], laws)
+    chains = [parse_chain(text) for text in protect or []]
+    arms = cross([name.strip() for name in format.split(",")], laws, chains)
     plan = Plan(arms, trials, seed, target, tuple(include or ()), tuple(exclude or ()))
     checkpoint = open_model(model)
     names = select(checkpoint.tensors.values(), target=target, include=plan.include, exclude=plan.exclude)
@@ -72,4 +76,5 @@ def campaign(
     write_json(campaign_document(result, confidence), json)
     if json != "-":
         stdout().print(campaign_table(result, confidence))
+        stdout().print("\n".join(winners(result, confidence)), markup=False)
         note(f"seed {seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

@@ -11,6 +11,8 @@ def evaluate(
     data: options.Data = None,
     arch: options.Arch = None,
     format: options.Format = "native",
+    protect: options.Protect = "none",
+    ber: options.DesignBer = None,
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -30,6 +32,7 @@ def evaluate(
     from faultcli.cli.session import make_workload, open_model
     from faultcli.faults.selection import select
     from faultcli.memory import MemoryImage
+    from faultcli.protect.chain import parse_chain
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
 
@@ -39,12 +42,15 @@ def evaluate(
         checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
     )
     tensors = {name: checkpoint.read(name) for name in names}
-    original, stored = evaluate_stored(MemoryImage(tensors, format), workload, tensors)
+    image = MemoryImage(tensors, format, parse_chain(protect), ber)
+    original, stored = evaluate_stored(image, workload, tensors)
     write_json(
         {
             "schema": "faultcli.evaluate/1",
             "inputs": len(workload),
             "format": format,
+            "protect": protect,
+            "overhead_bits_per_weight": image.overhead_bits_per_weight,
             "original": outcome_document(original),
             "stored": outcome_document(stored),
             "corrected": None,

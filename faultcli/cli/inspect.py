@@ -20,6 +20,9 @@ def inspect(
     faults: Annotated[
         bool, typer.Option("--faults", help="Fault laws.", rich_help_panel=TABLES, show_default=False)
     ] = False,
+    protections: Annotated[
+        bool, typer.Option("--protections", help="Protections.", rich_help_panel=TABLES, show_default=False)
+    ] = False,
     archs: Annotated[
         bool, typer.Option("--archs", help="Architectures.", rich_help_panel=TABLES, show_default=False)
     ] = False,
@@ -38,7 +41,8 @@ def inspect(
     """
     from faultcli.report import builtin
 
-    asked = [table for flag, table in ((formats, "formats"), (faults, "faults"), (archs, "archs")) if flag]
+    tables = {"formats": formats, "faults": faults, "protections": protections, "archs": archs}
+    asked = [name for name, flag in tables.items() if flag]
     for name in asked:
         rows = builtin.TABLES[name]()
         write_json({"schema": f"faultcli.{name}/1", name: rows}, json)
@@ -79,7 +83,7 @@ def _inspect_checkpoint(
     names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
     places = slots(checkpoint, names, format)
     law = None if fault is None else parse_law(fault)
-    expected = None if law is None else law.expected_flips([slot for slot in places if law.covers(slot.name)])
+    expected = None if law is None else law.expected_flips([slot for slot in places if law.covers(slot)])
     with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:
         tensors = list(survey(checkpoint, set(names), format, advance))
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected), json)

@@ -113,11 +113,29 @@ Formats = Annotated[
         rich_help_panel=FAULTS,
     ),
 ]
+PROTECT_HELP = "Protections in write order, or none (`inspect --protections`), e.g. scale=max,guard or scale=auto,inplace=2."
+Protect = Annotated[str, typer.Option(metavar="CHAIN", help=PROTECT_HELP, rich_help_panel=FAULTS)]
+Protects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protect", metavar="CHAIN", help=PROTECT_HELP + " Repeatable.", rich_help_panel=FAULTS, show_default="none"
+    ),
+]
 Ber = Annotated[
     float | None,
     typer.Option(
         metavar="P",
         help="Bit-error rate: every stored bit flips with probability P. Short for --fault bitflip:P.",
+        rich_help_panel=FAULTS,
+        show_default=False,
+    ),
+]
+DesignBer = Annotated[
+    float | None,
+    typer.Option(
+        "--ber",
+        metavar="P",
+        help="Bit-error rate that protections are designed for (scale=auto, posterior); no faults are injected.",
         rich_help_panel=FAULTS,
         show_default=False,
     ),

@@ -116,6 +116,7 @@ class Protection(ABC):
     """
 
     name: ClassVar[str]
+    examples: ClassVar[str]  # spellings, for tables
     summary: ClassVar[str]  # what is stored and what a flip of the protection's own bits does, for tables
     rank: ClassVar[int]
 

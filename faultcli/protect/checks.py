@@ -19,6 +19,7 @@ class Parity(Protection):
     """One even parity bit per word; a word with the wrong parity reads as 0."""
 
     name: ClassVar[str] = "parity"
+    examples: ClassVar[str] = "parity"
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
         "one parity bit per word; a word with an odd number of flips reads as 0, so does one whose parity bit flipped"
@@ -55,6 +56,7 @@ class Tmr(Protection):
     """Two more copies of every word, or of its top `bits` bits; every bit reads as the majority of three."""
 
     name: ClassVar[str] = "tmr"
+    examples: ClassVar[str] = "tmr, tmr=msb:2"
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
         "two copies of every word (or of its top K bits); any one flip of the three copies of a bit is outvoted"
@@ -108,6 +110,7 @@ class Secded(Protection):
     """
 
     name: ClassVar[str] = "secded"
+    examples: ClassVar[str] = "secded=64, secded=128"
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
         "8 check bits per 64 data bits (9 per 128); corrects any one flip of a block and its check bits; a block with "

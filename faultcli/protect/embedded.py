@@ -22,6 +22,7 @@ class Mset(Protection):
     majority counts, and the two lowest bits are 0. In formats without an exponent it is the sign."""
 
     name: ClassVar[str] = "mset"
+    examples: ClassVar[str] = "mset"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "copies the exponent's top bit (fixed point: the sign) into the two lowest bits; a flipped copy is outvoted"
@@ -52,16 +53,19 @@ class _FittedMset(Fitted):
 
     def write_words(self, blocks: Words) -> Words:
         bit = _bit(blocks, self.position)
-        return np.bitwise_or(blocks & ~blocks.dtype.type(3), bit | bit << 1)
+        out: Words = blocks & ~blocks.dtype.type(3) | bit | bit << 1
+        return out
 
     def read_words(self, blocks: Words, checks: Words) -> Words:
         votes = _bit(blocks, self.position) + _bit(blocks, 0) + _bit(blocks, 1)
         top = (votes >= 2).astype(blocks.dtype) << self.position
-        return np.bitwise_or(blocks & ~blocks.dtype.type(3 | 1 << self.position), top)
+        out: Words = blocks & ~blocks.dtype.type(3 | 1 << self.position) | top
+        return out
 
 
 def _bit(words: Words, position: int) -> Words:
-    return np.bitwise_and(words >> position, 1)
+    bit: Words = words >> position & 1
+    return bit
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Cep(Protection):
     take the place of the lowest bits. A chunk whose parity is wrong reads as zeros."""
 
     name: ClassVar[str] = "cep"
+    examples: ClassVar[str] = "cep=d3p1, cep=d7p1, cep=d15p1"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "one parity bit per chunk of the word, in place of its lowest bits; a chunk with a flip (also of its parity) "

@@ -23,6 +23,7 @@ class Guard(Protection):
     """
 
     name: ClassVar[str] = "guard"
+    examples: ClassVar[str] = "guard, guard=clamp, guard=zero:channel"
     rank: ClassVar[int] = Protection.ESTIMATE
     summary: ClassVar[str] = (
         "keeps the largest magnitude per tensor (or channel); what reads larger is 0 (or clamped); nothing else stored"

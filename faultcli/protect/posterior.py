@@ -41,6 +41,7 @@ class Posterior(Protection):
     """
 
     name: ClassVar[str] = "posterior"
+    examples: ClassVar[str] = "posterior, posterior=1e-3, posterior=channel"
     rank: ClassVar[int] = Protection.ESTIMATE
     summary: ClassVar[str] = (
         "keeps the spread, range and shape of the weights' distribution; reads the mean of what could have been "

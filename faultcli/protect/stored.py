@@ -215,14 +215,13 @@ class StoredTensor(TensorSlot):
         if f"{self.name}#padding" in hits:
             padding = hits[f"{self.name}#padding"]
             _flip(new, groups, WordFaults(padding.words + self.elements, padding.masks))
-        old_checks, new_checks = [], []
-        for link, name, words in zip(self.links, self.names, self.checks, strict=True):
-            mine = words.reshape(-1, group // link.block * link.per_block)[groups] if link.per_block else words[:0]
-            old_checks.append(mine.reshape(-1, link.per_block))
-            mine = mine.copy()
+        old_checks, new_checks = list(self.checks), list(self.checks)
+        for position, (link, name) in enumerate(zip(self.links, self.names, strict=True)):
             if link.per_block:
-                _flip(mine, groups, hits.get(f"{self.name}#{name}", NO_FAULTS))
-            new_checks.append(mine.reshape(-1, link.per_block))
+                rows = self.checks[position].reshape(-1, group // link.block * link.per_block)[groups]
+                old_checks[position] = rows.copy().reshape(-1, link.per_block)
+                _flip(rows, groups, hits.get(f"{self.name}#{name}", NO_FAULTS))
+                new_checks[position] = rows.reshape(-1, link.per_block)
         element = (groups[:, None] * group + np.arange(group)).reshape(-1)
         before, after = self.decode_words(old.reshape(-1), old_checks), self.decode_words(new.reshape(-1), new_checks)
         kept = element < self.elements

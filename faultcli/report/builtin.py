@@ -9,6 +9,7 @@ from rich.table import Table
 
 from faultcli.faults.laws import LAWS
 from faultcli.formats import describe_formats
+from faultcli.protect.chain import PROTECTIONS, SCALE_SUMMARY
 
 Rows = Sequence[dict[str, str]]
 
@@ -21,6 +22,16 @@ def _faults() -> Rows:
     return [
         {"law": f"{law.name}:VALUE", "VALUE": law.unit, "what it does": " ".join((law.__doc__ or "").split())}
         for law in LAWS.values()
+    ]
+
+
+def _protections() -> Rows:
+    rows = [
+        {"protection": "scale", "examples": "scale=4, scale=max, scale=auto:channel", "what it does": SCALE_SUMMARY}
+    ]
+    return rows + [
+        {"protection": name, "examples": link.examples, "what it does": link.summary}
+        for name, link in PROTECTIONS.items()
     ]
 
 
@@ -39,7 +50,12 @@ def _architectures() -> Rows:
     ]
 
 
-TABLES: dict[str, Callable[[], Rows]] = {"formats": _formats, "faults": _faults, "archs": _architectures}
+TABLES: dict[str, Callable[[], Rows]] = {
+    "formats": _formats,
+    "faults": _faults,
+    "protections": _protections,
+    "archs": _architectures,
+}
 
 
 def render(title: str, rows: Rows) -> Table:

@@ -18,32 +18,33 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
         "confidence": confidence,
         "inputs": result.inputs,
         "bits": max(arm.bits for arm in result.arms),
-        "arms": [_arm(arm, result.original, confidence) for arm in result.arms],
+        "arms": [_arm(arm, result, confidence) for arm in result.arms],
         "gates": [],
         "verdict": None,
         "timing": {"seconds": round(result.seconds, 3)},
     }
 
 
-def _arm(arm: ArmResult, original: Outcome, confidence: float) -> dict[str, Any]:
+def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str, Any]:
     accuracy, rates = arm.accuracy(confidence), arm.mean_rates()
+    gain = result.gain_over_none(arm, confidence)
     return {
         "format": arm.arm.format,
-        "protect": "none",
+        "protect": arm.arm.protect.text,
         "fault": arm.arm.fault.spec,
         "corrector": None,
         "recalibrate": None,
         "trials": len(arm.records),
         "bits": arm.bits,
-        "original_accuracy": original.top1,
+        "original_accuracy": result.original.top1,
         "stored_accuracy": arm.stored.top1,
         "accuracy": None
         if accuracy is None
         else {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "worst": arm.worst},
-        "gain_over_none": None,
+        "gain_over_none": None if gain is None else {"mean": gain.mean, "low": gain.low, "high": gain.high},
         **{name: rates.get(name) for name in _RATES},
         "flips_mean": arm.flips_mean,
-        "overhead_bits_per_weight": 0.0,
+        "overhead_bits_per_weight": arm.overhead_bits_per_weight,
     }
 
 

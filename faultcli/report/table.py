@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich import box
 from rich.table import Table
 
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import Interval
+from faultcli.protect.chain import UNPROTECTED
 from faultcli.workload.metrics import Outcome
 
 UNDEFINED = "–"
@@ -35,37 +38,60 @@ def percent_interval(interval: Interval | None) -> str:
 
 
 def campaign_table(result: CampaignResult, confidence: float) -> Table:
-    """Return one row per arm. All rates are in percent of the inputs, averaged over trials."""
-    table = new_table(
-        f"top-1 accuracy in %, {result.inputs:,} inputs, original {percent(result.original.top1)}",
-        format="left",
-        fault="left",
-        trials="right",
-        flips="right",
-        stored="right",
-        **{f"accuracy_[{percent(confidence, 0)}_%]": "right"},
-        worst="right",
-        masked="right",
-        SDC="right",
-        DUE="right",
-    )
+    """Return one row per arm. All rates are in percent of the inputs, averaged over trials; with protections, gains are
+    in points over the unprotected arm on the same faults, and overhead in bits per weight."""
+    protected = any(arm.arm.protect != UNPROTECTED for arm in result.arms)
+    interval = f"[{percent(confidence, 0)} %]"
+    columns: dict[str, Callable[[ArmResult], str]] = {
+        "format": lambda arm: arm.arm.format,
+        "fault": lambda arm: arm.arm.fault.spec,
+        **({"protect": lambda arm: arm.arm.protect.text} if protected else {}),
+        **({"overhead": lambda arm: f"{arm.overhead_bits_per_weight:.3g}"} if protected else {}),
+        "flips": lambda arm: UNDEFINED if arm.flips_mean is None else f"{arm.flips_mean:,.1f}",
+        "stored": lambda arm: percent(arm.stored.top1),
+        f"accuracy {interval}": lambda arm: percent_interval(arm.accuracy(confidence)),
+        "worst": lambda arm: percent(arm.worst),
+        **({"gain": lambda arm: percent_interval(result.gain_over_none(arm, confidence))} if protected else {}),
+        **({} if protected else {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}),
+        "SDC": lambda arm: percent(arm.mean_rates().get("sdc")),
+        "DUE": lambda arm: percent(arm.mean_rates().get("due")),
+    }
+    trials = len(result.arms[0].records)
+    title = f"top-1 accuracy in %, {trials} trials, {result.inputs:,} inputs, original {percent(result.original.top1)}"
+    table = new_table(title, **{name: "left" if name in _TEXTS else "right" for name in columns})
     for arm in result.arms:
-        table.add_row(*_cells(arm, confidence))
+        table.add_row(*(cell(arm) for cell in columns.values()))
     return table
 
 
-def _cells(arm: ArmResult, confidence: float) -> list[str]:
-    rates = arm.mean_rates()
-    return [
-        arm.arm.format,
-        arm.arm.fault.spec,
-        str(len(arm.records)),
-        UNDEFINED if arm.flips_mean is None else f"{arm.flips_mean:,.1f}",
-        percent(arm.stored.top1),
-        percent_interval(arm.accuracy(confidence)),
-        percent(arm.worst),
-        *(percent(rates.get(name)) for name in ("masked", "sdc", "due")),
-    ]
+_TEXTS = ("format", "fault", "protect")
+
+
+def winners(result: CampaignResult, confidence: float) -> list[str]:
+    """Say, for every format and law with several protections, which arm is best at which overhead: every line costs
+    more bits per weight than the one before it and is more accurate. A tie goes to the cheaper arm."""
+    lines = []
+    for condition in dict.fromkeys((arm.arm.format, arm.arm.fault.spec) for arm in result.arms):
+        arms = [arm for arm in result.arms if (arm.arm.format, arm.arm.fault.spec) == condition]
+        best = -1.0
+        front = []
+        for arm in sorted(arms, key=lambda a: (a.overhead_bits_per_weight, -_mean(a))):
+            if _mean(arm) > best:
+                best = _mean(arm)
+                front.append(arm)
+        if len(arms) > 1:
+            lines.append(f"best of {' '.join(condition)}, by bits per weight:")
+            lines += [
+                f"  {arm.overhead_bits_per_weight:8.3g}  {percent_interval(arm.accuracy(confidence)):>20}  "
+                f"{arm.arm.protect.text}"
+                for arm in front
+            ]
+    return lines
+
+
+def _mean(arm: ArmResult) -> float:
+    accuracy = arm.accuracy()
+    return -1.0 if accuracy is None else accuracy.mean
 
 
 def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
