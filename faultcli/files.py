@@ -80,6 +80,16 @@ def atomic_output(path: str | Path, *, force: bool = False, inputs: Iterable[Pat
         temporary.unlink(missing_ok=True)
 
 
+def check_output(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Raise what `atomic_output` with these arguments would raise at once, before any work is done. Writes nothing."""
+    with contextlib.suppress(_Enough), atomic_output(path, force=force, inputs=inputs):
+        raise _Enough
+
+
+class _Enough(Exception):  # noqa: N818
+    """Leaves `atomic_output` without an output."""
+
+
 @contextlib.contextmanager
 def atomic_directory(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield an empty temporary directory that becomes `path` when the block ends without an exception.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
-from faultcli.errors import CheckpointError, FaultError
+from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
 from faultcli.faults.laws import FaultLaw, draw_one, share_out
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
-from faultcli.files import atomic_output
+from faultcli.files import check_output
 from faultcli.formats import NumberFormat
 from faultcli.memory import format_for
 from faultcli.protect.base import words_of_bytes
@@ -30,6 +30,7 @@ class Injection:
     output: Path
     faults: FaultMap
     values_changed: int
+    restored: bool = False  # a replay took the faults back: the output is the checkpoint as it was before them
 
 
 def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> list[TensorSlot]:
@@ -38,8 +39,14 @@ def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> lis
     Raises:
         FormatError: a tensor's dtype has no native format.
     """
-    infos = (checkpoint.info(name) for name in names)
-    return [TensorSlot(info.name, info.shape, format_for(format_name, info.dtype)) for info in infos]
+    places = []
+    for info in map(checkpoint.info, names):
+        try:
+            places.append(TensorSlot(info.name, info.shape, format_for(format_name, info.dtype)))
+        except FormatError as error:
+            problem = FormatError(f"tensor {info.name!r} {error.message}", error.remedy)
+            raise about_checkpoint(problem, checkpoint) from None
+    return places
 
 
 def inject(
@@ -71,20 +78,37 @@ def inject(
         force: replace an existing output (and fault map).
         save_faults: where to save the fault map, bound to the checksums of input and output.
         progress: called with the bytes done since its last call.
+
+    Raises:
+        UsageError: a negative seed or trial, or one path for both outputs.
+        FormatError: a value cannot be stored in the format; checkpoint and tensor are named.
+        FaultError: the law does not fit the memory.
+        OutputError: an output exists, is an input or cannot be written.
     """
+    for name, number in (("seed", seed), ("trial", trial)):
+        if number < 0:
+            raise UsageError(f"--{name} {number}: a {name} is a whole number from 0", f"--{name} 0")
+    if save_faults is not None and save_faults.absolute() == output.absolute():
+        raise UsageError(f"{output}: the checkpoint and its fault map cannot be one file", "another --save-faults")
     places = slots(checkpoint, names, format_name)
     quotas = share_out(law, places, seed=seed, trial=trial)
 
     def draw(stored: StoredTensor) -> WordFaults:
         return draw_one(law, stored, seed=seed, trial=trial, quota=quotas.get(stored.name) if quotas else None)
 
-    with atomic_output(save_faults, force=force) if save_faults else nullcontext() as map_file:
-        drawn, changed = _write(checkpoint, output, places, draw, force=force, progress=progress)
-        layout = {slot.name: slot.layout for slot in places}
-        faults = FaultMap(drawn, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
-        if map_file:
+    if save_faults:
+        kept = [*checkpoint.files, *([checkpoint.index] if checkpoint.index else [])]
+        check_output(save_faults, force=force, inputs=kept)
+    drawn, changed = _write(checkpoint, output, places, draw, force=force, progress=progress)
+    layout = {slot.name: slot.layout for slot in places}
+    faults = FaultMap(drawn, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
+    if save_faults:
+        try:
             faults = faults.bound(before=checkpoint.sha256(), after=Checkpoint.open(output).sha256())
-            faults.save(map_file, force=True)
+            faults.save(save_faults, force=force)
+        except BaseException:  # an output whose faults are lost is no result
+            _remove(output)
+            raise
     return Injection(output, faults, changed)
 
 
@@ -112,18 +136,18 @@ def replay(
             f"the map is for {str(faults.before)[:12]}… and {str(faults.after)[:12]}…)",
             "replay it on the checkpoint it was drawn for, or on the corrupted one",
         )
-    taking_back = here is not None and here == faults.after != faults.before
-    if taking_back and faults.format != "native":
-        raise FaultError(
-            f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
-            "format lost their original values",
-            "use the original checkpoint",
-        )
     missing = [name for name in faults.layout if name not in checkpoint.tensors]
     if missing:
         raise FaultError(f"{checkpoint.path}: has no tensor {missing[0]!r}, which the fault map covers")
     places = slots(checkpoint, list(faults.layout), faults.format)
     faults.check_layout({slot.name: slot.layout for slot in places}, str(checkpoint.path))
+    taking_back = here is not None and here == faults.after != faults.before
+    if taking_back and any(slot.format != format_for("native", checkpoint.info(slot.name).dtype) for slot in places):
+        raise FaultError(
+            f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
+            "format lost their original values",
+            "use the original checkpoint",
+        )
 
     def look_up(stored: StoredTensor) -> WordFaults:
         return faults.faults.get(stored.name, NO_FAULTS)
@@ -132,8 +156,20 @@ def replay(
     if here is not None and (expected := faults.before if taking_back else faults.after):
         result = Checkpoint.open(output).sha256()
         if result != expected:
+            _remove(output)
             raise CheckpointError(f"{output}: SHA-256 is {result}, the fault map promises {expected}")
-    return Injection(output, faults, changed)
+    return Injection(output, faults, changed, restored=taking_back)
+
+
+def _remove(output: Path) -> None:
+    """Remove what this module has just written."""
+    shutil.rmtree(output) if output.is_dir() else output.unlink()
+
+
+def about_checkpoint(error: FormatError, checkpoint: Checkpoint) -> FormatError:
+    """Return the error of a tensor with the checkpoint's path, and with a remedy if it has none."""
+    remedy = error.remedy or "leave the tensor out with --exclude, or name a format that stores such values"
+    return FormatError(f"{checkpoint.path}: {error.message}", remedy)
 
 
 def _write(
@@ -155,7 +191,10 @@ def _write(
 
     def change(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         nonlocal changed
-        faults, differing = _corrupt(info, data, formats[info.name], faults_of)
+        try:
+            faults, differing = _corrupt(info, data, formats[info.name], faults_of)
+        except FormatError as error:
+            raise about_checkpoint(error, checkpoint) from None
         changed += differing
         if len(faults.words):
             drawn[info.name] = faults

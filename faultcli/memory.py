@@ -15,6 +15,7 @@ from faultcli.faults.maps import FaultMap, Layout
 from faultcli.formats import NumberFormat, native_format, parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain
 from faultcli.protect.factors import choose_factors
+from faultcli.protect.scale import Factors
 from faultcli.protect.stored import CheckRegion, ReadElements, StoredTensor
 
 
@@ -58,6 +59,7 @@ class MemoryImage:
         format_name: a name of the table of formats, or `native`: each tensor's own dtype.
         chain: the protections.
         ber: the bit-error rate that protections which need one are designed for.
+        factors: what the tensors are multiplied by, unless the chain says something else.
 
     Raises:
         FormatError: a value cannot be stored; the tensor is named.
@@ -70,6 +72,7 @@ class MemoryImage:
         format_name: str = "native",
         chain: Chain = UNPROTECTED,
         ber: float | None = None,
+        factors: Mapping[str, Factors] | None = None,
     ) -> None:
         self.format_name = format_name
         self.chain = chain
@@ -77,7 +80,8 @@ class MemoryImage:
         def format_of(name: str) -> NumberFormat:
             return format_for(format_name, _DTYPE_NAMES[str(tensors[name].dtype)])
 
-        factors = choose_factors(tensors, format_of, chain, ber)
+        if chain.scale is not None or factors is None:
+            factors = choose_factors(tensors, format_of, chain, ber)
         self.tensors = {
             name: StoredTensor.write(name, values, format_of(name), chain, ber=ber, factors=factors.get(name))
             for name, values in tensors.items()

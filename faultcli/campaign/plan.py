@@ -12,6 +12,7 @@ from faultcli.errors import UsageError
 from faultcli.faults.laws import FaultLaw
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain
+from faultcli.recover.batchnorm import Recalibrate
 
 RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
 
@@ -23,11 +24,19 @@ class Arm:
     format: str
     fault: FaultLaw
     protect: Chain = UNPROTECTED
+    recalibrate: Recalibrate | None = None
 
     @property
     def label(self) -> str:
         """Short text for progress and messages."""
-        return " ".join([self.format, *([self.protect.text] if self.protect != UNPROTECTED else []), self.fault.spec])
+        parts = [self.format, self.fault.spec, *([self.protect.text] if self.protect != UNPROTECTED else [])]
+        return " ".join(parts + ([self.recalibrate.text] if self.recalibrate else []))
+
+    @property
+    def identity(self) -> list[str | None]:
+        """What makes it another arm, as text."""
+        recalibrate = self.recalibrate.text if self.recalibrate else None
+        return [self.format, self.protect.text, self.fault.spec, recalibrate]
 
     @property
     def memory(self) -> tuple[str, Chain, float | None]:
@@ -69,7 +78,7 @@ class Plan:
             "schema": RESULT_SCHEMA,
             "checkpoint": checkpoint,
             "workload": workload,
-            "arms": [[arm.format, arm.protect.text, arm.fault.spec] for arm in self.arms],
+            "arms": [arm.identity for arm in self.arms],
             "trials": self.trials,
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
@@ -77,8 +86,14 @@ class Plan:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def cross(formats: Sequence[str], faults: Sequence[FaultLaw], protect: Sequence[Chain] = ()) -> tuple[Arm, ...]:
-    """Return every format under every law behind every chain (none: unprotected), formats outermost, then laws.
+def cross(
+    formats: Sequence[str],
+    faults: Sequence[FaultLaw],
+    protect: Sequence[Chain] = (),
+    recalibrate: Sequence[Recalibrate | None] = (),
+) -> tuple[Arm, ...]:
+    """Return every format under every law behind every chain (none: unprotected) with every recalibration (none: as
+    stored), formats outermost.
 
     Raises:
         UsageError: no format or no law, or a format that is not in the table.
@@ -88,4 +103,6 @@ def cross(formats: Sequence[str], faults: Sequence[FaultLaw], protect: Sequence[
     for name in formats:
         if name != "native":
             parse_format(name)
-    return tuple(Arm(*conditions) for conditions in product(formats, faults, protect or [UNPROTECTED]))
+    return tuple(
+        Arm(*conditions) for conditions in product(formats, faults, protect or [UNPROTECTED], recalibrate or [None])
+    )

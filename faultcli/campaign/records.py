@@ -35,6 +35,11 @@ class ArmResult:
     stored: Outcome
     records: tuple[Record, ...]
 
+    @property
+    def condition(self) -> str:
+        """What the arm shares with those that differ in protections only."""
+        return f"{self.arm.format}, {self.arm.fault.spec}"
+
     def accuracy(self, confidence: float = 0.95) -> Interval | None:
         """Mean top-1 accuracy over trials with its interval."""
         return mean_interval([record.outcome.top1 for record in self.records], confidence=confidence)
@@ -69,9 +74,10 @@ class CampaignResult:
     def gain_over_none(self, arm: ArmResult, confidence: float = 0.95) -> Interval | None:
         """Mean gain in top-1 accuracy over the unprotected arm of the same format and law, paired by trial; None where
         there is no such arm, and for that arm itself."""
-        if arm.arm.protect == UNPROTECTED:
+        plain_arm = replace(arm.arm, protect=UNPROTECTED, recalibrate=None)
+        if arm.arm == plain_arm:
             return None
-        plain = next((a for a in self.arms if a.arm == replace(arm.arm, protect=UNPROTECTED)), None)
+        plain = next((a for a in self.arms if a.arm == plain_arm), None)
         if plain is None:
             return None
         without = {record.trial: record.outcome.top1 for record in plain.records}

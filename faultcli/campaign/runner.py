@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult, Record
 from faultcli.memory import MemoryImage
+from faultcli.protect.scale import Factors
+from faultcli.recover.batchnorm import BatchNormRecalibration
+from faultcli.workload.data import Dataset
 from faultcli.workload.evaluate import Workload
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
 
@@ -37,6 +41,8 @@ def run_campaign(
     tensors: Mapping[str, Tensor],
     *,
     checkpoint_hash: str,
+    factors: Mapping[str, Factors] | None = None,
+    unlabelled: Dataset | None = None,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> CampaignResult:
     """Run all trials of a plan, one after the other.
@@ -46,6 +52,8 @@ def run_campaign(
         workload: holds the checkpoint; it is in the same state, bit for bit, when this returns or raises.
         tensors: the tensors at risk, by name, as in the checkpoint.
         checkpoint_hash: content hash of the checkpoint, for the plan's identity.
+        factors: those of a scaled checkpoint, for arms that do not scale by themselves.
+        unlabelled: inputs for arms that recalibrate; not those that are evaluated.
         on_record: called with every finished trial.
 
     Raises:
@@ -57,14 +65,18 @@ def run_campaign(
     results: dict[int, ArmResult] = {}
     try:
         for memory in dict.fromkeys(arm.memory for arm in plan.arms):
-            image = MemoryImage(tensors, *memory)
+            image = MemoryImage(tensors, *memory, factors)
             stored = original
             if _write_stored(image, workload, tensors):
                 stored = fault_free(workload)
             for number, arm in enumerate(plan.arms):
                 if arm.memory == memory:
+                    recalibration = None
+                    if arm.recalibrate is not None:
+                        assert unlabelled is not None
+                        recalibration = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
                     records = []
-                    for record in trials(plan, number, arm, image, workload, stored):
+                    for record in trials(plan, number, arm, image, workload, stored, recalibration):
                         on_record(record)
                         records.append(record)
                     overhead = image.overhead_bits_per_weight
@@ -93,7 +105,13 @@ def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str
 
 
 def trials(
-    plan: Plan, number: int, arm: Arm, image: MemoryImage, workload: Workload, stored: FaultFree
+    plan: Plan,
+    number: int,
+    arm: Arm,
+    image: MemoryImage,
+    workload: Workload,
+    stored: FaultFree,
+    recalibration: BatchNormRecalibration | None = None,
 ) -> Iterator[Record]:
     """Yield the trials of one arm; the model holds the stored values before and after each."""
     for trial in range(plan.trials):
@@ -101,8 +119,8 @@ def trials(
         faults = image.draw(arm.fault, seed=plan.seed, trial=trial)
         patch = image.patch(faults)
         outcome = stored.outcome  # a trial that changes no value is the golden run
-        if patch.values_changed:
-            with patch.applied(workload.parameters):
+        if patch.values_changed or recalibration:
+            with patch.applied(workload.parameters), recalibration.applied() if recalibration else nullcontext():
                 outcome = workload.outcome(stored.golden)
         yield Record(number, trial, faults.flips, patch.values_changed, outcome, time.perf_counter() - start)
 

@@ -130,7 +130,8 @@ def read_raw_header(file: BinaryIO, path: Path, file_bytes: int) -> bytes:
     """Return the first 8 + N bytes of a safetensors file, with nothing but the length N checked."""
     start = file.read(24)
     for magic, (what, remedy) in _OTHER_FORMATS.items():
-        if start.startswith(magic):
+        # A header's length may begin like a pickle: 640 bytes is b"\x80\x02".
+        if start.startswith(magic) and not _looks_like_safetensors(start):
             raise CheckpointError(f"{path}: is {what}", remedy.format(name=str(path)))
     if path.suffix in PICKLE_SUFFIXES and not _looks_like_safetensors(start):
         raise CheckpointError(f"{path}: is a pickle checkpoint, not safetensors", how_to_convert(path))

@@ -170,6 +170,7 @@ class Checkpoint:
         metadata: Mapping[str, str] | None = None,
         restore_header: bool = False,
         progress: Callable[[int], None] | None = None,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
         """Write the checkpoint to `target` with the bytes of some tensors replaced and all else byte for byte.
 
@@ -186,6 +187,7 @@ class Checkpoint:
                 the old one is kept in the new one's metadata, hidden from `metadata` here, for `restore_header`.
             restore_header: write the headers as they were before `metadata` was last given.
             progress: called with the tensor bytes written since its last call; they add up to `nbytes`.
+            check: called with what was written, under its temporary name; what it raises keeps it from appearing.
 
         Raises:
             OutputError: the target exists, is an input or cannot be written.
@@ -193,7 +195,7 @@ class Checkpoint:
             ValueError: a replacement has not the length of its tensor.
         """
         plan = writer.HeaderPlan(metadata, restore_header)
-        writer.rewrite(self, Path(target), replace, plan, force=force, progress=progress)
+        writer.rewrite(self, Path(target), replace, plan, force=force, progress=progress, check=check)
 
     def edit(
         self,
@@ -205,6 +207,7 @@ class Checkpoint:
         metadata: Mapping[str, str] | None = None,
         restore_header: bool = False,
         progress: Callable[[int], None] | None = None,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
         """`rewrite` with each tensor's bytes changed in place: the fast way, in the memory of the largest tensor.
 
@@ -212,7 +215,7 @@ class Checkpoint:
             target: as `rewrite`.
             change: called with a tensor and a writable uint8 array of its bytes, valid until it returns.
             names: the tensors to change; None means all. The others are copied in the kernel.
-            force: as `rewrite`; so are `metadata`, `restore_header` and `progress`.
+            force: as `rewrite`; so are `metadata`, `restore_header`, `progress` and `check`.
         """
         chosen = {info.name: info for info in (self.tensors.values() if names is None else map(self.info, names))}
         buffer = np.empty(max((info.nbytes for info in chosen.values()), default=0), np.uint8)
@@ -225,7 +228,7 @@ class Checkpoint:
             return data
 
         rewrite = partial(self.rewrite, target, replace, force=force, metadata=metadata)
-        rewrite(restore_header=restore_header, progress=progress)
+        rewrite(restore_header=restore_header, progress=progress, check=check)
 
     def _shard(self, info: TensorInfo) -> Shard:
         return self._by_file[info.file]

@@ -98,6 +98,7 @@ def rewrite(
     *,
     force: bool,
     progress: Progress | None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """See `Checkpoint.rewrite`."""
     if plan.restore and not any(HEADER_RECORD in shard.header.metadata for shard in checkpoint.shards):
@@ -106,6 +107,8 @@ def rewrite(
     if checkpoint.kind == "file":
         with atomic_output(target, force=force, inputs=checkpoint.files) as temporary:
             _rewrite_shard(checkpoint.shards[0], temporary, replace, plan, progress)
+            if check is not None:
+                check(temporary)
         return
     own = [*checkpoint.files, checkpoint.index] if checkpoint.index else list(checkpoint.files)
     with atomic_directory(target, force=force, inputs=[checkpoint.directory, *own]) as temporary:
@@ -114,6 +117,8 @@ def rewrite(
         for file in sorted(checkpoint.directory.iterdir()):
             if file == checkpoint.index or (file.is_file() and not any(fnmatch(file.name, p) for p in _OTHER_WEIGHTS)):
                 _copy(file, temporary / file.name)
+        if check is not None:
+            check(temporary)
 
 
 def write_safetensors(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,15 +12,16 @@ from typing import Annotated
 import typer
 
 from faultcli import __version__
-from faultcli.cli import campaign, evaluate, inject, inspect
-from faultcli.errors import FaultcliError
+from faultcli.cli import campaign, evaluate, inject, inspect, scale
+from faultcli.errors import FaultcliError, OutputError
+from faultcli.report.text import printable
 
 INTERNAL_ERROR = 3
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
-for command in (campaign.campaign, evaluate.evaluate, inject.inject, inspect.inspect):
+for command in (campaign.campaign, evaluate.evaluate, inject.inject, inspect.inspect, scale.scale):
     app.command()(command)
 
 
@@ -47,6 +50,11 @@ def _faultcli(
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    if not sys.stdout.isatty():
+        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer writes colours into pipes under GITHUB_ACTIONS
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without × and – still gets its table
     sys.exit(run(sys.argv[1:]))
 
 
@@ -54,37 +62,42 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. A mistake of the user is explained in two lines, no traceback."""
     try:
         code = app(args=_with_json_default(arguments), prog_name="faultcli", standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.stdout.flush()
         return int(code or 0)
     except FaultcliError as error:
-        _complain(error.message, error.remedy)
+        _complain(error.message, error.remedy or _help_of(arguments))
         return error.exit_code
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "faultcli"
-        _complain(error.format_message().rstrip("."), f"{command} --help")
+        remedy = f"{context.command_path} --help" if context is not None else _help_of(arguments)
+        _complain(error.format_message().rstrip("."), remedy)
         return 2
     except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("faultcli: interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
         return _leave_broken_pipe()
+    except OSError as error:  # outputs report their own; what is left is standard output
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            return _internal_error()
+        _leave_broken_pipe()
+        _complain(f"standard output: cannot be written: {error.strerror}", "free some space, or write elsewhere")
+        return OutputError.exit_code
     except SystemExit as stop:  # rich ends the process with 1, our code for a failed gate, when its pipe is closed
         return _leave_broken_pipe() if stop.code == 1 else int(stop.code or 0)
     except Exception:
-        import traceback
-
-        traceback.print_exc()
-        _complain("this is a bug in faultcli, not in what you asked", "report it with the lines above")
-        return INTERNAL_ERROR
+        return _internal_error()
 
 
 def _with_json_default(arguments: Sequence[str]) -> list[str]:
     """Let `--json` stand without a value, for stdout: typer has no options whose value may be left out."""
     followers = [*arguments[1:], "--"]
     out: list[str] = []
-    for argument, follower in zip(arguments, followers, strict=True):
+    for argument, follower in zip(arguments, followers, strict=False):
         out.append(argument)
-        if argument == "--json" and follower.startswith("--"):
+        if argument == "--json" and follower.startswith("-") and follower != "-":
             out.append("-")
     return out
 
@@ -95,7 +108,19 @@ def _leave_broken_pipe() -> int:
     return BROKEN_PIPE
 
 
-def _complain(message: str, remedy: str | None) -> None:
-    sys.stderr.write(f"faultcli: error: {message}\n")
-    if remedy:
-        sys.stderr.write(f"try: {remedy.removeprefix('try: ')}\n")
+def _internal_error() -> int:
+    import traceback
+
+    traceback.print_exc()
+    _complain("this is a bug in faultcli, not in what you asked", "report it with the lines above")
+    return INTERNAL_ERROR
+
+
+def _help_of(arguments: Sequence[str]) -> str:
+    commands = {info.callback.__name__ for info in app.registered_commands if info.callback}
+    return " ".join(["faultcli", *(argument for argument in arguments[:1] if argument in commands), "--help"])
+
+
+def _complain(message: str, remedy: str) -> None:
+    sys.stderr.write(f"faultcli: error: {printable(message)}\n")
+    sys.stderr.write(f"try: {printable(remedy.removeprefix('try: '))}\n")

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from faultcli.errors import OutputError
+from faultcli.report.text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -36,7 +39,7 @@ def _console(terminal: bool, *, stderr: bool) -> Console:
 def note(text: str, *, quiet: bool) -> None:
     """Say something that is no result, on stderr."""
     if not quiet:
-        stderr().print(text, style="dim", markup=False, soft_wrap=True)
+        stderr().print(printable(text), style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -45,7 +48,8 @@ def progress(quiet: bool) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as display:
         yield display
 
@@ -62,15 +66,37 @@ def byte_progress(quiet: bool, what: str, total: int) -> Iterator[Callable[[int]
         yield lambda done: display.advance(task, done)
 
 
-def write_json(result: Mapping[str, object], target: str | None, *, force: bool = True) -> None:
+def check_json_target(target: str | None) -> str | None:
+    """Refuse, before any work is done, a --json FILE that cannot be written or that is no earlier result: in
+    `--json model.safetensors` the file is meant to be the model.
+
+    Raises:
+        OutputError: says why.
+    """
+    if target is None or target == "-":
+        return target
+    from faultcli.files import check_output
+
+    path = Path(target)
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(1000)
+        if start and not (start.lstrip().startswith(b"{") and b'"schema": "faultcli.' in start):
+            remedy = f"put the model first: {target} --json -; or name another FILE"
+            raise OutputError(f"--json {target}: exists, and is no earlier result of faultcli; it is kept", remedy)
+    check_output(path, force=True)
+    return target
+
+
+def write_json(result: Mapping[str, object], target: str | None) -> None:
     """Write a result as one JSON object: `-` is stdout, None is nowhere, else a file that is replaced whole."""
     if target is None:
         return
-    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
         return
     from faultcli.files import atomic_output
 
-    with atomic_output(Path(target), force=force) as partial:
+    with atomic_output(Path(target), force=True) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -29,20 +29,23 @@ def evaluate(
     Example: faultcli evaluate --format q2.5
     """
     from faultcli.campaign.runner import evaluate_stored
-    from faultcli.cli.session import make_workload, open_model
+    from faultcli.cli.session import make_workload, naming, open_model
     from faultcli.faults.selection import select
     from faultcli.memory import MemoryImage
     from faultcli.protect.chain import parse_chain
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
+    from faultcli.scaling import read_weights
 
     checkpoint = open_model(model)
     names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
     workload = make_workload(
         checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
     )
-    tensors = {name: checkpoint.read(name) for name in names}
-    image = MemoryImage(tensors, format, parse_chain(protect), ber)
+    read, factors = read_weights(checkpoint)
+    tensors = {name: read(name) for name in names}
+    with naming(checkpoint):
+        image = MemoryImage(tensors, format, parse_chain(protect), ber, factors)
     original, stored = evaluate_stored(image, workload, tensors)
     write_json(
         {

@@ -9,6 +9,7 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, stdout, write_json
+from faultcli.report.text import printable
 
 
 def inject(
@@ -62,7 +63,11 @@ def inject(
     written_to = output or _default_output(checkpoint.path)
     if replay is not None:
         if ber is not None or fault is not None or save_faults is not None:
-            raise UsageError("--replay takes no --ber, --fault or --save-faults: the map says which bits flip")
+            raise UsageError(
+                "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
+            )
+        if written_to.exists() and replay.exists() and written_to.samefile(replay):
+            raise UsageError(f"{written_to}: is the fault map to replay; inputs are never changed", "another -o")
         with byte_progress(quiet, "replaying", checkpoint.nbytes) as advance:
             result = library.replay(checkpoint, FaultMap.load(replay), written_to, force=force, progress=advance)
     else:
@@ -97,8 +102,10 @@ def inject(
     }
     write_json(summary, json)
     if json != "-":
-        stdout().print(_sentence(result), markup=False)
-        note(f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere", quiet=quiet)
+        stdout().print(printable(_sentence(result)), markup=False, soft_wrap=True)
+        if replay is None:
+            text = f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere"
+            note(text, quiet=quiet)
 
 
 def _default_output(path: Path) -> Path:
@@ -111,6 +118,8 @@ def _sentence(result: object) -> str:
 
     assert isinstance(result, Injection)
     faults = result.faults
+    if result.restored:
+        return f"{result.output}: {faults.flips:,} stored bits flipped back, every byte is restored (SHA-256 as before)"
     rate = f"{faults.flips / faults.bits:.3g}" if faults.bits else "0"
     return (
         f"{result.output}: {faults.flips:,} of {faults.bits:,} stored bits flipped (rate {rate}, {faults.fault} in "

@@ -9,22 +9,24 @@ import typer
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, stdout, write_json
 
-TABLES = "Tables of what is built in"
+BUILT_IN = "Tables of what is built in"
 
 
 def inspect(
     model: options.OptionalModel = None,
     formats: Annotated[
-        bool, typer.Option("--formats", help="Number formats.", rich_help_panel=TABLES, show_default=False)
+        bool,
+        typer.Option("--formats", metavar="", help="Number formats.", rich_help_panel=BUILT_IN, show_default=False),
     ] = False,
     faults: Annotated[
-        bool, typer.Option("--faults", help="Fault laws.", rich_help_panel=TABLES, show_default=False)
+        bool, typer.Option("--faults", metavar="", help="Fault laws.", rich_help_panel=BUILT_IN, show_default=False)
     ] = False,
     protections: Annotated[
-        bool, typer.Option("--protections", help="Protections.", rich_help_panel=TABLES, show_default=False)
+        bool,
+        typer.Option("--protections", metavar="", help="Protections.", rich_help_panel=BUILT_IN, show_default=False),
     ] = False,
     archs: Annotated[
-        bool, typer.Option("--archs", help="Architectures.", rich_help_panel=TABLES, show_default=False)
+        bool, typer.Option("--archs", metavar="", help="Architectures.", rich_help_panel=BUILT_IN, show_default=False)
     ] = False,
     ber: options.Ber = None,
     fault: options.Fault = None,
@@ -73,14 +75,20 @@ def _inspect_checkpoint(
     quiet: bool,
 ) -> None:
     from faultcli.cli.session import open_model
+    from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
-    from faultcli.faults.selection import select
+    from faultcli.faults.selection import TARGETS, select
     from faultcli.inject import slots
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table
     from faultcli.survey import survey
 
     checkpoint = open_model(model)
-    names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
+    try:
+        names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
+    except UsageError:
+        if include or exclude or fault is not None or target not in TARGETS:
+            raise
+        names = []  # a checkpoint without weights can still be looked at
     places = slots(checkpoint, names, format)
     law = None if fault is None else parse_law(fault)
     expected = None if law is None else law.expected_flips([slot for slot in places if law.covers(slot)])
@@ -89,7 +97,7 @@ def _inspect_checkpoint(
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected), json)
     if json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))
-        stdout().print(inspection_summary(tensors, format, fault, expected), markup=False)
+        stdout().print(inspection_summary(tensors, format, fault, expected), markup=False, soft_wrap=True)
         if checkpoint.metadata:
             entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
             note("metadata: " + ", ".join(entries), quiet=quiet)

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from faultcli.cli.console import check_json_target
 from faultcli.errors import UsageError
 
 FAULTS = "Faults"
+SCALING = "Scaling"
 WORKLOAD = "Model and data"
 OUTPUT = "Output"
 
 OptionalModel = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either. "
         "Left out: the embedded demo.",
         show_default=False,
@@ -113,7 +115,7 @@ Formats = Annotated[
         rich_help_panel=FAULTS,
     ),
 ]
-PROTECT_HELP = "Protections in write order, or none (`inspect --protections`), e.g. scale=max,guard or scale=auto,inplace=2."
+PROTECT_HELP = "Protections in write order, or none (`inspect --protections`), e.g. scale=max,guard."
 Protect = Annotated[str, typer.Option(metavar="CHAIN", help=PROTECT_HELP, rich_help_panel=FAULTS)]
 Protects = Annotated[
     list[str] | None,
@@ -121,8 +123,27 @@ Protects = Annotated[
         "--protect", metavar="CHAIN", help=PROTECT_HELP + " Repeatable.", rich_help_panel=FAULTS, show_default="none"
     ),
 ]
+Recalibrations = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recalibrate",
+        metavar="bn[:N]",
+        help="Re-estimate batch-norm statistics on N unlabelled inputs after reading; none is as stored. Repeatable.",
+        rich_help_panel=WORKLOAD,
+        show_default="none",
+    ),
+]
+Unlabelled = Annotated[
+    str | None,
+    typer.Option(
+        metavar="D",
+        help="Inputs for recalibration; their labels are not looked at.",
+        rich_help_panel=WORKLOAD,
+        show_default="the training split of the data",
+    ),
+]
 Ber = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="P",
         help="Bit-error rate: every stored bit flips with probability P. Short for --fault bitflip:P.",
@@ -168,36 +189,60 @@ Json = Annotated[
     str | None,
     typer.Option(
         "--json",
-        metavar="FILE",
-        help="Write the result as one JSON object; - writes it, alone, to stdout.",
+        metavar="[FILE|-]",
+        callback=check_json_target,
+        help="Write the result as one JSON object; without FILE, or with -, alone to stdout.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel=OUTPUT, show_default=False)
+    bool,
+    typer.Option(
+        "--quiet", "-q", metavar="", help="No progress and no notes.", rich_help_panel=OUTPUT, show_default=False
+    ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel=OUTPUT, show_default=False)
+    bool,
+    typer.Option(
+        "--force", metavar="", help="Replace an output that exists.", rich_help_panel=OUTPUT, show_default=False
+    ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="OUT", help="Where to write.", rich_help_panel=OUTPUT, show_default=False),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="Where to write.",
+        rich_help_panel=OUTPUT,
+        show_default="MODEL.faulty.safetensors beside MODEL",
+    ),
 ]
 
 
-def single_fault(ber: float | None, fault: str | None) -> str:
+def single_fault(ber: str | None, fault: str | None) -> str:
     """Return the one fault spec that --ber or --fault asks for."""
     if (ber is None) == (fault is None):
         problem = "no fault to inject" if ber is None else "--ber and --fault are two ways to say the same"
         raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
-    return fault if fault is not None else f"bitflip:{ber!r}"
+    return fault if fault is not None else _bit_flips(str(ber))
+
+
+def _bit_flips(ber: str) -> str:
+    try:
+        rate = float(ber)
+    except ValueError:
+        raise UsageError(f"--ber {ber}: is not a number", "a bit-error rate such as 1e-4") from None
+    if not 0 <= rate <= 1:
+        raise UsageError(f"--ber {ber}: a bit-error rate lies between 0 and 1", "a bit-error rate such as 1e-4")
+    return f"bitflip:{rate!r}"
 
 
 def several_faults(bers: str | None, faults: list[str] | None) -> list[str]:
     """Return the fault specs that --ber (a list) and --fault (repeatable) ask for, in that order."""
     levels = [level.strip() for level in bers.split(",")] if bers is not None else []
-    return [*(f"bitflip:{level}" for level in levels), *(faults or [])]
+    return [*map(_bit_flips, levels), *(faults or [])]
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -207,4 +252,5 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} {text}: is not a number, or a list of numbers with commas") from None
+        problem = f"{option} {text}: is not a number, or a list of numbers with commas"
+        raise UsageError(problem, f"{option} 0.5, or one number per channel") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from faultcli.cli.options import numbers
 
 if TYPE_CHECKING:
     from faultcli.checkpoint import Checkpoint
+    from faultcli.workload.data import Dataset
     from faultcli.workload.evaluate import Workload
 
 
@@ -17,6 +20,18 @@ def open_model(model: str | None) -> Checkpoint:
     from faultcli.workload.demo import demo_checkpoint_path
 
     return Checkpoint.open(model if model is not None else demo_checkpoint_path())
+
+
+@contextmanager
+def naming(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say of which checkpoint a tensor is that cannot be stored."""
+    from faultcli.errors import FormatError
+    from faultcli.inject import about_checkpoint
+
+    try:
+        yield
+    except FormatError as error:
+        raise about_checkpoint(error, checkpoint) from None
 
 
 def make_workload(
@@ -31,10 +46,12 @@ def make_workload(
     std: str | None,
 ) -> Workload:
     """Build the workload that the options ask for."""
+    from faultcli.scaling import read_weights
     from faultcli.workload.evaluate import DEFAULT_BATCH_SIZE, build_workload
 
+    read, _ = read_weights(checkpoint)
     return build_workload(
-        checkpoint.state(),
+        {name: read(name) for name in checkpoint.tensors},
         checkpoint.metadata,
         arch=arch,
         data=data,
@@ -44,3 +61,14 @@ def make_workload(
         mean=numbers("--mean", mean),
         std=numbers("--std", std),
     )
+
+
+def load_unlabelled(spec: str | None, data: str | None) -> Dataset:
+    """Load the inputs to recalibrate on; by default, the training split of the data."""
+    from faultcli.errors import UsageError
+    from faultcli.workload.data import load_data, training_split
+
+    named = spec or training_split(data if data is not None else "digits")
+    if named is None:
+        raise UsageError(f"--recalibrate: {data} has no training split", "name unlabelled inputs: --unlabelled D")
+    return load_data(named)

@@ -15,7 +15,7 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
     To first order in the bit-error rate p: (r − w)² + p · Σ_b ((r_b − w)² − (r − w)²), with r what reads without faults
     and r_b what reads with bit b flipped, over all bits of the word and of its check words. Where blocks are corrected
     it is (1 − P)·(r − w)² + P·w² with P the probability that a block has more flips than can be corrected.
-    Reads that are not finite count as the largest finite value of the format.
+    Reads that are not finite count as the largest finite value of the format, whatever the factor.
 
     Args:
         stored: the tensor in the memory.
@@ -63,7 +63,6 @@ def _finite(stored: StoredTensor, values: Tensor) -> Tensor:
     wide = values.double()
     if bool(wide.isfinite().all()):
         return wide
-    largest = torch.full_like(wide, float(getattr(stored.format, "largest", torch.finfo(torch.float64).max)))
-    if stored.factors:
-        largest = stored.factors.divide(largest, stored.shape, None)
+    # Not divided by the factor: a NaN is no smaller for having been scaled.
+    largest = float(getattr(stored.format, "largest", torch.finfo(torch.float64).max))
     return torch.where(wide.isfinite(), wide, largest)

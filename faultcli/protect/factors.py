@@ -10,14 +10,16 @@ from torch import Tensor
 
 from faultcli.errors import FormatError, UsageError
 from faultcli.formats import NumberFormat
+from faultcli.formats.floats import FloatFormat
 from faultcli.protect.chain import Chain
 from faultcli.protect.expected import expected_error
 from faultcli.protect.scale import FACTOR_BITS, Factors, largest_fitting
 from faultcli.protect.stored import StoredTensor
 
-_SAMPLE = 16_384  # weights per tensor that a search looks at
+_SAMPLE_BITS = 1 << 17  # bits of a tensor's words that a search looks at: 16 thousand weights of 8 bits
 _COARSE = [2.0 ** (k / 2) for k in range(-16, 7)]  # relative to the largest factor that fits
 _FINE = [2.0 ** (k / 8) for k in range(-3, 4)]
+_OCTAVES = [2.0**k for k in range(-12, 7)]  # for floats, in which a power of two rounds nothing
 
 
 def choose_factors(
@@ -45,73 +47,74 @@ def choose_factors(
     if scale.factor == "max":
         return {name: Factors(fit, bits * len(fit)) for name, fit in fitting.items()}
     assert ber is not None
-    errors = {
-        name: _Search(name, weights, format_of(name), chain, ber, fitting[name]) for name, weights in tensors.items()
-    }
+    searches = {name: FactorSearch(name, weights, format_of(name), chain, ber) for name, weights in tensors.items()}
     if scale.granularity == "model":
-        ratio = _best(lambda r: sum(float(search(r).sum()) for search in errors.values()))
+        ratios = next(iter(searches.values())).ratios
+        ratio = _best(lambda r: sum(s.error(_rounded(r * fitting[name])) for name, s in searches.items()), ratios)
         return {name: Factors(_rounded(ratio * fit), bits) for name, fit in fitting.items()}
-    return {
-        name: Factors(_rounded(search.best() * fitting[name]), bits * len(fitting[name]))
-        for name, search in errors.items()
-    }
+    return {name: Factors(search.best(fitting[name]), bits * len(fitting[name])) for name, search in searches.items()}
 
 
 def _fitting(name: str, weights: Tensor, format: NumberFormat, chain: Chain) -> Tensor:
-    assert chain.scale is not None
+    granularity = chain.scale.granularity if chain.scale else "tensor"
     try:
-        return largest_fitting(weights, format, chain.scale.granularity, spare=chain.spare_bits(format))
+        return largest_fitting(weights, format, granularity, spare=chain.spare_bits(format))
     except FormatError as error:
         raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
 
 
-class _Search:
-    """The expected error of one tensor, relative to its weights' power, as a function of the factor's ratio to the
-    largest that fits. Looks at a sample of each channel that always has its largest weight."""
+class FactorSearch:
+    """The expected squared error of one tensor, relative to its weights' mean square, as a function of its factor.
 
-    def __init__(
-        self, name: str, weights: Tensor, format: NumberFormat, chain: Chain, ber: float, fitting: Tensor
-    ) -> None:
-        self.name, self.format, self.chain, self.ber, self.fitting = (
-            name,
-            format,
-            replace(chain, scale=None),
-            ber,
-            fitting,
-        )
+    Looks at a sample of each channel that always has the channel's largest weight.
+    """
+
+    def __init__(self, name: str, weights: Tensor, format: NumberFormat, chain: Chain, ber: float) -> None:
+        self.name, self.weights, self.format, self.ber = name, weights, format, ber
+        self.chain = replace(chain, scale=None)
+        rounds = not (isinstance(format, FloatFormat) and format.bits >= 16)
+        self.ratios = (_COARSE, _FINE) if rounds else (_OCTAVES, [1.0])
         rows = weights.reshape(weights.shape[0], -1) if weights.dim() >= 2 else weights.reshape(1, -1)
-        stride = max(1, weights.numel() // _SAMPLE)
+        stride = max(1, weights.numel() * format.bits // _SAMPLE_BITS)
         if stride > 1 and rows.shape[1] > stride:
             peak = rows.double().abs().argmax(dim=1, keepdim=True)
             rows = torch.cat([rows.gather(1, peak), rows[:, ::stride]], dim=1)
         self.sample = rows
         self.power = float(rows.double().square().sum()) or 1.0
 
-    def __call__(self, ratio: float | Tensor) -> Tensor:
-        """Return the relative expected error per factor: float64 [1] or [channels]."""
-        factors = Factors(_rounded(ratio * self.fitting), 0)
-        stored = StoredTensor.write(self.name, self.sample, self.format, self.chain, ber=self.ber, factors=factors)
-        error = expected_error(stored, self.sample, self.ber).reshape(len(self.sample), -1).sum(dim=1) / self.power
-        return error if len(self.fitting) > 1 else error.sum().reshape(1)
+    def errors(self, factors: Tensor) -> Tensor:
+        """Return what each of the factors (float32 [1] or [channels]) contributes to the error: float64, same shape."""
+        given = Factors(factors, 0)
+        stored = StoredTensor.write(self.name, self.sample, self.format, self.chain, ber=self.ber, factors=given)
+        error = expected_error(stored, self.sample, self.ber).sum(dim=1) / self.power
+        return error if len(factors) > 1 else error.sum().reshape(1)
 
-    def best(self) -> float | Tensor:
-        """Return the ratio of least error, per factor where the channels do not share a prior or a bound."""
+    def error(self, factors: Tensor) -> float:
+        """Return the error under factors: float32 [1] or [channels]."""
+        return float(self.errors(factors).sum())
+
+    def best(self, fitting: Tensor) -> Tensor:
+        """Return the factors of least error near `fitting`, the largest that fit: one common ratio to them, or one for
+        each where channels do not share a prior or a bound."""
         shared = any(getattr(link, "granularity", "channel") != "channel" for link in self.chain.links)
-        if len(self.fitting) == 1 or shared:
-            return _best(lambda ratio: float(self(ratio).sum()))
-        return _best_each(self)
+        if len(fitting) == 1 or shared:
+            return _rounded(_best(lambda ratio: self.error(_rounded(ratio * fitting)), self.ratios) * fitting)
+        coarse = torch.tensor(self.ratios[0])[self._least([_rounded(r * fitting) for r in self.ratios[0]])]
+        fine = torch.tensor(self.ratios[1])[self._least([_rounded(coarse * r * fitting) for r in self.ratios[1]])]
+        return _rounded(coarse * fine * fitting)
+
+    def best_factor(self) -> float:
+        """Return the one factor of least error."""
+        return float(self.best(_fitting(self.name, self.weights, self.format, self.chain)))
+
+    def _least(self, candidates: list[Tensor]) -> Tensor:
+        return torch.stack([self.errors(factors) for factors in candidates]).argmin(dim=0)
 
 
-def _best(error: Callable[[float], float]) -> float:
-    coarse = min(_COARSE, key=error)
-    candidates: list[float] = [coarse * fine for fine in _FINE]
-    return min(candidates, key=error)
-
-
-def _best_each(error: _Search) -> Tensor:
-    coarse = torch.tensor(_COARSE)[torch.stack([error(r) for r in _COARSE]).argmin(dim=0)]
-    fine = torch.tensor(_FINE)[torch.stack([error(coarse * r) for r in _FINE]).argmin(dim=0)]
-    return coarse * fine
+def _best(error: Callable[[float], float], ratios: tuple[list[float], list[float]]) -> float:
+    coarse = min(ratios[0], key=error)
+    candidates: list[float] = [coarse * fine for fine in ratios[1]]
+    return min(candidates, key=error) if len(candidates) > 1 else candidates[0]
 
 
 def _rounded(factors: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from faultcli.report.table import UNDEFINED, new_table
+from faultcli.report.text import plain
 from faultcli.survey import TensorSurvey
 
 
@@ -37,13 +38,13 @@ def inspection_table(path: str, tensors: Sequence[TensorSurvey]) -> Table:
         min="right",
         max="right",
         std="right",
-        NaN_inf="right",
+        **{"NaN/inf": "right"},
         bits_at_risk="right",
     )
     for tensor in tensors:
         numbers = (UNDEFINED if x is None else f"{x:.4g}" for x in (tensor.low, tensor.high, tensor.std))
         table.add_row(
-            tensor.name,
+            plain(tensor.name),
             tensor.dtype,
             "×".join(map(str, tensor.shape)) or "scalar",
             *numbers,

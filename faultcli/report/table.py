@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.table import Table
@@ -10,6 +10,7 @@ from rich.table import Table
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import Interval
 from faultcli.protect.chain import UNPROTECTED
+from faultcli.report.text import plain
 from faultcli.workload.metrics import Outcome
 
 UNDEFINED = "–"
@@ -17,7 +18,7 @@ UNDEFINED = "–"
 
 def new_table(title: str, **columns: str) -> Table:
     """Return an empty table with `columns`: header to justification (`left` or `right`); `_` in a header is a space."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for header, justify in columns.items():
         table.add_column(header.replace("_", " "), justify="right" if justify == "right" else "left", no_wrap=True)
     return table
@@ -37,42 +38,72 @@ def percent_interval(interval: Interval | None) -> str:
     return f"{percent(interval.mean)} [{percent(interval.low)}, {percent(interval.high)}]"
 
 
-def campaign_table(result: CampaignResult, confidence: float) -> Table:
-    """Return one row per arm. All rates are in percent of the inputs, averaged over trials; with protections, gains are
-    in points over the unprotected arm on the same faults, and overhead in bits per weight."""
-    protected = any(arm.arm.protect != UNPROTECTED for arm in result.arms)
-    interval = f"[{percent(confidence, 0)} %]"
-    columns: dict[str, Callable[[ArmResult], str]] = {
-        "format": lambda arm: arm.arm.format,
-        "fault": lambda arm: arm.arm.fault.spec,
-        **({"protect": lambda arm: arm.arm.protect.text} if protected else {}),
-        **({"overhead": lambda arm: f"{arm.overhead_bits_per_weight:.3g}"} if protected else {}),
-        "flips": lambda arm: UNDEFINED if arm.flips_mean is None else f"{arm.flips_mean:,.1f}",
+def campaign_tables(result: CampaignResult, confidence: float) -> list[Table]:
+    """Return one table of all arms; or, with several protections, one per format and law.
+
+    All rates are in percent of the inputs, averaged over trials; gains are in points over the unprotected arm on the
+    same faults, overhead in bits per weight.
+    """
+    trials = len(result.arms[0].records)
+    what = f"top-1 accuracy in %, {trials} trials, {result.inputs:,} inputs, original {percent(result.original.top1)}"
+    interval = f"accuracy [{percent(confidence, 0)} %]"
+    condition: Columns = {"format": lambda arm: arm.arm.format, "fault": lambda arm: arm.arm.fault.spec}
+    flips: Columns = {"flips": lambda arm: UNDEFINED if arm.flips_mean is None else f"{arm.flips_mean:,.1f}"}
+    protection: Columns = {
+        "protect": hardening,
+        "overhead": lambda arm: f"{arm.overhead_bits_per_weight:.3g}",
+    }
+    accuracy: Columns = {
         "stored": lambda arm: percent(arm.stored.top1),
-        f"accuracy {interval}": lambda arm: percent_interval(arm.accuracy(confidence)),
+        interval: lambda arm: percent_interval(arm.accuracy(confidence)),
         "worst": lambda arm: percent(arm.worst),
-        **({"gain": lambda arm: percent_interval(result.gain_over_none(arm, confidence))} if protected else {}),
-        **({} if protected else {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}),
+    }
+    gain: Columns = {"gain": lambda arm: percent_interval(result.gain_over_none(arm, confidence))}
+    masked: Columns = {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}
+    errors: Columns = {
         "SDC": lambda arm: percent(arm.mean_rates().get("sdc")),
         "DUE": lambda arm: percent(arm.mean_rates().get("due")),
     }
-    trials = len(result.arms[0].records)
-    title = f"top-1 accuracy in %, {trials} trials, {result.inputs:,} inputs, original {percent(result.original.top1)}"
+    if all(hardening(arm) == UNPROTECTED.text for arm in result.arms):
+        return [_arms_table(what, condition | flips | accuracy | masked | errors, result.arms)]
+    return [
+        _arms_table(
+            f"{arms[0].arm.format}, {arms[0].arm.fault.spec}: {what}", protection | accuracy | gain | errors, arms
+        )
+        for arms in by_condition(result)
+    ]
+
+
+Columns = dict[str, Callable[[ArmResult], str]]
+_TEXTS = ("format", "fault", "protect")
+
+
+def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> Table:
     table = new_table(title, **{name: "left" if name in _TEXTS else "right" for name in columns})
-    for arm in result.arms:
-        table.add_row(*(cell(arm) for cell in columns.values()))
+    for arm in arms:
+        table.add_row(*(plain(cell(arm)) for cell in columns.values()))
     return table
 
 
-_TEXTS = ("format", "fault", "protect")
+def hardening(arm: ArmResult) -> str:
+    """What is done about faults in this arm."""
+    recalibrated = f" + {arm.arm.recalibrate.text}" if arm.arm.recalibrate else ""
+    return arm.arm.protect.text + recalibrated
+
+
+def by_condition(result: CampaignResult) -> list[list[ArmResult]]:
+    """Return the arms that differ in their protection only, together."""
+    conditions: dict[str, list[ArmResult]] = {}
+    for arm in result.arms:
+        conditions.setdefault(arm.condition, []).append(arm)
+    return list(conditions.values())
 
 
 def winners(result: CampaignResult, confidence: float) -> list[str]:
     """Say, for every format and law with several protections, which arm is best at which overhead: every line costs
     more bits per weight than the one before it and is more accurate. A tie goes to the cheaper arm."""
     lines = []
-    for condition in dict.fromkeys((arm.arm.format, arm.arm.fault.spec) for arm in result.arms):
-        arms = [arm for arm in result.arms if (arm.arm.format, arm.arm.fault.spec) == condition]
+    for arms in by_condition(result):
         best = -1.0
         front = []
         for arm in sorted(arms, key=lambda a: (a.overhead_bits_per_weight, -_mean(a))):
@@ -80,10 +111,10 @@ def winners(result: CampaignResult, confidence: float) -> list[str]:
                 best = _mean(arm)
                 front.append(arm)
         if len(arms) > 1:
-            lines.append(f"best of {' '.join(condition)}, by bits per weight:")
+            lines.append(f"best of {arms[0].condition}, by bits per weight:")
             lines += [
                 f"  {arm.overhead_bits_per_weight:8.3g}  {percent_interval(arm.accuracy(confidence)):>20}  "
-                f"{arm.arm.protect.text}"
+                f"{hardening(arm)}"
                 for arm in front
             ]
     return lines

@@ -146,6 +146,13 @@ def load_data(spec: str, limit: int | None = None) -> Dataset:
     return _load(spec).first(limit)
 
 
+def training_split(spec: str) -> str | None:
+    """Return the spec of the training inputs of a data set known by name; None where that cannot be told."""
+    kind = spec.partition(":")[0].partition(",")[0]
+    known = kind in ("digits", "mnist", "cifar10") and "split=" not in spec
+    return f"{spec},split=train" if known else None
+
+
 def _load(spec: str) -> Dataset:
     source, split = _split_option(spec)
     kind, colon, place = source.partition(":")

@@ -102,6 +102,16 @@ class Workload:
         assert out is not None  # a data set has at least one input
         return out
 
+    def prepare(self, dataset: Dataset) -> Tensor:
+        """Return other inputs as the model takes them: float32 [N, ...] on the device.
+
+        Raises:
+            WorkloadError: they do not fit the architecture.
+        """
+        shape = _input_shape(self.architecture, dataset)
+        inputs = self.architecture.preprocess.apply(dataset.inputs.to(self.device), dataset.layout)
+        return inputs.view(len(dataset), *shape)
+
     def describe(self) -> str:
         """Say what runs on what, for people."""
         return f"{self.architecture.name} on {len(self):,} inputs of {self.dataset.name}"

@@ -322,3 +322,15 @@ def test_what_we_accept_the_library_accepts(tmp_path: Path, damage: list[tuple[i
             assert library.metadata() == (opened.metadata or None)
     except SafetensorError as error:
         raise AssertionError("accepted what the library refuses") from error
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_a_header(tmp_path: Path) -> None:
+    # 640 = 0x0280: the file begins with the bytes of a pickle of protocol 2.
+    note = "x" * 500
+    for extra in range(200):
+        path = tmp_path / "model.safetensors"
+        save_file({"w": torch.zeros(2)}, path, metadata={"note": note + "x" * extra})
+        if path.read_bytes()[:2] == b"\x80\x02":
+            assert list(Checkpoint.open(path).tensors) == ["w"]
+            return
+    pytest.fail("no header of 640 bytes was made")

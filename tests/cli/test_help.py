@@ -38,7 +38,9 @@ def test_every_command_is_explained_with_an_example(name: str, faultcli: Callabl
     assert re.search(rf"Example: faultcli {name}", " ".join(done.out.split()))
 
 
-@pytest.mark.parametrize(("name", "parameter"), parameters(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "parameter"), list(parameters()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_every_option_has_help(name: str, parameter: object) -> None:
     assert getattr(parameter, "help", None), name
 

@@ -1,0 +1,167 @@
+"""Batch-norm recalibration: the statistics of the damaged model, re-estimated on unlabelled inputs.
+
+Faults in the weights shift and stretch what a batch-norm layer sees; its stored statistics then normalise wrongly. On
+the device the shift can be measured without labels. Taking over the statistics of a small window as they are would harm
+a healthy model, for they differ from the stored ones by more than chance (training used augmented images and a running
+mean). So the window's statistics are compared with those that the healthy model had on such a window, and only the
+difference is applied:
+
+    mean ← stored mean + λ (damaged mean − healthy mean),    variance ← stored variance · (damaged / healthy)^λ'
+
+layer by layer, each seeing what the recalibrated layers before it give. λ and λ' (0 to 1, per layer) shrink the move by
+how much of it the sampling of the windows explains (James and Stein), so that a healthy model stays as it was. The
+healthy means and variances are kept beside the model: two numbers per channel, like the statistics themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from faultcli.errors import UsageError, WorkloadError
+from faultcli.workload.data import Dataset
+from faultcli.workload.evaluate import Workload
+
+DEFAULT_INPUTS = 1000
+_LEAST_INPUTS = 8
+
+
+@dataclass(frozen=True)
+class Recalibrate:
+    """The option `bn[:N]`: re-estimate on `inputs` unlabelled inputs."""
+
+    inputs: int = DEFAULT_INPUTS
+
+    @property
+    def text(self) -> str:
+        return f"bn:{self.inputs}"
+
+
+def parse_recalibration(text: str) -> Recalibrate | None:
+    """Read `none` or `bn[:N]`.
+
+    Raises:
+        UsageError: anything else, or too few inputs to estimate a variance.
+    """
+    if text == "none":
+        return None
+    kind, colon, count = text.partition(":")
+    if kind != "bn" or (colon and not count.isdecimal()):
+        raise UsageError(f"--recalibrate {text}: is not bn, bn:N or none", "try: --recalibrate bn:1000")
+    inputs = int(count) if colon else DEFAULT_INPUTS
+    if inputs < _LEAST_INPUTS:
+        raise UsageError(f"--recalibrate {text}: {inputs} inputs tell too little", f"use {_LEAST_INPUTS} or more")
+    return Recalibrate(inputs)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What a layer sees, per channel: mean and variance, and the squared standard error of the mean and of the
+    logarithm of the variance, inputs being the sampling unit."""
+
+    mean: Tensor
+    variance: Tensor
+    mean_error: Tensor
+    log_variance_error: Tensor
+
+
+class BatchNormRecalibration:
+    """Re-estimates a model's batch-norm statistics.
+
+    Args:
+        workload: holds the healthy model, as stored.
+        unlabelled: inputs that are not evaluated: the first `spec.inputs` give the healthy reference, the next as many
+            (the same ones, if there are no more) are what the damaged device sees.
+        spec: how many inputs.
+
+    Raises:
+        WorkloadError: the model has no batch-norm statistics, or there are too few inputs.
+    """
+
+    def __init__(self, workload: Workload, unlabelled: Dataset, spec: Recalibrate) -> None:
+        self._model = workload.model
+        self._layers = [m for m in self._model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        if not self._layers:
+            raise WorkloadError(
+                f"{workload.architecture.name}: has no batch-norm statistics", "leave out --recalibrate"
+            )
+        if len(unlabelled) < spec.inputs:
+            raise WorkloadError(
+                f"{unlabelled.name}: holds {len(unlabelled)} inputs, recalibration wants {spec.inputs}",
+                f"try: --recalibrate bn:{len(unlabelled)}",
+            )
+        inputs = workload.prepare(unlabelled.first(2 * spec.inputs))
+        self._window = inputs[spec.inputs :] if len(inputs) == 2 * spec.inputs else inputs[: spec.inputs]
+        self._reference: dict[nn.Module, _Moments] = {}
+        self._walk(inputs[: spec.inputs], self._keep_reference)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Hold the re-estimated statistics for the length of a `with` block; the stored ones come back bit for bit."""
+        saved = [(layer, _mean(layer).clone(), _variance(layer).clone()) for layer in self._layers]
+        try:
+            self._walk(self._window, self._move)
+            yield
+        finally:
+            for layer, mean, variance in saved:
+                _mean(layer).copy_(mean)
+                _variance(layer).copy_(variance)
+
+    def _walk(self, inputs: Tensor, visit: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> None:
+        """Run the model, calling `visit` with every batch-norm layer and what it is about to normalise."""
+        hooks = [layer.register_forward_pre_hook(visit) for layer in self._layers]
+        try:
+            with torch.no_grad():
+                self._model(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _keep_reference(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        self._reference[layer] = _moments(arguments[0])
+
+    def _move(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        healthy, damaged = self._reference[layer], _moments(arguments[0])
+        shift = (damaged.mean - healthy.mean) / healthy.variance.sqrt()
+        stretch = damaged.variance.log() - healthy.variance.log()
+        usable = shift.isfinite() & stretch.isfinite()
+        if not bool(usable.any()):
+            return
+        shift, stretch = torch.where(usable, shift, 0), torch.where(usable, stretch, 0)
+        shift_error = ((damaged.mean_error + healthy.mean_error) / healthy.variance)[usable].mean()
+        stretch_error = (damaged.log_variance_error + healthy.log_variance_error)[usable].mean()
+        shift = shift * _kept(shift.square()[usable].mean(), shift_error)
+        stretch = stretch * _kept(stretch.square()[usable].mean(), stretch_error)
+        _mean(layer).add_(shift * healthy.variance.sqrt())
+        _variance(layer).mul_(stretch.exp())
+
+
+def _kept(seen: Tensor, by_chance: Tensor) -> Tensor:
+    """Return the part of a move that is kept when `by_chance` of its mean square comes from sampling."""
+    return torch.where(seen > 0, 1 - by_chance / seen, 0).clamp(0, 1).nan_to_num(0)
+
+
+def _moments(x: Tensor) -> _Moments:
+    """Return the moments of activations [N, C, ...] per channel."""
+    n = len(x)
+    flat = x.reshape(n, x.shape[1], -1)
+    mean_of_input, square_of_input = flat.mean(dim=2), flat.square().mean(dim=2)
+    mean = mean_of_input.mean(dim=0)
+    variance = (square_of_input.mean(dim=0) - mean.square()).clamp(min=1e-12)
+    deviation = square_of_input - 2 * mean_of_input * mean + mean.square()  # of each input from the common mean
+    return _Moments(mean, variance, mean_of_input.var(dim=0) / n, deviation.var(dim=0) / n / variance.square())
+
+
+def _mean(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.running_mean, Tensor)
+    return layer.running_mean
+
+
+def _variance(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.running_var, Tensor)
+    return layer.running_var

@@ -1,0 +1,221 @@
+"""What goes where: results to stdout, notes to stderr, JSON alone, no colours in a pipe; and how a command ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import faultcli as package
+from faultcli.cli import app, inspect, main, run
+from faultcli.workload.demo import demo_checkpoint_path
+
+QUICK = ["--trials", "2", "--limit", "20"]
+COMMANDS: dict[str, list[str]] = {
+    "campaign": ["campaign", "--ber", "1e-4", *QUICK],
+    "evaluate": ["evaluate", "--limit", "20"],
+    "inspect": ["inspect"],
+    "inspect --formats": ["inspect", "--formats"],
+    "inspect --faults": ["inspect", "--faults"],
+    "inspect --archs": ["inspect", "--archs"],
+    "inject": ["inject", "model.safetensors", "--ber", "1e-4", "-o", "out", "--force"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(demo_checkpoint_path(), "model.safetensors")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_alone_on_stdout(command: str, faultcli: Callable[..., object]) -> None:
+    dash = faultcli(*COMMANDS[command], "--json", "-")
+    bare = faultcli(*COMMANDS[command], "--json")
+    before_another_option = faultcli(*COMMANDS[command], "--json", "-q")
+    documents = [json.loads(done.out) for done in (dash, bare, before_another_option)]
+    for document in documents:
+        assert document["schema"].startswith("faultcli.")
+        assert document["schema"].endswith("/1")
+        document.pop("timing", None)
+    assert documents[0] == documents[1] == documents[2]
+    assert before_another_option.err == ""
+    assert {dash.code, bare.code, before_another_option.code} == {0}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_into_a_file(command: str, faultcli: Callable[..., object], tmp_path: Path) -> None:
+    for _ in range(2):  # an earlier result is replaced
+        done = faultcli(*COMMANDS[command], "--json", "result.json")
+        assert done.code == 0
+        assert done.out.strip()
+        assert json.loads(Path("result.json").read_text())["schema"].startswith("faultcli.")
+    assert not list(tmp_path.glob(".faultcli-*"))
+
+
+def test_json_file_stays_whole_when_the_command_fails(
+    faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert faultcli("inspect", "--json", "result.json").code == 0
+    before = Path("result.json").read_bytes()
+    assert faultcli("inspect", "gone.safetensors", "--json", "result.json").code == 2
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert faultcli("inspect", "--json", "result.json").code == 130
+    assert Path("result.json").read_bytes() == before
+    assert not list(Path().glob(".faultcli-*"))
+
+
+def test_json_is_readable_in_every_locale(faultcli: Callable[..., object]) -> None:
+    os.rename("model.safetensors", "môdel.safetensors")
+    done = faultcli("inspect", "môdel.safetensors", "--json")
+    assert done.out.isascii()
+    assert json.loads(done.out)["checkpoint"] == "môdel.safetensors"
+
+
+def test_notes_go_to_stderr_and_quiet_drops_them(faultcli: Callable[..., object]) -> None:
+    loud, quiet = faultcli(*COMMANDS["campaign"]), faultcli(*COMMANDS["campaign"], "--quiet")
+    assert "seed 0, plan " in loud.err
+    assert "the embedded demo" in loud.err
+    assert (quiet.code, quiet.err) == (0, "")
+    assert quiet.out == loud.out
+    assert "top-1 accuracy" in quiet.out
+
+
+def test_version(faultcli: Callable[..., object]) -> None:
+    done = faultcli("--version")
+    assert (done.code, done.out, done.err) == (0, f"faultcli {package.__version__}\n", "")
+
+
+def test_no_command_is_a_usage_error_with_help(faultcli: Callable[..., object]) -> None:
+    done = faultcli()
+    assert done.code == 2
+    for command in ("campaign", "evaluate", "inject", "inspect"):
+        assert command in done.out
+
+
+COLOURS = {"NO_COLOR": "1", "GITHUB_ACTIONS": "true", "TERM": "dumb", "FORCE_COLOR": "1"}
+
+
+@pytest.mark.parametrize("variable", COLOURS)
+def test_no_colours_in_a_pipe(
+    variable: str, shell: Callable[..., object], faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = shell("faultcli campaign --help && faultcli campain", **{variable: COLOURS[variable]})
+    assert done.code == 2
+    assert "Usage: faultcli campaign" in done.out
+    assert "\x1b" not in done.out + done.err
+    monkeypatch.setenv(variable, COLOURS[variable])
+    done = faultcli("inspect")
+    assert "conv1.weight" in done.out
+    assert "\x1b" not in done.out + done.err
+
+
+@pytest.mark.parametrize("line", ["faultcli inspect", "faultcli campaign --help"])
+def test_closed_pipe(line: str, shell: Callable[..., object]) -> None:
+    done = shell(f"{line} -q | true; exit ${{PIPESTATUS[0]}}")
+    assert done.code in (0, 141)
+    assert "Traceback" not in done.err
+    assert "error" not in done.err
+
+
+def test_locale_without_our_letters(shell: Callable[..., object]) -> None:
+    done = shell("faultcli inspect", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    assert (done.code, "Traceback" in done.err) == (0, False)
+    assert "conv1.weight" in done.out
+
+
+def test_interrupt(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from faultcli.cli import main; main()", "campaign", "--ber", "1e-4"]
+    process = subprocess.Popen(
+        [*command, "--trials", "100000", "--json", "result.json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()  # the note that comes before the first trial
+    assert "embedded demo" in first
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err == "faultcli: interrupted\n"
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_bug_is_an_internal_error(faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(inspect, "_inspect_checkpoint", fail)
+    done = faultcli("inspect")
+    assert done.code == 3
+    assert "ZeroDivisionError: a bug" in done.err
+    assert done.err.endswith("try: report it with the lines above\n")
+    assert "this is a bug in faultcli, not in what you asked" in done.err
+
+
+def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["faultcli", "inspect", "gone"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+
+
+def test_codes_are_returned_not_raised() -> None:
+    assert run(["--version"]) == 0
+    assert app.registered_commands
+
+
+def test_names_from_a_checkpoint_are_shown_not_obeyed(faultcli: Callable[..., object]) -> None:
+    names = ["[red]x[/]", "a[/b]", "esc\x1b[31m\nnext"]
+    save_file({name: torch.ones(2, 2) for name in names}, "odd[bold].safetensors", {"k[/z]": "v\x1b[31m\nq"})
+    done = faultcli("inspect", "odd[bold].safetensors")
+    assert done.code == 0
+    assert "\x1b" not in done.out + done.err
+    for shown in ("odd[bold].safetensors", "[red]x[/]", "a[/b]", r"esc\x1b[31m\nnext"):
+        assert shown in done.out
+    assert r"k[/z]=v\x1b[31m\nq" in done.err
+    done = faultcli("campaign", "--fault", "bitflip:1e-4,include=[cf]*", *QUICK)
+    assert "bitflip:0.0001,include=[cf]*" in done.out
+
+
+def test_inspect_shows_a_checkpoint_without_weights(faultcli: Callable[..., object]) -> None:
+    save_file({"bias": torch.zeros(4)}, "biases.safetensors")
+    done = faultcli("inspect", "biases.safetensors")
+    assert done.code == 0
+    assert "bias" in done.out
+    assert "0 of 1 tensors at risk" in done.out
+
+
+def test_default_output_lies_beside_the_model(faultcli: Callable[..., object], tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    shutil.copy("model.safetensors", "deep/model.safetensors")
+    done = faultcli("inject", "deep/model.safetensors", "--ber", "1e-4", "--json")
+    assert json.loads(done.out)["output"] == "deep/model.faulty.safetensors"
+    assert sorted(os.listdir("deep")) == ["model.faulty.safetensors", "model.safetensors"]
+
+
+def test_replay_says_that_every_byte_is_back(faultcli: Callable[..., object]) -> None:
+    faultcli("inject", "model.safetensors", "--ber", "1e-4", "-o", "bad", "--save-faults", "map")
+    done = faultcli("inject", "bad", "--replay", "map", "-o", "back")
+    assert "119 stored bits flipped back, every byte is restored" in done.out
+    assert Path("back").read_bytes() == Path("model.safetensors").read_bytes()
+    done = faultcli("inject", "model.safetensors", "--replay", "map", "-o", "again", "--json")
+    assert json.loads(done.out)["replayed"] == "map"
+    assert Path("again").read_bytes() == Path("bad").read_bytes()

@@ -1,0 +1,342 @@
+"""Writing corrupted checkpoints and taking the faults back, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from faultcli.checkpoint import Checkpoint
+from faultcli.errors import CheckpointError, FaultError, FormatError, OutputError, UsageError
+from faultcli.faults.laws import parse_law
+from faultcli.faults.maps import FaultMap
+from faultcli.faults.selection import select
+from faultcli.formats import parse_format
+from faultcli.inject import Injection, inject, replay
+from faultcli.memory import MemoryImage
+
+LAWS = ["bitflip:1e-3", "flips:37", "stuck-at-0:2e-3", "stuck-at-1:2e-3", "burst:1e-3,length=4", "zero:0.05"]
+LAWS += ["gaussian:0.1", "bitflip:0.01,bits=exponent", "burst:1e-3,length=3,across=row", "bitflip:1e-2,include=conv*"]
+FLOATS_ONLY = {"bitflip:0.01,bits=exponent"}
+
+
+def tensors(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return {
+        "conv.weight": torch.randn(8, 4, 3, 3, generator=generator).to(dtype),
+        "conv.bias": torch.randn(8, generator=generator).to(dtype),
+        "fc.weight": (torch.randn(10, 72, generator=generator) / 8).to(dtype),
+        "steps": torch.tensor(12345),
+    }
+
+
+def single(path: Path, dtype: torch.dtype = torch.float32) -> Path:
+    save_file(tensors(dtype), path, {"format": "pt", "note": "keep mé"})
+    return path
+
+
+def sharded(directory: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Two shards, their index, and a file that is no weight."""
+    directory.mkdir()
+    state = tensors(dtype)
+    parts = {"model-1.safetensors": ["fc.weight", "conv.bias"], "model-2.safetensors": ["conv.weight", "steps"]}
+    for file, names in parts.items():
+        save_file({name: state[name] for name in names}, directory / file, {"format": "pt"})
+    weight_map = {name: file for file, names in parts.items() for name in names}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}, indent=1))
+    (directory / "config.json").write_text('{"model_type": "test"}')
+    return directory
+
+
+def in_a_directory(directory: Path) -> Path:
+    directory.mkdir()
+    single(directory / "weights.safetensors")
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def digests(path: Path) -> dict[str, str]:
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    return {file.name if path.is_dir() else "": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def corrupt(model: Path, law: str, output: Path, format: str = "native", **options: object) -> Injection:
+    checkpoint = Checkpoint.open(model)
+    names = select(checkpoint.tensors.values())
+    return inject(checkpoint, parse_law(law), output, names=names, format_name=format, **options)  # type: ignore[arg-type]
+
+
+def same_bytes(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether two tensors are alike bit for bit: NaN is NaN, and -0 is not 0."""
+    return one.dtype == two.dtype and one.reshape(-1).view(torch.uint8).equal(two.reshape(-1).view(torch.uint8))
+
+
+KINDS = {
+    "file": lambda place: (single(place / "model.safetensors"), "out.safetensors"),
+    "index": lambda place: (sharded(place / "m") / "model.safetensors.index.json", "out"),
+    "shards": lambda place: (sharded(place / "m"), "out"),
+    "directory": lambda place: (in_a_directory(place / "m"), "out"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("law", LAWS)
+def test_native_replay_restores_every_byte(kind: str, law: str, tmp_path: Path) -> None:
+    model, out = KINDS[kind](tmp_path)
+    whole = model if kind in ("file", "directory", "shards") else model.parent
+    before = digests(whole)
+    done = corrupt(model, law, tmp_path / out, save_faults=tmp_path / "map", seed=3)
+    assert digests(whole) == before
+    assert digests(tmp_path / out).keys() == before.keys()
+    assert digests(tmp_path / out) != before
+    assert done.faults.flips > 0
+
+    faults = FaultMap.load(tmp_path / "map")
+    back = replay(Checkpoint.open(tmp_path / out), faults, tmp_path / f"back-{out}")
+    assert back.restored
+    assert digests(tmp_path / f"back-{out}") == before
+    again = replay(Checkpoint.open(model), faults, tmp_path / f"again-{out}")
+    assert not again.restored
+    assert digests(tmp_path / f"again-{out}") == digests(tmp_path / out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_only_the_hit_bits_differ(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors", dtype)
+    done = corrupt(model, "bitflip:1e-3", tmp_path / "out")
+    old, new = model.read_bytes(), (tmp_path / "out").read_bytes()
+    assert len(old) == len(new)
+    start = Checkpoint.open(model).files[0].stat().st_size - Checkpoint.open(model).nbytes
+    assert old[:start] == new[:start]  # header: metadata, order, dtypes
+    differing = np.frombuffer(old, np.uint8) ^ np.frombuffer(new, np.uint8)
+    assert int(np.bitwise_count(differing).sum()) == done.faults.flips
+    selected = dict.fromkeys(("conv.weight", "fc.weight"), dtype.itemsize * 8)
+    assert {name: layout.bits for name, layout in done.faults.layout.items()} == selected
+    for name, tensor in load_file(tmp_path / "out").items():
+        words, masks = done.faults.faults.get(name, (np.empty(0, np.int64), np.empty(0, np.uint64)))
+        expected = tensors(dtype)[name].clone()
+        unsigned = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+        if len(words):
+            raw = expected.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]).numpy().reshape(-1)
+            raw.view(unsigned[dtype.itemsize])[words] ^= masks.astype(unsigned[dtype.itemsize])
+        assert same_bytes(tensor, expected), name
+    with safe_open(tmp_path / "out", "pt") as file:
+        assert file.metadata() == {"format": "pt", "note": "keep mé"}
+
+
+def decoded_by_hand(values: torch.Tensor, format: str, words: np.ndarray, masks: np.ndarray) -> torch.Tensor:
+    """Encode, flip bit by bit, decode: the slow, obvious way."""
+    fitted = parse_format(format).fitted(values)
+    codes = fitted.encode(values).reshape(-1).clone()  # it may share memory with the values
+    for word, mask in zip(words.tolist(), masks.tolist(), strict=True):
+        for bit in range(fitted.bits):
+            if mask >> bit & 1:
+                flip = torch.tensor(1 << bit).to(torch.int64)
+                code = (codes[word].to(torch.int64) ^ flip) & ((1 << fitted.bits) - 1)
+                container_bits = codes.element_size() * 8
+                if codes.dtype != torch.uint8 and code >= 1 << (container_bits - 1):
+                    code = code - (1 << container_bits)
+                codes[word] = code.to(codes.dtype)
+    return fitted.decode(codes.view(values.shape)).to(values.dtype)
+
+
+@pytest.mark.parametrize("format", ["q2.5", "fp16", "bf16", "fp8-e4m3", "fp4-e2m1", "int8", "int8-channel", "q7.8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("law", ["bitflip:1e-2", "stuck-at-1:0.01", "zero:0.1", "flips:25", "burst:1e-2,length=3"])
+def test_another_format_reads_as_encoded_hit_and_decoded_by_hand(
+    format: str, dtype: torch.dtype, law: str, tmp_path: Path
+) -> None:
+    model = single(tmp_path / "model.safetensors", dtype)
+    done = corrupt(model, law, tmp_path / "out", format, seed=1, trial=2, save_faults=tmp_path / "map")
+    before, after = load_file(model), load_file(tmp_path / "out")
+    assert done.faults.flips > 0
+    changed = 0
+    for name in before:
+        if name not in done.faults.layout:
+            assert after[name].equal(before[name])
+            continue
+        words, masks = done.faults.faults[name]
+        expected = decoded_by_hand(before[name], format, words, masks)
+        assert after[name].dtype == dtype
+        assert same_bytes(after[name], expected), name
+        clean = decoded_by_hand(before[name], format, words[:0], masks[:0])
+        changed += int((expected.float() != clean.float()).sum())
+    assert 0 < changed <= done.values_changed
+    again = replay(Checkpoint.open(model), FaultMap.load(tmp_path / "map"), tmp_path / "again")
+    assert (again.values_changed, again.restored) == (done.values_changed, False)
+    assert digests(tmp_path / "again") == digests(tmp_path / "out")
+
+
+@pytest.mark.parametrize("format", ["native", "q2.5", "fp16", "int8"])
+@pytest.mark.parametrize("law", LAWS)
+def test_the_faults_are_those_of_the_campaign_trial(format: str, law: str, tmp_path: Path) -> None:
+    if law in FLOATS_ONLY and format in ("q2.5", "int8"):
+        pytest.skip("no exponent")
+    model = single(tmp_path / "model.safetensors")
+    done = corrupt(model, law, tmp_path / "out", format, seed=5, trial=11)
+    image = MemoryImage({name: tensors()[name] for name in done.faults.layout}, format)
+    drawn = image.draw(parse_law(law), seed=5, trial=11)
+    assert same_faults(drawn, done.faults)
+    state = dict(image.values())
+    with image.patch(drawn).applied(state := {name: values.clone() for name, values in state.items()}):
+        read = load_file(tmp_path / "out")
+        for name, values in state.items():
+            assert same_bytes(values, read[name]), name
+    other = corrupt(model, law, tmp_path / "other", format, seed=5, trial=12)
+    assert not same_faults(other.faults, done.faults)
+
+
+def same_faults(one: FaultMap, two: FaultMap) -> bool:
+    return one.faults.keys() == two.faults.keys() and all(
+        np.array_equal(a, b) for name in one.faults for a, b in zip(one.faults[name], two.faults[name], strict=True)
+    )
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_shards_and_a_single_file_have_the_same_faults(law: str, tmp_path: Path) -> None:
+    one = corrupt(single(tmp_path / "model.safetensors"), law, tmp_path / "a", seed=2)
+    two = corrupt(sharded(tmp_path / "m"), law, tmp_path / "b", seed=2)
+    assert same_faults(one.faults, two.faults)
+    merged = {}
+    for file in (tmp_path / "b").glob("*.safetensors"):
+        merged |= load_file(file)
+    assert all(same_bytes(values, merged[name]) for name, values in load_file(tmp_path / "a").items())
+
+
+def test_faults_do_not_depend_on_what_else_is_selected(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(single(tmp_path / "model.safetensors"))
+    law = parse_law("bitflip:1e-3")
+    both = inject(checkpoint, law, tmp_path / "a", names=["conv.weight", "fc.weight"])
+    alone = inject(checkpoint, law, tmp_path / "b", names=["fc.weight"])
+    assert np.array_equal(both.faults.faults["fc.weight"].words, alone.faults.faults["fc.weight"].words)
+    assert load_file(tmp_path / "b")["conv.weight"].equal(tensors()["conv.weight"])
+
+
+def test_no_faults_is_a_copy(tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    for law in ("bitflip:0", "flips:0", "gaussian:0"):
+        done = corrupt(model, law, tmp_path / "out", save_faults=tmp_path / "map", force=True)
+        assert (done.faults.flips, done.values_changed) == (0, 0)
+        assert digests(tmp_path / "out") == digests(model)
+        replay(Checkpoint.open(model), FaultMap.load(tmp_path / "map"), tmp_path / "again", force=True)
+        assert digests(tmp_path / "again") == digests(model)
+
+
+def test_every_bit_flips_at_rate_one(tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    done = corrupt(model, "bitflip:1", tmp_path / "out")
+    assert done.faults.flips == done.faults.bits == 32 * (8 * 4 * 9 + 720)
+    flipped = load_file(tmp_path / "out")["fc.weight"].view(torch.int32)
+    assert flipped.equal(~tensors()["fc.weight"].view(torch.int32))
+
+
+def test_replay_where_it_does_not_belong(tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    other = tmp_path / "other.safetensors"
+    save_file({**tensors(), "steps": torch.tensor(12346)}, other, {"format": "pt"})  # one unselected byte differs
+    for format in ("native", "q2.5"):
+        corrupt(model, "bitflip:1e-3", tmp_path / format, format, save_faults=tmp_path / "map", force=True)
+        faults = FaultMap.load(tmp_path / "map")
+        with pytest.raises(FaultError, match="is not the checkpoint that the fault map belongs to"):
+            replay(Checkpoint.open(other), faults, tmp_path / "no")
+    with pytest.raises(FaultError, match=r"faults drawn in q2\.5 cannot be taken back"):
+        replay(Checkpoint.open(tmp_path / "q2.5"), faults, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_format_that_is_the_files_own_can_be_taken_back(tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    corrupt(model, "bitflip:1e-3", tmp_path / "out", "fp32", save_faults=tmp_path / "map")
+    assert replay(Checkpoint.open(tmp_path / "out"), FaultMap.load(tmp_path / "map"), tmp_path / "back").restored
+    assert digests(tmp_path / "back") == digests(model)
+
+
+def test_map_without_checksums_is_checked_by_layout(tmp_path: Path) -> None:
+    """A map measured on a device belongs to no checkpoint; it has to fit all the same."""
+    model = single(tmp_path / "model.safetensors")
+    faults = corrupt(model, "bitflip:1e-3", tmp_path / "out").faults
+    assert faults.before is None
+    replay(Checkpoint.open(model), faults, tmp_path / "again")
+    assert digests(tmp_path / "again") == digests(tmp_path / "out")
+    save_file({"conv.weight": torch.zeros(3, 3)}, tmp_path / "small")
+    save_file({**tensors(), "fc.weight": torch.zeros(3, 3)}, tmp_path / "reshaped")
+    with pytest.raises(FaultError, match=r"has no tensor 'fc\.weight', which the fault map covers"):
+        replay(Checkpoint.open(tmp_path / "small"), faults, tmp_path / "no")
+    with pytest.raises(FaultError, match=r"'fc\.weight' is 9 words of 32 bits; the fault map was drawn over 720"):
+        replay(Checkpoint.open(tmp_path / "reshaped"), faults, tmp_path / "no")
+
+
+def test_result_that_breaks_the_promise_of_its_map_is_removed(tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    faults = corrupt(model, "bitflip:1e-3", tmp_path / "out").faults
+    forged = faults.bound(before=Checkpoint.open(model).sha256(), after="0" * 64)
+    with pytest.raises(CheckpointError, match="the fault map promises 0000"):
+        replay(Checkpoint.open(model), forged, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    for options, words in (({"seed": -1}, "--seed -1"), ({"trial": -2}, "--trial -2")):
+        with pytest.raises(UsageError, match=words):
+            corrupt(model, "flips:1", tmp_path / "out", **options)
+    with pytest.raises(UsageError, match="cannot be one file"):
+        corrupt(model, "flips:1", tmp_path / "out", save_faults=tmp_path / "out")
+    with pytest.raises(OutputError, match="inputs are never changed"):
+        corrupt(model, "flips:1", tmp_path / "out", save_faults=model, force=True)
+    with pytest.raises(FormatError, match=r"model\.safetensors: tensor 'steps' holds int64 values; q2\.5"):
+        inject(Checkpoint.open(model), parse_law("flips:1"), tmp_path / "out", names=["steps"], format_name="q2.5")
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_lost_map_takes_the_output_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FaultMap, "save", interrupt)
+    for model, out in (KINDS["file"](tmp_path), KINDS["shards"](tmp_path)):
+        with pytest.raises(KeyboardInterrupt):
+            corrupt(model, "flips:1", tmp_path / out, save_faults=tmp_path / "map")
+        assert not (tmp_path / out).exists()
+        assert not (tmp_path / "map").exists()
+
+
+PEAK = """
+import resource, sys
+from faultcli.cli import run
+code = run(["inject", sys.argv[1], "--ber", "1e-5", "--format", sys.argv[2], "-o", sys.argv[3], "--quiet"])
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("format", ["native", "q2.5"])
+def test_memory_follows_the_largest_tensor_not_the_file(format: str, tmp_path: Path) -> None:
+    """480 MiB in tensors of 16 MiB; the input is sparse, so it takes no space."""
+    nbytes, count = 16 << 20, 30
+    header = {
+        f"{n}.weight": {"dtype": "F32", "shape": [1024, nbytes // 4096], "data_offsets": [n * nbytes, (n + 1) * nbytes]}
+        for n in range(count)
+    }
+    text = json.dumps(header).encode()
+    model, out = tmp_path / "model.safetensors", tmp_path / "out"
+    model.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(model, 8 + len(text) + nbytes * count)
+    command = [sys.executable, "-c", PEAK, str(model), format, str(out)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
+        assert out.stat().st_size == model.stat().st_size
+    finally:
+        out.unlink(missing_ok=True)
+    code, peak_kib = map(int, done.stdout.split()[-2:])
+    assert code == 0
+    assert peak_kib * 1024 < 4 * nbytes + 300_000_000
