@@ -20,6 +20,7 @@ LAYERS = [
     "memory",
     "inject",
     "scaling",
+    "prediction",
     "survey",
     "workload",
     "recover",

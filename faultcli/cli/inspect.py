@@ -74,12 +74,13 @@ def _inspect_checkpoint(
     json: str | None,
     quiet: bool,
 ) -> None:
-    from faultcli.cli.session import open_model
+    from faultcli.cli.session import naming, open_model
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import TARGETS, select
     from faultcli.inject import slots
-    from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table
+    from faultcli.prediction import Prediction, predict
+    from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
     checkpoint = open_model(model)
@@ -94,10 +95,16 @@ def _inspect_checkpoint(
     expected = None if law is None else law.expected_flips([slot for slot in places if law.covers(slot)])
     with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:
         tensors = list(survey(checkpoint, set(names), format, advance))
-    write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected), json)
+    predictions: list[Prediction] = []
+    if law is not None and law.ber is not None:
+        with byte_progress(quiet, "predicting", checkpoint.nbytes) as advance, naming(checkpoint):
+            predictions = list(predict(checkpoint, names, format, law.ber, advance))
+    write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), json)
     if json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))
         stdout().print(inspection_summary(tensors, format, fault, expected), markup=False, soft_wrap=True)
+        if predictions:
+            stdout().print(prediction_table(format, predictions))
         if checkpoint.metadata:
             entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
             note("metadata: " + ", ".join(entries), quiet=quiet)

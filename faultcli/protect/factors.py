@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from faultcli.protect.stored import StoredTensor
 _SAMPLE_BITS = 1 << 17  # bits of a tensor's words that a search looks at: 16 thousand weights of 8 bits
 _COARSE = [2.0 ** (k / 2) for k in range(-16, 7)]  # relative to the largest factor that fits
 _FINE = [2.0 ** (k / 8) for k in range(-3, 4)]
+_ALIKE = 1.01  # errors that differ by less are no reason to choose another factor
 _OCTAVES = [2.0**k for k in range(-12, 7)]  # for floats, in which a power of two rounds nothing
 
 
@@ -112,9 +114,16 @@ class FactorSearch:
 
 
 def _best(error: Callable[[float], float], ratios: tuple[list[float], list[float]]) -> float:
-    coarse = min(ratios[0], key=error)
-    candidates: list[float] = [coarse * fine for fine in ratios[1]]
-    return min(candidates, key=error) if len(candidates) > 1 else candidates[0]
+    coarse = _nearest_best(ratios[0], error)
+    return _nearest_best([coarse * fine for fine in ratios[1]], error) if len(ratios[1]) > 1 else coarse
+
+
+def _nearest_best(ratios: list[float], error: Callable[[float], float]) -> float:
+    """Return the ratio nearest to 1 of those that are as good as the best: where the factor hardly matters, as in
+    floats without a guard, the largest that fits is as good as any."""
+    errors = [error(ratio) for ratio in ratios]
+    alike = [ratio for ratio, found in zip(ratios, errors, strict=True) if found <= min(errors) * _ALIKE]
+    return min(alike, key=lambda ratio: abs(math.log(ratio)))
 
 
 def _rounded(factors: Tensor) -> Tensor:

@@ -8,13 +8,19 @@ from typing import Any
 
 from rich.table import Table
 
+from faultcli.prediction import Prediction
 from faultcli.report.table import UNDEFINED, new_table
 from faultcli.report.text import plain
 from faultcli.survey import TensorSurvey
 
 
 def inspection_document(
-    path: str, format: str, tensors: Sequence[TensorSurvey], fault: str | None, expected_flips: float | None
+    path: str,
+    format: str,
+    tensors: Sequence[TensorSurvey],
+    fault: str | None,
+    expected_flips: float | None,
+    predictions: Sequence[Prediction] = (),
 ) -> dict[str, Any]:
     """Return everything that is known as one JSON object."""
     return {
@@ -25,6 +31,7 @@ def inspection_document(
         "fault": fault,
         "expected_flips": expected_flips,
         "tensors": [{**asdict(tensor), "bits": tensor.bits} for tensor in tensors],
+        "predictions": [asdict(prediction) for prediction in predictions],
     }
 
 
@@ -70,3 +77,19 @@ def inspection_summary(
         return text
     flips = "depends on what is stored" if expected_flips is None else f"{expected_flips:,.4g} expected flips per trial"
     return f"{text}; {fault}: {flips}"
+
+
+def prediction_table(format: str, predictions: Sequence[Prediction]) -> Table:
+    """Return one row per tensor at risk: its predicted error, the bits that carry it, and the best factor."""
+    table = new_table(
+        f"predicted squared error in {format}, relative to the weights' mean square",
+        tensor="left",
+        error="right",
+        bits_that_carry_it="left",
+        best_factor="right",
+        error_with_it="right",
+    )
+    for p in predictions:
+        carriers = ", ".join(f"{bit}: {100 * share:.0f} %" for bit, share in p.carriers if share >= 0.005)
+        table.add_row(plain(p.name), f"{p.error:.3g}", carriers, f"{p.best_factor:.4g}", f"{p.best_error:.3g}")
+    return table
