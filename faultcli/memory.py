@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -87,12 +88,12 @@ class MemoryImage:
             for name, values in tensors.items()
         }
 
-    @property
+    @cached_property
     def regions(self) -> list[StoredTensor | CheckRegion]:
         """Everything that faults can hit."""
         return [region for stored in self.tensors.values() for region in stored.regions]
 
-    @property
+    @cached_property
     def layout(self) -> dict[str, Layout]:
         """Words and bits of every region."""
         return {region.name: region.layout for region in self.regions}
@@ -105,8 +106,12 @@ class MemoryImage:
     @property
     def overhead_bits_per_weight(self) -> float:
         """What the protections add per weight: check bits in the memory, and constants and tables beside it."""
-        weights = sum(stored.elements for stored in self.tensors.values())
-        return sum(stored.extra_bits for stored in self.tensors.values()) / max(1, weights)
+        return sum(stored.extra_bits for stored in self.tensors.values()) / max(1, self.weights)
+
+    @property
+    def weights(self) -> int:
+        """Number of values stored."""
+        return sum(stored.elements for stored in self.tensors.values())
 
     def values(self) -> Iterable[tuple[str, Tensor]]:
         """Yield every tensor as read back without faults, one at a time; for reading and copying only."""
@@ -123,9 +128,9 @@ class MemoryImage:
             FaultError: the map was drawn over another layout.
         """
         faults.check_layout(self.layout, "the checkpoint")
-        touched = {name.partition("#")[0] for name in faults.faults if "#" in name and name not in self.tensors}
-        touched |= faults.faults.keys() & self.tensors.keys()
-        elements = {name: stored.faulty(faults.faults) for name, stored in self.tensors.items() if name in touched}
+        tensor_of = {region.name: region.tensor for region in self.regions}
+        touched = dict.fromkeys(tensor_of[name] for name in faults.faults)
+        elements = {name: self.tensors[name].faulty(faults.faults) for name in touched}
         return Patch({name: e for name, e in elements.items() if len(e.index)})
 
 

@@ -80,6 +80,7 @@ def run_campaign(
                         on_record(record)
                         records.append(record)
                     overhead = image.overhead_bits_per_weight
+                    overhead += recalibration.side_bits / image.weights if recalibration else 0
                     results[number] = ArmResult(arm, image.bits, overhead, stored.outcome, tuple(records))
     finally:
         workload.load(tensors)

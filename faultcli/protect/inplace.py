@@ -71,10 +71,10 @@ class InPlace(Protection):
             raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
         if not bool(written.values.isfinite().all()):
             raise UsageError(f"{self.text}: stores finite values only, the tensor holds NaN or infinities")
-        return _FittedInPlace(format, self.spare, correctable, written.words.dtype)
+        return FittedInPlace(format, self.spare, correctable, written.words.dtype)
 
 
-class _FittedInPlace(Fitted):
+class FittedInPlace(Fitted):
     fills_padding = True
 
     def __init__(self, format: NumberFormat, spare: int, t: int, dtype: np.dtype[np.unsignedinteger]) -> None:
@@ -105,6 +105,17 @@ class _FittedInPlace(Fitted):
             out ^= planes[:, plane].astype(self.dtype) << bit
         out[lost] = 0
         return out
+
+    def count_flips(self, blocks: Words) -> tuple[int, int]:
+        """Return how many flips were corrected in words [n, block] as read, and in how many bits one looked for them.
+        Blocks beyond correction count as one flip more than can be corrected."""
+        data, low = self._data(blocks), _planes(blocks, range(self.spare)).reshape(len(blocks), -1)
+        parity = low[:, : self.code.parity_bits]
+        corrected, lost = self.code.correct(data[:, : self.covered], parity)
+        again = self.code.parity(corrected)
+        flips = (corrected != data[:, : self.covered]).sum(axis=1) + (again != parity).sum(axis=1)
+        flips[lost] = self.code.t + 1
+        return int(flips.sum()), len(blocks) * (self.covered + self.code.parity_bits)
 
     def block_failure(self, ber: float) -> float:
         return more_flips_than(self.code.t, self.covered + self.code.parity_bits, ber)

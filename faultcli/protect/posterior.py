@@ -82,10 +82,10 @@ class Posterior(Protection):
             raise UsageError("posterior: needs to know the bit-error rate", "say posterior=P, or draw faults by --ber")
         if not bool(written.values.isfinite().all()):
             raise UsageError("posterior: reads finite values only, the tensor holds NaN or infinities")
-        return _FittedPosterior(written, ber, self.granularity == "channel" and written.channels > 1)
+        return FittedPosterior(written, ber, self.granularity == "channel" and written.channels > 1)
 
 
-class _FittedPosterior(Fitted):
+class FittedPosterior(Fitted):
     """A decode table per class of spread. In formats with a scale, values here are whole multiples of it."""
 
     def __init__(self, written: Written, ber: float, per_channel: bool) -> None:
@@ -104,7 +104,7 @@ class _FittedPosterior(Fitted):
         self.side_bits = TENSOR_BITS + SPREAD_BITS * len(groups)
         spreads = torch.exp2(classes.double() / _GRID)
         shape, outliers = _most_likely(groups / peak, spreads[self.class_of_group], (SHAPES[2], OUTLIERS[2]))
-        prior = torch.stack([_prior(levels / peak, float(spread), shape, outliers) for spread in spreads])
+        self.prior = prior = torch.stack([_prior(levels / peak, float(spread), shape, outliers) for spread in spreads])
         evidence = through(prior, self.bits, ber).clamp(min=1e-300)
         self.table = through(prior * levels.nan_to_num(0, 0, 0), self.bits, ber) / evidence
         self.levels = levels

@@ -29,6 +29,7 @@ from faultcli.workload.evaluate import Workload
 
 DEFAULT_INPUTS = 1000
 _LEAST_INPUTS = 8
+REFERENCE_BITS = 16  # a healthy mean or variance is kept as a bfloat16
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ class BatchNormRecalibration:
 
     Raises:
         WorkloadError: the model has no batch-norm statistics, or there are too few inputs.
+
+    Attributes:
+        side_bits: what the healthy reference takes beside the model.
     """
 
     def __init__(self, workload: Workload, unlabelled: Dataset, spec: Recalibrate) -> None:
@@ -97,6 +101,7 @@ class BatchNormRecalibration:
             )
         inputs = workload.prepare(unlabelled.first(2 * spec.inputs))
         self._window = inputs[spec.inputs :] if len(inputs) == 2 * spec.inputs else inputs[: spec.inputs]
+        self.side_bits = sum(2 * REFERENCE_BITS * _mean(layer).numel() for layer in self._layers)
         self._reference: dict[nn.Module, _Moments] = {}
         self._walk(inputs[: spec.inputs], self._keep_reference)
 
