@@ -88,9 +88,6 @@ class Factors:
         return stored / per_element(self.values.to(stored.dtype), stored, shape, index)
 
 
-NO_SCALING = Factors(torch.ones(1), 0)
-
-
 def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "tensor", spare: int = 0) -> Tensor:
     """Return the largest factors with which the weights fit the format: float32 [1] or [channels].
 
@@ -101,9 +98,9 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
     Raises:
         FormatError: the weights hold NaN or infinities.
     """
-    flat = weights.reshape(weights.shape[0], -1) if granularity == "channel" and weights.dim() >= 2 else weights
-    magnitude = flat.reshape(len(flat), -1) if flat.dim() >= 2 and granularity == "channel" else flat.reshape(1, -1)
-    peak = magnitude.double().abs().amax(dim=1) if magnitude.shape[1] else torch.zeros(len(magnitude)).double()
+    rows = weights.shape[0] if granularity == "channel" and weights.dim() >= 2 else 1
+    groups = weights.double().abs().reshape(rows, -1)
+    peak = groups.amax(dim=1) if groups.shape[1] else torch.zeros(rows).double()
     if not bool(peak.isfinite().all()):
         raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
     if isinstance(format, IntegerFormat | NativeIntegerFormat):

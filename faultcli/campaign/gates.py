@@ -1,0 +1,204 @@
+"""Gates: does the model hold what is asked of it, decided from the trials' values alone, as early as they allow.
+
+Every check is a `MeanTest` by betting and therefore valid at every look. All checks of a campaign share one error rate:
+with A arms and G gates each may err with (1 − confidence)/(A·G) in either direction, so that, with the confidence
+stated, **no** verdict of the campaign is wrong (Bonferroni's union bound; at a given truth only one direction can err).
+The combined verdict is then right too, and so is picking the arms that pass.
+
+A true mean exactly at the limit meets it: to fail it there is an error, to pass it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from faultcli.campaign.statistics.intervals import error_rate
+from faultcli.campaign.statistics.sequences import MeanTest
+from faultcli.errors import UsageError, unknown_name
+
+
+class Verdict(StrEnum):
+    """What a gate says."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    quantity: str  # key of a trial's values
+    good: Literal["above", "below"]  # the side of the limit where the gate holds
+    below_stored: bool  # the threshold counts down from the accuracy as stored
+
+
+GATES = {
+    "min-accuracy": _Kind("accuracy", "above", below_stored=False),
+    "max-drop": _Kind("accuracy", "above", below_stored=True),
+    "max-sdc": _Kind("sdc", "below", below_stored=False),
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A demand on a mean over fault maps.
+
+    `min-accuracy`: mean top-1 accuracy of at least the threshold. `max-drop`: a loss of at most the threshold against
+    the accuracy of the fault-free checkpoint *as stored*, by definition: what the number format costs without faults is
+    not fault loss and is not counted here. The stored accuracy is a constant of the campaign (the same inputs, no
+    faults), so this is `min-accuracy` at stored − threshold. `max-sdc`: a mean part of silently corrupted answers of at
+    most the threshold. All speak of the inputs of the campaign and of fault maps at large.
+
+    Raises:
+        UsageError: a name that is not in the table, or a threshold outside 0 to 1.
+    """
+
+    name: str
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if self.name not in GATES:
+            raise unknown_name("gate", self.name, GATES)
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"--{self.name} {self.threshold}: a threshold is a fraction from 0 to 1")
+
+    @property
+    def quantity(self) -> str:
+        """Which of a trial's values it reads: `accuracy` or `sdc`."""
+        return GATES[self.name].quantity
+
+    @property
+    def direction(self) -> Literal["above", "below"]:
+        """The side of the limit, itself included, where the gate holds."""
+        return GATES[self.name].good
+
+    def limit(self, stored_accuracy: float) -> float:
+        """Return the mean at which the gate just holds; below 0 for a drop larger than the stored accuracy."""
+        return stored_accuracy - self.threshold if GATES[self.name].below_stored else self.threshold
+
+
+class GateCheck:
+    """One gate of one arm, trial by trial. Once decided it stays so.
+
+    Args:
+        gate: the demand.
+        stored_accuracy: of the fault-free checkpoint as stored in this arm.
+        alpha: the probability, at most, of a false pass, and of a false fail.
+    """
+
+    def __init__(self, gate: Gate, *, stored_accuracy: float, alpha: float) -> None:
+        self.gate = gate
+        self.limit = gate.limit(stored_accuracy)
+        self.trials = 0
+        bad: Literal["above", "below"] = "below" if gate.direction == "above" else "above"
+        self._good = MeanTest(self.limit, alpha=alpha, direction=gate.direction)
+        self._bad = MeanTest(self.limit, alpha=alpha, direction=bad)
+        self._verdict = Verdict.INCONCLUSIVE
+        self._settle()
+        # A limit at the very end of what is possible is met by every mean there is.
+        if self.limit == (0 if gate.direction == "above" else 1):
+            self._verdict = Verdict.PASS
+
+    def add(self, value: float) -> Verdict:
+        """Take the next trial's value, in the order of trial numbers; return the verdict so far."""
+        if self._verdict is Verdict.INCONCLUSIVE:
+            self.trials += 1
+            self._good.add(value)
+            self._bad.add(value)
+            self._settle()
+        return self._verdict
+
+    def _settle(self) -> None:
+        if self._bad.decided:
+            self._verdict = Verdict.FAIL
+        elif self._good.decided:
+            self._verdict = Verdict.PASS
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict so far."""
+        return self._verdict
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What became of one gate of one arm."""
+
+    arm: int
+    gate: Gate
+    limit: float
+    verdict: Verdict
+    trials: int  # looked at until it was decided, or all
+
+
+class GatePanel:
+    """All gates of all arms of a campaign.
+
+    Args:
+        gates: none means no verdict.
+        stored_accuracies: one per arm.
+        confidence: that no verdict at all is wrong.
+    """
+
+    def __init__(self, gates: Sequence[Gate], stored_accuracies: Sequence[float], *, confidence: float = 0.95) -> None:
+        alpha = error_rate(confidence) / max(1, len(gates) * len(stored_accuracies))
+        self._checks = [
+            [GateCheck(gate, stored_accuracy=stored, alpha=alpha) for gate in gates] for stored in stored_accuracies
+        ]
+
+    def add(self, arm: int, values: Mapping[str, float]) -> None:
+        """Take the next trial of an arm, in the order of its trial numbers.
+
+        Args:
+            arm: its position in the plan.
+            values: by quantity, at least those that the gates read.
+        """
+        for check in self._checks[arm]:
+            check.add(values[check.gate.quantity])
+
+    def undecided(self, arm: int) -> int:
+        """Return the number of gates of an arm that have no verdict yet."""
+        return sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks[arm])
+
+    @property
+    def results(self) -> tuple[GateResult, ...]:
+        """Every gate of every arm, arms outermost."""
+        return tuple(
+            GateResult(arm, check.gate, check.limit, check.verdict, check.trials)
+            for arm, checks in enumerate(self._checks)
+            for check in checks
+        )
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The campaign's verdict; None without gates. It can be `fail` long before every gate is decided."""
+        return combine(result.verdict for result in self.results)
+
+
+def combine(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """Return fail if any failed, else inconclusive if any is open, else pass; None without verdicts."""
+    found = set(verdicts)
+    return next((each for each in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS) if each in found), None)
+
+
+def judge(
+    gates: Sequence[Gate],
+    arms: Sequence[tuple[float, Sequence[Mapping[str, float]]]],
+    *,
+    confidence: float = 0.95,
+) -> GatePanel:
+    """Return the gates after all trials of finished or stored arms: the same verdicts as while running.
+
+    Args:
+        gates: the demands.
+        arms: stored accuracy and the trials' values in the order of trial numbers, per arm.
+        confidence: as `GatePanel`.
+    """
+    panel = GatePanel(gates, [stored for stored, _ in arms], confidence=confidence)
+    for arm, (_, trials) in enumerate(arms):
+        for values in trials:
+            panel.add(arm, values)
+    return panel

@@ -1,0 +1,36 @@
+"""What trials say and how sure that is. The unit is the trial (one fault map): inputs inside a trial are clustered.
+
+    intervals   a mean after a number of trials that was fixed beforehand
+    sequences   a mean while trials come in, valid at every look
+    samples     how many trials, and where: sample sizes, strata, allocation
+    stopping    when a campaign has enough
+
+Pure functions and small accumulators on plain numbers; undefined is None. docs/statistics.md has the measured coverage.
+"""
+
+from faultcli.campaign.statistics.intervals import Interval, mean_interval, paired_interval, unseen_share
+from faultcli.campaign.statistics.samples import (
+    Stratum,
+    neyman_allocation,
+    sample_size,
+    stratified_estimate,
+    trials_needed,
+)
+from faultcli.campaign.statistics.sequences import ConfidenceSequence, MeanTest
+from faultcli.campaign.statistics.stopping import StopReason, StopRule
+
+__all__ = [
+    "ConfidenceSequence",
+    "Interval",
+    "MeanTest",
+    "StopReason",
+    "StopRule",
+    "Stratum",
+    "mean_interval",
+    "neyman_allocation",
+    "paired_interval",
+    "sample_size",
+    "stratified_estimate",
+    "trials_needed",
+    "unseen_share",
+]

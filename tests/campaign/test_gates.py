@@ -1,0 +1,125 @@
+"""Gates: verdicts, their error rates by simulation, combination."""
+
+import numpy as np
+import pytest
+
+from faultcli.campaign.gates import Gate, GateCheck, GatePanel, Verdict, combine, judge
+from faultcli.errors import UsageError
+
+
+def accuracies(rng: np.random.Generator, mean: float, n: int) -> np.ndarray:
+    """One map in ten loses 30 points, the others little; the mean is exact."""
+    bad = rng.random(n) < 0.1
+    return np.where(bad, mean - 0.27, mean + 0.03) + rng.uniform(-0.02, 0.02, n)
+
+
+@pytest.mark.parametrize(("offset", "wrong"), [(0.005, Verdict.FAIL), (0.0, Verdict.FAIL), (-0.005, Verdict.PASS)])
+@pytest.mark.parametrize("name", ["min-accuracy", "max-drop", "max-sdc"])
+def test_false_verdicts_under_early_stopping(name: str, offset: float, wrong: Verdict) -> None:
+    rng = np.random.default_rng(0)
+    gate = Gate(name, {"min-accuracy": 0.85, "max-drop": 0.06, "max-sdc": 0.15}[name])
+    found = []
+    for _ in range(100):
+        check = GateCheck(gate, stored_accuracy=0.91, alpha=0.05)
+        values = accuracies(rng, 0.85 + offset, 300)
+        for value in values if gate.quantity == "accuracy" else 1 - values:
+            if check.add(value) is not Verdict.INCONCLUSIVE:
+                break
+        found.append(check.verdict)
+    assert found.count(wrong) / len(found) <= 0.05
+
+
+def test_a_clear_case_is_decided_early() -> None:
+    rng = np.random.default_rng(1)
+    for mean, verdict in ((0.85, Verdict.PASS), (0.5, Verdict.FAIL)):
+        check = GateCheck(Gate("min-accuracy", 0.7), stored_accuracy=0.9, alpha=0.05)
+        for value in accuracies(rng, mean, 100):
+            check.add(value)
+        assert check.verdict is verdict
+        assert check.trials < 50
+
+
+def test_a_verdict_stays() -> None:
+    check = GateCheck(Gate("min-accuracy", 0.5), stored_accuracy=0.9, alpha=0.05)
+    for value in [1.0] * 20 + [0.0] * 500:
+        check.add(value)
+    assert check.verdict is Verdict.PASS
+
+
+def test_a_drop_counts_from_the_accuracy_as_stored() -> None:
+    assert Gate("max-drop", 0.02).limit(0.9) == pytest.approx(0.88)
+    assert Gate("min-accuracy", 0.7).limit(0.9) == 0.7
+    assert Gate("max-sdc", 0.1).limit(0.9) == 0.1
+    check = GateCheck(Gate("max-drop", 0.95), stored_accuracy=0.9, alpha=0.05)
+    assert check.verdict is Verdict.PASS  # no trial can lose more
+
+
+@pytest.mark.parametrize(
+    ("gate", "value", "verdict"),
+    [
+        (Gate("min-accuracy", 0.0), 0.0, Verdict.PASS),
+        (Gate("max-sdc", 1.0), 1.0, Verdict.PASS),
+        (Gate("max-sdc", 0.0), 0.0, Verdict.INCONCLUSIVE),  # that it never happens no number of trials can show
+        (Gate("max-sdc", 0.0), 0.001, Verdict.FAIL),
+        (Gate("min-accuracy", 1.0), 1.0, Verdict.INCONCLUSIVE),
+        (Gate("min-accuracy", 1.0), 0.999, Verdict.FAIL),
+    ],
+)
+def test_limits_at_the_ends(gate: Gate, value: float, verdict: Verdict) -> None:
+    check = GateCheck(gate, stored_accuracy=0.9, alpha=0.05)
+    for _ in range(50):
+        check.add(value)
+    assert check.verdict is verdict
+
+
+def test_unknown_gates_and_thresholds() -> None:
+    with pytest.raises(UsageError, match="unknown gate 'min-acuracy'"):
+        Gate("min-acuracy", 0.5)
+    with pytest.raises(UsageError, match="--max-drop 5: a threshold is a fraction"):
+        Gate("max-drop", 5)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "together"),
+    [
+        ("", None),
+        ("p", Verdict.PASS),
+        ("pip", Verdict.INCONCLUSIVE),
+        ("pif", Verdict.FAIL),
+    ],
+)
+def test_combination(verdicts: str, together: Verdict | None) -> None:
+    names = {"p": Verdict.PASS, "i": Verdict.INCONCLUSIVE, "f": Verdict.FAIL}
+    assert combine(names[letter] for letter in verdicts) is together
+
+
+def test_a_panel_shares_one_error_rate() -> None:
+    # Six checks at their limits: the chance that any of them fails must stay below 5 % in all.
+    rng = np.random.default_rng(2)
+    gates = [Gate("min-accuracy", 0.5), Gate("max-sdc", 0.5)]
+    wrong = 0
+    for _ in range(100):
+        panel = GatePanel(gates, [0.9, 0.9, 0.9])
+        for _ in range(120):
+            for arm in range(3):
+                panel.add(arm, {"accuracy": float(rng.random() < 0.5), "sdc": float(rng.random() < 0.5)})
+        wrong += panel.verdict is Verdict.FAIL
+    assert wrong <= 5
+
+
+def test_stored_trials_give_the_verdicts_of_the_running_campaign() -> None:
+    gates = [Gate("min-accuracy", 0.8), Gate("max-sdc", 0.1)]
+    trials = [[{"accuracy": 0.95, "sdc": 0.02}] * 80, [{"accuracy": 0.6, "sdc": 0.02}] * 80]
+    panel = judge(gates, [(0.96, trials[0]), (0.96, trials[1])])
+    assert [(r.arm, r.gate.name, r.verdict.value) for r in panel.results] == [
+        (0, "min-accuracy", "pass"),
+        (0, "max-sdc", "pass"),
+        (1, "min-accuracy", "fail"),
+        (1, "max-sdc", "pass"),
+    ]
+    assert panel.verdict is Verdict.FAIL
+    assert panel.undecided(0) == panel.undecided(1) == 0
+    assert all(result.trials < 80 for result in panel.results)
+    assert judge(gates, [(0.96, trials[0])]).verdict is Verdict.PASS
+    assert judge(gates, [(0.96, trials[0][:2])]).verdict is Verdict.INCONCLUSIVE
+    assert judge([], [(0.96, trials[0])]).verdict is None
