@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from faultcli.campaign.gates import Gate
+from faultcli.campaign.statistics import StopRule
 from faultcli.errors import UsageError
 from faultcli.faults.laws import FaultLaw
 from faultcli.formats import parse_format
@@ -52,23 +54,37 @@ class Plan:
     """
 
     arms: tuple[Arm, ...]
-    trials: int
+    trials: int  # per arm, at the most
     seed: int = 0
     target: str = "weights"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()  # an arm stops early when all of its gates are decided
+    until_half_width: float | None = None  # and when the interval of its accuracy is as narrow as this
+    confidence: float = 0.95  # of intervals, and that no gate's verdict is wrong
 
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise UsageError(f"--trials {self.trials}: a campaign has at least 1 trial")
+        if not 0 < self.confidence < 1:
+            raise UsageError(f"--confidence {self.confidence:g}: lies between 0 and 1", "try: --confidence 0.95")
+        if self.until_half_width is not None and not 0 < self.until_half_width < 1:
+            problem = f"--until-ci {self.until_half_width:g}: half of an interval's width lies between 0 and 1"
+            raise UsageError(problem, "try: --until-ci 0.01, which is one point of accuracy")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0")
         repeated = {arm for arm in self.arms if self.arms.count(arm) > 1}
         if repeated:
             raise UsageError(f"the arm {next(iter(repeated)).label} is asked for twice", "name every level once")
 
+    @property
+    def stop_rule(self) -> StopRule:
+        """When an arm has enough trials."""
+        return StopRule(self.trials, self.until_half_width, gates=bool(self.gates))
+
     def identity(self, *, checkpoint: str, workload: str) -> str:
-        """Return the SHA-256 of everything that changes a result, and of nothing else.
+        """Return the SHA-256 of everything that changes a trial's result, and of nothing else: not of how many trials
+        there are, nor of what is concluded from them.
 
         Args:
             checkpoint: content hash of the checkpoint.
@@ -79,7 +95,6 @@ class Plan:
             "checkpoint": checkpoint,
             "workload": workload,
             "arms": [arm.identity for arm in self.arms],
-            "trials": self.trials,
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
         }

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from faultcli.campaign.gates import GateResult, Verdict, combine
 from faultcli.campaign.plan import Arm, Plan
-from faultcli.campaign.statistics import Interval, mean_interval
+from faultcli.campaign.statistics import ConfidenceSequence, Interval, mean_interval
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.workload.metrics import Outcome
 
@@ -34,6 +35,8 @@ class ArmResult:
     overhead_bits_per_weight: float  # what the protections add
     stored: Outcome
     records: tuple[Record, ...]
+    gates: tuple[GateResult, ...] = ()
+    sequential: bool = False  # whether the trials themselves decided how many there are
 
     @property
     def condition(self) -> str:
@@ -41,8 +44,15 @@ class ArmResult:
         return f"{self.arm.format}, {self.arm.fault.spec}"
 
     def accuracy(self, confidence: float = 0.95) -> Interval | None:
-        """Mean top-1 accuracy over trials with its interval."""
-        return mean_interval([record.outcome.top1 for record in self.records], confidence=confidence)
+        """Mean top-1 accuracy over trials with its interval; one that holds at every look, if the trials decided how
+        many there are."""
+        values = [record.outcome.top1 for record in self.records]
+        if not self.sequential:
+            return mean_interval(values, confidence=confidence)
+        sequence = ConfidenceSequence(confidence=confidence)
+        for value in values:
+            sequence.add(value)
+        return sequence.interval
 
     @property
     def worst(self) -> float | None:
@@ -70,6 +80,11 @@ class CampaignResult:
     original: Outcome  # the checkpoint as it is, without the memory
     arms: tuple[ArmResult, ...]
     seconds: float
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the gates say together; None without gates."""
+        return combine(gate.verdict for arm in self.arms for gate in arm.gates)
 
     def gain_over_none(self, arm: ArmResult, confidence: float = 0.95) -> Interval | None:
         """Mean gain in top-1 accuracy over the unprotected arm of the same format and law, paired by trial; None where

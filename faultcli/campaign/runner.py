@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from faultcli.campaign.gates import GateCheck, GateResult, Verdict
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult, Record
+from faultcli.campaign.statistics import ConfidenceSequence
 from faultcli.memory import MemoryImage
 from faultcli.protect.scale import Factors
 from faultcli.recover.batchnorm import BatchNormRecalibration
@@ -75,13 +77,18 @@ def run_campaign(
                     if arm.recalibrate is not None:
                         assert unlabelled is not None
                         recalibration = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
+                    watch = Watch(plan, number, stored.outcome.top1)
                     records = []
                     for record in trials(plan, number, arm, image, workload, stored, recalibration):
                         on_record(record)
                         records.append(record)
+                        if watch.enough(record):
+                            break
                     overhead = image.overhead_bits_per_weight
                     overhead += recalibration.side_bits / image.weights if recalibration else 0
-                    results[number] = ArmResult(arm, image.bits, overhead, stored.outcome, tuple(records))
+                    results[number] = ArmResult(
+                        arm, image.bits, overhead, stored.outcome, tuple(records), watch.gates, watch.rule.sequential
+                    )
     finally:
         workload.load(tensors)
     return CampaignResult(
@@ -92,6 +99,31 @@ def run_campaign(
         tuple(results[number] for number in range(len(plan.arms))),
         time.perf_counter() - start,
     )
+
+
+class Watch:
+    """Looks at the trials of one arm as they come, in the order of their numbers, and says when there are enough."""
+
+    def __init__(self, plan: Plan, number: int, stored_accuracy: float) -> None:
+        self.rule = plan.stop_rule
+        self._number = number
+        self._sequence = ConfidenceSequence(confidence=plan.confidence)
+        alpha = (1 - plan.confidence) / max(1, len(plan.gates) * len(plan.arms))
+        self._checks = [GateCheck(gate, stored_accuracy=stored_accuracy, alpha=alpha) for gate in plan.gates]
+
+    def enough(self, record: Record) -> bool:
+        """Take the next trial; return whether the arm stops here."""
+        values = {"accuracy": record.outcome.top1, "sdc": (record.outcome.sdc or 0) / record.outcome.n}
+        self._sequence.add(values["accuracy"])
+        for check in self._checks:
+            check.add(values[check.gate.quantity])
+        undecided = sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks)
+        return self.rule.reason(self._sequence, undecided_gates=undecided) is not None
+
+    @property
+    def gates(self) -> tuple[GateResult, ...]:
+        """What the arm's gates say so far."""
+        return tuple(GateResult(self._number, c.gate, c.limit, c.verdict, c.trials) for c in self._checks)
 
 
 def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> tuple[Outcome, Outcome]:

@@ -12,6 +12,7 @@ from faultcli.errors import UsageError
 
 FAULTS = "Faults"
 SCALING = "Scaling"
+STOPPING = "Trials and gates"
 WORKLOAD = "Model and data"
 OUTPUT = "Output"
 

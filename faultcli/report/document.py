@@ -19,8 +19,18 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
         "inputs": result.inputs,
         "bits": max(arm.bits for arm in result.arms),
         "arms": [_arm(arm, result, confidence) for arm in result.arms],
-        "gates": [],
-        "verdict": None,
+        "gates": [
+            {
+                "name": gate.gate.name,
+                "threshold": gate.gate.threshold,
+                "arm": gate.arm,
+                "verdict": str(gate.verdict),
+                "trials": gate.trials,
+            }
+            for arm in result.arms
+            for gate in arm.gates
+        ],
+        "verdict": None if result.verdict is None else str(result.verdict),
         "timing": {"seconds": round(result.seconds, 3)},
     }
 

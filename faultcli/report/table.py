@@ -99,6 +99,17 @@ def by_condition(result: CampaignResult) -> list[list[ArmResult]]:
     return list(conditions.values())
 
 
+def gate_lines(result: CampaignResult) -> list[str]:
+    """Say what every gate of every arm decided, and all of them together; nothing without gates."""
+    lines = [
+        f"{gate.verdict:>12}  {gate.gate.name} {gate.gate.threshold:g}: {result.arms[gate.arm].arm.label}, "
+        f"{gate.trials} trials"
+        for arm in result.arms
+        for gate in arm.gates
+    ]
+    return [*lines, f"verdict: {result.verdict}"] if result.verdict else []
+
+
 def winners(result: CampaignResult, confidence: float) -> list[str]:
     """Say, for every format and law with several protections, which arm is best at which overhead: every line costs
     more bits per weight than the one before it and is more accurate. A tie goes to the cheaper arm."""
@@ -132,7 +143,7 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
     table.add_column("changed answers", justify="right")
     for name, outcome in rows.items():
         if outcome is not None:
-            loss = UNDEFINED if outcome.loss is None else f"{outcome.loss:.4f}"
+            loss = UNDEFINED if outcome.loss is None else f"{outcome.loss:.4g}"
             rates = outcome.rates()
             table.add_row(
                 name,

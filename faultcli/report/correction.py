@@ -1,0 +1,198 @@
+"""What `train-corrector` found, as table, JSON, Markdown and plot: gain against severity, and where it is sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from faultcli.campaign.statistics import Interval, mean_interval
+from faultcli.errors import UsageError
+from faultcli.recover.assess import Level
+from faultcli.recover.base import Corrector
+from faultcli.report.table import UNDEFINED, new_table, percent
+
+SCHEMA = "faultcli.corrector/1"
+REPORT_SUFFIXES = (".md", ".svg", ".png")
+
+
+def gain_interval(level: Level, confidence: float = 0.95) -> Interval | None:
+    """Return the mean gain in top-1 accuracy over held-out maps with its interval."""
+    return mean_interval(level.gains, confidence=confidence, bounds=(-1.0, 1.0))
+
+
+def verdict(level: Level) -> str:
+    """Say whether the gain is surely positive, surely negative, or neither."""
+    interval = gain_interval(level)
+    if interval is None or interval.low is None or interval.high is None:
+        return UNDEFINED
+    if min(level.gains) == max(level.gains) == 0:
+        return "left alone"
+    return "helps" if interval.low > 0 else "harms" if interval.high < 0 else "not decided"
+
+
+def correction_document(output: Path | None, corrector: Corrector, levels: Sequence[Level]) -> dict[str, Any]:
+    """Return the result as JSON takes it. Accuracies and gains are fractions; what is undefined is null."""
+    numbers = [trial.correction.numbers for level in levels for trial in level.trials]
+    return {
+        "schema": SCHEMA,
+        "output": None if output is None else str(output),
+        "method": corrector.name,
+        "setting": corrector.card.setting,
+        "model": corrector.card.model or None,
+        "classes": corrector.card.classes,
+        "parameters": max(numbers, default=0),
+        "levels": [_level(level) for level in levels],
+    }
+
+
+def _level(level: Level) -> dict[str, Any]:
+    gain = gain_interval(level)
+    corrupted, corrected = (
+        mean_interval([getattr(t, w).top1 for t in level.trials]) for w in ("corrupted", "corrected")
+    )
+    decisions: dict[str, int] = {}
+    for trial in level.trials:
+        decisions[trial.correction.decision] = decisions.get(trial.correction.decision, 0) + 1
+    return {
+        "fault": level.fault,
+        "maps": len(level.trials),
+        "clean_accuracy": level.clean.top1,
+        "corrupted": _interval(corrupted),
+        "corrected": _interval(corrected),
+        "gain": _interval(gain),
+        "share_back": level.share_back,
+        "verdict": verdict(level),
+        "severity": level.severity,
+        "predicted_gain": level.predicted_gain,
+        "decisions": decisions,
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, float | None] | None:
+    return None if interval is None else {"mean": interval.mean, "low": interval.low, "high": interval.high}
+
+
+def correction_table(corrector: Corrector, levels: Sequence[Level], inputs: int) -> Table:
+    """Return one row per level; accuracies in percent, gains in points."""
+    table = new_table(
+        f"{corrector.name}, {corrector.card.setting}: top-1 accuracy in % on {inputs:,} held-out inputs",
+        fault="left",
+        maps="right",
+        corrupted="right",
+        corrected="right",
+        **{"gain_[95_%]": "right"},
+        back="right",
+        predicted="right",
+        verdict="left",
+    )
+    for level in levels:
+        table.add_row(*_cells(level))
+    return table
+
+
+def _cells(level: Level) -> list[str]:
+    gain, predicted, back = gain_interval(level), level.predicted_gain, level.share_back
+    return [
+        level.fault,
+        str(len(level.trials)),
+        percent(level.mean("corrupted"), 2),
+        percent(level.mean("corrected"), 2),
+        points(gain),
+        UNDEFINED if back is None or abs(level.clean.top1 - level.mean("corrupted")) < 1e-4 else f"{100 * back:.0f} %",
+        UNDEFINED if predicted is None else f"{100 * predicted:+.2f}",
+        verdict(level),
+    ]
+
+
+def points(interval: Interval | None) -> str:
+    """Write a gain in percentage points with its interval."""
+    if interval is None:
+        return UNDEFINED
+    if interval.low is None or interval.high is None:
+        return f"{100 * interval.mean:+.2f}"
+    return f"{100 * interval.mean:+.2f} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+
+
+def check_report(path: Path) -> None:
+    """Refuse a report of a kind that is not known.
+
+    Raises:
+        UsageError: says which are.
+    """
+    if path.suffix not in REPORT_SUFFIXES:
+        kind = path.suffix or "files without a suffix"
+        raise UsageError(f"--report {path}: cannot write {kind}", f"end the name in {', '.join(REPORT_SUFFIXES)}")
+
+
+def write_report(path: Path, corrector: Corrector, levels: Sequence[Level], inputs: int) -> None:
+    """Write gain against severity: `.md` as a table, `.svg` or `.png` as a plot.
+
+    Raises:
+        UsageError: another suffix.
+        OutputError: it cannot be written.
+    """
+    from faultcli.files import atomic_output
+
+    check_report(path)
+    with atomic_output(path, force=True) as partial:
+        if path.suffix == ".md":
+            partial.write_text(_markdown(corrector, levels, inputs), encoding="utf-8")
+        else:
+            _plot(partial, path.suffix[1:], corrector, levels)
+
+
+def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str:
+    head = ("fault", "maps", "severity", "corrupted %", "corrected %", "gain, points", "back", "predicted", "verdict")
+    lines = [
+        f"# Logits correction: {corrector.name}, {corrector.card.setting}",
+        "",
+        f"{inputs:,} held-out inputs, {_maps(corrector)}; intervals are 95 % over maps. Severity "
+        "is what the corrector itself estimates from unlabelled logits; predicted is the gain that it expects.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    for level in levels:
+        cells = _cells(level)
+        severity = UNDEFINED if level.severity is None else f"{level.severity:.3f}"
+        lines.append("| " + " | ".join([*cells[:2], severity, *cells[2:]]) + " |")
+    sure = [level.fault for level in levels if verdict(level) == "helps"]
+    foreseen = [level.fault for level in levels if (level.predicted_gain or 0) > 0]
+    lines += ["", f"The gain is surely positive at: {', '.join(sure) or 'no level'}."]
+    if any(level.predicted_gain is not None for level in levels):
+        lines.append(f"The corrector itself expected to help at: {', '.join(foreseen) or 'no level'}.")
+    return "\n".join(lines) + "\n"
+
+
+def _maps(corrector: Corrector) -> str:
+    known = corrector.card.setting == "known damage"
+    return "the very faults that it was trained on" if known else "fault maps that were not trained on"
+
+
+def _plot(path: Path, kind: str, corrector: Corrector, levels: Sequence[Level]) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, level in enumerate(levels):
+        lost = [100 * (level.clean.top1 - trial.corrupted.top1) for trial in level.trials]
+        gains = [100 * gain for gain in level.gains]
+        axes.scatter(lost, gains, s=14, alpha=0.6, color=f"C{number % 10}", label=level.fault)
+        known = [(x, 100 * t.correction.predicted_gain) for x, t in zip(lost, level.trials, strict=True)
+                 if t.correction.predicted_gain is not None]  # fmt: skip
+        if known:
+            lost, gains = [x for x, _ in known], [y for _, y in known]
+            axes.scatter(lost, gains, s=14, marker="x", alpha=0.4, color=f"C{number % 10}")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(
+        xlabel="accuracy lost to the damage, points",
+        ylabel="accuracy that comes back, points",
+        title=f"{corrector.name}, {corrector.card.setting} (● measured, × predicted)",
+    )
+    axes.legend(fontsize="small")
+    with matplotlib.rc_context({"svg.hashsalt": "faultcli"}):
+        figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -1,0 +1,71 @@
+"""Examples are short and run."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from faultcli.checkpoint import Checkpoint
+from faultcli.workload.demo import demo_checkpoint_path
+from faultcli.workload.evaluate import build_workload
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if not path.name.startswith("reproduce_"))
+QUICK = ["inject_and_measure.py"]  # run here as they are, with a directory to write to
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_short_and_documented(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 65
+    assert text.startswith('"""')
+    assert f"python examples/{script.name}" in text
+    compile(text, script.name, "exec")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_ones_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path)])
+    torch.set_num_threads(1)
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "injected: 119 of 1,221,120 bits, 119 values" in printed
+    assert "clean: 99.2% of 500 images" in printed
+    assert "restored every byte: True" in printed
+    assert re.search(r"^q2\.5 bitflip:0\.0001: \d+\.\d%", printed, re.MULTILINE)
+
+
+def test_train_digits_makes_a_demo(tmp_path: Path) -> None:
+    """The embedded images exactly; and, with a fifth of the epochs, weights that are nearly as good."""
+    pytest.importorskip("sklearn")
+    script = runpy.run_path(str(EXAMPLES / "train_digits.py"))
+    script["main"].__globals__["EPOCHS"] = 12
+    script["main"](tmp_path)
+    assert (tmp_path / "digits.npz").read_bytes() == (demo_checkpoint_path().parent / "digits.npz").read_bytes()
+    trained, shipped = (Checkpoint.open(path) for path in (tmp_path / "digits-cnn.safetensors", demo_checkpoint_path()))
+    assert trained.metadata == shipped.metadata
+    assert {key: info.shape for key, info in trained.tensors.items()} == {
+        key: info.shape for key, info in shipped.tensors.items()
+    }
+    assert build_workload(trained.state(), trained.metadata, data="digits").outcome().top1 >= 0.97
+
+
+def test_the_shipped_demo_is_good() -> None:
+    shipped = Checkpoint.open(demo_checkpoint_path())
+    assert build_workload(shipped.state(), shipped.metadata, data="digits").outcome().top1 >= 0.97
