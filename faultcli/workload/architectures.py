@@ -92,7 +92,7 @@ _BUILT_IN = (
         preprocess=_IMAGENET,
         input_shape=(3, 224, 224),
         num_classes=1000,
-        data="images:DIR",
+        data="FILE.npz",
         description="SqueezeNet 1.1 for ImageNet, 1.2 million weights",
         source="Iandola et al., arXiv 1602.07360; keys as torchvision",
     ),

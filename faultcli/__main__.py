@@ -1,0 +1,5 @@
+"""`python -m faultcli`: the command line."""
+
+from faultcli.cli import main
+
+main()
