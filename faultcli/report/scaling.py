@@ -12,6 +12,7 @@ from faultcli.report.table import new_table
 from faultcli.report.text import printable
 from faultcli.scaling import ScaledTensor
 
+_RUINOUS = 1e6  # relative errors that only an unguarded exponent makes
 _ALIKE = 1.02  # ratios of error below which nobody would care
 
 
@@ -37,6 +38,8 @@ def verdict(tensors: Sequence[ScaledTensor]) -> str:
     asked, one, best = (sum(getattr(t, name) for t in tensors) for name in ("asked", "one", "best"))
     corrected = sum(t.corrections for t in tensors)
     kept = f" {corrected:,} values are rounded; what undoing them needs is in the file." if corrected else ""
+    if one > _RUINOUS:
+        kept += " Flips of exponent bits outweigh all else here; `--protect guard` or `inplace` deals with them."
     room = f"; the best factors (--factor auto) make it {asked / best:.3g} × smaller" if asked > best * _ALIKE else ""
     if asked > one * _ALIKE:
         return (
