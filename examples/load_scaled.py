@@ -1,6 +1,6 @@
 """How a device restores the weights of a scaled checkpoint: numpy and safetensors, nothing else.
 
-    python examples/load_scaled.py model.scaled.safetensors
+python examples/load_scaled.py model.scaled.safetensors
 """
 
 import json

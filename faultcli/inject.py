@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
-from faultcli.faults.laws import FaultLaw, draw_one, share_out
+from faultcli.faults.drawing import draw_one, share_out
+from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
 from faultcli.formats import NumberFormat

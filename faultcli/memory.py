@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from faultcli.checkpoint import DTYPES
-from faultcli.faults.laws import FaultLaw, draw_faults
+from faultcli.faults.drawing import draw_faults
+from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap, Layout
 from faultcli.formats import NumberFormat, native_format, parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain

@@ -59,7 +59,8 @@ def test_imports_go_downward(path: Path) -> None:
 
 
 def test_every_module_has_its_layer() -> None:
-    assert {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__", "__main__"} == set(LAYERS)
+    found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert found - {"__init__", "__main__"} == set(LAYERS)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from itertools import product
 from faultcli.campaign.gates import Gate
 from faultcli.campaign.statistics import StopRule
 from faultcli.errors import UsageError
-from faultcli.faults.laws import FaultLaw
+from faultcli.faults.law import FaultLaw
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain
+from faultcli.recover.applied import Correct
 from faultcli.recover.batchnorm import Recalibrate
 
 RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
@@ -27,18 +28,20 @@ class Arm:
     fault: FaultLaw
     protect: Chain = UNPROTECTED
     recalibrate: Recalibrate | None = None
+    correct: Correct | None = None
 
     @property
     def label(self) -> str:
         """Short text for progress and messages."""
         parts = [self.format, self.fault.spec, *([self.protect.text] if self.protect != UNPROTECTED else [])]
-        return " ".join(parts + ([self.recalibrate.text] if self.recalibrate else []))
+        return " ".join(parts + [step.text for step in (self.recalibrate, self.correct) if step])
 
     @property
     def identity(self) -> list[str | None]:
         """What makes it another arm, as text."""
         recalibrate = self.recalibrate.text if self.recalibrate else None
-        return [self.format, self.protect.text, self.fault.spec, recalibrate]
+        correct = [f"{self.correct.window}@{self.correct.sha256}"] if self.correct else []
+        return [self.format, self.protect.text, self.fault.spec, recalibrate, *correct]
 
     @property
     def memory(self) -> tuple[str, Chain, float | None]:
@@ -82,18 +85,20 @@ class Plan:
         """When an arm has enough trials."""
         return StopRule(self.trials, self.until_half_width, gates=bool(self.gates))
 
-    def identity(self, *, checkpoint: str, workload: str) -> str:
+    def identity(self, *, checkpoint: str, workload: str, unlabelled: str | None = None) -> str:
         """Return the SHA-256 of everything that changes a trial's result, and of nothing else: not of how many trials
         there are, nor of what is concluded from them.
 
         Args:
             checkpoint: content hash of the checkpoint.
             workload: `Workload.identity`: architecture, data, preprocessing, batch size, threads.
+            unlabelled: content hash of the inputs that recalibration and correctors look at, if any do.
         """
         content = {
             "schema": RESULT_SCHEMA,
             "checkpoint": checkpoint,
             "workload": workload,
+            "unlabelled": unlabelled,
             "arms": [arm.identity for arm in self.arms],
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
@@ -106,9 +111,10 @@ def cross(
     faults: Sequence[FaultLaw],
     protect: Sequence[Chain] = (),
     recalibrate: Sequence[Recalibrate | None] = (),
+    correct: Sequence[Correct | None] = (),
 ) -> tuple[Arm, ...]:
     """Return every format under every law behind every chain (none: unprotected) with every recalibration (none: as
-    stored), formats outermost.
+    stored) and every corrector (none: logits as they are), formats outermost.
 
     Raises:
         UsageError: no format or no law, or a format that is not in the table.
@@ -119,5 +125,6 @@ def cross(
         if name != "native":
             parse_format(name)
     return tuple(
-        Arm(*conditions) for conditions in product(formats, faults, protect or [UNPROTECTED], recalibrate or [None])
+        Arm(*conditions)
+        for conditions in product(formats, faults, protect or [UNPROTECTED], recalibrate or [None], correct or [None])
     )

@@ -16,6 +16,7 @@ from faultcli.campaign.records import ArmResult, CampaignResult, Record
 from faultcli.campaign.statistics import ConfidenceSequence
 from faultcli.memory import MemoryImage
 from faultcli.protect.scale import Factors
+from faultcli.recover.applied import AppliedCorrection
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.data import Dataset
 from faultcli.workload.evaluate import Workload
@@ -55,7 +56,7 @@ def run_campaign(
         tensors: the tensors at risk, by name, as in the checkpoint.
         checkpoint_hash: content hash of the checkpoint, for the plan's identity.
         factors: those of a scaled checkpoint, for arms that do not scale by themselves.
-        unlabelled: inputs for arms that recalibrate; not those that are evaluated.
+        unlabelled: inputs for arms that recalibrate or correct; not those that are evaluated.
         on_record: called with every finished trial.
 
     Raises:
@@ -79,7 +80,8 @@ def run_campaign(
                         recalibration = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
                     watch = Watch(plan, number, stored.outcome.top1)
                     records = []
-                    for record in trials(plan, number, arm, image, workload, stored, recalibration):
+                    correction = AppliedCorrection(workload, unlabelled, arm.correct) if arm.correct else None
+                    for record in trials(plan, number, arm, image, workload, stored, recalibration, correction):
                         on_record(record)
                         records.append(record)
                         if watch.enough(record):
@@ -93,7 +95,11 @@ def run_campaign(
         workload.load(tensors)
     return CampaignResult(
         plan,
-        plan.identity(checkpoint=checkpoint_hash, workload=workload.identity()),
+        plan.identity(
+            checkpoint=checkpoint_hash,
+            workload=workload.identity(),
+            unlabelled=unlabelled.sha256() if unlabelled else None,
+        ),
         len(workload),
         original.outcome,
         tuple(results[number] for number in range(len(plan.arms))),
@@ -137,6 +143,18 @@ def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str
         workload.load(tensors)
 
 
+def evaluate_corrected(
+    image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor], correction: AppliedCorrection
+) -> Outcome:
+    """Return the outcome of the checkpoint as stored and corrected, compared with the checkpoint as it is."""
+    golden = workload.golden()
+    try:
+        _write_stored(image, workload, tensors)
+        return measure(correction(workload.logits()), workload.labels, golden)
+    finally:
+        workload.load(tensors)
+
+
 def trials(
     plan: Plan,
     number: int,
@@ -145,6 +163,7 @@ def trials(
     workload: Workload,
     stored: FaultFree,
     recalibration: BatchNormRecalibration | None = None,
+    correction: AppliedCorrection | None = None,
 ) -> Iterator[Record]:
     """Yield the trials of one arm; the model holds the stored values before and after each."""
     for trial in range(plan.trials):
@@ -152,9 +171,10 @@ def trials(
         faults = image.draw(arm.fault, seed=plan.seed, trial=trial)
         patch = image.patch(faults)
         outcome = stored.outcome  # a trial that changes no value is the golden run
-        if patch.values_changed or recalibration:
+        if patch.values_changed or recalibration or correction:
             with patch.applied(workload.parameters), recalibration.applied() if recalibration else nullcontext():
-                outcome = workload.outcome(stored.golden)
+                logits = workload.logits()
+                outcome = measure(correction(logits) if correction else logits, workload.labels, stored.golden)
         yield Record(number, trial, faults.flips, patch.values_changed, outcome, time.perf_counter() - start)
 
 

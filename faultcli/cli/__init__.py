@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from faultcli import __version__
-from faultcli.cli import campaign, evaluate, inject, inspect, scale
+from faultcli.cli import campaign, evaluate, inject, inspect, scale, train_corrector
 from faultcli.errors import FaultcliError, OutputError
 from faultcli.report.text import printable
 
@@ -21,7 +21,14 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
-for command in (campaign.campaign, evaluate.evaluate, inject.inject, inspect.inspect, scale.scale):
+for command in (
+    campaign.campaign,
+    evaluate.evaluate,
+    inject.inject,
+    inspect.inspect,
+    scale.scale,
+    train_corrector.train_corrector,
+):
     app.command()(command)
 
 
@@ -117,7 +124,7 @@ def _internal_error() -> int:
 
 
 def _help_of(arguments: Sequence[str]) -> str:
-    commands = {info.callback.__name__ for info in app.registered_commands if info.callback}
+    commands = {info.callback.__name__.replace("_", "-") for info in app.registered_commands if info.callback}
     return " ".join(["faultcli", *(argument for argument in arguments[:1] if argument in commands), "--help"])
 
 

@@ -21,6 +21,8 @@ def campaign(
     format: options.Formats = "native",
     protect: options.Protects = None,
     recalibrate: options.Recalibrations = None,
+    corrector: options.Corrector = None,
+    window: options.Window = 1000,
     unlabelled: options.Unlabelled = None,
     trials: Annotated[
         int | None,
@@ -98,6 +100,7 @@ def campaign(
     from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
+    from faultcli.recover.applied import Correct
     from faultcli.recover.batchnorm import parse_recalibration
     from faultcli.report.document import campaign_document
     from faultcli.report.table import campaign_tables, gate_lines, winners
@@ -110,7 +113,10 @@ def campaign(
     laws = [parse_law(spec) for spec in options.several_faults(bers, fault)]
     chains = [parse_chain(text) for text in protect or []]
     recalibrations = [parse_recalibration(text) for text in recalibrate or []]
-    arms = cross([name.strip() for name in format.split(",")], laws, chains, recalibrations)
+    correct = None if corrector is None else Correct.load(corrector, window)
+    correctors = [None] if correct is None else [None, correct]
+    looks = any(recalibrations) or (correct is not None and correct.looks)
+    arms = cross([name.strip() for name in format.split(",")], laws, chains, recalibrations, correctors)
     plan = Plan(
         arms,
         trials,
@@ -123,6 +129,8 @@ def campaign(
         confidence=confidence,
     )
     checkpoint = open_model(model)
+    if correct is not None:
+        correct.corrector.check_model(checkpoint.sha256())
     names = select(checkpoint.tensors.values(), target=target, include=plan.include, exclude=plan.exclude)
     workload = make_workload(
         checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
@@ -140,7 +148,7 @@ def campaign(
             {name: read(name) for name in names},
             factors=factors,
             checkpoint_hash=checkpoint.sha256(),
-            unlabelled=load_unlabelled(unlabelled, data) if any(recalibrations) else None,
+            unlabelled=load_unlabelled(unlabelled, data) if looks else None,
             on_record=lambda record: display.update(task, advance=1, description=arms[record.arm].label),
         )
     write_json(campaign_document(result, confidence), json)

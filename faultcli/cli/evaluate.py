@@ -13,6 +13,9 @@ def evaluate(
     format: options.Format = "native",
     protect: options.Protect = "none",
     ber: options.DesignBer = None,
+    corrector: options.Corrector = None,
+    window: options.Window = 1000,
+    unlabelled: options.Unlabelled = None,
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -24,19 +27,26 @@ def evaluate(
     json: options.Json = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure a checkpoint without faults: as it is, and as it reads from a memory of another number format.
+    """Measure a checkpoint without faults: as it is, as it reads from a memory of another number format, and corrected.
+
+    With --corrector, MODEL may also be a damaged copy of the model that the corrector was trained for.
 
     Example: faultcli evaluate --format q2.5
     """
-    from faultcli.campaign.runner import evaluate_stored
-    from faultcli.cli.session import make_workload, naming, open_model
+    from faultcli.campaign.runner import evaluate_corrected, evaluate_stored
+    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model
+    from faultcli.faults.laws import BitFlip
     from faultcli.faults.selection import select
     from faultcli.memory import MemoryImage
     from faultcli.protect.chain import parse_chain
+    from faultcli.recover.applied import AppliedCorrection, Correct
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
     from faultcli.scaling import read_weights
 
+    if ber is not None:
+        BitFlip(ber)  # refuses what is no probability
+    correct = None if corrector is None else Correct.load(corrector, window)
     checkpoint = open_model(model)
     names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
     workload = make_workload(
@@ -47,6 +57,11 @@ def evaluate(
     with naming(checkpoint):
         image = MemoryImage(tensors, format, parse_chain(protect), ber, factors)
     original, stored = evaluate_stored(image, workload, tensors)
+    corrected = None
+    if correct is not None:
+        unlabelled_inputs = load_unlabelled(unlabelled, data) if correct.looks else None
+        correction = AppliedCorrection(workload, unlabelled_inputs, correct)
+        corrected = evaluate_corrected(image, workload, tensors, correction)
     write_json(
         {
             "schema": "faultcli.evaluate/1",
@@ -56,10 +71,11 @@ def evaluate(
             "overhead_bits_per_weight": image.overhead_bits_per_weight,
             "original": outcome_document(original),
             "stored": outcome_document(stored),
-            "corrected": None,
+            "corrected": None if corrected is None else outcome_document(corrected),
         },
         json,
     )
     if json != "-":
-        stdout().print(evaluation_table({"original": original, f"stored as {format}": stored}, len(workload)))
+        states = {"original": original, f"stored as {format}": stored, "corrected": corrected}
+        stdout().print(evaluation_table(states, len(workload)))
         note(workload.describe(), quiet=quiet)

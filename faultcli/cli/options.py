@@ -134,11 +134,24 @@ Recalibrations = Annotated[
         show_default="none",
     ),
 ]
+Corrector = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Correct the logits with what `train-corrector` wrote, beside the same without.",
+        rich_help_panel=WORKLOAD,
+        show_default=False,
+    ),
+]
+Window = Annotated[
+    int,
+    typer.Option(metavar="N", help="Unlabelled inputs that the corrector looks at.", rich_help_panel=WORKLOAD),
+]
 Unlabelled = Annotated[
     str | None,
     typer.Option(
         metavar="D",
-        help="Inputs for recalibration; their labels are not looked at.",
+        help="Inputs for recalibration and correctors; their labels are not looked at.",
         rich_help_panel=WORKLOAD,
         show_default="the training split of the data",
     ),

@@ -1,1 +1,2 @@
-"""Faults: the laws they follow (laws), exact sparse draws (sampling), what was drawn (maps), where (selection)."""
+"""Faults: what a law is (law), which there are (laws), exact draws (sampling, drawing), what was drawn (maps), where
+(selection)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from faultcli.faults.laws import shortest
+from faultcli.faults.law import shortest
 from faultcli.report.table import new_table
 from faultcli.report.text import printable
 from faultcli.scaling import ScaledTensor

@@ -87,8 +87,8 @@ def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> Tabl
 
 def hardening(arm: ArmResult) -> str:
     """What is done about faults in this arm."""
-    recalibrated = f" + {arm.arm.recalibrate.text}" if arm.arm.recalibrate else ""
-    return arm.arm.protect.text + recalibrated
+    steps = [step.text for step in (arm.arm.recalibrate, arm.arm.correct) if step]
+    return " + ".join([arm.arm.protect.text, *steps])
 
 
 def by_condition(result: CampaignResult) -> list[list[ArmResult]]:

@@ -149,7 +149,9 @@ def test_scaling_says_when_it_makes_things_worse(tmp_path: Path, faultcli: Calla
     model.write_bytes(demo_checkpoint_path().read_bytes())
     done = faultcli("scale", model, "--factor", "0.25", "--format", "q2.5")
     assert "make faults WORSE" in " ".join(done.out.split())
-    rows = json.loads(faultcli("scale", model, "--factor", "0.25", "--format", "q2.5", "--force", "--json").out)["tensors"]
+    rows = json.loads(faultcli("scale", model, "--factor", "0.25", "--format", "q2.5", "--force", "--json").out)[
+        "tensors"
+    ]
     for row in rows:
         error = row["predicted_error"]
         assert error["asked"] == pytest.approx(16 * error["one"], rel=0.1)  # flips weigh 1/c², rounding comes on top

@@ -1,0 +1,267 @@
+"""faultcli train-corrector: an external corrector of logits, and proof of what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from faultcli.cli import options
+from faultcli.cli.console import note, progress, stdout, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from faultcli.checkpoint import Checkpoint
+    from faultcli.faults.law import FaultLaw
+    from faultcli.faults.maps import FaultMap
+    from faultcli.memory import MemoryImage
+    from faultcli.protect.chain import Chain
+    from faultcli.recover.edmn import EdmnOptions
+    from faultcli.workload.data import Dataset
+
+TRAINING = "Training"
+
+
+def train_corrector(
+    model: options.OptionalModel = None,
+    data: options.Data = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="edmn|align|mixture|adaptive",
+            help="edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per "
+            "class on a window. adaptive: a blend by estimated severity, that leaves alone what it cannot help.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "adaptive",
+    bers: options.Bers = None,
+    fault: options.Faults = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Known damage: train for the very faults of a saved map instead of a law.",
+            rich_help_panel=options.FAULTS,
+            show_default=False,
+        ),
+    ] = None,
+    format: options.Format = "native",
+    protect: options.Protect = "none",
+    target: options.Target = "weights",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    seed: options.Seed = 0,
+    train_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D",
+            help="Labelled inputs to train on and to look at; never those of the report.",
+            rich_help_panel=TRAINING,
+            show_default="the training split of the data, else half of the data",
+        ),
+    ] = None,
+    train_limit: Annotated[
+        int, typer.Option(metavar="N", help="Use at most N of them.", rich_help_panel=TRAINING)
+    ] = 5000,
+    maps: Annotated[
+        int, typer.Option(metavar="N", help="Fault maps per level to train on.", rich_help_panel=TRAINING)
+    ] = 6,
+    report_maps: Annotated[
+        int, typer.Option(metavar="N", help="Other fault maps per level to report on.", rich_help_panel=TRAINING)
+    ] = 20,
+    window: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Unlabelled inputs that the device looks at. Taken from the training inputs, set aside.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 1000,
+    hidden: Annotated[
+        str, typer.Option(metavar="N[,N...]", help="Hidden sizes of the perceptron.", rich_help_panel=TRAINING)
+    ] = "256,256",
+    alpha: Annotated[
+        float, typer.Option(metavar="W", help="Weight of the distillation.", rich_help_panel=TRAINING)
+    ] = 1.0,
+    gamma: Annotated[
+        float, typer.Option(metavar="W", help="Weight of the cross entropy.", rich_help_panel=TRAINING)
+    ] = 1.0,
+    beta: Annotated[
+        float, typer.Option(metavar="W", help="Weight of the squared correction.", rich_help_panel=TRAINING)
+    ] = 1e-4,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", help="Temperature of the distillation.", rich_help_panel=TRAINING)
+    ] = 2.0,
+    clean_share: Annotated[
+        float, typer.Option(metavar="P", help="Share of clean samples.", rich_help_panel=TRAINING)
+    ] = 0.2,
+    epochs: Annotated[
+        int, typer.Option(metavar="N", help="Epochs of the perceptron.", rich_help_panel=TRAINING)
+    ] = 15,
+    arch: options.Arch = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    mean: options.Mean = None,
+    std: options.Std = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Where to write the corrector.", show_default=False,
+                     rich_help_panel=options.OUTPUT),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.{md,svg,png}",
+            help="Write gain against severity, measured and predicted, with intervals.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    force: options.Force = False,
+    json: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:  # fmt: skip
+    """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
+
+    It is trained on some fault maps and reported on others, on data that it has not seen. Without a window of its own
+    the device needs nothing; align, mixture and adaptive look at unlabelled inputs as they come in.
+
+    Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
+    """
+    from faultcli.cli.session import make_workload, open_model
+    from faultcli.errors import UsageError
+    from faultcli.faults.laws import parse_law
+    from faultcli.faults.maps import FaultMap
+    from faultcli.files import check_output
+    from faultcli.protect.chain import parse_chain
+    from faultcli.recover import experiment
+    from faultcli.recover.base import Card
+    from faultcli.recover.file import save_corrector
+    from faultcli.recover.methods import TrainingOptions, kind_of
+    from faultcli.report.correction import check_report, correction_document, correction_table, write_report
+
+    specs = options.several_faults(bers, fault)
+    if (replay is None) == (not specs):
+        problem = (
+            "no fault to train for" if replay is None else "--replay names the faults: no --fault or --ber beside it"
+        )
+        raise UsageError(
+            problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
+        )
+    kind_of(method, "unseen damage")
+    if output is not None:
+        check_output(output, force=force)
+    if report is not None:
+        check_report(report)
+    training = TrainingOptions(window, _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs))
+    laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
+    checkpoint = open_model(model)
+    faults = None if replay is None else FaultMap.load(replay)
+    held_out = make_workload(
+        checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
+    )
+    names = _at_risk(checkpoint, faults, target, include or [], exclude or [])
+    if faults is not None:
+        format = faults.format
+    image = _image(checkpoint, names, format, chain, laws)
+    parts = _parts(data, train_data, train_limit, window, held_out.dataset, seed, quiet)
+    bench = experiment.Bench.around(image, held_out, *parts)
+    card = Card(
+        bench.held_out.logits().shape[1],
+        "unseen damage" if faults is None else "known damage",
+        checkpoint.sha256(),
+        tuple(law.spec for law in laws) if faults is None else (faults.fault,),
+        format,
+        chain.text,
+        seed,
+    )
+    with progress(quiet) as display:
+        if faults is not None:
+            result = experiment.known_damage(method, bench, faults, card, training)
+        else:
+            task = display.add_task("fault maps", total=len(laws) * (maps + report_maps))
+            result = experiment.unseen_damage(
+                method,
+                bench,
+                laws,
+                card,
+                training,
+                training_maps=maps,
+                report_maps=report_maps,
+                progress=lambda: display.advance(task),
+            )
+    if output is not None:
+        save_corrector(result.corrector, output, force=force)
+    inputs = len(bench.held_out)
+    if report is not None:
+        write_report(report, result.corrector, result.levels, inputs)
+    write_json(correction_document(output, result.corrector, result.levels), json)
+    if json != "-":
+        stdout().print(correction_table(result.corrector, result.levels, inputs))
+        note(f"{card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
+
+
+def _at_risk(
+    checkpoint: Checkpoint, faults: FaultMap | None, target: str, include: list[str], exclude: list[str]
+) -> list[str]:
+    from faultcli.faults.selection import select
+
+    if faults is not None:
+        return [name for name in checkpoint.tensors if name in faults.layout]
+    return select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
+
+
+def _image(
+    checkpoint: Checkpoint, names: list[str], format: str, chain: Chain, laws: Sequence[FaultLaw]
+) -> MemoryImage:
+    from faultcli.cli.session import naming
+    from faultcli.memory import MemoryImage
+    from faultcli.scaling import read_weights
+
+    read, factors = read_weights(checkpoint)
+    rates = [law.ber for law in laws if law.ber is not None]
+    with naming(checkpoint):
+        tensors = {name: read(name) for name in names}
+        return MemoryImage(tensors, format, chain, max(rates, default=None) if chain.needs_ber else None, factors)
+
+
+def _edmn_options(
+    hidden: str, alpha: float, gamma: float, beta: float, temperature: float, clean_share: float, epochs: int
+) -> EdmnOptions:
+    from faultcli.errors import UsageError
+    from faultcli.recover.edmn import EdmnOptions
+
+    try:
+        sizes = tuple(int(size) for size in hidden.split(","))
+    except ValueError:
+        raise UsageError(f"--hidden {hidden}: is no list of whole numbers", "try: --hidden 256,256") from None
+    return EdmnOptions(sizes, alpha, gamma, beta, temperature, clean_share, epochs)
+
+
+def _parts(
+    data: str | None, train_data: str | None, train_limit: int, window: int, held_out: Dataset, seed: int, quiet: bool
+) -> tuple[Dataset, Dataset, Dataset | None]:
+    """Return the inputs to train on, those to look at, and, if the data had to be cut, those of the report."""
+    from faultcli.errors import UsageError
+    from faultcli.recover.experiment import cut, shuffled
+    from faultcli.workload.data import load_data, training_split
+
+    named = train_data or training_split(data if data is not None else "digits")
+    reported = None
+    if named is None:
+        half = len(held_out) // 2
+        note(f"{held_out.name}: has no training split; trained on one half, reported on the other", quiet=quiet)
+        everything, reported = cut(shuffled(held_out, seed), half)
+    else:
+        everything = shuffled(load_data(named), seed)
+    everything = everything.first(train_limit)
+    if window < 1 or len(everything) < 3 * window:
+        raise UsageError(
+            f"{everything.name}: {len(everything)} training inputs are too few for a window of {window}",
+            f"try: --window {max(1, len(everything) // 4)}, or more --train-data",
+        )
+    looked_at, rest = cut(everything, window)
+    return rest, looked_at, reported

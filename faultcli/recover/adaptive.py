@@ -1,0 +1,245 @@
+"""The corrector that estimates how bad the damage is from unlabelled logits, and helps as far as that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.recover.align import SMALLEST_WINDOW, Alignment
+from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError, identity, usable_rows
+from faultcli.recover.logits import LabelledLogits
+from faultcli.recover.mixture import FittedMixture, structure_arrays, structure_from
+from faultcli.recover.policy import ALIGN, IDENTITY, Case, Policy, blend, blend_name
+from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
+from faultcli.recover.structure import MeanStructure
+from faultcli.recover.symptoms import ClassMixTest, Symptoms
+
+_ROWS_PER_CLASS = 20  # of a window that a mixture is fitted to
+_CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a small window
+_JUDGED = 3000  # labelled inputs per window in training
+_CLEAN_WINDOWS = 8
+_FEWEST_UNFAIR = 6
+_HARM, _FEW = 0.02, 0.15  # loss of accuracy that counts as harm, and the share of windows that it may befall
+
+
+@dataclass(frozen=True)
+class Adaptive(Corrector):
+    """Chooses by severity among identity, alignment, mixture and blends of them.
+
+    - The logits lie where clean ones lie (whatever the class mix): leave them alone.
+    - The window's class mix seems to be another one than in training: leave them alone, and say so.
+    - Else the severity, the share of the window on which alignment and mixture disagree, picks the blend.
+    """
+
+    name: ClassVar[str] = "adaptive"
+    summary: ClassVar[str] = "estimate the severity on a window and blend identity, alignment and mixture; no labels"
+    needs_window: ClassVar[bool] = True
+
+    reference: Reference
+    structure: MeanStructure | None  # None with more classes than a mixture takes
+    policy: Policy
+    intact_below: float  # `Reference.shift` up to which the model counts as intact
+    mix_test: ClassMixTest | None
+    mix_matters_below: float = np.inf  # `Reference.shift` above which another class mix did no harm in training
+
+    @property
+    def smallest_window(self) -> int:
+        return SMALLEST_WINDOW
+
+    def adapt(self, window: Array) -> Correction:
+        shift = self.reference.shift(window)
+        if shift <= self.intact_below:
+            return identity("the logits lie where those of the clean model lie", 0.0)
+        alignment = Alignment.between(window, self.reference)
+        if self.structure is not None and len(window) < _ROWS_PER_CLASS * self.reference.classes:
+            reason = f"a mixture needs {_ROWS_PER_CLASS * self.reference.classes} inputs or more"
+            if shift <= _CLEARLY * self.intact_below:
+                return identity(f"{reason}, and the damage is too light to align so few", 0.0)
+            return Correction(alignment, alignment.numbers, "align", reason)
+        fitted = None
+        if self.structure is not None:
+            fitted = FittedMixture.fit(window, self.reference, self.structure)
+        symptoms = Symptoms.of(window, self.reference, alignment, fitted, self.structure)
+        if shift < self.mix_matters_below and self.mix_test is not None and self.mix_test.suspects(symptoms):
+            return identity("the window's class mix seems to be another one than in training", symptoms.split)
+        step = self.policy.step(symptoms.split)
+        weights, heat = self.policy.blend(step), float(self.policy.heats[step])
+        if weights == IDENTITY:
+            return identity("no blend helps surely at this severity", symptoms.split)
+
+        def apply(logits: Array) -> Array:
+            posterior = fitted.log_posterior(logits) if fitted is not None and weights[2] else None
+            return blend(weights, logits, alignment(logits), posterior) / heat
+
+        numbers = (alignment.numbers if weights[1] else 0) + (fitted.numbers if fitted and weights[2] else 0)
+        gain = float(self.policy.gains[step])
+        return Correction(apply, numbers, blend_name(weights), predicted_gain=gain, severity=symptoms.split)
+
+    @classmethod
+    def train(cls, data: LabelledLogits, card: Card, window: int, seed: int) -> Self:
+        """Learn structure, policy and class-mix test from labelled logits of damaged copies.
+
+        Args:
+            data: at least twice as many inputs as `window`.
+            card: what it is trained for.
+            window: inputs per window in training; use about as many.
+            seed: of the windows.
+
+        Raises:
+            CorrectorError: too few inputs, or no damaged copy with a usable window.
+        """
+        if len(data.labels) < 2 * window:
+            raise CorrectorError(
+                f"{len(data.labels)} training inputs are too few for windows of {window}: twice as many are needed",
+                "give more --data, or a smaller --window",
+            )
+        random = np.random.default_rng(seed)
+        labels = data.labels.numpy()
+        clean = data.clean.double().numpy()
+        reference = Reference.measure(clean, labels)
+        structure = learn_structure(data, reference)
+        draft = cls(reference, structure, _NO_POLICY, 0.0, None, card=card)
+        copies = [logits for _, logits in _usable_copies(data)]
+        cases: list[Case] = []
+        fair: list[Symptoms] = []
+        unfair: list[Symptoms] = []
+        unfair_cases: list[Case] = []
+        for logits in (clean, *copies):
+            for chosen, rest in fair_windows(len(labels), window, random):
+                symptoms, case = draft._try(logits, labels, chosen, rest[:_JUDGED])
+                fair.append(symptoms)
+                cases.append(case)
+            if structure is not None:
+                for chosen in unfair_windows(labels, window, random):
+                    rest = np.setdiff1d(np.arange(len(labels)), chosen)
+                    symptoms, case = draft._try(logits, labels, chosen, random.permutation(rest)[:_JUDGED])
+                    unfair.append(symptoms)
+                    unfair_cases.append(case)
+        judged = len(unfair) >= _FEWEST_UNFAIR
+        drawn = [w for _ in range(_CLEAN_WINDOWS) for w in unfair_windows(labels, window, random)]
+        intact = [reference.shift(clean[w]) for w in drawn] + [s.shift for s in fair[:2]]
+        test = ClassMixTest.learn(fair, unfair) if judged else None
+        policy = Policy.learn(cases)
+        harmless = _harmless_from(policy, unfair, unfair_cases)
+        return cls(reference, structure, policy, max(intact), test, harmless, card=card)
+
+    def _look(self, window: Array) -> tuple[Symptoms, Alignment, FittedMixture | None]:
+        window = usable_rows(window)
+        alignment = Alignment.between(window, self.reference)
+        fitted = None if self.structure is None else FittedMixture.fit(window, self.reference, self.structure)
+        return Symptoms.of(window, self.reference, alignment, fitted, self.structure), alignment, fitted
+
+    def _try(
+        self, logits: Array, labels: NDArray[np.int64], chosen: NDArray[np.int64], rest: NDArray[np.int64]
+    ) -> tuple[Symptoms, Case]:
+        symptoms, alignment, fitted = self._look(logits[chosen])
+        rest = rest[np.isfinite(logits[rest]).all(axis=1)]
+        rows = logits[rest]
+        posterior = None if fitted is None else fitted.log_posterior(rows)
+        return symptoms, Case.judge(symptoms.split, labels[rest], rows, alignment(rows), posterior)
+
+    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        arrays = self.reference.arrays()
+        if self.structure is not None:
+            arrays |= structure_arrays(self.structure)
+        policy = self.policy
+        steps = {"upper": policy.upper, "blends": policy.blends, "heats": policy.heats}
+        arrays |= {f"policy.{k}": v for k, v in {**steps, "gains": policy.gains, "lows": policy.lows}.items()}
+        values: dict[str, Any] = {"intact_below": self.intact_below}
+        if np.isfinite(self.mix_matters_below):
+            values["mix_matters_below"] = self.mix_matters_below
+        if self.mix_test is not None:
+            test = self.mix_test
+            arrays |= {"mix.centre": test.centre, "mix.scale": test.scale, "mix.weights": test.weights}
+            values["mix_threshold"] = test.threshold
+        return arrays, values
+
+    @classmethod
+    def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
+        reference = Reference.from_arrays(arrays)
+        structure = structure_from(reference, arrays) if "structure.classes" in arrays else None
+        names = ("upper", "blends", "heats", "gains", "lows")
+        policy = Policy(*(arrays[f"policy.{name}"].astype(np.float64) for name in names))
+        if policy.blends.shape != (len(policy.upper), 3):
+            raise ValueError("its steps of severity contradict each other")
+        test = None
+        if "mix_threshold" in values:
+            centre, scale, slopes = (
+                arrays[f"mix.{name}"].astype(np.float64) for name in ("centre", "scale", "weights")
+            )
+            test = ClassMixTest(centre, scale, slopes, float(values["mix_threshold"]))
+        matters = float(values.get("mix_matters_below", np.inf))
+        return cls(reference, structure, policy, float(values["intact_below"]), test, matters, card=card)
+
+
+_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1), np.zeros(1))
+
+
+def _harmless_from(policy: Policy, symptoms: Sequence[Symptoms], cases: Sequence[Case]) -> float:
+    """Return the shift from which on the policy did windows of another class mix surely good and hardly any one harm.
+
+    Under heavy damage such windows cannot be told from fair ones, and there is little left to be harmed.
+    """
+    order = np.argsort([-s.shift for s in symptoms])
+    gains = np.array([cases[i].gains[policy.index(policy.step(cases[i].severity))] for i in order])
+    found = np.inf
+    for count in range(_FEWEST_UNFAIR, len(gains) + 1):
+        heaviest = gains[:count]
+        harmed = float((heaviest < -_HARM).mean())
+        if heaviest.mean() > 2 * heaviest.std() / np.sqrt(count) and harmed <= _FEW:
+            found = symptoms[order[count - 1]].shift
+    return float(found)
+
+
+def learn_structure(data: LabelledLogits, reference: Reference) -> MeanStructure | None:
+    """Learn how class means move, from all damaged copies; None with more classes than a mixture takes."""
+    if reference.classes > MOST_CLASSES:
+        return None
+    labels = data.labels.numpy()
+    moved = []
+    for _, logits in _usable_copies(data):
+        finite = np.isfinite(logits).all(axis=1)
+        if len(np.unique(labels[finite])) == reference.classes:
+            alignment = Alignment.between(usable_rows(logits), reference)
+            moved.append(class_means(alignment.standardise(logits[finite]), labels[finite], reference.classes))
+    return MeanStructure.learn(reference.standard_means, moved)
+
+
+def _usable_copies(data: LabelledLogits) -> list[tuple[str, Array]]:
+    """Return the copies of which at least half of the inputs give usable logits.
+
+    Raises:
+        CorrectorError: there is none.
+    """
+    found = []
+    for copy in data.copies:
+        logits = copy.logits.double().numpy()
+        if len(usable_rows(logits)) >= max(SMALLEST_WINDOW, len(logits) // 2):
+            found.append((copy.fault, logits))
+    if not found:
+        raise CorrectorError("no damaged copy has usable logits to learn from", "lower the level of --fault")
+    return found
+
+
+def fair_windows(
+    inputs: int, window: int, random: np.random.Generator
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield two windows drawn evenly, each with the inputs that are not in it, all in random order."""
+    for _ in range(2):
+        order = random.permutation(inputs)
+        yield order[:window], order[window:]
+
+
+def unfair_windows(labels: NDArray[np.int64], window: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield windows of another class mix: twice half of the classes only, and every class at a rate of its own."""
+    classes = int(labels.max()) + 1
+    order = np.argsort(random.random((2, classes)), axis=1)
+    halves = (order < max(1, classes // 2)).astype(float)
+    for weight in (*halves, random.dirichlet(np.ones(classes))):
+        chance = weight[labels]
+        few = int((chance > 1e-4 * chance.max()).sum())
+        yield random.choice(len(labels), min(window, few), replace=False, p=chance / chance.sum())

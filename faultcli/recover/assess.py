@@ -1,0 +1,92 @@
+"""What a corrector does on held-out fault maps and held-out data: outcomes with and without it, map by map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from faultcli.recover.base import Correction, Corrector
+from faultcli.workload.metrics import GoldenRun, Outcome, measure
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One held-out fault map with and without the corrector."""
+
+    fault: str
+    trial: int
+    corrupted: Outcome
+    corrected: Outcome
+    correction: Correction
+
+    @property
+    def gain(self) -> float:
+        """Change in top-1 accuracy, a fraction."""
+        return self.corrected.top1 - self.corrupted.top1
+
+
+@dataclass(frozen=True)
+class Level:
+    """All held-out maps of one fault specification."""
+
+    fault: str
+    clean: Outcome
+    trials: tuple[Trial, ...]
+
+    @property
+    def gains(self) -> list[float]:
+        return [trial.gain for trial in self.trials]
+
+    def mean(self, which: str) -> float:
+        """Mean top-1 accuracy over maps of `corrupted` or `corrected`."""
+        return float(np.mean([getattr(trial, which).top1 for trial in self.trials]))
+
+    @property
+    def share_back(self) -> float | None:
+        """(corrected − corrupted) / (clean − corrupted), of means over maps; None where nothing was lost."""
+        lost = self.clean.top1 - self.mean("corrupted")
+        return None if lost <= 0 else (self.mean("corrected") - self.mean("corrupted")) / lost
+
+    @property
+    def predicted_gain(self) -> float | None:
+        """Mean of what the corrector itself expected, from the windows alone; None where it expects nothing."""
+        known = [t.correction.predicted_gain for t in self.trials if t.correction.predicted_gain is not None]
+        return float(np.mean(known)) if known else None
+
+    @property
+    def severity(self) -> float | None:
+        """Mean of the corrector's own estimates."""
+        known = [t.correction.severity for t in self.trials if t.correction.severity is not None]
+        return float(np.mean(known)) if known else None
+
+
+def assess(
+    corrector: Corrector, fault: str, trial: int, logits: Tensor, window: Tensor | None, labels: Tensor,
+    golden: GoldenRun, *, strength: float = 1.0,
+) -> Trial:  # fmt: skip
+    """Measure one damaged copy.
+
+    Args:
+        corrector: to be measured.
+        fault: the law.
+        trial: the number of the map.
+        logits: [N, K], of the held-out inputs.
+        window: [n, K], of unlabelled inputs that are not among the held-out ones; None where none is needed.
+        labels: [N].
+        golden: the run without faults on the same inputs.
+        strength: see `Corrector.observe`.
+    """
+    correction = corrector.observe(window, strength=strength)
+    corrected = measure(correction(logits), labels, golden)
+    return Trial(fault, trial, measure(logits, labels, golden), corrected, correction)
+
+
+def levels(trials: Iterable[Trial], clean: Outcome) -> list[Level]:
+    """Group trials by fault, in the order in which faults come first."""
+    grouped: dict[str, list[Trial]] = {}
+    for trial in trials:
+        grouped.setdefault(trial.fault, []).append(trial)
+    return [Level(fault, clean, tuple(group)) for fault, group in grouped.items()]

@@ -1,0 +1,200 @@
+"""What a corrector is: logits in, logits out. It never sees a weight, and at inference it never sees a label."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faultcli.errors import FaultcliError
+
+Array = NDArray[np.float64]
+Setting = Literal["unseen damage", "known damage"]
+
+_OUTLIER = 50.0  # spreads (median absolute deviations) from the median; rows beyond are no use to a window
+
+
+class CorrectorError(FaultcliError):
+    """A corrector is damaged, or does not fit the model, the logits or the window that it is used with."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a corrector was trained for.
+
+    `setting`: `unseen damage`: only the law is known, the device's own faults are new to it. `known damage`: trained on
+    the logits of the damaged device itself. A corrector is one or the other, for good.
+    """
+
+    classes: int
+    setting: Setting = "unseen damage"
+    model: str = ""  # SHA-256 of the checkpoint; empty: not bound
+    faults: tuple[str, ...] = ()  # laws and levels of the training maps
+    format: str = "native"
+    protect: str = "none"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A corrector that has seen its window: what the device runs on every answer.
+
+    Rows with a NaN or infinite logit come back as they are: a detected error stays one, whatever the method.
+
+    Attributes:
+        apply: float64 [n, K] finite logits to corrected ones.
+        numbers: how many numbers `apply` works with, beyond the logits.
+        decision: what was chosen, in words: `identity`, `align`, `mixture + 0.3 align`, …
+        reason: why, where it is not obvious.
+        strength: from 0 (leave every logit alone) to 1 (the whole correction); a blend of logits in between.
+        predicted_gain: expected gain in top-1 accuracy, a fraction; None where nothing is predicted.
+        severity: the estimate that the decision rests on; None without one.
+    """
+
+    apply: Callable[[Array], Array]
+    numbers: int
+    decision: str
+    reason: str = ""
+    strength: float = 1.0
+    predicted_gain: float | None = None
+    severity: float | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        return self.decision == "identity" or self.strength == 0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return corrected logits: float32 [n, K] on the CPU, in the order given."""
+        if self.is_identity or not len(logits):
+            return logits
+        corrected = logits.detach().to("cpu", torch.float32, copy=True)
+        finite = torch.isfinite(corrected).all(dim=1)
+        rows = corrected[finite].double().numpy()
+        if len(rows):
+            changed = self.apply(rows)
+            if self.strength < 1:
+                changed = rows + self.strength * (changed - rows)
+            corrected[finite] = torch.from_numpy(np.ascontiguousarray(changed)).float()
+        return corrected
+
+
+def identity(reason: str = "", severity: float | None = None) -> Correction:
+    """Return the correction that leaves everything alone."""
+    return Correction(lambda z: z, 0, "identity", reason, predicted_gain=0.0, severity=severity)
+
+
+@dataclass(frozen=True)
+class Corrector(ABC):
+    """A method with all that its training found.
+
+    Use: `correction = corrector.observe(window)`, then `correction(logits)` for every batch of answers. Correctors that
+    need no window take None. `card` says what it was trained for.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]  # one line, for help and tables
+    needs_window: ClassVar[bool]
+
+    card: Card = field(kw_only=True)
+
+    @property
+    def smallest_window(self) -> int:
+        """Fewest rows that `observe` takes."""
+        return 0
+
+    @abstractmethod
+    def adapt(self, window: Array) -> Correction:
+        """Make the correction from a window of usable rows, float64 [n, K], n ≥ `smallest_window`."""
+
+    @abstractmethod
+    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return what training found as arrays, and as values that JSON takes."""
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
+        """Build the corrector from what `parts` returned. KeyError, TypeError or ValueError: they are damaged."""
+
+    def observe(self, window: Tensor | None = None, *, strength: float = 1.0) -> Correction:
+        """Look at unlabelled logits of the device as it is now, and return the correction for it.
+
+        Rows with a non-finite or absurdly large logit (50 spreads from the median) are left out of the window. If too
+        few are left, the identity comes back, with the reason: such a device cannot be corrected.
+
+        Args:
+            window: [n, K] logits of inputs that are a fair sample of the use; None where none is needed.
+            strength: 0 to 1, how much of the correction to apply.
+
+        Raises:
+            CorrectorError: no window or too small a one, another number of classes, or a strength outside 0 to 1.
+        """
+        if not 0 <= strength <= 1:
+            raise CorrectorError(f"a strength of {strength:g}: lies between 0 (leave alone) and 1 (correct fully)")
+        correction = self._observe(window)
+        if strength == 1:
+            return correction
+        gain = None if correction.predicted_gain is None else strength * correction.predicted_gain
+        return Correction(
+            correction.apply, correction.numbers, correction.decision, correction.reason, strength, gain,
+            correction.severity,
+        )  # fmt: skip
+
+    def _observe(self, window: Tensor | None) -> Correction:
+        if not self.needs_window:
+            return self.adapt(np.empty((0, self.card.classes)))
+        if window is None:
+            raise CorrectorError(
+                f"a {self.name} corrector needs a window of unlabelled logits", "pass logits of inputs as they come in"
+            )
+        self.check_classes(window)
+        if len(window) < self.smallest_window:
+            raise CorrectorError(
+                f"a window of {len(window)} inputs is too small: {self.name} needs {self.smallest_window} or more",
+                "collect more unlabelled inputs; 1000 work well for 10 classes",
+            )
+        rows = usable_rows(window.detach().cpu().double().numpy())
+        if len(rows) < self.smallest_window:
+            return identity(f"only {len(rows)} of {len(window)} inputs in the window have usable logits")
+        return self.adapt(rows)
+
+    def check_classes(self, logits: Tensor) -> None:
+        """Refuse logits of another number of classes."""
+        if logits.dim() != 2 or logits.shape[1] != self.card.classes:
+            raise CorrectorError(
+                f"logits of shape {list(logits.shape)}: the corrector was trained for {self.card.classes} classes",
+                "use the corrector of this model, or train one with `train-corrector`",
+            )
+
+    def check_model(self, sha256: str, classes: int | None = None) -> None:
+        """Refuse another model than the one it was trained for.
+
+        Raises:
+            CorrectorError: the checkpoint's hash or its number of classes differ.
+        """
+        if classes is not None and classes != self.card.classes:
+            raise CorrectorError(
+                f"the corrector was trained for {self.card.classes} classes, the model has {classes}",
+                "use the corrector of this model, or train one with `train-corrector`",
+            )
+        if self.card.model and self.card.model != sha256:
+            raise CorrectorError(
+                f"the corrector was trained for another model: SHA-256 {self.card.model[:12]}…, this is {sha256[:12]}…",
+                "use the corrector of this model, or train one with `train-corrector`",
+            )
+
+
+def usable_rows(logits: Array) -> Array:
+    """Return the rows whose logits are all finite and none of them absurd."""
+    rows = logits[np.isfinite(logits).all(axis=1)]
+    if not len(rows):
+        return rows
+    distance = np.abs(rows - np.median(rows, axis=0))
+    spread = np.median(distance, axis=0)
+    typical = np.where(spread > 0, spread, max(float(spread.mean()), 1e-12))
+    return rows[(distance <= _OUTLIER * typical).all(axis=1)]

@@ -1,0 +1,197 @@
+"""Train a corrector on some damaged copies of a model and measure it on others: the whole of `train-corrector`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from faultcli.errors import UsageError
+from faultcli.faults.law import FaultLaw
+from faultcli.faults.maps import FaultMap
+from faultcli.memory import MemoryImage
+from faultcli.recover.assess import Level, Trial, assess, levels
+from faultcli.recover.base import Card, Corrector, CorrectorError
+from faultcli.recover.logits import Copy, LabelledLogits, damaged_copies, one_copy
+from faultcli.recover.methods import TrainingOptions, train_corrector
+from faultcli.workload.data import Dataset
+from faultcli.workload.evaluate import Workload
+from faultcli.workload.metrics import GoldenRun, measure
+
+HELD_OUT_TRIALS = 1_000_000  # trials of the report start here: their faults are never those of the training
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One model, three sets of inputs. The workloads share the model; it holds the memory's fault-free values.
+
+    Attributes:
+        image: the memory.
+        training: labelled inputs to train on.
+        window: inputs that the device sees, whose labels are not looked at; None: no method needs them.
+        held_out: labelled inputs of the report, in neither of the others.
+    """
+
+    image: MemoryImage
+    training: Workload
+    window: Workload | None
+    held_out: Workload
+
+    def __post_init__(self) -> None:
+        for name, values in self.image.values():
+            self.training.load({name: values})
+
+    @classmethod
+    def around(
+        cls, image: MemoryImage, workload: Workload, training: Dataset, window: Dataset, held_out: Dataset | None = None
+    ) -> Bench:
+        """Put other inputs around a workload's model; without `held_out`, its own are those of the report."""
+
+        def beside(inputs: Dataset) -> Workload:
+            return Workload(
+                workload.architecture,
+                workload.model,
+                inputs,
+                batch_size=workload.batch_size,
+                device=workload.device,
+            )
+
+        return cls(image, beside(training), beside(window), workload if held_out is None else beside(held_out))
+
+    @property
+    def looking(self) -> list[Workload]:
+        """What a damaged copy runs on for the report."""
+        return [self.held_out, *([self.window] if self.window is not None else [])]
+
+
+def shuffled(dataset: Dataset, seed: int) -> Dataset:
+    """Return the inputs in a random order that is fixed by the seed."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(dataset)))
+    return replace(dataset, inputs=dataset.inputs[order], labels=dataset.labels[order])
+
+
+def cut(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    """Return the first `count` inputs and the others."""
+    rest = replace(dataset, inputs=dataset.inputs[count:], labels=dataset.labels[count:])
+    return dataset.first(count), rest
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A trained corrector and what it did on held-out fault maps and held-out data."""
+
+    corrector: Corrector
+    levels: tuple[Level, ...]
+
+
+Progress = Callable[[], None]
+
+
+def unseen_damage(
+    method: str,
+    bench: Bench,
+    laws: Sequence[FaultLaw],
+    card: Card,
+    options: TrainingOptions,
+    *,
+    training_maps: int,
+    report_maps: int,
+    progress: Progress = lambda: None,
+) -> Experiment:
+    """Train on some fault maps of the laws and report on others.
+
+    Args:
+        method: a name of the table.
+        bench: model and data.
+        laws: at least one.
+        card: its seed is that of the faults.
+        options: of the training.
+        training_maps: per law.
+        report_maps: per law.
+        progress: called after every fault map.
+
+    Raises:
+        UsageError: no law, no maps, or a law that leaves the model intact.
+        CorrectorError: the data does not suffice.
+    """
+    if training_maps < 1 or report_maps < 0:
+        raise UsageError("a corrector is trained on 1 fault map per level or more")
+    if not laws:
+        raise UsageError("no fault to train for", "name one with --fault SPEC or --ber P")
+    data = training_logits(bench, laws, training_maps, card.seed, progress)
+    corrector = train_corrector(method, data, card, options)
+    found = held_out_levels([corrector], bench, laws, report_maps, card.seed, progress)
+    return Experiment(corrector, tuple(found[0]))
+
+
+def training_logits(
+    bench: Bench, laws: Sequence[FaultLaw], maps: int, seed: int, progress: Progress = lambda: None
+) -> LabelledLogits:
+    """Return the training inputs' logits, clean and under `maps` fault maps per law: what every method trains on."""
+    clean = bench.training.logits()
+    copies: list[Copy] = []
+    for (copy,) in damaged_copies(bench.image, laws, maps, [bench.training], seed=seed):
+        copies.append(copy)
+        progress()
+    return LabelledLogits(clean, bench.training.labels, tuple(copies))
+
+
+def held_out_levels(
+    correctors: Sequence[Corrector],
+    bench: Bench,
+    laws: Sequence[FaultLaw],
+    maps: int,
+    seed: int,
+    progress: Progress = lambda: None,
+) -> list[list[Level]]:
+    """Measure correctors, side by side on the same fault maps, none of which were trained on.
+
+    Returns:
+        Per corrector, one level per law, preceded by the healthy model (`none`).
+    """
+    clean = bench.held_out.logits()
+    golden = GoldenRun(clean)
+    labels = bench.held_out.labels
+    outcome = measure(clean, labels, golden)
+    healthy = tuple(Copy("none", 0, w.logits(), 0) for w in bench.looking)
+    trials: list[list[Trial]] = [[] for _ in correctors]
+
+    def judge(copies: tuple[Copy, ...]) -> None:
+        window = copies[1].logits if len(copies) > 1 else None
+        for found, corrector in zip(trials, correctors, strict=True):
+            copy = copies[0]
+            found.append(assess(corrector, copy.fault, copy.trial, copy.logits, window, labels, golden))
+
+    if maps:
+        judge(healthy)
+        drawn = damaged_copies(bench.image, laws, maps, bench.looking, seed=seed, first_trial=HELD_OUT_TRIALS)
+        for copies in drawn:
+            judge(copies)
+            progress()
+    return [levels(found, outcome) for found in trials]
+
+
+def known_damage(method: str, bench: Bench, faults: FaultMap, card: Card, options: TrainingOptions) -> Experiment:
+    """Train on the damaged device itself and report on it, on held-out data.
+
+    Raises:
+        UsageError: the fault map leaves the model intact.
+        CorrectorError: the card does not say so, or the data does not suffice.
+    """
+    if card.setting != "known damage":
+        raise CorrectorError("a corrector for known damage has to say so in its card")
+    clean = bench.training.logits()
+    held_out = bench.held_out.logits()
+    workloads = [bench.training, *bench.looking]
+    training, *looking = one_copy(bench.image, faults, workloads, faults.fault, faults.trial)
+    if not training.changed:
+        raise UsageError("the fault map leaves the model intact, so there is nothing to correct", "replay another one")
+    data = LabelledLogits(clean, bench.training.labels, (training,))
+    corrector = train_corrector(method, data, card, options)
+    golden = GoldenRun(held_out)
+    outcome = measure(held_out, bench.held_out.labels, golden)
+    window = looking[1].logits if len(looking) > 1 else None
+    trial = assess(corrector, faults.fault, faults.trial, looking[0].logits, window, bench.held_out.labels, golden)
+    return Experiment(corrector, tuple(levels([trial], outcome)))

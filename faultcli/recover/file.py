@@ -1,0 +1,77 @@
+"""Correctors as files: safetensors with everything that is no array as JSON in the metadata. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.checkpoint import Checkpoint, write_safetensors
+from faultcli.errors import UsageError
+from faultcli.recover.base import Card, Corrector, CorrectorError
+from faultcli.recover.methods import kind_of
+
+SCHEMA = "faultcli.corrector-file/1"
+_KEY = "faultcli.corrector"
+
+
+def save_corrector(corrector: Corrector, path: Path, *, force: bool = False) -> None:
+    """Write a corrector; the file appears whole or not at all, and the same corrector gives the same bytes.
+
+    Raises:
+        OutputError: it exists and `force` is not given, or cannot be written.
+    """
+    arrays, values = corrector.parts()
+    header = {"schema": SCHEMA, "method": corrector.name, "card": asdict(corrector.card), "values": values}
+    tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_safetensors(path, tensors, {_KEY: json.dumps(header, sort_keys=True)}, force=force)
+
+
+def load_corrector(path: str | Path) -> Corrector:
+    """Read a corrector.
+
+    Raises:
+        CheckpointError: the file is missing or no safetensors file.
+        CorrectorError: it is one, but holds no corrector, one of another version, or a damaged one.
+    """
+    file = Checkpoint.open(path)
+    try:
+        header = json.loads(file.metadata[_KEY])
+        schema = header["schema"]
+    except (KeyError, TypeError, ValueError):
+        raise CorrectorError(f"{path}: is not a corrector", "correctors come from `train-corrector`") from None
+    if schema != SCHEMA:
+        raise CorrectorError(f"{path}: is {schema}, this faultcli reads {SCHEMA}", "train the corrector again")
+    try:
+        card = Card(**{**header["card"], "faults": tuple(header["card"]["faults"])})
+        kind = kind_of(header["method"], card.setting)
+        arrays: dict[str, NDArray[Any]] = {name: file.read(name).numpy() for name in file.tensors}
+        _check_finite(arrays)
+        corrector = kind.from_parts(card, arrays, header["values"])
+        _try_out(corrector)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, UsageError) as error:
+        raise CorrectorError(f"{path}: the corrector is damaged ({error})", "train the corrector again") from None
+    return corrector
+
+
+def _check_finite(arrays: dict[str, NDArray[Any]]) -> None:
+    for name, array in arrays.items():
+        values = array[:-1] if name == "policy.upper" else array  # whose last step has no upper end
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} is not finite")
+
+
+def _try_out(corrector: Corrector) -> None:
+    """Run what needs no window once, so that shapes that contradict each other show."""
+    classes = corrector.card.classes
+    reference = getattr(corrector, "reference", None)
+    if reference is not None and reference.classes != classes:
+        raise ValueError(f"its statistics are of {reference.classes} classes, not {classes}")
+    if not corrector.needs_window and corrector.smallest_window == 0:
+        answer = corrector.adapt(np.empty((0, classes))).apply(np.zeros((2, classes)))
+        if answer.shape != (2, classes):
+            raise ValueError(f"it answers {list(answer.shape)} to 2 rows of {classes} logits")

@@ -1,0 +1,72 @@
+"""The table of correctors, and training any of them from the same logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from faultcli.errors import unknown_name
+from faultcli.recover.adaptive import Adaptive, learn_structure
+from faultcli.recover.align import Align
+from faultcli.recover.base import Card, Corrector, CorrectorError
+from faultcli.recover.edmn import Edmn, EdmnOptions
+from faultcli.recover.known import Recalibrated
+from faultcli.recover.logits import LabelledLogits
+from faultcli.recover.mixture import Mixture
+from faultcli.recover.reference import Reference
+
+METHODS: dict[str, type[Corrector]] = {method.name: method for method in (Edmn, Align, Mixture, Adaptive)}
+DEFAULT_WINDOW = 1000
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How correctors are trained. `window`: unlabelled inputs that the device will look at; adaptive learns for it."""
+
+    window: int = DEFAULT_WINDOW
+    edmn: EdmnOptions = field(default_factory=EdmnOptions)
+
+
+def kind_of(method: str, setting: str) -> type[Corrector]:
+    """Return the class that a method is in a setting.
+
+    Raises:
+        UsageError: no such method.
+    """
+    if method not in METHODS:
+        raise unknown_name("correction method", method, METHODS)
+    return Recalibrated if (method, setting) == ("adaptive", "known damage") else METHODS[method]
+
+
+def train_corrector(method: str, data: LabelledLogits, card: Card, options: TrainingOptions | None = None) -> Corrector:
+    """Train a corrector. The same arguments give the same corrector.
+
+    Args:
+        method: a name of `METHODS`.
+        data: clean logits, labels, and the logits of damaged copies: of other fault maps than those it will meet
+            (unseen damage), or of the damaged device itself, one copy (known damage).
+        card: what it is trained for; its seed is that of the training, too.
+        options: see there.
+
+    Raises:
+        UsageError: no such method.
+        CorrectorError: the data does not suffice.
+    """
+    kind = kind_of(method, card.setting)
+    options = options or TrainingOptions()
+    if data.classes != card.classes:
+        raise CorrectorError(f"the logits have {data.classes} classes, the corrector is to have {card.classes}")
+    if kind is Edmn:
+        return Edmn.train(data, card, options.edmn)
+    if kind is Recalibrated:
+        return Recalibrated.train(data, card, options.edmn)
+    if kind is Adaptive:
+        return Adaptive.train(data, card, options.window, card.seed)
+    reference = Reference.measure(data.clean.double().numpy(), data.labels.numpy())
+    if kind is Align:
+        return Align(reference, card=card)
+    structure = learn_structure(data, reference)
+    if structure is None:
+        raise CorrectorError(
+            f"a mixture of {data.classes} classes cannot be fitted to a window", "--method align or adaptive"
+        )
+    return Mixture(reference, structure, card=card)

@@ -1,0 +1,94 @@
+"""Mixture on the window: one Gaussian per class, found without labels, named by how damage moves class means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.recover.align import Alignment
+from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError
+from faultcli.recover.gaussians import ClassMixture, SharedMixture, fit_class_covariances, search
+from faultcli.recover.reference import MOST_CLASSES, Reference
+from faultcli.recover.structure import MeanStructure
+
+_ROWS_PER_CLASS = 4  # fewer, and components are single inputs
+
+
+@dataclass(frozen=True)
+class FittedMixture:
+    """A mixture on a window: the alignment that standardises, the components, and how the fit came about."""
+
+    alignment: Alignment
+    shared: SharedMixture
+    classes: ClassMixture
+
+    @classmethod
+    def fit(cls, window: Array, reference: Reference, structure: MeanStructure) -> FittedMixture:
+        """Fit a window [n, K]; the same window gives the same fit."""
+        alignment = Alignment.between(window, reference)
+        x = alignment.standardise(window)
+        shared = search(x, alignment(window), reference.prior, structure, np.random.default_rng(0))
+        return cls(alignment, shared, fit_class_covariances(x, shared))
+
+    @property
+    def numbers(self) -> int:
+        """K means, K symmetric covariances and K offsets; the standardisation is absorbed in them."""
+        k = len(self.classes.means)
+        return k * k + k * k * (k + 1) // 2 + k
+
+    def log_posterior(self, logits: Array) -> Array:
+        """Return the log probability of every class, [n, K]."""
+        return self.classes.log_posterior(self.alignment.standardise(logits))
+
+
+@dataclass(frozen=True)
+class Mixture(Corrector):
+    """EM on the window from many starts. It takes the window's class mix to be that of training."""
+
+    name: ClassVar[str] = "mixture"
+    summary: ClassVar[str] = "fit one Gaussian per class to a window by EM and classify by it; no labels"
+    needs_window: ClassVar[bool] = True
+
+    reference: Reference
+    structure: MeanStructure
+
+    def __post_init__(self) -> None:
+        if self.reference.classes > MOST_CLASSES:
+            raise CorrectorError(
+                f"a mixture of {self.reference.classes} classes cannot be fitted to a window (at most {MOST_CLASSES})",
+                "--method align or adaptive",
+            )
+
+    @property
+    def smallest_window(self) -> int:
+        return _ROWS_PER_CLASS * self.reference.classes
+
+    def adapt(self, window: Array) -> Correction:
+        fitted = FittedMixture.fit(window, self.reference, self.structure)
+        return Correction(fitted.log_posterior, fitted.numbers, "mixture")
+
+    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        return self.reference.arrays() | structure_arrays(self.structure), {}
+
+    @classmethod
+    def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
+        reference = Reference.from_arrays(arrays)
+        return cls(reference, structure_from(reference, arrays), card=card)
+
+
+def structure_arrays(structure: MeanStructure) -> dict[str, NDArray[Any]]:
+    """Return the two covariances' inverses; the means come from the reference."""
+    return {"structure.classes": structure.class_precision, "structure.logits": structure.logit_precision}
+
+
+def structure_from(reference: Reference, arrays: Mapping[str, NDArray[Any]]) -> MeanStructure:
+    """Build the structure from what `structure_arrays` returned."""
+    return MeanStructure(
+        reference.standard_means,
+        arrays["structure.classes"].astype(np.float64),
+        arrays["structure.logits"].astype(np.float64),
+    )

@@ -1,0 +1,128 @@
+"""From severity to action: which blend of raw logits, aligned logits and mixture helps where, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.recover.base import Array
+from faultcli.recover.gaussians import log_normalised
+
+Blend = tuple[float, float, float]  # weights of raw logits, aligned logits and the mixture's log probabilities
+
+IDENTITY: Blend = (1.0, 0.0, 0.0)
+ALIGN: Blend = (0.0, 1.0, 0.0)
+BLENDS: tuple[Blend, ...] = (
+    IDENTITY,
+    (0.5, 0.5, 0.0),
+    ALIGN,
+    *((0.0, weight, 1.0) for weight in (4.0, 2.0, 1.0, 0.6, 0.3, 0.15)),
+    (0.0, 0.0, 1.0),
+)
+HEATS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 12.0)
+_CASES_PER_STEP = 8
+_MOST_STEPS = 10
+
+
+def blend_name(blend: Blend) -> str:
+    """Say what is blended: `identity`, `align`, `mixture + 0.3 align`, …"""
+    raw, align, mixture = blend
+    if blend == IDENTITY:
+        return "identity"
+    named = ((mixture, "mixture"), (align, "align"), (raw, "raw"))
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for weight, name in named if weight)
+
+
+def blend(weights: Blend, raw: Array, aligned: Array, log_posterior: Array | None) -> Array:
+    """Return the weighted sum of what the experts say, [n, K]."""
+    total = weights[0] * raw + weights[1] * aligned
+    return total if log_posterior is None or not weights[2] else total + weights[2] * log_posterior
+
+
+@dataclass(frozen=True)
+class Case:
+    """One window of one damaged copy in training: its severity and, on other inputs, what every blend would have done.
+
+    `gains`: [B], change of the top-1 accuracy, a fraction. `losses`: [B, H], cross entropy at every temperature.
+    """
+
+    severity: float
+    gains: Array
+    losses: Array
+
+    @classmethod
+    def judge(
+        cls, severity: float, labels: NDArray[np.int64], raw: Array, aligned: Array, log_posterior: Array | None
+    ) -> Case:
+        """Try every blend on labelled inputs."""
+        rows = np.arange(len(labels))
+        before = float((raw.argmax(axis=1) == labels).mean())
+        gains, losses = np.full(len(BLENDS), -np.inf), np.full((len(BLENDS), len(HEATS)), np.inf)
+        for number, weights in enumerate(BLENDS):
+            if weights[2] and log_posterior is None:
+                continue
+            scores = blend(weights, raw, aligned, log_posterior)
+            gains[number] = float((scores.argmax(axis=1) == labels).mean()) - before
+            for at, heat in enumerate(HEATS):
+                losses[number, at] = -float(log_normalised(scores / heat)[rows, labels].mean())
+        return cls(severity, gains, losses)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Steps of severity, each with the blend that did best there in training.
+
+    Attributes:
+        upper: [S], ascending, the severity up to which a step goes; the last one is infinite.
+        blends: [S, 3], weights of raw logits, aligned logits and mixture.
+        heats: [S], temperatures that the blend is divided by.
+        gains: [S], mean gain in top-1 accuracy over the step's windows.
+        lows: [S], the gain less twice its standard error.
+    """
+
+    upper: Array
+    blends: Array
+    heats: Array
+    gains: Array
+    lows: Array
+
+    @classmethod
+    def learn(cls, cases: Sequence[Case]) -> Policy:
+        """Cut the cases, sorted by severity, into steps and take for each the blend of the best mean gain.
+
+        Where the best gain is not above its own standard error, the identity is taken: leave alone when in doubt.
+        """
+        ordered = sorted(cases, key=lambda case: case.severity)
+        steps = max(1, min(_MOST_STEPS, len(ordered) // _CASES_PER_STEP))
+        groups = [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), steps)]
+        upper, blends, heats, gains, lows = [], [], [], [], []
+        for number, group in enumerate(groups):
+            table = np.stack([case.gains for case in group])
+            mean = table.mean(axis=0)
+            best = int(mean.argmax())
+            error = float(table[:, best].std() / np.sqrt(len(group)))
+            if mean[best] <= error:
+                best, error = 0, 0.0
+            heat = int(np.stack([case.losses[best] for case in group]).mean(axis=0).argmin())
+            last = number + 1 == len(groups)
+            upper.append(np.inf if last else (group[-1].severity + groups[number + 1][0].severity) / 2)
+            blends.append(BLENDS[best])
+            heats.append(1.0 if best == 0 else HEATS[heat])
+            gains.append(mean[best])
+            lows.append(mean[best] - 2 * error)
+        return cls(*(np.array(values, dtype=np.float64) for values in (upper, blends, heats, gains, lows)))
+
+    def step(self, severity: float) -> int:
+        """Return the step that a severity falls in."""
+        return int(np.searchsorted(self.upper[:-1], severity))
+
+    def index(self, step: int) -> int:
+        """Return the place of a step's blend in `BLENDS`."""
+        return BLENDS.index(self.blend(step))
+
+    def blend(self, step: int) -> Blend:
+        raw, align, mixture = (float(w) for w in self.blends[step])
+        return raw, align, mixture

@@ -1,0 +1,59 @@
+"""A corrector around a deployed model: it collects its window from the answers as they come in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from faultcli.recover.base import Correction, Corrector, CorrectorError, identity
+
+
+class StreamingCorrector:
+    """`logits = corrector(model(x))`, batch after batch.
+
+    Answers are left alone until the window is full; then the correction is made from the newest `window` answers, and
+    made anew whenever `refresh` more have come in. Damage that grows, or goes away, is followed.
+
+    Args:
+        corrector: trained for this model.
+        window: answers that it looks at; memory is window × K numbers.
+        refresh: answers between two looks; None: as many as the window holds.
+        strength: see `Corrector.observe`.
+
+    Raises:
+        CorrectorError: the window is smaller than the corrector takes.
+    """
+
+    def __init__(
+        self, corrector: Corrector, *, window: int = 1000, refresh: int | None = None, strength: float = 1.0
+    ) -> None:
+        if window < max(1, corrector.smallest_window):
+            raise CorrectorError(
+                f"a window of {window} inputs is too small: {corrector.name} needs {corrector.smallest_window} or more"
+            )
+        self.corrector = corrector
+        self.strength = strength
+        self.correction: Correction = identity(f"waiting for {window} answers")
+        self._seen = torch.empty(window, corrector.card.classes)
+        self._count = 0  # answers so far
+        self._refresh = refresh or window
+        self._due = window
+        if not corrector.needs_window and corrector.smallest_window == 0:
+            self.correction = corrector.observe(strength=strength)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Take note of logits [n, K], and return them corrected: float32 [n, K]."""
+        self.corrector.check_classes(logits)
+        if self.corrector.needs_window or self.corrector.smallest_window:
+            self._note(logits.detach().cpu().float())
+        return self.correction(logits)
+
+    def _note(self, logits: Tensor) -> None:
+        size = len(self._seen)
+        newest = logits[-size:]
+        first = self._count + len(logits) - len(newest)
+        self._seen[(first + torch.arange(len(newest))) % size] = newest
+        self._count += len(logits)
+        if self._count >= self._due:
+            self.correction = self.corrector.observe(self._seen, strength=self.strength)
+            self._due = self._count + self._refresh

@@ -1,0 +1,138 @@
+"""Which cluster is which class: how damage moves the class means of the logits, learned from damaged copies.
+
+A mixture that is fitted without labels finds clusters, and its likelihood does not change when two of them swap names.
+Under damage of a known law the class means still move in a recognisable way: U = r·U₀ + noise, with U the class means
+of the standardised logits (rows classes, columns logits), U₀ those of the clean model, 0 ≤ r ≤ 1 what is left of them,
+and noise that is matrix normal, with one covariance between classes (classes that look alike move together) and one
+between logits. Names are given so that this law explains the means best.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+_SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
+_FLIP_FLOPS = 5
+_THREE_CYCLES_UP_TO = 12  # classes; above, only swaps are tried: there are K³/3 cycles
+
+
+@dataclass(frozen=True)
+class MeanStructure:
+    """Where damage of a law leaves the class means.
+
+    Attributes:
+        means: [K, K], class means of the clean standardised logits.
+        class_precision: [K, K], inverse covariance of the noise between classes, of mean diagonal about 1.
+        logit_precision: [K, K], the same between logits.
+    """
+
+    means: Array
+    class_precision: Array
+    logit_precision: Array
+
+    @classmethod
+    def learn(cls, means: Array, damaged: Sequence[Array]) -> MeanStructure:
+        """Estimate both covariances by turns (Dutilleul 1999) from class means of damaged copies, each [K, K].
+
+        Every copy counts alike, however far its damage moved the means. Without copies both are the identity.
+        """
+        classes = len(means)
+        class_precision = logit_precision = np.eye(classes)
+        noise = []
+        for moved in damaged:
+            rest = moved - _overlap(moved, means) * means
+            size = float(np.sqrt((rest * rest).mean()))
+            if size > 0:
+                noise.append(rest / size)
+        if noise:
+            stack = np.stack(noise)
+            for _ in range(_FLIP_FLOPS):
+                class_precision = _precision(np.einsum("tik,kl,tjl->ij", stack, logit_precision, stack))
+                logit_precision = _precision(np.einsum("tik,ij,tjl->kl", stack, class_precision, stack))
+        return cls(means, class_precision, logit_precision)
+
+    def agreement(self, means: Array, labels: Labels) -> Array:
+        """Return how well the law explains means under namings: a log-likelihood, up to a constant.
+
+        Args:
+            means: [K, K], cluster means of standardised logits.
+            labels: [M, K], in each row the cluster that is class 0, 1, …
+
+        Returns:
+            [M], −K²/2 · log(1 − ρ²), ρ the correlation with the clean means in the noise's metric, 0 if negative.
+        """
+        inner = means @ self.logit_precision
+        towards = (self.class_precision @ self.means) @ inner.T  # [class, cluster]
+        among = means @ inner.T  # [cluster, cluster]
+        classes = np.arange(len(means))
+        along = towards[classes, labels].sum(axis=1)
+        size = (self.class_precision * among[labels[:, :, None], labels[:, None, :]]).sum(axis=(1, 2))
+        clean = float((self.class_precision * (self.means @ self.logit_precision @ self.means.T)).sum())
+        squared = np.maximum(along, 0) ** 2 / np.maximum(size * clean, np.finfo(float).tiny)
+        result: Array = -0.5 * means.size * np.log(np.maximum(1 - squared, 1e-12))
+        return result
+
+    def name_clusters(self, means: Array) -> tuple[Labels, float]:
+        """Return for every class the cluster that is it, and the agreement: the best that swaps and 3-cycles reach,
+        from the naming that came in and from the best linear assignment."""
+        from scipy.optimize import linear_sum_assignment
+
+        classes = len(means)
+        towards = self.class_precision @ self.means @ self.logit_precision @ means.T
+        starts = [np.arange(classes), np.asarray(linear_sum_assignment(-towards)[1])]
+        climbed = [self._climb(means, start) for start in starts]
+        return max(climbed, key=lambda found: found[1])
+
+    def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
+        moves = _moves(len(means))
+        best = float(self.agreement(means, labels[None])[0])
+        while True:
+            candidates = labels[moves]
+            scores = self.agreement(means, candidates)
+            top = int(scores.argmax())
+            if scores[top] <= best + 1e-9:
+                return labels, best
+            labels, best = candidates[top], float(scores[top])
+
+    def retention(self, means: Array) -> float:
+        """Return r: the share of the clean class means that is still in `means`, at least 0."""
+        return max(0.0, _overlap(means, self.means))
+
+
+def _overlap(moved: Array, means: Array) -> float:
+    return float((moved * means).sum() / (means * means).sum())
+
+
+def _precision(scatter: Array) -> Array:
+    classes = len(scatter)
+    covariance = scatter * (classes / np.trace(scatter))
+    return np.linalg.inv((1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.eye(classes))
+
+
+_MOVES: dict[int, Labels] = {}
+
+
+def _moves(classes: int) -> Labels:
+    """Return every swap of two and, for few classes, every cycle of three, as permutations [M, K]."""
+    if classes not in _MOVES:
+        rows = []
+        for i, j in itertools.combinations(range(classes), 2):
+            row = list(range(classes))
+            row[i], row[j] = j, i
+            rows.append(row)
+        if classes <= _THREE_CYCLES_UP_TO:
+            for i, j, k in itertools.combinations(range(classes), 3):
+                for first, second in ((j, k), (k, j)):
+                    row = list(range(classes))
+                    row[i], row[first], row[second] = first, second, i
+                    rows.append(row)
+        _MOVES[classes] = np.array(rows, dtype=np.int64).reshape(-1, classes)
+    return _MOVES[classes]

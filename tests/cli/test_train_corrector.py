@@ -1,0 +1,108 @@
+"""faultcli train-corrector, and what it wrote in evaluate and campaign. On the embedded demo."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+QUICK = ("--maps", 2, "--report-maps", 3, "--window", 250, "--quiet")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_it_trains_reports_and_is_used(faultcli: Callable[..., object], tmp_path: Path) -> None:
+    corrector, report = tmp_path / "c.safetensors", tmp_path / "r.md"
+    fault = ("--fault", "gaussian:0.1")
+    done = faultcli("train-corrector", *fault, *QUICK, "-o", corrector, "--report", report, "--json", "-")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["schema"] == "faultcli.corrector/1"
+    assert (result["method"], result["setting"], result["classes"]) == ("adaptive", "unseen damage", 10)
+    healthy, level = result["levels"]
+    assert healthy["fault"] == "none"
+    assert healthy["gain"]["mean"] > -0.005
+    assert (level["fault"], level["maps"]) == ("gaussian:0.1", 3)
+    assert level["gain"]["mean"] > 0.05
+    assert level["corrected"]["mean"] == pytest.approx(level["corrupted"]["mean"] + level["gain"]["mean"])
+    text = report.read_text()
+    assert "| gaussian:0.1 | 3 |" in text
+    assert "surely positive" in text
+
+    options = ("--corrector", corrector, "--window", 250)
+    done = faultcli("campaign", *fault, "--trials", 3, *options, "--quiet", "--json", "-")
+    assert done.code == 0, done.err
+    without, corrected = json.loads(done.out)["arms"]
+    assert without["corrector"] is None
+    assert corrected["corrector"].startswith("adaptive:250@")
+    assert without["gain_over_none"] is None
+    assert corrected["gain_over_none"]["mean"] > 0.05
+
+    done = faultcli("evaluate", *options, "--quiet", "--json", "-")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["corrected"]["top1"] >= result["original"]["top1"] - 0.005
+
+    done = faultcli("train-corrector", *fault, *QUICK, "-o", corrector)
+    assert done.code == 2
+    assert "exists" in done.err
+
+
+def test_known_damage(faultcli: Callable[..., object], tmp_path: Path) -> None:
+    from faultcli.workload.demo import demo_checkpoint_path
+
+    faults = tmp_path / "f.safetensors"
+    outputs = ("-o", tmp_path / "faulty.safetensors", "--save-faults", faults)
+    assert faultcli("inject", demo_checkpoint_path(), "--fault", "gaussian:0.1", *outputs).code == 0
+    done = faultcli("train-corrector", "--replay", faults, *QUICK, "--json", "-", "--report", tmp_path / "r.svg")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["setting"] == "known damage"
+    assert [level["fault"] for level in result["levels"]] == ["gaussian:0.1"]
+    assert result["levels"][0]["gain"]["mean"] > 0.02
+    assert (tmp_path / "r.svg").read_text().startswith("<?xml")
+
+
+def test_bad_input(faultcli: Callable[..., object], tmp_path: Path) -> None:
+    cases = [
+        ((), "no fault to train for"),
+        (("--fault", "gaussian:0.1", "--replay", "x"), "--replay names the faults"),
+        (("--fault", "gaussian:0.1", "--method", "edm"), "unknown correction method 'edm'"),
+        (("--fault", "gaussian:0", *QUICK), "leaves the model intact in all of 2 fault maps"),
+        (("--fault", "gaussian:0.1", "--window", 1000), "too few for a window of 1000"),
+        (("--fault", "gaussian:0.1", "--hidden", "a"), "--hidden a: is no list"),
+        (("--fault", "gaussian:0.1", "--epochs", 0), "hidden sizes, epochs"),
+        (("--fault", "gaussian:0.1", "--report", tmp_path / "r.pdf"), "cannot write .pdf"),
+    ]
+    for arguments, message in cases:
+        done = faultcli("train-corrector", *arguments)
+        assert done.code == 2, done.err
+        assert message in done.err
+        assert "Traceback" not in done.err
+
+
+def test_correctors_that_do_not_fit(faultcli: Callable[..., object], tmp_path: Path) -> None:
+    from faultcli.recover.align import Align
+    from faultcli.recover.base import Card
+    from faultcli.recover.file import save_corrector
+    from faultcli.recover.reference import Reference
+
+    labels = torch.arange(300) % 10
+    logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0)).double().numpy()
+    corrector = Align(Reference.measure(logits, labels.numpy()), card=Card(10, model="ab" * 32))
+    save_corrector(corrector, tmp_path / "other.safetensors")
+    done = faultcli("campaign", "--ber", "1e-4", "--corrector", tmp_path / "other.safetensors")
+    assert done.code == 2
+    assert "trained for another model" in done.err
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    for command in ("evaluate", "campaign --ber 1e-4"):
+        done = faultcli(*command.split(), "--corrector", tmp_path / "broken.safetensors")
+        assert done.code == 2
+        assert "broken.safetensors" in done.err

@@ -1,0 +1,93 @@
+"""Correctors as files: what comes back, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from synthetic import CLASSES, labelled
+
+from faultcli.errors import CheckpointError, OutputError
+from faultcli.recover.base import Card, Corrector, CorrectorError
+from faultcli.recover.edmn import EdmnOptions
+from faultcli.recover.file import load_corrector, save_corrector
+from faultcli.recover.methods import METHODS, TrainingOptions, train_corrector
+
+DATA = labelled(1000, 2)
+FAST = TrainingOptions(window=300, edmn=EdmnOptions(hidden=(16,), epochs=2))
+CARD = Card(CLASSES, model="ab" * 32, faults=("zero:0.1",), seed=3)
+
+
+def train(method: str) -> Corrector:
+    if method == "adaptive-known":
+        single = replace(DATA, copies=DATA.copies[-1:])
+        return train_corrector("adaptive", single, Card(CLASSES, "known damage"), FAST)
+    return train_corrector(method, DATA, CARD, FAST)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "adaptive-known"])
+def test_it_comes_back_as_it_was(method: str, tmp_path: Path) -> None:
+    corrector = train(method)
+    save_corrector(corrector, tmp_path / "c.safetensors")
+    loaded = load_corrector(tmp_path / "c.safetensors")
+    assert loaded.card == corrector.card
+    assert type(loaded) is type(corrector)
+    logits = DATA.copies[-1].logits
+    first, second = corrector.observe(logits[:400]), loaded.observe(logits[:400])
+    assert first.decision == second.decision
+    assert torch.equal(first(logits), second(logits))
+    save_corrector(loaded, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="exists"):
+        save_corrector(loaded, tmp_path / "c.safetensors")
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_corrector(train("adaptive"), path)
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+    content = json.loads(header["faultcli.corrector"])
+
+    def rewritten(tensors: dict[str, torch.Tensor], content: object) -> Path:
+        save_file(tensors, tmp_path / "bad.safetensors", {"faultcli.corrector": json.dumps(content)})
+        return tmp_path / "bad.safetensors"
+
+    cases = [
+        (
+            tensors,
+            {**content, "schema": "faultcli.corrector-file/9"},
+            "is faultcli.corrector-file/9, this faultcli reads",
+        ),
+        (tensors, {**content, "method": "magic"}, "damaged .unknown correction method"),
+        (tensors, {**content, "card": {"classes": 6}}, "damaged"),
+        (tensors, [], "is not a corrector"),
+        ({k: v for k, v in tensors.items() if k != "policy.gains"}, content, "damaged .'policy.gains'"),
+        ({**tensors, "policy.blends": tensors["policy.blends"][:, :2].contiguous()}, content, "damaged"),
+        ({**tensors, "reference.mean": tensors["reference.mean"] * torch.nan}, content, "not finite"),
+        (tensors, {**content, "card": {**content["card"], "classes": 7}}, "statistics are of 6 classes, not 7"),
+    ]
+    for bad_tensors, bad_content, message in cases:
+        with pytest.raises(CorrectorError, match=message):
+            load_corrector(rewritten(bad_tensors, bad_content))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError):
+        load_corrector(path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CorrectorError, match="is not a corrector"):
+        load_corrector(tmp_path / "other.safetensors")
+
+
+def test_a_network_for_other_classes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_corrector(train("edmn"), path)
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+    content = json.loads(header["faultcli.corrector"])
+    content["card"]["classes"] = 5
+    save_file(tensors, path, {"faultcli.corrector": json.dumps(content)})
+    with pytest.raises(CorrectorError, match="not one of 5 classes"):
+        load_corrector(path)
