@@ -9,6 +9,7 @@ import numpy as np
 
 from faultcli.campaign.gates import GateResult, Verdict, combine
 from faultcli.campaign.plan import Arm, Plan
+from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.statistics import ConfidenceSequence, Interval, mean_interval
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.workload.metrics import Outcome
@@ -80,6 +81,7 @@ class CampaignResult:
     original: Outcome  # the checkpoint as it is, without the memory
     arms: tuple[ArmResult, ...]
     seconds: float
+    provenance: Provenance | None = None  # None where a caller of the library did not say
 
     @property
     def verdict(self) -> Verdict | None:
