@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from faultcli.campaign.plan import RESULT_SCHEMA
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.workload.metrics import Outcome
+
+
+_NUMBERS = re.compile(r"\[\s+(?:-?[\d.e+-]+,\s+)*-?[\d.e+-]+\s+\]")
+
+
+def json_text(document: Mapping[str, object]) -> str:
+    """Return a document as JSON text, indented, lists of numbers in one line.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return _NUMBERS.sub(lambda match: "[" + " ".join(match[0][1:-1].split()) + "]", text)
 
 
 def campaign_document(result: CampaignResult, confidence: float) -> dict[str, Any]:
@@ -55,6 +71,7 @@ def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str,
         **{name: rates.get(name) for name in _RATES},
         "flips_mean": arm.flips_mean,
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
+        "trial_accuracies": [record.outcome.top1 for record in arm.records],
     }
 
 
