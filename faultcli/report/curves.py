@@ -10,7 +10,7 @@ from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import mean_interval
 from faultcli.report.drawing import FAINT, INK, WIDTH, new_figure, short_number, style, to_svg
 from faultcli.report.plot import MOST_SERIES, Plot, by_format, kind_of_law, level_of, looks
-from faultcli.report.table import by_condition, hardening, percent, percent_interval
+from faultcli.report.table import UNDEFINED, by_condition, hardening, percent, percent_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,13 +81,10 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
         svg = to_svg(figure, name, f"Accuracy against fault level, {title}", text)
     levels = sorted({_level(arm) for arms in series.values() for arm in arms})
     rows = []
-    for level in levels:
-        cells = [short_number(level)]
-        for arms in series.values():
-            at = next((arm for arm in arms if _level(arm) == level), None)
-            cells.append("–" if at is None else percent_interval(at.accuracy(confidence)))
-        rows.append(tuple(cells))
-    return Plot(title, svg, ("level", *series), tuple(rows))
+    for label, arms in series.items():
+        found = {_level(arm): percent_interval(arm.accuracy(confidence)) for arm in arms}
+        rows.append((label, *(found.get(level, UNDEFINED) for level in levels)))
+    return Plot(title, svg, ("protection", *map(short_number, levels)), tuple(rows))
 
 
 def overhead_plots(result: CampaignResult) -> list[Plot]:

@@ -34,7 +34,7 @@ _VARIABLES = {
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
 
-WIDTH = 5.4  # inches of 72 units: as wide as a card of the page; on a phone text stays about 9 pixels high
+WIDTH = 5.0  # inches of 72 units: as wide as a card of the page; on a phone text stays about 9 pixels high
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "faultcli",

@@ -162,7 +162,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="Table"><table><thead><tr>{head}</tr></thead><tbody>']
     for first, *cells in rows:
         body = "".join(f"<td{_class(name)}>{_cell(name, cell)}</td>" for name, cell in zip(columns[1:], cells, strict=True))
-        lines.append(f'<tr><th scope="row">{_text(first)}</th>{body}</tr>')
+        lines.append(f'<tr><th scope="row">{_breakable(first)}</th>{body}</tr>')
     return "\n".join([*lines, "</tbody></table></div>"])
 
 
@@ -171,4 +171,12 @@ def _class(column: str) -> str:
 
 
 def _cell(column: str, cell: str) -> str:
-    return f'<span class="chip {cell}">{cell}</span>' if column == "verdict" else _text(cell)
+    if column == "verdict":
+        return f'<span class="chip {cell}">{cell}</span>'
+    mean, bracket, ends = cell.partition(" [")
+    return f"{_text(mean)} <small>[{_text(ends)}</small>" if bracket and ends.endswith("]") else _breakable(cell)
+
+
+def _breakable(text: str) -> str:
+    """Let a chain of protections end a line after a comma."""
+    return _text(text).replace(",", ",<wbr>")

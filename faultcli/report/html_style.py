@@ -74,13 +74,15 @@ th, td { padding: .34rem .8rem .34rem 0; text-align: right; white-space: nowrap;
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { position: sticky; top: 0; background: var(--card); color: var(--faint); font-weight: 600; }
 th:first-child, td:first-child, .text { text-align: left; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; white-space: normal; position: sticky; left: 0; background: var(--card); min-width: 6rem; }
+thead th:first-child { left: 0; z-index: 1; }
+.plots td small { display: block; color: var(--faint); font-size: .92em; }
 dl.facts { display: grid; grid-template-columns: minmax(8rem, auto) 1fr; gap: .3rem 1.4rem; margin: 0; font-size: .92rem; }
 dl.facts dt { color: var(--faint); }
 dl.facts dd { margin: 0; overflow-wrap: anywhere; }
 ul.findings { margin: 0; padding: .5rem 1.2rem; list-style: none; }
-ul.findings li { padding: .45rem 0; border-bottom: 1px solid var(--line); }
-ul.findings li:last-child { border-bottom: 0; }
+ul.findings { columns: 2 30rem; column-gap: 2.4rem; }
+ul.findings li { padding: .45rem 0; border-bottom: 1px solid var(--line); break-inside: avoid; overflow-wrap: anywhere; }
 ul.findings b { display: block; font-size: .85rem; color: var(--faint); font-weight: 600; }
 pre { background: var(--code); border-radius: 10px; padding: .8rem 1rem; margin: 1rem 0 0; white-space: pre-wrap;
   overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; }
@@ -101,7 +103,7 @@ footer { color: var(--faint); font-size: .85rem; padding-top: 2rem; padding-bott
   h2, h2 + p { break-after: avoid; }
   .plots, .sections { grid-template-columns: 1fr; }
   .scroll { max-height: none; overflow: visible; }
-  thead th { position: static; }
+  thead th, tbody th { position: static; }
   th, td { white-space: normal; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }

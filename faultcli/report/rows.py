@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from faultcli.campaign.records import ArmResult, CampaignResult
@@ -171,6 +170,16 @@ def _quantiles(arm: ArmResult) -> tuple[float, float, float, float]:
     return values[0], values[last // 4], values[last // 2], values[last]
 
 
+def _wrapped(text: str, most: int = 28) -> list[str]:
+    """Return the text in lines that end after a comma or before a plus, of about `most` characters."""
+    lines = [""]
+    for part in text.replace(",", ",\0").replace(" + ", "\0 + ").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > most:
+            lines.append("")
+        lines[-1] += part if lines[-1] else part.lstrip()
+    return lines
+
+
 class _Rows:
     """Places of arms from the top, under a heading wherever the fault changes; without one where arms differ in the
     fault only, which then is their label."""
@@ -186,11 +195,11 @@ class _Rows:
                 place += 0.35 if self._ticks else 0
                 self._ticks.append((place, heading, True))
                 place += 1
-            label = "\n".join(wrap(level_of(arm) if alone else hardening(arm), 30, break_on_hyphens=False))
-            place += 0.35 * label.count("\n")
+            label = "\n".join(_wrapped(level_of(arm) if alone else hardening(arm)))
+            place += 0.4 * label.count("\n")
             self._ticks.append((place, label, False))
             self.places.append(place)
-            place += 1 + 0.35 * label.count("\n")
+            place += 1 + 0.4 * label.count("\n")
         self._end = place
         self.height = _MARGIN + _ROW * place
 
