@@ -54,11 +54,11 @@ def level_of(arm: ArmResult) -> str:
 
 
 def by_format(arms: Iterable[ArmResult]) -> dict[str, list[ArmResult]]:
-    """Return the arms by number format, in the order of the plan."""
-    found: dict[str, list[ArmResult]] = {}
+    """Return the arms by number format, those under one fault law together, else in the order of the plan."""
+    found: dict[str, dict[str, list[ArmResult]]] = {}
     for arm in arms:
-        found.setdefault(arm.arm.format, []).append(arm)
-    return found
+        found.setdefault(arm.arm.format, {}).setdefault(arm.condition, []).append(arm)
+    return {form: [arm for group in groups.values() for arm in group] for form, groups in found.items()}
 
 
 def paged(title: str, arms: Sequence[ArmResult]) -> list[tuple[str, Sequence[ArmResult]]]:

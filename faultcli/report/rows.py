@@ -105,8 +105,8 @@ def answer_plots(result: CampaignResult) -> list[Plot]:
 
 _ANSWERS = (
     ("masked", "masked", MASKED, None),
-    ("sdc", "SDC (silently wrong)", SDC, None),
-    ("due", "DUE (NaN or infinite)", DUE, "////"),
+    ("sdc", "SDC (silent)", SDC, None),
+    ("due", "DUE (NaN, infinite)", DUE, "////"),
 )
 
 

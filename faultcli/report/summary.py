@@ -5,7 +5,7 @@ from __future__ import annotations
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.table import UNDEFINED, by_condition, hardening, percent, percent_interval
+from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval
 
 VERDICTS = {Verdict.PASS: "Pass", Verdict.FAIL: "Fail", Verdict.INCONCLUSIVE: "Inconclusive", None: "No gate was set"}
 ARM_COLUMNS = (
@@ -87,7 +87,7 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
         hardening(arm),
         f"{arm.overhead_bits_per_weight:.3g}",
         f"{len(arm.records):,}",
-        UNDEFINED if arm.flips_mean is None else f"{arm.flips_mean:,.1f}",
+        flips_text(arm.flips_mean),
         percent(arm.stored.top1),
         percent_interval(arm.accuracy(confidence)),
         percent(arm.worst),
