@@ -249,7 +249,7 @@ def _level_axis(axes: Axes, levels: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
 
 
-def _apart(levels: Sequence[float], axes: Axes, least: float = 0.09) -> list[float]:
+def _apart(levels: Sequence[float], axes: Axes, least: float = 0.14) -> list[float]:
     """Return levels whose ticks do not run into each other: at least `least` of the axis apart."""
     places = axes.xaxis.get_transform().transform(list(levels))
     span = float(places[-1] - places[0]) or 1.0

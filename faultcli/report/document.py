@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from faultcli.campaign.plan import RESULT_SCHEMA
@@ -31,6 +32,11 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
         "schema": RESULT_SCHEMA,
         "plan_hash": result.plan_hash,
         "seed": result.plan.seed,
+        "selection": {
+            "target": result.plan.target,
+            "include": list(result.plan.include),
+            "exclude": list(result.plan.exclude),
+        },
         "confidence": confidence,
         "inputs": result.inputs,
         "bits": max(arm.bits for arm in result.arms),
@@ -47,6 +53,7 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
             for gate in arm.gates
         ],
         "verdict": None if result.verdict is None else str(result.verdict),
+        "provenance": None if result.provenance is None else asdict(result.provenance),
         "timing": {"seconds": round(result.seconds, 3)},
     }
 

@@ -94,17 +94,21 @@ footer { color: var(--faint); font-size: .85rem; padding-top: 2rem; padding-bott
   .tiles { grid-template-columns: 1fr 1fr; }
 }
 @media print {
-  body { font-size: 10.5pt; background: #fff; }
+  body { font-size: 10pt; background: #fff; }
   header, main, footer { max-width: none; padding: 0; }
   nav, .skip { display: none; }
-  .card, .verdict, .tiles div { break-inside: avoid; }
-  .card:has(table tr:nth-child(18)) { break-inside: auto; }
-  figure svg, tr { break-inside: avoid; }
-  h2, h2 + p { break-after: avoid; }
-  .plots, .sections { grid-template-columns: 1fr; }
+  .sections, .plots { display: block; }
+  .card { padding: .7rem .9rem; margin-bottom: .8rem; }
+  .verdict, .tiles div, figure svg, tr { break-inside: avoid; }
+  h2, h2 + p, figcaption { break-after: avoid; }
+  h2 + p { max-width: none; }
+  ul.findings { columns: 1; }
+  figure svg { width: auto; max-width: 13cm; max-height: 19cm; margin: 0 auto; }
+  table { font-size: .8rem; }
   .scroll { max-height: none; overflow: visible; }
   thead th, tbody th { position: static; }
   th, td { white-space: normal; }
+  .plots td small { display: inline; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
