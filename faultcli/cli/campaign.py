@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import note, progress, stdout, write_json
+from faultcli.cli.console import note, stdout, write_json
+
+if TYPE_CHECKING:
+    from faultcli.campaign.gates import Gate
+    from faultcli.campaign.records import CampaignResult
 
 FIXED_TRIALS = 30
 SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
@@ -24,6 +30,7 @@ def campaign(
     corrector: options.Corrector = None,
     window: options.Window = 1000,
     unlabelled: options.Unlabelled = None,
+    config: options.Config = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -69,6 +76,57 @@ def campaign(
             show_default=False,
         ),
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Start no trial later than this, shared out evenly over the arms.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep every trial in this SQLite file; the same command continues from there.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Processes that run trials; the results are the same.", rich_help_panel=options.RUNNING
+        ),
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR|local",
+            help="Run trials on a Ray cluster; --workers says on how many of its CPUs.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Run part I of N of the trials, to be joined by `merge`. It decides no gate.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Threads that compute, per process. Part of the plan: floating-point results depend on it.",
+            rich_help_panel=options.RUNNING,
+            show_default="all cores; 1 with --workers, --ray or --shard",
+        ),
+    ] = None,
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -93,41 +151,37 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
-    from faultcli.campaign.gates import Gate, Verdict
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.runner import run_campaign
-    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model
+    from faultcli.campaign.shard import WHOLE, parse_shard
+    from faultcli.campaign.store import Store
+    from faultcli.cli.running import command_line, make_executor, set_threads, watching, where_trials_are
+    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model, provenance_of
+    from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.applied import Correct
     from faultcli.recover.batchnorm import parse_recalibration
-    from faultcli.report.document import campaign_document
-    from faultcli.report.table import campaign_tables, gate_lines, winners
     from faultcli.scaling import read_weights
 
-    asked = {"min-accuracy": min_accuracy, "max-drop": max_drop, "max-sdc": max_sdc}
-    gates = tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
+    gates = _gates({"min-accuracy": min_accuracy, "max-drop": max_drop, "max-sdc": max_sdc})
+    if budget is not None and not budget > 0:
+        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
     if trials is None:
         trials = SEQUENTIAL_TRIALS if gates or until_ci is not None else FIXED_TRIALS
-    laws = [parse_law(spec) for spec in options.several_faults(bers, fault)]
-    chains = [parse_chain(text) for text in protect or []]
-    recalibrations = [parse_recalibration(text) for text in recalibrate or []]
     correct = None if corrector is None else Correct.load(corrector, window)
-    correctors = [None] if correct is None else [None, correct]
-    looks = any(recalibrations) or (correct is not None and correct.looks)
-    arms = cross([name.strip() for name in format.split(",")], laws, chains, recalibrations, correctors)
-    plan = Plan(
-        arms,
-        trials,
-        seed,
-        target,
-        tuple(include or ()),
-        tuple(exclude or ()),
-        gates=gates,
-        until_half_width=until_ci,
-        confidence=confidence,
+    arms = cross(
+        [name.strip() for name in format.split(",")],
+        [parse_law(spec) for spec in options.several_faults(bers, fault)],
+        [parse_chain(text) for text in protect or []],
+        [parse_recalibration(text) for text in recalibrate or []],
+        [None] if correct is None else [None, correct],
     )
+    selection = (target, tuple(include or ()), tuple(exclude or ()))
+    plan = Plan(arms, trials, seed, *selection, gates=gates, until_half_width=until_ci, confidence=confidence)
+    part = parse_shard(shard) if shard else WHOLE
+    torch_threads = set_threads(threads, several=workers > 1 or ray is not None or shard is not None)
     checkpoint = open_model(model)
     if correct is not None:
         correct.corrector.check_model(checkpoint.sha256())
@@ -140,24 +194,54 @@ def campaign(
         note(f"{checkpoint.path}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     if model is None:
         note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
-    with progress(quiet) as display, naming(checkpoint):
-        task = display.add_task("trials", total=len(arms) * trials)
-        result = run_campaign(
-            plan,
-            workload,
-            {name: read(name) for name in names},
-            factors=factors,
-            checkpoint_hash=checkpoint.sha256(),
-            unlabelled=load_unlabelled(unlabelled, data) if looks else None,
-            on_record=lambda record: display.update(task, advance=1, description=arms[record.arm].label),
-        )
+    looks = any(arm.recalibrate or (correct is not None and correct.looks) for arm in arms)
+    with (
+        naming(checkpoint),
+        closing(Store.open(store)) as kept,
+        make_executor(workers, ray, torch_threads) as executor,
+        watching(plan, part, quiet) as look,
+    ):
+        try:
+            result = run_campaign(
+                plan,
+                workload,
+                {name: read(name) for name in names},
+                factors=factors,
+                checkpoint_hash=checkpoint.sha256(),
+                unlabelled=load_unlabelled(unlabelled, data) if looks else None,
+                executor=executor,
+                store=kept,
+                shard=part,
+                budget_seconds=None if budget is None else 60 * budget,
+                provenance=provenance_of(workload, model or "demo", checkpoint.sha256(), command_line()),
+                on_record=look,
+            )
+        except KeyboardInterrupt:
+            note(where_trials_are(store, kept.trials), quiet=quiet)
+            raise
+    _show(result, json, quiet=quiet)
+
+
+def _gates(asked: dict[str, float | None]) -> tuple[Gate, ...]:
+    from faultcli.campaign.gates import Gate
+
+    return tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
+
+
+def _show(result: CampaignResult, json: str | None, *, quiet: bool) -> None:
+    """Print a result and end with the exit code of its gates."""
+    from faultcli.campaign.gates import Verdict
+    from faultcli.report.document import campaign_document
+    from faultcli.report.table import campaign_tables, failure_lines, gate_lines, winners
+
+    confidence = result.plan.confidence
     write_json(campaign_document(result, confidence), json)
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)
-        for line in [*winners(result, confidence), *gate_lines(result)]:
+        for line in [*winners(result, confidence), *failure_lines(result), *gate_lines(result)]:
             stdout().print(line, markup=False, soft_wrap=True)
-        note(f"seed {seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
+        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
     if result.verdict is Verdict.FAIL:
         raise typer.Exit(GATE_FAILED)
     if result.verdict is Verdict.INCONCLUSIVE:

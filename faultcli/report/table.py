@@ -152,6 +152,15 @@ def gate_lines(result: CampaignResult) -> list[str]:
     return [*lines, f"verdict: {result.verdict}"] if result.verdict else []
 
 
+def failure_lines(result: CampaignResult) -> list[str]:
+    """Say which trials could not be run, and why; they are counted nowhere, and no gate passes without them."""
+    return [
+        f"not run: trial {failure.trial} of {arm.arm.label}: {failure.cause}"
+        for arm in result.arms
+        for failure in arm.failures
+    ]
+
+
 def winners(result: CampaignResult, confidence: float) -> list[str]:
     """Say, for every format and law with several protections, which arm is best at which overhead: every line costs
     more bits per weight than the one before it and is more accurate. A tie goes to the cheaper arm."""
