@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,16 @@ def campaign(
         float | None,
         typer.Option(
             metavar="D",
-            help="Gate: mean accuracy at most D (a fraction) below that as stored.",
+            help="Gate: mean accuracy at most D (a fraction) below that as stored, or below the --baseline.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let --max-drop compare with this --json of another checkpoint, on the same fault maps.",
             rich_help_panel=options.STOPPING,
             show_default=False,
         ),
@@ -151,6 +161,7 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
+    from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.runner import run_campaign
     from faultcli.campaign.shard import WHOLE, parse_shard
@@ -165,11 +176,10 @@ def campaign(
     from faultcli.recover.batchnorm import parse_recalibration
     from faultcli.scaling import read_weights
 
-    gates = _gates({"min-accuracy": min_accuracy, "max-drop": max_drop, "max-sdc": max_sdc})
+    older = None if baseline is None else Baseline(baseline)
+    gates = _gates(min_accuracy, max_drop, max_sdc, compared=older is not None)
     if budget is not None and not budget > 0:
         raise UsageError(f"--budget {budget:g}: minutes are more than 0")
-    if trials is None:
-        trials = SEQUENTIAL_TRIALS if gates or until_ci is not None else FIXED_TRIALS
     correct = None if corrector is None else Correct.load(corrector, window)
     arms = cross(
         [name.strip() for name in format.split(",")],
@@ -178,6 +188,9 @@ def campaign(
         [parse_recalibration(text) for text in recalibrate or []],
         [None] if correct is None else [None, correct],
     )
+    if trials is None:
+        sequential = older.trials(arms) if older else SEQUENTIAL_TRIALS
+        trials = sequential if gates or until_ci is not None else FIXED_TRIALS
     selection = (target, tuple(include or ()), tuple(exclude or ()))
     plan = Plan(arms, trials, seed, *selection, gates=gates, until_half_width=until_ci, confidence=confidence)
     part = parse_shard(shard) if shard else WHOLE
@@ -194,6 +207,8 @@ def campaign(
         note(f"{checkpoint.path}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     if model is None:
         note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
+    provenance = provenance_of(workload, model or "demo", checkpoint, names, command_line())
+    plan = replace(plan, baseline=older.accuracies(plan, provenance, len(workload)) if older else ())
     looks = any(arm.recalibrate or (correct is not None and correct.looks) for arm in arms)
     with (
         naming(checkpoint),
@@ -213,7 +228,7 @@ def campaign(
                 store=kept,
                 shard=part,
                 budget_seconds=None if budget is None else 60 * budget,
-                provenance=provenance_of(workload, model or "demo", checkpoint.sha256(), command_line()),
+                provenance=provenance,
                 on_record=look,
             )
         except KeyboardInterrupt:
@@ -222,9 +237,16 @@ def campaign(
     _show(result, json, quiet=quiet)
 
 
-def _gates(asked: dict[str, float | None]) -> tuple[Gate, ...]:
+def _gates(
+    min_accuracy: float | None, max_drop: float | None, max_sdc: float | None, *, compared: bool
+) -> tuple[Gate, ...]:
     from faultcli.campaign.gates import Gate
+    from faultcli.errors import UsageError
 
+    if compared and max_drop is None:
+        raise UsageError("--baseline needs to know how much worse is too much", "try: --max-drop 0.01, a point")
+    drop = "max-drop-from-baseline" if compared else "max-drop"
+    asked = {"min-accuracy": min_accuracy, drop: max_drop, "max-sdc": max_sdc}
     return tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -21,13 +22,14 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Report; its ending says which: .html, .md (under 1 MB, for CI summaries), .json, .csv (a row per arm), "
-            ".trials.csv (a row per trial) or .xml (JUnit). Repeatable.",
+            help="Its ending says what: .html, .md (for CI summaries), .xml (JUnit), .json, .arms.csv (a row per arm), "
+            "or .csv, .jsonl, .parquet (a row per trial). Repeatable.",
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
     ],
     force: options.Force = False,
+    config: options.Config = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Render a campaign as a page, a summary, JSON, CSV or JUnit XML, from its records alone.
@@ -44,8 +46,9 @@ def report(
     formats = {path: report_format(path.name) for path in output}
     for path in formats:
         check_output(path, force=force, inputs=[store])
-    result = result_of(Store.read(store))
+    with closing(Store.read(store)) as kept:
+        result = result_of(kept)
     for path, kind in formats.items():
         with atomic_output(path, force=force, inputs=[store]) as partial:
-            partial.write_text(kind.render(result), encoding="utf-8", newline="")
+            partial.write_bytes(kind.render(result))
         note(f"written to {path}", quiet=quiet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import mean_interval
-from faultcli.report.drawing import FAINT, INK, WIDTH, new_figure, short_number, style, to_svg
+from faultcli.report.drawing import FAINT, INK, WIDTH, drawing, new_figure, short_number, to_svg
 from faultcli.report.plot import MOST_SERIES, Plot, by_format, kind_of_law, level_of, looks
 from faultcli.report.table import UNDEFINED, by_condition, hardening, percent, percent_interval
 
@@ -24,7 +24,7 @@ def accuracy_curves(result: CampaignResult) -> list[Plot]:
     for arm in result.arms:
         series = groups.setdefault((arm.arm.format, kind_of_law(arm)), {})
         series.setdefault(hardening(arm), []).append(arm)
-    plots = []
+    plots: list[Plot] = []
     for (form, kind), series in groups.items():
         names = [name for name, arms in series.items() if len(arms) > 1]
         for start in range(0, len(names), MOST_SERIES):
@@ -38,11 +38,9 @@ def _level(arm: ArmResult) -> float:
 
 
 def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[ArmResult]], name: str) -> Plot:
-    import matplotlib
-
     confidence = result.plan.confidence
     look_of = looks(result)
-    with matplotlib.rc_context(style()):
+    with drawing():
         figure, axes = new_figure(2.9 + _legend_height(series))
         original = 100 * result.original.top1
         axes.axhline(original, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
@@ -82,15 +80,15 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
     levels = sorted({_level(arm) for arms in series.values() for arm in arms})
     rows = []
     for label, arms in series.items():
-        found = {_level(arm): percent_interval(arm.accuracy(confidence)) for arm in arms}
-        rows.append((label, *(found.get(level, UNDEFINED) for level in levels)))
+        cells = {_level(arm): percent_interval(arm.accuracy(confidence)) for arm in arms}
+        rows.append((label, *(cells.get(level, UNDEFINED) for level in levels)))
     return Plot(title, svg, ("protection", *map(short_number, levels)), tuple(rows))
 
 
 def overhead_plots(result: CampaignResult) -> list[Plot]:
     """Mean accuracy against what the protections add to the memory, one figure per format: a line per fault level goes
     through the arms that no cheaper arm beats. Only where arms differ in overhead."""
-    plots = []
+    plots: list[Plot] = []
     for form, arms in by_format(result.arms).items():
         if len({arm.overhead_bits_per_weight for arm in arms}) > 1:
             plots.append(_overhead_plot(result, form, arms, f"overhead-{len(plots)}"))
@@ -98,13 +96,11 @@ def overhead_plots(result: CampaignResult) -> list[Plot]:
 
 
 def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult], name: str) -> Plot:
-    import matplotlib
-
     confidence, look_of = result.plan.confidence, looks(result)
     drawn = {label: look_of[label] for label in dict.fromkeys(hardening(arm) for arm in arms)}
     overheads = sorted({arm.overhead_bits_per_weight for arm in arms})
     fronts: list[tuple[ArmResult, ...]] = [tuple(_front(group)) for group in _conditions(result, arms)]
-    with matplotlib.rc_context(style()):
+    with drawing():
         figure, axes = new_figure(3.2 + _legend_height(drawn))
         _level_axis(axes, overheads)
         ends: list[tuple[float, str]] = []
@@ -182,7 +178,7 @@ def _mean(arm: ArmResult) -> float:
 def corrector_plots(result: CampaignResult) -> list[Plot]:
     """What the corrector gives back against what the damage took, a point per fault map, paired with the same arm
     without it: one figure per format."""
-    plots = []
+    plots: list[Plot] = []
     for form, arms in by_format(result.arms).items():
         pairs = [(arm, bare) for arm in arms if arm.arm.correct and (bare := _without_corrector(result, arm))]
         if pairs:
@@ -195,15 +191,11 @@ def _without_corrector(result: CampaignResult, arm: ArmResult) -> ArmResult | No
     return next((other for other in result.arms if other.arm == wanted), None)
 
 
-def _corrector_plot(
-    result: CampaignResult, form: str, pairs: Sequence[tuple[ArmResult, ArmResult]], name: str
-) -> Plot:
-    import matplotlib
-
+def _corrector_plot(result: CampaignResult, form: str, pairs: Sequence[tuple[ArmResult, ArmResult]], name: str) -> Plot:
     confidence, look_of = result.plan.confidence, looks(result)
     names = dict.fromkeys((hardening(arm) for arm, _ in pairs), None)
     rows = []
-    with matplotlib.rc_context(style()):
+    with drawing():
         figure, axes = new_figure(3.1 + _legend_height(names))
         axes.axhline(0, color=FAINT, linewidth=1)
         for label in names:
@@ -226,7 +218,9 @@ def _corrector_plot(
                         percent(sum(gain > 0 for gain in gains) / len(gains) if gains else None, 0),
                     )
                 )
-            axes.scatter(lost, gained, color=look.colour, marker=look.marker, s=16, alpha=0.75, linewidths=0, label=label)
+            axes.scatter(
+                lost, gained, color=look.colour, marker=look.marker, s=16, alpha=0.75, linewidths=0, label=label
+            )
         axes.set(xlabel="accuracy lost to the faults, points", ylabel="gain, points")
         axes.grid()
         _legend(figure, names)
@@ -285,4 +279,3 @@ def _legend_height(names: Mapping[str, object]) -> float:
 
 def _legend(figure: Figure, names: Mapping[str, object]) -> None:
     figure.legend(loc="outside upper left", ncols=_columns(names), labelcolor=INK, borderaxespad=0.2)
-

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.plan import RESULT_SCHEMA
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.workload.metrics import Outcome
 
-
-_NUMBERS = re.compile(r"\[\s+(?:-?[\d.e+-]+,\s+)*-?[\d.e+-]+\s+\]")
+_NUMBER = r"(?:-?[\d.e+-]+|null)"
+_NUMBERS = re.compile(rf"\[\s+(?:{_NUMBER},\s+)*{_NUMBER}\s+\]")
 
 
 def json_text(document: Mapping[str, object]) -> str:
@@ -60,7 +61,7 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
 
 def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str, Any]:
     accuracy, rates = arm.accuracy(confidence), arm.mean_rates()
-    gain = result.gain_over_none(arm, confidence)
+    gain, drop = result.gain_over_none(arm, confidence), paired_drop(result, result.arms.index(arm))
     return {
         "format": arm.arm.format,
         "protect": arm.arm.protect.text,
@@ -75,11 +76,18 @@ def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str,
         if accuracy is None
         else {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "worst": arm.worst},
         "gain_over_none": None if gain is None else {"mean": gain.mean, "low": gain.low, "high": gain.high},
+        "drop_from_baseline": None if drop is None else {"mean": drop.mean, "low": drop.low, "high": drop.high},
         **{name: rates.get(name) for name in _RATES},
         "flips_mean": arm.flips_mean,
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
-        "trial_accuracies": [record.outcome.top1 for record in arm.records],
+        "trial_accuracies": trial_accuracies(arm),
     }
+
+
+def trial_accuracies(arm: ArmResult) -> list[float | None]:
+    """Return the accuracy of every trial by its number; None for one that could not be run."""
+    found = {record.trial: record.outcome.top1 for record in arm.records}
+    return [found.get(trial) for trial in range(max(found, default=-1) + 1)]
 
 
 _RATES = ("top5", "loss", "masked", "sdc", "due", "sdc1", "sdc5", "sdc10pct", "sdc20pct")

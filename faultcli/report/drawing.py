@@ -1,14 +1,16 @@
 """Figures as inline SVG that follows the page: its fonts, its light and dark colours, its width.
 
-matplotlib draws with stand-in colours, which become CSS variables of the page; so one SVG serves both schemes and print.
-Text stays text. The same figure gives the same bytes: no date, fixed salt, identifiers from the name of the plot.
+matplotlib draws with stand-in colours, which become CSS variables of the page; so one SVG serves both schemes and
+print. Text stays text. The same figure gives the same bytes: no date, fixed salt, identifiers from the plot's name.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
 
 WIDTH = 5.0  # inches of 72 units: as wide as a card of the page; on a phone text stays about 9 pixels high
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "faultcli",
     "font.size": 9.5,
@@ -68,9 +70,14 @@ _STYLE = {
 }
 
 
-def style() -> dict[str, object]:
-    """Return matplotlib's settings for a figure of the report, for `rc_context` around drawing and saving."""
-    return dict(_STYLE)
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw and save figures in the style of the report inside the block; matplotlib is as before after it."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]  # its stubs list every key
+        yield
 
 
 def new_figure(height: float) -> tuple[Figure, Axes]:
@@ -85,7 +92,7 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
     """Return the figure as an SVG element for an HTML page.
 
     Args:
-        figure: drawn under `style()`.
+        figure: drawn inside `drawing()`.
         name: prefix of its identifiers, unique on the page.
         title: what it is, in a few words.
         description: what it shows, for those who cannot see it.

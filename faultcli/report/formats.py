@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from faultcli.campaign.records import CampaignResult
 from faultcli.errors import UsageError
+from faultcli.report.arms import arms_csv
 from faultcli.report.document import campaign_document, json_text
 from faultcli.report.html import campaign_html
 from faultcli.report.junit import campaign_junit
 from faultcli.report.markdown import campaign_markdown
-from faultcli.report.spreadsheet import arms_csv, trials_csv
+from faultcli.report.trials import trials_csv, trials_jsonl, trials_parquet
 
 
 @dataclass(frozen=True)
 class ReportFormat:
-    """A pure function from what trials left behind to a text: the same records give the same bytes."""
+    """A pure function from what trials left behind to bytes: the same records give the same bytes."""
 
     summary: str
-    render: Callable[[CampaignResult], str]
+    render: Callable[[CampaignResult], bytes]
 
 
 REPORTS = {
-    ".html": ReportFormat("one self-contained page: plots with their numbers, light and dark, no script", campaign_html),
-    ".md": ReportFormat("Markdown for a pull request or a CI summary, under 1 MB", campaign_markdown),
-    ".json": ReportFormat("what `campaign --json` writes", lambda result: _json(result)),
-    ".csv": ReportFormat("one row per arm", arms_csv),
-    ".trials.csv": ReportFormat("one row per trial: everything that was recorded", trials_csv),
-    ".xml": ReportFormat("JUnit XML: a test case per arm and gate", campaign_junit),
+    ".html": ReportFormat("one self-contained page: plots with their numbers", lambda r: campaign_html(r).encode()),
+    ".md": ReportFormat("Markdown for a CI summary, under 1 MB", lambda r: campaign_markdown(r).encode()),
+    ".xml": ReportFormat("JUnit XML: a test case per arm and gate", lambda r: campaign_junit(r).encode()),
+    ".json": ReportFormat("what `campaign --json` writes", lambda r: _json(r).encode()),
+    ".arms.csv": ReportFormat("one row per arm", arms_csv),
+    ".csv": ReportFormat("one row per trial", trials_csv),
+    ".jsonl": ReportFormat("one JSON object per trial", trials_jsonl),
+    ".parquet": ReportFormat("one row per trial; needs pyarrow", trials_parquet),
 }
 
 

@@ -58,9 +58,9 @@ def campaign_html(result: CampaignResult) -> str:
             "</div>",
             *_all_arms(result),
             "</main>",
-            "<footer>Rates are in percent of the inputs, averaged over fault maps; gains in percentage points; intervals "
-            f"are {percent(result.plan.confidence, 0)} % over fault maps. The unit of every statement is the fault map, "
-            "not the input.</footer>",
+            "<footer>Rates are in percent of the inputs, averaged over fault maps; gains in percentage points; "
+            f"intervals are {percent(result.plan.confidence, 0)} % over fault maps. The unit of every statement is the "
+            "fault map, not the input.</footer>",
             "</body>",
             "</html>",
             "",
@@ -93,7 +93,11 @@ def _verdict(result: CampaignResult) -> list[str]:
 
 
 def _contents(sections: Iterable[Section]) -> list[str]:
-    links = [("tested", "What was tested"), *((section.name, section.title) for section in sections), ("arms", "All arms")]
+    links = [
+        ("tested", "What was tested"),
+        *((section.name, section.title) for section in sections),
+        ("arms", "All arms"),
+    ]
     return ['<nav aria-label="Contents">', *(f'<a href="#{name}">{title}</a>' for name, title in links), "</nav>"]
 
 
@@ -159,9 +163,14 @@ def _all_arms(result: CampaignResult) -> list[str]:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col"{_class(name)}>{_text(name)}</th>' for name in columns)
-    lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="Table"><table><thead><tr>{head}</tr></thead><tbody>']
+    lines = [
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>',
+        f"<thead><tr>{head}</tr></thead><tbody>",
+    ]
     for first, *cells in rows:
-        body = "".join(f"<td{_class(name)}>{_cell(name, cell)}</td>" for name, cell in zip(columns[1:], cells, strict=True))
+        body = "".join(
+            f"<td{_class(name)}>{_cell(name, cell)}</td>" for name, cell in zip(columns[1:], cells, strict=True)
+        )
         lines.append(f'<tr><th scope="row">{_breakable(first)}</th>{body}</tr>')
     return "\n".join([*lines, "</tbody></table></div>"])
 

@@ -26,7 +26,8 @@ _RULES = """
 *, *::before, *::after { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial,
+    sans-serif; }
 .skip { position: absolute; left: -999rem; }
 .skip:focus { left: 1rem; top: 1rem; background: var(--card); padding: .5rem 1rem; z-index: 1; }
 header, main, footer { max-width: 76rem; margin: 0 auto; padding: 0 clamp(.9rem, 3vw, 2rem); }
@@ -77,12 +78,13 @@ th:first-child, td:first-child, .text { text-align: left; }
 tbody th { font-weight: 500; white-space: normal; position: sticky; left: 0; background: var(--card); min-width: 6rem; }
 thead th:first-child { left: 0; z-index: 1; }
 .plots td small { display: block; color: var(--faint); font-size: .92em; }
-dl.facts { display: grid; grid-template-columns: minmax(8rem, auto) 1fr; gap: .3rem 1.4rem; margin: 0; font-size: .92rem; }
+dl.facts { display: grid; grid-template-columns: minmax(8rem, auto) 1fr; gap: .3rem 1.4rem; margin: 0;
+  font-size: .92rem; }
 dl.facts dt { color: var(--faint); }
 dl.facts dd { margin: 0; overflow-wrap: anywhere; }
-ul.findings { margin: 0; padding: .5rem 1.2rem; list-style: none; }
-ul.findings { columns: 2 30rem; column-gap: 2.4rem; }
-ul.findings li { padding: .45rem 0; border-bottom: 1px solid var(--line); break-inside: avoid; overflow-wrap: anywhere; }
+ul.findings { margin: 0; padding: .5rem 1.2rem; list-style: none; columns: 2 30rem; column-gap: 2.4rem; }
+ul.findings li { padding: .45rem 0; border-bottom: 1px solid var(--line); break-inside: avoid;
+  overflow-wrap: anywhere; }
 ul.findings b { display: block; font-size: .85rem; color: var(--faint); font-weight: 600; }
 pre { background: var(--code); border-radius: 10px; padding: .8rem 1rem; margin: 1rem 0 0; white-space: pre-wrap;
   overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; }

@@ -1,9 +1,9 @@
 """A campaign as JUnit XML: a test case per arm and gate, for the test tab of a CI server.
 
 A gate that failed is a `failure`. One that the trials do not decide is an `error` and not `skipped`: a server counts
-skipped tests as fine, and an open gate is not (the command ends with 4, not with 0). An arm without gates is a test case
-that passes, so that its numbers are seen. Elements and attributes are those that Jenkins, GitLab, GitHub actions and pytest
-agree on ("JUnit XML format", github.com/testmoapp/junitxml).
+skipped tests as fine, and an open gate is not (the command ends with 4, not with 0). An arm without gates is a test
+case that passes, so that its numbers are seen. Elements and attributes are those that servers agree on ("JUnit XML file
+format", github.com/testmoapp/junitxml).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from faultcli.report.text import printable
 def campaign_junit(result: CampaignResult) -> str:
     """Return the document. Times are those of the trials."""
     model = result.provenance.model if result.provenance else "checkpoint"
-    suite = Tree.Element("testsuite", name=_text(f"faultcli campaign {model}"))
+    suite = Tree.Element("testsuite", {"name": _text(f"faultcli campaign {model}")})
     properties = Tree.SubElement(suite, "properties")
     for name, value in provenance_rows(result):
         Tree.SubElement(properties, "property", name=name, value=_text(value))
@@ -34,7 +34,7 @@ def campaign_junit(result: CampaignResult) -> str:
         "time": _seconds(sum(record.seconds for arm in result.arms for record in arm.records)),
     }
     suite.attrib.update(totals)
-    root = Tree.Element("testsuites", name="faultcli", **totals)
+    root = Tree.Element("testsuites", {"name": "faultcli"} | totals)
     root.append(suite)
     Tree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Tree.tostring(root, encoding="unicode") + "\n"

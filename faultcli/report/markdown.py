@@ -24,12 +24,22 @@ _SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCONCLUSIVE: "❔",
 
 
 def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> str:
-    """Return the report, of `most_bytes` in UTF-8 at the most where a tenth of that is room for all but the tables: gates
-    that failed and arms that lost most come first where not all fit, and the text says how many do not."""
+    """Return the report.
+
+    Args:
+        result: the campaign.
+        most_bytes: its size in UTF-8, at the most. Where not all fit, gates that did not pass and arms with the worst
+            trials come first, and the text says how many are left out.
+    """
     model = result.provenance.model if result.provenance else "a checkpoint"
     gates = [gate for arm in result.arms for gate in arm.gates]
     room = most_bytes * 9 // 10
-    lines = [f"# {_SIGNS[result.verdict]} {VERDICTS[result.verdict]}: bit flips in {_text(model)}", "", headline(result), ""]
+    lines = [
+        f"# {_SIGNS[result.verdict]} {VERDICTS[result.verdict]}: bit flips in {_text(model)}",
+        "",
+        headline(result),
+        "",
+    ]
     if gates:
         ordered = gates
         if not _fits(rows := [gate_cells(gate, result) for gate in gates], room // 3):
@@ -48,8 +58,8 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
         rows = [arm_cells(arm, result) for arm in arms]
     lines += ["## Arms", "", *_table(ARM_COLUMNS, rows, room // 2, "arms", texts=3), ""]
     lines += [
-        f"In percent of the inputs, averaged over fault maps, with {percent(result.plan.confidence, 0)} % intervals; gains "
-        "in points over the unprotected memory on the same faults.",
+        f"In percent of the inputs, averaged over fault maps, with {percent(result.plan.confidence, 0)} % intervals; "
+        "gains in points over the unprotected memory on the same faults.",
         "",
         "<details><summary>What was tested</summary>",
         "",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.drawing import DUE, FAINT, INK, MASKED, PAGE, SDC, new_figure, style, to_svg
+from faultcli.report.drawing import DUE, FAINT, INK, MASKED, PAGE, SDC, drawing, new_figure, to_svg
 from faultcli.report.plot import Plot, by_format, level_of, looks, paged
 from faultcli.report.table import hardening, percent, percent_interval
 
@@ -20,14 +20,13 @@ _BINS = 200  # accuracies of trials are told apart to half a point: a campaign o
 
 def gain_plots(result: CampaignResult) -> list[Plot]:
     """Gain in accuracy over the unprotected arm on the same faults, with its interval."""
-    import matplotlib
-
-    confidence, look_of, plots = result.plan.confidence, looks(result), []
+    plots: list[Plot] = []
+    confidence, look_of = result.plan.confidence, looks(result)
     compared = [arm for arm in result.arms if result.gain_over_none(arm) is not None]
     for form, of_format in by_format(compared).items():
         for title, arms in paged(form, of_format):
             gains = [result.gain_over_none(arm, confidence) for arm in arms]
-            with matplotlib.rc_context(style()):
+            with drawing():
                 rows = _Rows(arms)
                 figure, axes = new_figure(rows.height)
                 axes.axvline(0, color=FAINT, linewidth=1)
@@ -62,13 +61,11 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
 
 def answer_plots(result: CampaignResult) -> list[Plot]:
     """Which part of the answers is masked, silently corrupted, or detectably broken: stacked bars."""
-    import matplotlib
-
     plots: list[Plot] = []
     for form, of_format in by_format(arm for arm in result.arms if arm.records).items():
         for title, arms in paged(form, of_format):
             rates = [arm.mean_rates() for arm in arms]
-            with matplotlib.rc_context(style()):
+            with drawing():
                 rows = _Rows(arms)
                 figure, axes = new_figure(rows.height + 0.25)
                 left = [0.0] * len(arms)
@@ -90,7 +87,8 @@ def answer_plots(result: CampaignResult) -> list[Plot]:
                 axes.set(xlabel="part of the answers, %", xlim=(0, 100))
                 figure.legend(loc="outside upper left", ncols=3, labelcolor=INK, borderaxespad=0.2)
                 said = "; ".join(
-                    f"{hardening(arm)} at {level_of(arm)}: " + ", ".join(f"{k} {percent(rate[k])}" for k, *_ in _ANSWERS)
+                    f"{hardening(arm)} at {level_of(arm)}: "
+                    + ", ".join(f"{k} {percent(rate[k])}" for k, *_ in _ANSWERS)
                     for arm, rate in zip(arms, rates, strict=True)
                 )
                 text = f"Stacked bars: masked, SDC and DUE in percent of the answers. {said}"
@@ -112,12 +110,11 @@ _ANSWERS = (
 
 def trial_plots(result: CampaignResult) -> list[Plot]:
     """Accuracy of every trial: a dot per value, its area the number of trials there; mean and interval as a bar."""
-    import matplotlib
-
-    confidence, look_of, plots = result.plan.confidence, looks(result), []
+    plots: list[Plot] = []
+    confidence, look_of = result.plan.confidence, looks(result)
     for form, of_format in by_format(arm for arm in result.arms if arm.records).items():
         for title, arms in paged(form, of_format):
-            with matplotlib.rc_context(style()):
+            with drawing():
                 rows = _Rows(arms)
                 figure, axes = new_figure(rows.height)
                 for arm, place in zip(arms, rows.places, strict=True):

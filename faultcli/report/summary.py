@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import ArmResult, CampaignResult
@@ -106,13 +107,17 @@ def gate_cells(gate: GateResult, result: CampaignResult) -> tuple[str, ...]:
 def gate_text(gate: GateResult) -> str:
     """Return the gate as it was asked for, and what that means for the arm."""
     sign = "≥" if gate.gate.direction == "above" else "≤"
+    if gate.gate.needs_baseline:
+        return f"max-drop {gate.gate.threshold:g}: at most {percent(gate.limit, 2)} points below the baseline"
     quantity = {"accuracy": "accuracy", "sdc": "SDC"}[gate.gate.quantity]
     return f"{gate.gate.name} {gate.gate.threshold:g}: {quantity} {sign} {percent(gate.limit, 2)} %"
 
 
 def measured(gate: GateResult, result: CampaignResult) -> str:
-    """Return what the gate looks at as measured over all of the arm's trials, in percent."""
+    """Return what the gate looks at as measured over all of the arm's trials, in percent or points."""
     arm = result.arms[gate.arm]
+    if gate.gate.needs_baseline:
+        return percent_interval(paired_drop(result, gate.arm), 2)
     if gate.gate.quantity == "accuracy":
         return percent_interval(arm.accuracy(result.plan.confidence))
     return percent(arm.mean_rates().get(gate.gate.quantity), 2)

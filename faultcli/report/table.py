@@ -38,13 +38,14 @@ def flips_text(flips: float | None) -> str:
     return UNDEFINED if flips is None else f"{flips:,.1f}" if flips < 1000 else f"{flips:,.0f}"
 
 
-def percent_interval(interval: Interval | None) -> str:
+def percent_interval(interval: Interval | None, digits: int = 1) -> str:
     """Write a mean with its interval, in percent."""
     if interval is None:
         return UNDEFINED
     if interval.low is None or interval.high is None:
-        return percent(interval.mean)
-    return f"{percent(interval.mean)} [{percent(interval.low)}, {percent(interval.high)}]"
+        return percent(interval.mean, digits)
+    mean, low, high = (percent(end, digits) for end in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over pipes with the DevTools protocol: what the page logs, asks the network for, shows."""
+"""A headless Chromium, driven over pipes with the DevTools protocol: what a page logs, asks the network for, shows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             close_fds=False,
-            preexec_fn=as_three_and_four,
+            preexec_fn=as_three_and_four,  # noqa: PLW1509
         )
         os.close(commands_read)
         os.close(answers_write)
@@ -84,7 +84,9 @@ class Browser:
 
     def open(self, path: Path, *, width: int, dark: bool) -> None:
         """Show a page in a window of this width, as a reader who prefers dark or light pages."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
@@ -99,7 +101,9 @@ class Browser:
     @property
     def requests(self) -> list[str]:
         """The addresses that the page asked for, itself and inlined data left out."""
-        sent = [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        sent = [
+            event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
+        ]
         return [url for url in sent[1:] if not url.startswith("data:")]
 
     @property
