@@ -110,7 +110,8 @@ def campaign(
     gates = tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
     if trials is None:
         trials = SEQUENTIAL_TRIALS if gates or until_ci is not None else FIXED_TRIALS
-    laws = [parse_law(spec) for spec in options.several_faults(bers, fault)]
+    rates = options.rates(bers, quiet=quiet)
+    laws = [parse_law(spec) for spec in [*(rate.spec for rate in rates), *(fault or [])]]
     chains = [parse_chain(text) for text in protect or []]
     recalibrations = [parse_recalibration(text) for text in recalibrate or []]
     correct = None if corrector is None else Correct.load(corrector, window)
@@ -151,7 +152,7 @@ def campaign(
             unlabelled=load_unlabelled(unlabelled, data) if looks else None,
             on_record=lambda record: display.update(task, advance=1, description=arms[record.arm].label),
         )
-    write_json(campaign_document(result, confidence), json)
+    write_json(campaign_document(result, confidence, rates), json)
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)
