@@ -108,10 +108,16 @@ def campaign(
 
     asked = {"min-accuracy": min_accuracy, "max-drop": max_drop, "max-sdc": max_sdc}
     gates = tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
-    if trials is None:
-        trials = SEQUENTIAL_TRIALS if gates or until_ci is not None else FIXED_TRIALS
     rates = options.rates(bers, quiet=quiet)
-    laws = [parse_law(spec) for spec in [*(rate.spec for rate in rates), *(fault or [])]]
+    specs = [*(rate.spec for rate in rates), *(fault or [])]
+    laws = [parse_law(spec) for spec in specs]
+    for spec, law in zip(specs, laws, strict=True):
+        if law.repeats:
+            note(f"{spec}: has the same faults in every trial, so that one trial says everything", quiet=quiet)
+    if trials is None and all(law.repeats for law in laws):
+        trials = 1
+    elif trials is None:
+        trials = SEQUENTIAL_TRIALS if gates or until_ci is not None else FIXED_TRIALS
     chains = [parse_chain(text) for text in protect or []]
     recalibrations = [parse_recalibration(text) for text in recalibrate or []]
     correct = None if corrector is None else Correct.load(corrector, window)

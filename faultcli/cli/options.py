@@ -191,7 +191,8 @@ Bers = Annotated[
     ),
 ]
 FAULT_HELP = (
-    "Fault law: bitflip:P, flips:K, stuck-at-0:P, stuck-at-1:P, burst:P,length=L, zero:P or gaussian:S; "
+    "Fault law: bitflip:P, flips:K, stuck-at-0:P, stuck-at-1:P, burst:P,length=L, zero:P, gaussian:S or "
+    "measured:FILE (a fault map; `,place=shift` moves it every trial); "
     "`,include=GLOB` and `,bits=SPEC` narrow it."
 )
 Fault = Annotated[str | None, typer.Option(metavar="SPEC", help=FAULT_HELP, rich_help_panel=FAULTS, show_default=False)]

@@ -32,10 +32,10 @@ def draw(law: str, memory: MemoryImage, seed: int = 0, trial: int = 0) -> dict[s
 
 
 def test_every_law_has_an_example_here() -> None:
-    assert EXAMPLES.keys() == LAWS.keys()
+    assert EXAMPLES.keys() | {"measured"} == LAWS.keys()  # test_measured.py has the one that needs a file
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
+@pytest.mark.parametrize("law", [LAWS[name] for name in EXAMPLES], ids=lambda law: law.name)
 def test_a_law_survives_its_own_text(law: type[FaultLaw]) -> None:
     spec = EXAMPLES[law.name] + ",include=conv*"
     assert parse_law(parse_law(spec).spec) == parse_law(spec)

@@ -31,7 +31,8 @@ def test_measured_rates() -> None:
     assert parse_rate("bram-undervolt").ber_per_bit == pytest.approx(6e-4, rel=0.05)
     volts = ("0.60", "0.59", "0.58", "0.57", "0.56", "0.55", "0.54")
     rates = [parse_rate(f"bram-undervolt:volt={volt}").ber_per_bit for volt in volts]
-    assert rates == sorted(rates) and rates[0] == pytest.approx(1.05e-7)
+    assert rates == sorted(rates)
+    assert rates[0] == pytest.approx(1.05e-7)
     assert parse_rate("rram-mlc:bits=3").ber_per_bit == 1.27e-3  # 3.8e-3 per cell of 3 bits, one of them wrong
     assert parse_rate("rram-mlc:bits=2").ber_per_bit == 3.95e-9
 
@@ -41,7 +42,8 @@ def test_every_memory_says_what_it_is_and_where_from(name: str) -> None:
     rate = parse_rate(MEMORIES[name].example)
     assert 0 < rate.ber_per_bit < 0.5
     assert parse_law(rate.spec).ber == rate.ber_per_bit
-    assert rate.source in str(rate.explanation) and "{" not in str(rate.explanation)
+    assert rate.source in str(rate.explanation)
+    assert "{" not in str(rate.explanation)
 
 
 def test_a_number_needs_no_explanation() -> None:
