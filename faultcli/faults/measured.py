@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +17,12 @@ from faultcli.faults.maps import NO_FAULTS, FaultMap, Layout, WordFaults
 from faultcli.faults.sampling import Stream
 
 PLACES = ("fixed", "shift")
+_DIGITS = 16
+
+
+def is_digest(text: str) -> bool:
+    """Whether this names a map by its content, and not a file."""
+    return re.fullmatch(f"[0-9a-f]{{{_DIGITS}}}", text) is not None
 
 
 @dataclass(frozen=True)
@@ -24,18 +32,20 @@ class Measured(FaultLaw):
     memory; what faults have to do with their neighbours is kept.
 
     The map has to cover all regions that the law covers, word by word. Its content, not the name of its file, is what
-    makes it the same law.
+    makes it the same law: `spec` names it by the first digits of its SHA-256. A law that is read back from there knows
+    what it is, but draws nothing.
     """
 
     name: ClassVar[str] = "measured"
     unit: ClassVar[str] = "file of a fault map, as `inject --save-faults` writes it"
 
-    map: FaultMap = dataclasses.field(compare=False, repr=False)
+    map: FaultMap | str = dataclasses.field(compare=False, repr=False)  # or its digest
     place: str = "fixed"
-    sha256: str = dataclasses.field(init=False)
+    digest: str = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sha256", self.map.sha256())
+        digest = self.map if isinstance(self.map, str) else self.map.sha256()[:_DIGITS]
+        object.__setattr__(self, "digest", digest)
         if self.place not in PLACES:
             raise unknown_name("place of a measured map", self.place, PLACES)
         if self.bits is not None:
@@ -43,12 +53,12 @@ class Measured(FaultLaw):
 
     @property
     def level(self) -> float:
-        """Faulty bits per bit of the map."""
-        return self.map.flips / self.map.bits if self.map.bits else 0.0
+        """Faulty bits per bit of the map; NaN where only its digest is known."""
+        return self.map.flips / self.map.bits if isinstance(self.map, FaultMap) and self.map.bits else math.nan
 
     @property
     def ber(self) -> float | None:
-        return self.level or None
+        return self.level if 0 < self.level < 1 else None
 
     @property
     def repeats(self) -> bool:
@@ -56,14 +66,13 @@ class Measured(FaultLaw):
 
     @property
     def key(self) -> str:
-        return ",".join([f"{self.name}:{self.sha256[:16]}", *self._options()])
+        return ",".join([f"{self.name}:{self.digest}", *self._options()])
 
     def _options(self) -> list[str]:
         return [f"place={self.place}"] if self.place != "fixed" else []
 
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
-        self._check(region.name, region.layout)
-        words, masks = self.map.faults.get(region.name, NO_FAULTS)
+        words, masks = self._covering(region.name, region.layout).faults.get(region.name, NO_FAULTS)
         if self.repeats or not len(words):
             return WordFaults(words, masks)
         moved = (words + stream.below(region.layout.words, 1)[0]) % region.layout.words
@@ -71,10 +80,15 @@ class Measured(FaultLaw):
         return WordFaults(moved[order], masks[order])
 
     def expected_flips(self, regions: Sequence[Site]) -> float | None:
+        if isinstance(self.map, str):
+            return None
         here = [self.map.faults[region.name].masks for region in regions if region.name in self.map.faults]
         return float(sum(int(np.bitwise_count(masks).sum()) for masks in here))
 
-    def _check(self, region: str, layout: Layout) -> None:
+    def _covering(self, region: str, layout: Layout) -> FaultMap:
+        """Return the map, if it is one and fits the region."""
+        if isinstance(self.map, str):
+            raise FaultError(f"{self.spec}: the fault map is known by its content only", "name its file: measured:FILE")
         drawn = self.map.layout.get(region)
         if drawn is None:
             raise FaultError(
@@ -88,3 +102,4 @@ class Measured(FaultLaw):
                 f"{drawn.words} words of {drawn.bits}",
                 f"the map was saved for --format {self.map.format}",
             )
+        return self.map

@@ -64,6 +64,21 @@ class Rate:
         return f"{self.asked} is a BER of {self.ber_per_bit:g}: {self.meaning}. {self.caveat}. Source: {self.source}."
 
 
+@dataclass(frozen=True)
+class RateRange:
+    """Bit-error rates from low to high; those of a memory over time have years as another axis."""
+
+    asked: str
+    low: float
+    high: float
+    fit_per_mbit: float | None = None  # of the memory; None: there is no time
+    memory: Rate | None = None  # the memory at the end of the range
+
+    def years(self, ber_per_bit: float) -> float | None:
+        """Return after how many years the memory has this rate."""
+        return None if self.fit_per_mbit is None else years_until(ber_per_bit, self.fit_per_mbit)
+
+
 def wrong_after(years: float, fit_per_mbit: float) -> float:
     """Return the probability that a bit is wrong after so many years without being written again."""
     return -math.expm1(-2 * years * _flips_per_bit_and_year(fit_per_mbit)) / 2
@@ -219,3 +234,31 @@ def split_rates(text: str) -> list[str]:
         else:
             parts.append(part.strip())
     return parts
+
+
+def parse_range(text: str) -> RateRange:
+    """Read a range of bit-error rates: `1e-7:1e-2`, or years of a memory, `sram:years=1:20`.
+
+    Raises:
+        UsageError: it is neither, or its ends are not in order.
+    """
+    remedy = "try: 1e-7:1e-2, or sram:years=1:20"
+    if text.partition(":")[0] in MEMORIES:
+        memory, given = parse_memory(text)
+        low, colon, high = given.get(YEARS, "").partition(":")
+        if not colon:
+            raise UsageError(f"--curve {text}: needs years=LOW:HIGH", remedy)
+        for end in (low, high):
+            rate_of(text, memory, given | {YEARS: end})  # refuses what is no parameter
+        fit = float(given.get("fit", memory.parameters["fit"] or 0))
+        ends = wrong_after(float(low), fit), wrong_after(float(high), fit)
+        found = RateRange(text, *ends, fit, rate_of(text, memory, given | {YEARS: high}))
+    else:
+        low, _, high = text.partition(":")
+        try:
+            found = RateRange(text, float(low), float(high))
+        except ValueError:
+            raise UsageError(f"--curve {text}: is no range LOW:HIGH of bit-error rates", remedy) from None
+    if not 0 < found.low < found.high < 1:
+        raise UsageError(f"--curve {text}: the ends of a range rise, between 0 and 1", remedy)
+    return found

@@ -75,6 +75,17 @@ def test_the_content_is_the_identity_and_the_path_is_not(saved: Path, tmp_path: 
     assert parse_law(f"measured:{saved},include=a*").spec == law.spec + ",include=a*"
 
 
+def test_read_back_from_its_text_it_knows_what_it_is_and_draws_nothing(saved: Path) -> None:
+    law = parse_law(f"measured:{saved},place=shift")
+    read = parse_law(law.spec)
+    assert read == law
+    assert read.spec == law.spec
+    assert read.ber is None
+    assert read.expected_flips(image().regions) is None
+    with pytest.raises(FaultcliError, match="known by its content only"):
+        image().draw(read, seed=0, trial=0)
+
+
 def test_include_narrows_it(saved: Path) -> None:
     drawn = image().draw(parse_law(f"measured:{saved},include=a*"), seed=0, trial=0)
     assert list(drawn.faults) == ["a.weight"]
