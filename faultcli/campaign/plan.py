@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from faultcli.campaign.gates import Gate
 from faultcli.campaign.statistics import StopRule
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
+from faultcli.faults.laws import parse_law
+from faultcli.faults.memories import RateRange, parse_range
 from faultcli.formats import parse_format
-from faultcli.protect.chain import UNPROTECTED, Chain
-from faultcli.recover.applied import Correct
-from faultcli.recover.batchnorm import Recalibrate
+from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
+from faultcli.recover.applied import CorrectorId
+from faultcli.recover.batchnorm import Recalibrate, parse_recalibration
 
 RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
 
@@ -28,7 +31,7 @@ class Arm:
     fault: FaultLaw
     protect: Chain = UNPROTECTED
     recalibrate: Recalibrate | None = None
-    correct: Correct | None = None
+    correct: CorrectorId | None = None
 
     @property
     def label(self) -> str:
@@ -37,16 +40,54 @@ class Arm:
         return " ".join(parts + [step.text for step in (self.recalibrate, self.correct) if step])
 
     @property
-    def identity(self) -> list[str | None]:
-        """What makes it another arm, as text."""
-        recalibrate = self.recalibrate.text if self.recalibrate else None
-        correct = [f"{self.correct.window}@{self.correct.sha256}"] if self.correct else []
-        return [self.format, self.protect.text, self.fault.spec, recalibrate, *correct]
+    def hardening(self) -> str:
+        """What is done about faults."""
+        return " + ".join([self.protect.text, *(step.text for step in (self.recalibrate, self.correct) if step)])
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What makes it another arm, as plain values; `read_arm` reads them."""
+        correct = self.correct
+        return {
+            "format": self.format,
+            "protect": self.protect.text,
+            "fault": self.fault.spec,
+            "recalibrate": self.recalibrate.text if self.recalibrate else None,
+            "corrector": [correct.name, correct.window, correct.sha256] if correct else None,
+        }
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at unlabelled inputs."""
+        return self.recalibrate is not None or self.correct is not None
 
     @property
     def memory(self) -> tuple[str, Chain, float | None]:
         """What decides how the memory is written: format, protections, and the bit-error rate if they need one."""
         return self.format, self.protect, self.fault.ber if self.protect.needs_ber else None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a curve is for: a range of bit-error rates (`faults.memories.parse_range`), and the accuracy, if any, whose
+    highest rate is looked for.
+
+    Raises:
+        UsageError: no such range, or an accuracy that is not between 0 and 1.
+    """
+
+    rates: str
+    hold: float | None = None
+
+    def __post_init__(self) -> None:
+        parse_range(self.rates)
+        if self.hold is not None and not 0 < self.hold <= 1:
+            raise UsageError(f"--min-accuracy {self.hold:g}: is not above 0 and at most 1")
+
+    @property
+    def axis(self) -> RateRange:
+        """The range of rates."""
+        return parse_range(self.rates)
 
 
 @dataclass(frozen=True)
@@ -65,6 +106,7 @@ class Plan:
     gates: tuple[Gate, ...] = ()  # an arm stops early when all of its gates are decided
     until_half_width: float | None = None  # and when the interval of its accuracy is as narrow as this
     confidence: float = 0.95  # of intervals, and that no gate's verdict is wrong
+    question: Question | None = None  # of a campaign of curves (`campaign.curves`)
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -85,25 +127,60 @@ class Plan:
         """When an arm has enough trials."""
         return StopRule(self.trials, self.until_half_width, gates=bool(self.gates))
 
-    def identity(self, *, checkpoint: str, workload: str, unlabelled: str | None = None) -> str:
-        """Return the SHA-256 of everything that changes a trial's result, and of nothing else: not of how many trials
-        there are, nor of what is concluded from them.
+    def identity(self, *, checkpoint: str, workload: str, unlabelled: str | None = None) -> Identity:
+        """Return everything that changes a trial's result, and nothing else: not how many trials there are, nor what
+        is concluded from them.
 
         Args:
             checkpoint: content hash of the checkpoint.
             workload: `Workload.identity`: architecture, data, preprocessing, batch size, threads.
             unlabelled: content hash of the inputs that recalibration and correctors look at, if any do.
         """
-        content = {
+        base = {
             "schema": RESULT_SCHEMA,
             "checkpoint": checkpoint,
-            "workload": workload,
-            "unlabelled": unlabelled,
-            "arms": [arm.identity for arm in self.arms],
+            "workload": json.loads(workload),
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        arms = (arm.identity | ({"unlabelled": unlabelled} if arm.looks else {}) for arm in self.arms)
+        return Identity(_text(base), tuple(_text(arm) for arm in arms))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two campaigns the same, as JSON: `base` is common to all arms, `arms` holds one text each.
+
+    A trial is the same in two campaigns if base and arm are.
+    """
+
+    base: str
+    arms: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of it all, whatever the order of the arms."""
+        return hashlib.sha256(_text([self.base, *sorted(self.arms)]).encode()).hexdigest()
+
+
+def _text(content: object) -> str:
+    return json.dumps(content, sort_keys=True)
+
+
+def read_arm(identity: Mapping[str, Any]) -> Arm:
+    """Return the arm that `Arm.identity` describes; its corrector is known by name and hash only.
+
+    Raises:
+        FaultcliError: a part of it is not known to this version.
+    """
+    recalibrate, corrector = identity["recalibrate"], identity["corrector"]
+    return Arm(
+        identity["format"],
+        parse_law(identity["fault"]),
+        parse_chain(identity["protect"]),
+        parse_recalibration(recalibrate) if recalibrate else None,
+        CorrectorId(*corrector) if corrector else None,
+    )
 
 
 def cross(
@@ -111,7 +188,7 @@ def cross(
     faults: Sequence[FaultLaw],
     protect: Sequence[Chain] = (),
     recalibrate: Sequence[Recalibrate | None] = (),
-    correct: Sequence[Correct | None] = (),
+    correct: Sequence[CorrectorId | None] = (),
 ) -> tuple[Arm, ...]:
     """Return every format under every law behind every chain (none: unprotected) with every recalibration (none: as
     stored) and every corrector (none: logits as they are), formats outermost.

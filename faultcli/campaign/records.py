@@ -28,6 +28,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A trial that could not be run: it took its worker with it, or hung, time after time. It counts nowhere."""
+
+    arm: int
+    trial: int
+    cause: str
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """An arm with its fault-free run in the memory and its trials."""
 
@@ -38,6 +47,7 @@ class ArmResult:
     records: tuple[Record, ...]
     gates: tuple[GateResult, ...] = ()
     sequential: bool = False  # whether the trials themselves decided how many there are
+    failures: tuple[Failure, ...] = ()
 
     @property
     def condition(self) -> str:

@@ -1,41 +1,32 @@
-"""Run a campaign: every trial draws its faults, patches the model in place, evaluates it and undoes the patch."""
+"""Run a campaign: memory by memory, arm by arm; what the store has is not run again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import tee
 
-import torch
 from torch import Tensor
 
-from faultcli.campaign.gates import GateCheck, GateResult, Verdict
-from faultcli.campaign.plan import Arm, Plan
-from faultcli.campaign.records import ArmResult, CampaignResult, Record
-from faultcli.campaign.statistics import ConfidenceSequence
+from faultcli.campaign.bench import Bench, Trial, fault_free
+from faultcli.campaign.executors.base import Executor, Serial
+from faultcli.campaign.plan import Plan
+from faultcli.campaign.provenance import Provenance
+from faultcli.campaign.records import CampaignResult, Failure, Record
+from faultcli.campaign.result import result_of
+from faultcli.campaign.shard import WHOLE, Shard
+from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.watch import Watch
+from faultcli.faults.law import FaultLaw
 from faultcli.memory import MemoryImage
 from faultcli.protect.scale import Factors
-from faultcli.recover.applied import AppliedCorrection
-from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.data import Dataset
 from faultcli.workload.evaluate import Workload
-from faultcli.workload.metrics import GoldenRun, Outcome, measure
 
-
-@dataclass(frozen=True)
-class FaultFree:
-    """A run of the model without faults: what outcomes are compared with."""
-
-    golden: GoldenRun
-    outcome: Outcome  # compared with itself, so masked = n but for non-finite rows
-
-
-def fault_free(workload: Workload) -> FaultFree:
-    """Run the model as it is now."""
-    logits = workload.logits()
-    golden = GoldenRun(logits)
-    return FaultFree(golden, measure(logits, workload.labels, golden))
+Listener = Callable[[Record | Failure, Watch], None]  # what a trial gave, and all of its arm's so far
 
 
 def run_campaign(
@@ -46,9 +37,14 @@ def run_campaign(
     checkpoint_hash: str,
     factors: Mapping[str, Factors] | None = None,
     unlabelled: Dataset | None = None,
-    on_record: Callable[[Record], None] = lambda record: None,
+    executor: Executor | None = None,
+    store: Store | None = None,
+    shard: Shard = WHOLE,
+    budget_seconds: float | None = None,
+    provenance: Provenance | None = None,
+    on_record: Listener = lambda result, watch: None,
 ) -> CampaignResult:
-    """Run all trials of a plan, one after the other.
+    """Run the trials of a plan that the store does not have yet.
 
     Args:
         plan: what to run.
@@ -57,131 +53,108 @@ def run_campaign(
         checkpoint_hash: content hash of the checkpoint, for the plan's identity.
         factors: those of a scaled checkpoint, for arms that do not scale by themselves.
         unlabelled: inputs for arms that recalibrate or correct; not those that are evaluated.
-        on_record: called with every finished trial.
+        executor: who runs the trials; None: this process. It is left open.
+        store: where trials are kept; None: nowhere.
+        shard: which trials; a part of a campaign never stops early.
+        budget_seconds: no trial starts later than this; what is left is shared out evenly among the arms to come.
+        provenance: for reports.
+        on_record: called with every trial once it is kept, those of the store too, and its arm so far.
 
     Raises:
         FormatError: a tensor cannot be stored in a format of the plan.
         FaultError: a law does not fit the memory.
+        StoreError: the store holds another campaign.
+        WorkloadError: the model fails, or workers are lost again and again.
     """
     start = time.perf_counter()
+    store = store or Store.open(None)
+    executor = executor or Serial()
+    if shard.count > 1:
+        plan = replace(plan, gates=(), until_half_width=None)
+    identity = plan.identity(
+        checkpoint=checkpoint_hash,
+        workload=workload.identity(),
+        unlabelled=unlabelled.sha256() if unlabelled else None,
+    )
     original = fault_free(workload)
-    results: dict[int, ArmResult] = {}
+    store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
+    waiting = len(plan.arms)
     try:
         for memory in dict.fromkeys(arm.memory for arm in plan.arms):
-            image = MemoryImage(tensors, *memory, factors)
-            stored = original
-            if _write_stored(image, workload, tensors):
-                stored = fault_free(workload)
-            for number, arm in enumerate(plan.arms):
-                if arm.memory == memory:
-                    recalibration = None
-                    if arm.recalibrate is not None:
-                        assert unlabelled is not None
-                        recalibration = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
-                    watch = Watch(plan, number, stored.outcome.top1)
-                    records = []
-                    correction = AppliedCorrection(workload, unlabelled, arm.correct) if arm.correct else None
-                    for record in trials(plan, number, arm, image, workload, stored, recalibration, correction):
-                        on_record(record)
-                        records.append(record)
-                        if watch.enough(record):
+            arms = {number: arm for number, arm in enumerate(plan.arms) if arm.memory == memory}
+            bench: Bench | None = None
+            for number, arm in arms.items():
+                key = identity.arms[number]
+                known = store.records(key, number)
+                about = store.memory(key)
+                if about is None or not _complete(plan, number, about, known, shard):
+                    if bench is None:
+                        image = MemoryImage(tensors, *memory, factors)
+                        bench = Bench.set_up(
+                            workload, image, tensors, original, arms, seed=plan.seed, unlabelled=unlabelled
+                        )
+                    about = Memory(bench.image.bits, bench.overhead_bits_per_weight(number), bench.stored.outcome)
+                    store.keep_memory(key, about)
+                clock = time.perf_counter()
+                until = None if budget_seconds is None else clock + (budget_seconds - (clock - start)) / waiting
+                waiting -= 1
+                watch = Watch(plan, number, about.stored.top1)
+                run = partial(_run, executor, bench, number, arm.fault)
+                with closing(_in_order(_before(until, shard.trials(plan.trials)), known, run)) as found:
+                    for result in found:
+                        if isinstance(result, Failure) or result.trial not in known:
+                            store.add(key, result)
+                        enough = isinstance(result, Record) and watch.enough(result)
+                        on_record(result, watch)
+                        if enough:
                             break
-                    overhead = image.overhead_bits_per_weight
-                    overhead += recalibration.side_bits / image.weights if recalibration else 0
-                    results[number] = ArmResult(
-                        arm, image.bits, overhead, stored.outcome, tuple(records), watch.gates, watch.rule.sequential
-                    )
     finally:
         workload.load(tensors)
-    return CampaignResult(
-        plan,
-        plan.identity(
-            checkpoint=checkpoint_hash,
-            workload=workload.identity(),
-            unlabelled=unlabelled.sha256() if unlabelled else None,
-        ),
-        len(workload),
-        original.outcome,
-        tuple(results[number] for number in range(len(plan.arms))),
-        time.perf_counter() - start,
-    )
+    return replace(result_of(store, plan, identity), seconds=time.perf_counter() - start)
 
 
-class Watch:
-    """Looks at the trials of one arm as they come, in the order of their numbers, and says when there are enough."""
-
-    def __init__(self, plan: Plan, number: int, stored_accuracy: float) -> None:
-        self.rule = plan.stop_rule
-        self._number = number
-        self._sequence = ConfidenceSequence(confidence=plan.confidence)
-        alpha = (1 - plan.confidence) / max(1, len(plan.gates) * len(plan.arms))
-        self._checks = [GateCheck(gate, stored_accuracy=stored_accuracy, alpha=alpha) for gate in plan.gates]
-
-    def enough(self, record: Record) -> bool:
-        """Take the next trial; return whether the arm stops here."""
-        values = {"accuracy": record.outcome.top1, "sdc": (record.outcome.sdc or 0) / record.outcome.n}
-        self._sequence.add(values["accuracy"])
-        for check in self._checks:
-            check.add(values[check.gate.quantity])
-        undecided = sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks)
-        return self.rule.reason(self._sequence, undecided_gates=undecided) is not None
-
-    @property
-    def gates(self) -> tuple[GateResult, ...]:
-        """What the arm's gates say so far."""
-        return tuple(GateResult(self._number, c.gate, c.limit, c.verdict, c.trials) for c in self._checks)
+def _complete(plan: Plan, number: int, about: Memory, known: Mapping[int, Record], shard: Shard) -> bool:
+    """Return whether an arm needs no trial beyond those that are known."""
+    watch = Watch(plan, number, about.stored.top1)
+    for trial in shard.trials(plan.trials):
+        if trial not in known:
+            return False
+        if watch.enough(known[trial]):
+            return True
+    return True
 
 
-def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> tuple[Outcome, Outcome]:
-    """Return the outcome of the checkpoint as it is, and as stored (compared with the first). Arguments as in
-    `run_campaign`; the workload is left as it was."""
-    original = fault_free(workload)
+def _before(until: float | None, trials: Iterable[int]) -> Iterator[int]:
+    """Yield trials up to a point in time, at least one."""
+    for position, trial in enumerate(trials):
+        if position and until is not None and time.perf_counter() >= until:
+            return
+        yield trial
+
+
+def _run(
+    executor: Executor, bench: Bench | None, arm: int, law: FaultLaw, trials: Iterable[int]
+) -> Iterator[Record | Failure]:
+    assert bench is not None
+    return executor.run(bench, (Trial(arm, trial, law) for trial in trials))
+
+
+def _in_order(
+    trials: Iterator[int],
+    known: Mapping[int, Record],
+    run: Callable[[Iterator[int]], Iterator[Record | Failure]],
+) -> Generator[Record | Failure, None, None]:
+    """Yield what became of every trial, from what is known or else from running it; run none that is known."""
+    asked, ahead = tee(trials)
+    fresh: Iterator[Record | Failure] | None = None
     try:
-        differs = _write_stored(image, workload, tensors)
-        return original.outcome, workload.outcome(original.golden) if differs else original.outcome
+        for trial in asked:
+            if trial in known:
+                yield known[trial]
+                continue
+            if fresh is None:
+                fresh = run(one for one in ahead if one not in known)
+            yield next(fresh)
     finally:
-        workload.load(tensors)
-
-
-def evaluate_corrected(
-    image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor], correction: AppliedCorrection
-) -> Outcome:
-    """Return the outcome of the checkpoint as stored and corrected, compared with the checkpoint as it is."""
-    golden = workload.golden()
-    try:
-        _write_stored(image, workload, tensors)
-        return measure(correction(workload.logits()), workload.labels, golden)
-    finally:
-        workload.load(tensors)
-
-
-def trials(
-    plan: Plan,
-    number: int,
-    arm: Arm,
-    image: MemoryImage,
-    workload: Workload,
-    stored: FaultFree,
-    recalibration: BatchNormRecalibration | None = None,
-    correction: AppliedCorrection | None = None,
-) -> Iterator[Record]:
-    """Yield the trials of one arm; the model holds the stored values before and after each."""
-    for trial in range(plan.trials):
-        start = time.perf_counter()
-        faults = image.draw(arm.fault, seed=plan.seed, trial=trial)
-        patch = image.patch(faults)
-        outcome = stored.outcome  # a trial that changes no value is the golden run
-        if patch.values_changed or recalibration or correction:
-            with patch.applied(workload.parameters), recalibration.applied() if recalibration else nullcontext():
-                logits = workload.logits()
-                outcome = measure(correction(logits) if correction else logits, workload.labels, stored.golden)
-        yield Record(number, trial, faults.flips, patch.values_changed, outcome, time.perf_counter() - start)
-
-
-def _write_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> bool:
-    """Put the values as stored into the model; return whether any differs from the checkpoint's."""
-    differs = False
-    for name, values in image.values():
-        workload.load({name: values})
-        differs |= not torch.equal(values.to(tensors[name].dtype), tensors[name])
-    return differs
+        if isinstance(fresh, Generator):
+            fresh.close()

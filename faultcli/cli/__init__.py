@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,12 +13,13 @@ from typing import Annotated
 import typer
 
 from faultcli import __version__
-from faultcli.cli import campaign, evaluate, inject, inspect, scale, train_corrector
+from faultcli.cli import campaign, evaluate, inject, inspect, merge, scale, train_corrector
 from faultcli.errors import FaultcliError, OutputError
 from faultcli.report.text import printable
 
 INTERNAL_ERROR = 3
 INTERRUPTED = 130
+TERMINATED = 143
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
@@ -26,6 +28,7 @@ for command in (
     evaluate.evaluate,
     inject.inject,
     inspect.inspect,
+    merge.merge,
     scale.scale,
     train_corrector.train_corrector,
 ):
@@ -48,7 +51,7 @@ def _faultcli(
     """What happens to a neural network when its stored bits flip, and what to do about it without new hardware.
 
     Exit codes: 0 done, and every gate held; 1 a gate failed; 2 usage or bad input; 3 internal error;
-    4 inconclusive; 130 interrupted.
+    4 inconclusive; 130 interrupted; 143 terminated.
     """
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
@@ -62,7 +65,17 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without × and – still gets its table
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End on SIGTERM as on Ctrl-C, so that nothing is left half done; only the exit code differs."""
+    _asked_to_end.append(number)
+    raise KeyboardInterrupt
+
+
+_asked_to_end: list[int] = []
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -82,8 +95,8 @@ def run(arguments: Sequence[str]) -> int:
         _complain(error.format_message().rstrip("."), remedy)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("faultcli: interrupted\n")
-        return INTERRUPTED
+        sys.stderr.write(f"faultcli: {'terminated' if _asked_to_end else 'interrupted'}\n")
+        return TERMINATED if _asked_to_end else INTERRUPTED
     except BrokenPipeError:
         return _leave_broken_pipe()
     except OSError as error:  # outputs report their own; what is left is standard output

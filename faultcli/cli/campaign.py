@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import note, progress, stdout, write_json
+from faultcli.cli.console import note, stdout, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from faultcli.campaign.curves import CurveResult
+    from faultcli.campaign.gates import Gate
+    from faultcli.campaign.plan import Plan, Question
+    from faultcli.campaign.records import CampaignResult
+    from faultcli.campaign.shard import Shard
+    from faultcli.faults.law import FaultLaw
+    from faultcli.faults.memories import Rate
+    from faultcli.workload.evaluate import Workload
 
 FIXED_TRIALS = 30
 SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
@@ -24,13 +39,14 @@ def campaign(
     corrector: options.Corrector = None,
     window: options.Window = 1000,
     unlabelled: options.Unlabelled = None,
+    config: options.Config = None,
     trials: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             help="Fault maps per arm, at the most.",
             rich_help_panel=options.STOPPING,
-            show_default="30; 1000 with a gate or --until-ci",
+            show_default="30; 1000 with a gate or --until-ci; for a curve 300, or 5000",
         ),
     ] = None,
     until_ci: Annotated[
@@ -69,6 +85,77 @@ def campaign(
             show_default=False,
         ),
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Start no trial later than this, shared out evenly over the arms.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep every trial in this SQLite file; the same command continues from there.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Processes that run trials; the results are the same.", rich_help_panel=options.RUNNING
+        ),
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR|local",
+            help="Run trials on a Ray cluster; --workers says on how many of its CPUs.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Run part I of N of the trials, to be joined by `merge`. It decides no gate.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Threads that compute, per process. Part of the plan: floating-point results depend on it.",
+            rich_help_panel=options.RUNNING,
+            show_default="all cores; 1 with --workers, --ray or --shard",
+        ),
+    ] = None,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW:HIGH",
+            help="Accuracy, SDC and DUE at every bit-error rate from LOW to HIGH, from one set of trials; or over "
+            "the years of a memory, sram:years=1:20.",
+            rich_help_panel=options.FAULTS,
+            show_default=False,
+        ),
+    ] = None,
+    find_max_ber: Annotated[
+        bool,
+        typer.Option(
+            "--find-max-ber",
+            metavar="",
+            help="The highest bit-error rate at which the accuracy --min-accuracy holds; --curve narrows the search.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = False,
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -93,48 +180,40 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
-    from faultcli.campaign.gates import Gate, Verdict
     from faultcli.campaign.plan import Plan, cross
-    from faultcli.campaign.runner import run_campaign
-    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model
-    from faultcli.faults.laws import parse_law
+    from faultcli.campaign.shard import WHOLE, parse_shard
+    from faultcli.cli.curve import ask
+    from faultcli.cli.running import command_line, make_executor, set_threads
+    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model, provenance_of
+    from faultcli.errors import UsageError
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.applied import Correct
     from faultcli.recover.batchnorm import parse_recalibration
-    from faultcli.report.document import campaign_document
-    from faultcli.report.table import campaign_tables, gate_lines, winners
     from faultcli.scaling import read_weights
 
     asked = {"min-accuracy": min_accuracy, "max-drop": max_drop, "max-sdc": max_sdc}
-    gates = tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
+    others = {"--ber": bers, "--fault": fault, "--max-drop": max_drop, "--max-sdc": max_sdc, "--shard": shard}
+    question = ask(curve, find_max_ber, min_accuracy, others, quiet=quiet)
+    gates = _gates(asked) if question is None else ()
+    if budget is not None and not budget > 0:
+        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
     rates = options.rates(bers, quiet=quiet)
-    specs = [*(rate.spec for rate in rates), *(fault or [])]
-    laws = [parse_law(spec) for spec in specs]
-    for spec, law in zip(specs, laws, strict=True):
-        if law.repeats:
-            note(f"{spec}: has the same faults in every trial, so that one trial says everything", quiet=quiet)
-    if trials is None and all(law.repeats for law in laws):
-        trials = 1
-    elif trials is None:
-        trials = SEQUENTIAL_TRIALS if gates or until_ci is not None else FIXED_TRIALS
-    chains = [parse_chain(text) for text in protect or []]
-    recalibrations = [parse_recalibration(text) for text in recalibrate or []]
+    laws = _laws(rates, fault or [], question, quiet=quiet)
+    if trials is None:
+        trials = _default_trials(laws, question, sequential=bool(gates) or until_ci is not None)
     correct = None if corrector is None else Correct.load(corrector, window)
-    correctors = [None] if correct is None else [None, correct]
-    looks = any(recalibrations) or (correct is not None and correct.looks)
-    arms = cross([name.strip() for name in format.split(",")], laws, chains, recalibrations, correctors)
-    plan = Plan(
-        arms,
-        trials,
-        seed,
-        target,
-        tuple(include or ()),
-        tuple(exclude or ()),
-        gates=gates,
-        until_half_width=until_ci,
-        confidence=confidence,
+    arms = cross(
+        [name.strip() for name in format.split(",")],
+        laws,
+        [parse_chain(text) for text in protect or []],
+        [parse_recalibration(text) for text in recalibrate or []],
+        [None] if correct is None else [None, correct],
     )
+    selection = (target, tuple(include or ()), tuple(exclude or ()))
+    plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question)
+    part = parse_shard(shard) if shard else WHOLE
+    torch_threads = set_threads(threads, several=workers > 1 or ray is not None or shard is not None)
     checkpoint = open_model(model)
     if correct is not None:
         correct.corrector.check_model(checkpoint.sha256())
@@ -147,24 +226,101 @@ def campaign(
         note(f"{checkpoint.path}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     if model is None:
         note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
-    with progress(quiet) as display, naming(checkpoint):
-        task = display.add_task("trials", total=len(arms) * trials)
-        result = run_campaign(
+    looks = any(arm.recalibrate or (correct is not None and correct.looks) for arm in arms)
+    with naming(checkpoint), make_executor(workers, ray, torch_threads) as executor:
+        result = _run(
             plan,
             workload,
             {name: read(name) for name in names},
+            part,
+            store,
+            quiet=quiet,
             factors=factors,
             checkpoint_hash=checkpoint.sha256(),
             unlabelled=load_unlabelled(unlabelled, data) if looks else None,
-            on_record=lambda record: display.update(task, advance=1, description=arms[record.arm].label),
+            executor=executor,
+            budget_seconds=None if budget is None else 60 * budget,
+            provenance=provenance_of(workload, model or "demo", checkpoint.sha256(), command_line()),
         )
+    _show(result, rates, json, quiet=quiet)
+
+
+def _run(
+    plan: Plan,
+    workload: Workload,
+    tensors: dict[str, Tensor],
+    shard: Shard,
+    store: Path | None,
+    *,
+    quiet: bool,
+    **how: Any,  # arguments that all campaigns have in common
+) -> CampaignResult | CurveResult:
+    from faultcli.campaign.curves import run_curves
+    from faultcli.campaign.runner import run_campaign
+    from faultcli.campaign.store import Store
+    from faultcli.cli.curve import watching_curves
+    from faultcli.cli.running import watching, where_trials_are
+
+    with closing(Store.open(store)) as kept:
+        try:
+            if plan.question is not None:
+                with watching_curves(plan, quiet) as look_at_curve:
+                    return run_curves(plan, workload, tensors, store=kept, on_record=look_at_curve, **how)
+            with watching(plan, shard, quiet) as look:
+                return run_campaign(plan, workload, tensors, store=kept, shard=shard, on_record=look, **how)
+        except KeyboardInterrupt:
+            note(where_trials_are(store, kept.trials), quiet=quiet)
+            raise
+
+
+def _default_trials(laws: Sequence[FaultLaw], question: Question | None, *, sequential: bool) -> int:
+    from faultcli.cli.curve import CURVE_TRIALS, MOST_TRIALS
+
+    if question is not None:
+        return MOST_TRIALS if sequential else CURVE_TRIALS
+    if laws and all(law.repeats for law in laws):
+        return 1
+    return SEQUENTIAL_TRIALS if sequential else FIXED_TRIALS
+
+
+def _gates(asked: dict[str, float | None]) -> tuple[Gate, ...]:
+    from faultcli.campaign.gates import Gate
+
+    return tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
+
+
+def _laws(rates: list[Rate], faults: list[str], question: Question | None, *, quiet: bool) -> list[FaultLaw]:
+    from faultcli.faults.laws import AnyFlips, parse_law
+
+    if question is not None:
+        return [AnyFlips()]
+    specs = [*(rate.spec for rate in rates), *faults]
+    laws = [parse_law(spec) for spec in specs]
+    for spec, law in zip(specs, laws, strict=True):
+        if law.repeats:
+            note(f"{spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
+    return laws
+
+
+def _show(result: CampaignResult | CurveResult, rates: list[Rate], json: str | None, *, quiet: bool) -> None:
+    """Print a result and end with the exit code of its gates."""
+    from faultcli.campaign.curves import CurveResult
+    from faultcli.campaign.gates import Verdict
+    from faultcli.cli.curve import show_curves
+    from faultcli.report.document import campaign_document
+    from faultcli.report.table import campaign_tables, failure_lines, gate_lines, winners
+
+    if isinstance(result, CurveResult):
+        show_curves(result, json, quiet=quiet)
+        return
+    confidence = result.plan.confidence
     write_json(campaign_document(result, confidence, rates), json)
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)
-        for line in [*winners(result, confidence), *gate_lines(result)]:
+        for line in [*winners(result, confidence), *failure_lines(result), *gate_lines(result)]:
             stdout().print(line, markup=False, soft_wrap=True)
-        note(f"seed {seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
+        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
     if result.verdict is Verdict.FAIL:
         raise typer.Exit(GATE_FAILED)
     if result.verdict is Verdict.INCONCLUSIVE:

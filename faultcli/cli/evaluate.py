@@ -33,7 +33,7 @@ def evaluate(
 
     Example: faultcli evaluate --format q2.5
     """
-    from faultcli.campaign.runner import evaluate_corrected, evaluate_stored
+    from faultcli.campaign.stored import evaluate_corrected, evaluate_stored
     from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model
     from faultcli.faults.selection import select
     from faultcli.memory import MemoryImage

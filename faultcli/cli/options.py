@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faultcli.cli.config import read_config
 from faultcli.cli.console import check_json_target, note
 from faultcli.errors import UsageError
 
@@ -16,9 +17,21 @@ if TYPE_CHECKING:
 FAULTS = "Faults"
 SCALING = "Scaling"
 STOPPING = "Trials and gates"
+RUNNING = "Running"
 WORKLOAD = "Model and data"
 OUTPUT = "Output"
 
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        help="Take what is not said here from a TOML file with an option a line.",
+        callback=read_config,
+        is_eager=True,
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 OptionalModel = Annotated[
     str | None,
     typer.Argument(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from faultcli.cli.options import numbers
 
 if TYPE_CHECKING:
+    from faultcli.campaign.provenance import Provenance
     from faultcli.checkpoint import Checkpoint
     from faultcli.workload.data import Dataset
     from faultcli.workload.evaluate import Workload
@@ -60,6 +61,26 @@ def make_workload(
         device=device,
         mean=numbers("--mean", mean),
         std=numbers("--std", std),
+    )
+
+
+def provenance_of(workload: Workload, model: str, checkpoint_sha256: str, command: str) -> Provenance:
+    """Say where a campaign's numbers will come from."""
+    import torch
+
+    from faultcli.campaign.provenance import Provenance, installed_versions
+
+    return Provenance(
+        model=model,
+        checkpoint_sha256=checkpoint_sha256,
+        architecture=workload.architecture.name,
+        data=workload.dataset.name,
+        data_sha256=workload.dataset.sha256(),
+        device=str(workload.device),
+        batch_size=workload.batch_size,
+        threads=torch.get_num_threads(),
+        command=command,
+        versions=installed_versions(),
     )
 
 

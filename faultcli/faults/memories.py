@@ -245,6 +245,8 @@ def parse_range(text: str) -> RateRange:
     remedy = "try: 1e-7:1e-2, or sram:years=1:20"
     if text.partition(":")[0] in MEMORIES:
         memory, given = parse_memory(text)
+        if YEARS not in memory.parameters:
+            raise UsageError(f"--curve {text}: is a memory whose rate does not grow with time", remedy)
         low, colon, high = given.get(YEARS, "").partition(":")
         if not colon:
             raise UsageError(f"--curve {text}: needs years=LOW:HIGH", remedy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -17,13 +17,25 @@ from faultcli.workload.evaluate import Workload
 DEFAULT_WINDOW = 1000
 
 
-@dataclass(frozen=True, eq=False)
-class Correct:
-    """The option `--corrector FILE`: the corrector, and what tells it from another one. Equal files are equal."""
+@dataclass(frozen=True)
+class CorrectorId:
+    """What tells one corrector in a campaign from another."""
 
-    corrector: Corrector
-    sha256: str  # of the file
-    window: int = DEFAULT_WINDOW
+    name: str  # of its method
+    window: int
+    sha256: str  # of its file
+
+    @property
+    def text(self) -> str:
+        """Short and unique: method, window, first digits of the file's SHA-256."""
+        return f"{self.name}:{self.window}@{self.sha256[:8]}"
+
+
+@dataclass(frozen=True)
+class Correct(CorrectorId):
+    """The option `--corrector FILE`: the corrector with what identifies it. Equal files are equal."""
+
+    corrector: Corrector = field(compare=False, repr=False)
 
     @classmethod
     def load(cls, path: Path, window: int = DEFAULT_WINDOW) -> Correct:
@@ -33,23 +45,12 @@ class Correct:
             CheckpointError, CorrectorError: see `load_corrector`.
         """
         corrector = load_corrector(path)
-        return cls(corrector, hashlib.sha256(path.read_bytes()).hexdigest(), window)
-
-    @property
-    def text(self) -> str:
-        """Short and unique: method, window, first digits of the file's SHA-256."""
-        return f"{self.corrector.name}:{self.window}@{self.sha256[:8]}"
+        return cls(corrector.name, window, hashlib.sha256(path.read_bytes()).hexdigest(), corrector)
 
     @property
     def looks(self) -> bool:
         """Whether it needs a window."""
         return self.corrector.needs_window or self.corrector.smallest_window > 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Correct) and (self.sha256, self.window) == (other.sha256, other.window)
-
-    def __hash__(self) -> int:
-        return hash((self.sha256, self.window))
 
 
 class AppliedCorrection:

@@ -87,8 +87,7 @@ def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> Tabl
 
 def hardening(arm: ArmResult) -> str:
     """What is done about faults in this arm."""
-    steps = [step.text for step in (arm.arm.recalibrate, arm.arm.correct) if step]
-    return " + ".join([arm.arm.protect.text, *steps])
+    return arm.arm.hardening
 
 
 def by_condition(result: CampaignResult) -> list[list[ArmResult]]:
@@ -108,6 +107,15 @@ def gate_lines(result: CampaignResult) -> list[str]:
         for gate in arm.gates
     ]
     return [*lines, f"verdict: {result.verdict}"] if result.verdict else []
+
+
+def failure_lines(result: CampaignResult) -> list[str]:
+    """Say which trials could not be run, and why; they are counted nowhere, and no gate passes without them."""
+    return [
+        f"not run: trial {failure.trial} of {arm.arm.label}: {failure.cause}"
+        for arm in result.arms
+        for failure in arm.failures
+    ]
 
 
 def winners(result: CampaignResult, confidence: float) -> list[str]:

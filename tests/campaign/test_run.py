@@ -12,7 +12,8 @@ from torch import Tensor
 
 from faultcli.campaign.plan import Plan, cross
 from faultcli.campaign.records import CampaignResult, Record
-from faultcli.campaign.runner import evaluate_stored, run_campaign
+from faultcli.campaign.runner import run_campaign
+from faultcli.campaign.stored import evaluate_stored
 from faultcli.checkpoint import Checkpoint
 from faultcli.cli import run
 from faultcli.errors import FormatError, UsageError
@@ -60,7 +61,9 @@ def campaign(
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> CampaignResult:
     plan = Plan(cross(formats.split(","), [parse_law(law) for law in laws]), trials, seed)
-    return run_campaign(plan, workload, tensors, checkpoint_hash="demo", on_record=on_record)
+    return run_campaign(
+        plan, workload, tensors, checkpoint_hash="demo", on_record=lambda record, watch: on_record(record)
+    )
 
 
 def bits_of(workload: Workload) -> dict[str, bytes]:
@@ -288,7 +291,7 @@ def test_one_trial_has_no_interval(workload: Workload, tensors: dict[str, Tensor
 
 def test_plan_hash_covers_what_changes_a_result(checkpoint: Checkpoint) -> None:
     arms = cross(["q2.5"], [parse_law("bitflip:1e-4")])
-    here = {"checkpoint": "a", "workload": "w"}
+    here = {"checkpoint": "a", "workload": '"w"'}
     base = Plan(arms, 3).identity(**here)
     assert Plan(cross(["q2.5"], [parse_law("bitflip:0.0001")]), 3).identity(**here) == base
     assert Plan(arms, 4).identity(**here) == base  # more trials are more of the same
@@ -299,8 +302,8 @@ def test_plan_hash_covers_what_changes_a_result(checkpoint: Checkpoint) -> None:
         Plan(arms, 3, exclude=("a",)).identity(**here),
         Plan(cross(["q2.6"], [parse_law("bitflip:1e-4")]), 3).identity(**here),
         Plan(cross(["q2.5"], [parse_law("bitflip:2e-4")]), 3).identity(**here),
-        Plan(arms, 3).identity(checkpoint="b", workload="w"),
-        Plan(arms, 3).identity(checkpoint="a", workload="v"),
+        Plan(arms, 3).identity(checkpoint="b", workload='"w"'),
+        Plan(arms, 3).identity(checkpoint="a", workload='"v"'),
     ]
     assert len({base, *others}) == 1 + len(others)
 

@@ -1,0 +1,141 @@
+"""The test bench: the model with one memory's values in it, on which any trial of that memory can be run.
+
+A bench is plain data. It can be sent to another process (`executors.parcel`), and gives the same records there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from faultcli.campaign.plan import Arm
+from faultcli.campaign.records import Record
+from faultcli.faults.law import FaultLaw
+from faultcli.memory import MemoryImage
+from faultcli.recover.applied import AppliedCorrection, Correct
+from faultcli.recover.batchnorm import BatchNormRecalibration
+from faultcli.workload.data import Dataset
+from faultcli.workload.evaluate import Workload
+from faultcli.workload.metrics import GoldenRun, Outcome, measure
+
+
+@dataclass(frozen=True)
+class FaultFree:
+    """A run of the model without faults: what outcomes are compared with."""
+
+    golden: GoldenRun
+    outcome: Outcome  # compared with itself, so masked = n but for non-finite rows
+    seconds: float
+
+
+def fault_free(workload: Workload) -> FaultFree:
+    """Run the model as it is now."""
+    start = time.perf_counter()
+    logits = workload.logits()
+    golden = GoldenRun(logits)
+    return FaultFree(golden, measure(logits, workload.labels, golden), time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial to run. With the seed of the bench it says everything: who runs it, and when, changes nothing."""
+
+    arm: int  # position in the plan
+    number: int
+    law: FaultLaw
+
+
+@dataclass
+class Bench:
+    """A memory, and the model that holds its values as stored, before and after every trial.
+
+    `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan.
+    """
+
+    workload: Workload
+    image: MemoryImage
+    stored: FaultFree
+    seed: int
+    recalibrations: dict[int, BatchNormRecalibration]
+    corrections: dict[int, AppliedCorrection]
+
+    @classmethod
+    def set_up(
+        cls,
+        workload: Workload,
+        image: MemoryImage,
+        tensors: Mapping[str, Tensor],
+        original: FaultFree,
+        arms: Mapping[int, Arm],
+        *,
+        seed: int,
+        unlabelled: Dataset | None = None,
+    ) -> Bench:
+        """Put the values of a memory into the model and run it without faults.
+
+        Args:
+            workload: holds the checkpoint; afterwards, the values as stored.
+            image: the memory.
+            tensors: the checkpoint's tensors that lie in it.
+            original: the run of the checkpoint as it is.
+            arms: those of this memory, by position in the plan.
+            seed: of all faults.
+            unlabelled: inputs for arms that recalibrate or correct.
+        """
+        stored = fault_free(workload) if write_stored(image, workload, tensors) else original
+        recalibrations, corrections = {}, {}
+        for number, arm in arms.items():
+            if arm.recalibrate is not None:
+                assert unlabelled is not None
+                recalibrations[number] = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
+            if arm.correct is not None:
+                assert isinstance(arm.correct, Correct)
+                corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
+        return cls(workload, image, stored, seed, recalibrations, corrections)
+
+    def overhead_bits_per_weight(self, arm: int) -> float:
+        """Return what the protections of an arm add, its recalibration included."""
+        recalibration = self.recalibrations.get(arm)
+        side_bits = recalibration.side_bits if recalibration else 0
+        return self.image.overhead_bits_per_weight + side_bits / max(1, self.image.weights)
+
+    def run(self, trial: Trial) -> Record:
+        """Draw the trial's faults, patch the model in place, evaluate it and undo the patch.
+
+        A trial that changes no stored value is the golden run and costs no forward pass.
+        """
+        start = time.perf_counter()
+        faults = self.image.draw(trial.law, seed=self.seed, trial=trial.number)
+        patch = self.image.patch(faults)
+        recalibration, correction = self.recalibrations.get(trial.arm), self.corrections.get(trial.arm)
+        outcome = self.stored.outcome
+        if patch.values_changed or recalibration or correction:
+            with patch.applied(self.workload.parameters), recalibration.applied() if recalibration else nullcontext():
+                logits = self.workload.logits()
+                answer = correction(logits) if correction else logits
+                outcome = measure(answer, self.workload.labels, self.stored.golden)
+        seconds = time.perf_counter() - start
+        return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds)
+
+
+def write_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> bool:
+    """Put the values as stored into the model; return whether any differs from the checkpoint's."""
+    differs = False
+    for name, values in image.values():
+        workload.load({name: values})
+        differs |= not torch.equal(values.to(tensors[name].dtype), tensors[name])
+    return differs
+
+
+@contextmanager
+def as_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> Iterator[bool]:
+    """Hold the values as stored in the model for the length of a `with` block; give whether any differs."""
+    try:
+        yield write_stored(image, workload, tensors)
+    finally:
+        workload.load(tensors)

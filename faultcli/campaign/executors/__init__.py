@@ -1,0 +1,1 @@
+"""Who runs the trials. Every executor gives the same records, bit for bit, in the order that was asked for."""

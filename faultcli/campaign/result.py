@@ -1,0 +1,65 @@
+"""From a store to a result: what the records say, as a function of the store alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from faultcli.campaign.gates import Verdict
+from faultcli.campaign.plan import Identity, Plan
+from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
+from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.watch import Watch
+
+
+def result_of(store: Store, plan: Plan | None = None, identity: Identity | None = None) -> CampaignResult:
+    """Return what the trials of a store say.
+
+    Args:
+        store: holds at least the fault-free run of every arm of the plan.
+        plan: what to conclude, and from which arms; None: what was asked for last, all arms.
+        identity: of the plan.
+
+    An arm without its fault-free run (it was interrupted before) is left out.
+    """
+    if plan is None or identity is None:
+        plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
+    memories = [store.memory(arm) for arm in identity.arms]
+    kept = [number for number, memory in enumerate(memories) if memory is not None]
+    if len(kept) < len(memories):
+        plan = replace(plan, arms=tuple(plan.arms[number] for number in kept))
+        identity = replace(identity, arms=tuple(identity.arms[number] for number in kept))
+    arms = []
+    for number, (arm, memory) in enumerate(zip(identity.arms, filter(None, memories), strict=True)):
+        records = store.records(arm, number)
+        arms.append(_arm_result(plan, number, memory, records, store.failures(arm, number)))
+    seconds = sum(record.seconds for arm in arms for record in arm.records)
+    return CampaignResult(plan, identity.sha256, store.inputs, store.original, tuple(arms), seconds, store.provenance)
+
+
+def _arm_result(
+    plan: Plan, number: int, memory: Memory, records: dict[int, Record], failures: dict[int, Failure]
+) -> ArmResult:
+    """Look at an arm's trials in the order of their numbers, up to where the campaign stops."""
+    watch = Watch(plan, number, memory.stored.top1)
+    used = []
+    for record in records.values():
+        used.append(record)
+        if watch.enough(record):
+            break
+    last = used[-1].trial if len(used) < len(records) else max(records | failures, default=-1)
+    missing = tuple(failure for trial, failure in sorted(failures.items()) if trial <= last and trial not in records)
+    gates = watch.gates
+    if missing:  # nobody knows what these trials would have said
+        gates = tuple(
+            replace(gate, verdict=Verdict.INCONCLUSIVE) if gate.verdict is Verdict.PASS else gate for gate in gates
+        )
+    return ArmResult(
+        plan.arms[number],
+        memory.bits,
+        memory.overhead_bits_per_weight,
+        memory.stored,
+        tuple(used),
+        gates,
+        watch.rule.sequential,
+        missing,
+    )

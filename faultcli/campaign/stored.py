@@ -1,0 +1,30 @@
+"""Evaluations without faults: the checkpoint as it is, as stored, and corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from faultcli.campaign.bench import as_stored, fault_free
+from faultcli.memory import MemoryImage
+from faultcli.recover.applied import AppliedCorrection
+from faultcli.workload.evaluate import Workload
+from faultcli.workload.metrics import Outcome, measure
+
+
+def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> tuple[Outcome, Outcome]:
+    """Return the outcome of the checkpoint as it is, and as stored (compared with the first); the workload, which holds
+    the checkpoint, is left as it was."""
+    original = fault_free(workload)
+    with as_stored(image, workload, tensors) as differs:
+        return original.outcome, workload.outcome(original.golden) if differs else original.outcome
+
+
+def evaluate_corrected(
+    image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor], correction: AppliedCorrection
+) -> Outcome:
+    """Return the outcome of the checkpoint as stored and corrected, compared with the checkpoint as it is."""
+    golden = workload.golden()
+    with as_stored(image, workload, tensors):
+        return measure(correction(workload.logits()), workload.labels, golden)

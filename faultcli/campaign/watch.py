@@ -1,0 +1,48 @@
+"""Looking at the trials of one arm as they come, in the order of their numbers."""
+
+from __future__ import annotations
+
+from faultcli.campaign.gates import GateCheck, GateResult, Verdict
+from faultcli.campaign.plan import Plan
+from faultcli.campaign.records import Record
+from faultcli.campaign.statistics import ConfidenceSequence, Interval, mean_interval
+
+
+class Watch:
+    """Says when an arm has enough trials, and what its gates have decided. The same records give the same answers,
+    while they come in and when they are read from a store."""
+
+    def __init__(self, plan: Plan, number: int, stored_accuracy: float) -> None:
+        self.rule = plan.stop_rule
+        self._number = number
+        self._confidence = plan.confidence
+        self._values: list[float] = []
+        self._sequence = ConfidenceSequence(confidence=plan.confidence)
+        alpha = (1 - plan.confidence) / max(1, len(plan.gates) * len(plan.arms))
+        self._checks = [GateCheck(gate, stored_accuracy=stored_accuracy, alpha=alpha) for gate in plan.gates]
+
+    def enough(self, record: Record) -> bool:
+        """Take the next trial; return whether the arm stops here."""
+        values = {"accuracy": record.outcome.top1, "sdc": (record.outcome.sdc or 0) / record.outcome.n}
+        self._values.append(values["accuracy"])
+        self._sequence.add(values["accuracy"])
+        for check in self._checks:
+            check.add(values[check.gate.quantity])
+        undecided = sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks)
+        return self.rule.reason(self._sequence, undecided_gates=undecided) is not None
+
+    @property
+    def gates(self) -> tuple[GateResult, ...]:
+        """What the arm's gates say so far."""
+        return tuple(GateResult(self._number, c.gate, c.limit, c.verdict, c.trials) for c in self._checks)
+
+    @property
+    def trials(self) -> int:
+        """Trials taken so far."""
+        return self._sequence.trials
+
+    def accuracy(self) -> Interval | None:
+        """The mean accuracy so far, with the interval that the arm would be reported with if it stopped here."""
+        if self.rule.sequential:
+            return self._sequence.interval
+        return mean_interval(self._values, confidence=self._confidence)

@@ -1,0 +1,58 @@
+"""--config: a TOML file that says what options say; the command line counts more."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from faultcli.errors import UsageError, unknown_name
+
+_ITSELF = ("config", "help")
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make a file's entries the defaults of the command's options. Dashes and underscores are alike; `model` is the
+    checkpoint. A list stands for a repeated option, or for one with commas.
+
+    Raises:
+        UsageError: the file cannot be read or is no TOML, an entry is no option of the command, or has a value that
+            no option takes.
+    """
+    if path is None:
+        return None
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read: {error.strerror}", "name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: is no TOML: {error}", 'one option a line, such as ber = "1e-4"') from None
+    options = {_spelling(one): one for one in context.command.params if one.name not in _ITSELF}
+    defaults: dict[str, Any] = {}
+    for key, value in entries.items():
+        option = options.get(key.replace("_", "-"))
+        if option is None or option.name is None:
+            unknown = unknown_name("option", key, options)
+            raise UsageError(f"--config {path}: {unknown.message}", unknown.remedy)
+        defaults[option.name] = _checked(path, key, value, repeatable=getattr(option, "multiple", False))
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _spelling(option: Any) -> str:
+    """The option's name as people write it, without dashes in front."""
+    return max(option.opts, key=len).lstrip("-") if option.param_type_name == "option" else str(option.name)
+
+
+def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object:
+    scalar = bool | int | float | str
+    if isinstance(value, list) and all(isinstance(one, scalar) for one in value):
+        return [str(one) for one in value] if repeatable else ",".join(map(str, value))
+    if not isinstance(value, scalar):
+        problem = f"--config {path}: {key} is a {type(value).__name__}"
+        raise UsageError(problem, "an option is a string, a number, true or false, or a list of these")
+    if repeatable:
+        return [str(value)]
+    return value if isinstance(value, bool) else str(value)

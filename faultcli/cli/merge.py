@@ -1,0 +1,47 @@
+"""faultcli merge: one store of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faultcli.cli import options
+from faultcli.cli.console import note
+
+
+def merge(
+    stores: Annotated[
+        list[Path],
+        typer.Argument(metavar="STORE...", help="Stores that `campaign --store` wrote.", show_default=False),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="STORE",
+            help="Where to write.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+    ],
+    force: options.Force = False,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Join the stores of a campaign's parts into one.
+
+    Trials that several stores hold are kept once; stores of different campaigns are refused. The same `campaign`
+    command with the joined store decides the gates.
+
+    Example: faultcli merge part-1.sqlite part-2.sqlite -o all.sqlite
+    """
+    from faultcli.campaign import merge as joining
+    from faultcli.files import atomic_output
+
+    with atomic_output(output, force=force, inputs=stores) as partial:
+        done = joining.merge(stores, partial)
+    repeats = f", {done.repeats:,} of them in several stores" if done.repeats else ""
+    note(f"{output}: {done.trials:,} trials in {done.arms} arms{repeats}", quiet=quiet)

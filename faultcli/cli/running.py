@@ -1,0 +1,126 @@
+"""How a campaign is run and watched: who runs the trials, what is shown meanwhile, what an interrupt leaves."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faultcli.cli.console import note, progress
+from faultcli.errors import UsageError
+from faultcli.report.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from faultcli.campaign.executors.base import Executor
+    from faultcli.campaign.plan import Plan
+    from faultcli.campaign.records import Failure, Record
+    from faultcli.campaign.runner import Listener
+    from faultcli.campaign.shard import Shard
+    from faultcli.campaign.watch import Watch
+
+_REDRAW_SECONDS = 0.2
+
+
+def set_threads(threads: int | None, *, several: bool) -> int:
+    """Set how many threads compute, in this process and in each worker: what is asked for, else one where several
+    processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
+    import torch
+
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: at least 1 thread computes")
+    torch.set_num_threads(threads or (1 if several else torch.get_num_threads()))
+    return torch.get_num_threads()
+
+
+@contextmanager
+def make_executor(workers: int, ray: str | None, threads: int) -> Iterator[Executor]:
+    """Give what runs the trials; its processes end with the block."""
+    from faultcli.campaign.executors.base import Serial
+    from faultcli.campaign.executors.pool import Pool
+
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: a campaign has at least 1 worker")
+    executor: Executor = Serial()
+    if ray is not None:
+        from faultcli.campaign.executors.actors import RayActors
+
+        executor = Pool(RayActors(ray, workers if workers > 1 else None, threads))
+    elif workers > 1:
+        from faultcli.campaign.executors.processes import Processes
+
+        executor = Pool(Processes(workers, threads))
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+@contextmanager
+def watching(plan: Plan, shard: Shard, quiet: bool) -> Iterator[Listener]:
+    """Give what is to be called with every trial. On a terminal it moves a bar with the accuracy so far; elsewhere it
+    says a line for every arm that is done, if there are several."""
+    with progress(quiet) as display:
+        display_of = _Bar(display, plan, shard) if not display.disable else _Lines(plan, quiet)
+        yield display_of.look
+        display_of.end()
+
+
+class _Bar:
+    def __init__(self, display: Progress, plan: Plan, shard: Shard) -> None:
+        self._display, self._plan = display, plan
+        self._per_arm = len(shard.trials(plan.trials))
+        self._task = display.add_task("trials", total=len(plan.arms) * self._per_arm)
+        self._arms: list[int] = []
+        self._shown = 0.0
+
+    def look(self, found: Record | Failure, watch: Watch) -> None:
+        if found.arm not in self._arms:  # the one before may have stopped early
+            self._display.update(self._task, completed=len(self._arms) * self._per_arm)
+            self._arms.append(found.arm)
+        self._display.advance(self._task)
+        if time.monotonic() - self._shown > _REDRAW_SECONDS:
+            self._shown = time.monotonic()
+            self._display.update(self._task, description=printable(_said(self._plan, found.arm, watch)))
+
+    def end(self) -> None:
+        pass
+
+
+class _Lines:
+    def __init__(self, plan: Plan, quiet: bool) -> None:
+        self._plan, self._quiet = plan, quiet or len(plan.arms) == 1
+        self._latest: tuple[int, Watch] | None = None
+
+    def look(self, found: Record | Failure, watch: Watch) -> None:
+        if self._latest is not None and self._latest[0] != found.arm:
+            self.end()
+        self._latest = found.arm, watch
+
+    def end(self) -> None:
+        if self._latest is not None:
+            note(_said(self._plan, *self._latest), quiet=self._quiet)
+
+
+def _said(plan: Plan, arm: int, watch: Watch) -> str:
+    from faultcli.report.table import percent_interval
+
+    return f"{plan.arms[arm].label}: {watch.trials} trials, accuracy {percent_interval(watch.accuracy())} %"
+
+
+def where_trials_are(store: Path | None, kept: int) -> str:
+    """What to tell somebody who interrupted a campaign."""
+    if store is None:
+        return "nothing is kept: with --store FILE a campaign continues where it was interrupted"
+    return f"{kept} trials are kept in {store}; the same command continues from there"
+
+
+def command_line() -> str:
+    """The command as a shell takes it."""
+    import shlex
+
+    return shlex.join(["faultcli", *sys.argv[1:]])
