@@ -18,7 +18,7 @@ from torch import Tensor
 
 from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
-from faultcli.campaign.plan import Arm, Plan, Question
+from faultcli.campaign.plan import Arm, Identity, Plan, Question
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import Memory, Store
@@ -138,6 +138,24 @@ def run_curves(
     )
 
 
+def curves_of(store: Store) -> CurveResult:
+    """Return the curves that the trials of a store make: those of its campaign, as far as it came.
+
+    Raises:
+        UsageError: the store holds no curves.
+    """
+    plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
+    if plan.question is None:
+        raise UsageError("the store holds no curves", "they are what campaign --curve --store FILE keeps")
+    arms = []
+    for number, key in enumerate(identity.arms):
+        trials = _ArmTrials(store, key, number)
+        if store.memory(key) is not None and trials.knows(0):
+            arms.append(_grow(plan, number, trials, None, lambda result, curve: None))
+    seconds = sum(record.seconds for key in identity.arms for record in store.records(key, 0).values())
+    return CurveResult(plan, identity.sha256, store.inputs, store.original, tuple(arms), seconds, store.provenance)
+
+
 def check_arms(plan: Plan) -> None:
     """Refuse arms that no curve can be drawn for.
 
@@ -202,6 +220,8 @@ def _grow(plan: Plan, number: int, trials: _ArmTrials, seconds: float | None, on
                 failures.append(result)
             else:
                 curve.add(result.flips, _values(result))
+        if len(done) < len(flips):  # the store has no more, and nobody is there to run them
+            break
     highest = None if question.hold is None else curve.find_max_ber(question.hold)
     return ArmCurve(plan.arms[number], memory, curve, tuple(failures), highest)
 
@@ -245,37 +265,52 @@ class _BenchOnDemand:
 
 
 class _ArmTrials:
-    """The trials of one arm, from the store or else from the executor."""
+    """The trials of one arm, from the store or else from the executor, if there is one."""
 
-    def __init__(self, store: Store, key: str, number: int, benches: _BenchOnDemand, executor: Executor) -> None:
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        number: int,
+        benches: _BenchOnDemand | None = None,
+        executor: Executor | None = None,
+    ) -> None:
         self._store, self._key, self._number = store, key, number
         self._benches, self._executor = benches, executor
         self._known = store.records(key, number)
         self._asked: Counter[int] = Counter()
 
+    def knows(self, flips: int) -> bool:
+        """Whether the store has a trial with so many flips."""
+        return flips * _MOST_REPEATS in self._known
+
     def memory(self) -> Memory:
         """Return what the memory of the arm is like."""
         known = self._store.memory(self._key)
         if known is None:
+            assert self._benches is not None
             bench = self._benches.get()
             known = Memory(bench.image.bits, bench.overhead_bits_per_weight(self._number), bench.stored.outcome)
             self._store.keep_memory(self._key, known)
         return known
 
     def run(self, flips: list[int]) -> Generator[Record | Failure, None, None]:
-        """Yield a trial for every number of flips, in order; those that were run now are kept before they are told."""
+        """Yield a trial for every number of flips, in order; those that were run now are kept before they are told.
+        Without an executor, it ends where the store does."""
         self.memory()
         trials = [self._next(count) for count in flips]
         missing = [trial for trial in trials if trial.number not in self._known]
         fresh: Iterator[Record | Failure] = iter(())
-        if missing:
+        if missing and self._executor is not None and self._benches is not None:
             fresh = self._executor.run(self._benches.get(), missing)
         try:
             for trial in trials:
                 if trial.number in self._known:
                     yield self._known[trial.number]
                     continue
-                result = next(fresh)
+                result = next(fresh, None)
+                if result is None:
+                    return
                 self._store.add(self._key, result)
                 yield result
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,6 +156,16 @@ def campaign(
             show_default=False,
         ),
     ] = False,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only",
+            metavar="",
+            help="Run no trial: show arms, bits at risk, expected flips, trials for an interval, and time.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = False,
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -227,22 +237,46 @@ def campaign(
     if model is None:
         note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
     looks = any(arm.recalibrate or (correct is not None and correct.looks) for arm in arms)
+    common: dict[str, Any] = {
+        "factors": factors,
+        "checkpoint_hash": checkpoint.sha256(),
+        "unlabelled": load_unlabelled(unlabelled, data) if looks else None,
+    }
+    tensors = {name: read(name) for name in names}
+    if plan_only:
+        with naming(checkpoint):
+            _show_preview(plan, workload, tensors, store, json, **common)
+        return
     with naming(checkpoint), make_executor(workers, ray, torch_threads) as executor:
         result = _run(
             plan,
             workload,
-            {name: read(name) for name in names},
+            tensors,
             part,
             store,
             quiet=quiet,
-            factors=factors,
-            checkpoint_hash=checkpoint.sha256(),
-            unlabelled=load_unlabelled(unlabelled, data) if looks else None,
+            **common,
             executor=executor,
             budget_seconds=None if budget is None else 60 * budget,
             provenance=provenance_of(workload, model or "demo", checkpoint.sha256(), command_line()),
         )
     _show(result, rates, json, quiet=quiet)
+
+
+def _show_preview(
+    plan: Plan, workload: Workload, tensors: dict[str, Tensor], store: Path | None, json: str | None, **how: Any
+) -> None:
+    from faultcli.campaign.preview import preview
+    from faultcli.campaign.store import Store
+    from faultcli.report.preview import preview_document, preview_lines, preview_table
+
+    with closing(Store.read(store)) if store is not None and store.exists() else nullcontext() as known:
+        found = preview(plan, workload, tensors, store=known, **how)
+    write_json(preview_document(found), json)
+    if json != "-":
+        stdout().print(preview_table(found))
+        for line in preview_lines(found):
+            stdout().print(line, markup=False, soft_wrap=True)
 
 
 def _run(
