@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from faultcli.campaign.gates import Gate
-from faultcli.campaign.plan import Identity, Plan, read_arm
+from faultcli.campaign.plan import Identity, Plan, Question, read_arm
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.errors import FaultcliError, OutputError
@@ -222,6 +222,7 @@ class Store:
                 gates=tuple(Gate(name, threshold) for name, threshold in asked["gates"]),
                 until_half_width=asked["until_half_width"],
                 confidence=asked["confidence"],
+                question=Question(*asked["question"]) if asked.get("question") else None,
             )
 
     def _one(self, column: str) -> Any:
@@ -258,7 +259,8 @@ def _short(value: object) -> str:
 def _asked(plan: Plan) -> str:
     gates = [[gate.name, gate.threshold] for gate in plan.gates]
     asked = {"trials": plan.trials, "until_half_width": plan.until_half_width, "confidence": plan.confidence}
-    return json.dumps(asked | {"gates": gates})
+    question = [plan.question.rates, plan.question.hold] if plan.question else None
+    return json.dumps(asked | {"gates": gates, "question": question})
 
 
 def _json(item: Any) -> str:

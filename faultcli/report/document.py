@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from faultcli.campaign.plan import RESULT_SCHEMA
 from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.faults.laws import parse_law
+from faultcli.faults.memories import Rate
 from faultcli.workload.metrics import Outcome
 
 
-def campaign_document(result: CampaignResult, confidence: float) -> dict[str, Any]:
-    """Return a campaign's result. Everything outside of `timing` is the same for the same plan."""
+def campaign_document(result: CampaignResult, confidence: float, rates: Sequence[Rate] = ()) -> dict[str, Any]:
+    """Return a campaign's result. Everything outside of `timing` is the same for the same plan.
+
+    Args:
+        result: the campaign.
+        confidence: of the intervals.
+        rates: bit-error rates that were asked for; those of a memory are listed with their source.
+    """
     return {
         "schema": RESULT_SCHEMA,
         "plan_hash": result.plan_hash,
@@ -31,6 +40,7 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
             for gate in arm.gates
         ],
         "verdict": None if result.verdict is None else str(result.verdict),
+        "memories": rates_document(rates),
         "timing": {"seconds": round(result.seconds, 3)},
     }
 
@@ -56,6 +66,22 @@ def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str,
         "flips_mean": arm.flips_mean,
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
     }
+
+
+def rates_document(rates: Sequence[Rate]) -> list[dict[str, Any]]:
+    """Return what the rates of memories stand for and where they come from; plain numbers are left out."""
+    return [
+        {
+            "memory": rate.asked,
+            "fault": parse_law(rate.spec).spec,
+            "ber": rate.ber_per_bit,
+            "meaning": rate.meaning,
+            "caveat": rate.caveat,
+            "source": rate.source,
+        }
+        for rate in rates
+        if rate.meaning is not None
+    ]
 
 
 _RATES = ("top5", "loss", "masked", "sdc", "due", "sdc1", "sdc5", "sdc10pct", "sdc20pct")

@@ -87,8 +87,7 @@ def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> Tabl
 
 def hardening(arm: ArmResult) -> str:
     """What is done about faults in this arm."""
-    steps = [step.text for step in (arm.arm.recalibrate, arm.arm.correct) if step]
-    return " + ".join([arm.arm.protect.text, *steps])
+    return arm.arm.hardening
 
 
 def by_condition(result: CampaignResult) -> list[list[ArmResult]]:
