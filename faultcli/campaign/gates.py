@@ -126,6 +126,13 @@ class GateCheck:
             self._settle()
         return self._verdict
 
+    def settle(self, value: float) -> Verdict:
+        """Take the value that all trials have; return the verdict, which is certain."""
+        self.trials += 1
+        holds = value >= self.limit if self.gate.direction == "above" else value <= self.limit
+        self._verdict = Verdict.PASS if holds else Verdict.FAIL
+        return self._verdict
+
     def _settle(self) -> None:
         if self._bad.decided:
             self._verdict = Verdict.FAIL

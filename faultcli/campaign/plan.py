@@ -14,6 +14,7 @@ from faultcli.campaign.statistics import StopRule
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
+from faultcli.faults.memories import RateRange, parse_range
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.recover.applied import CorrectorId
@@ -39,6 +40,11 @@ class Arm:
         return " ".join(parts + [step.text for step in (self.recalibrate, self.correct) if step])
 
     @property
+    def hardening(self) -> str:
+        """What is done about faults."""
+        return " + ".join([self.protect.text, *(step.text for step in (self.recalibrate, self.correct) if step)])
+
+    @property
     def identity(self) -> dict[str, object]:
         """What makes it another arm, as plain values; `read_arm` reads them."""
         correct = self.correct
@@ -62,6 +68,29 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a curve is for: a range of bit-error rates (`faults.memories.parse_range`), and the accuracy, if any, whose
+    highest rate is looked for.
+
+    Raises:
+        UsageError: no such range, or an accuracy that is not between 0 and 1.
+    """
+
+    rates: str
+    hold: float | None = None
+
+    def __post_init__(self) -> None:
+        parse_range(self.rates)
+        if self.hold is not None and not 0 < self.hold <= 1:
+            raise UsageError(f"--min-accuracy {self.hold:g}: is not above 0 and at most 1")
+
+    @property
+    def axis(self) -> RateRange:
+        """The range of rates."""
+        return parse_range(self.rates)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that is asked of a campaign, apart from the checkpoint and the workload.
 
@@ -77,6 +106,7 @@ class Plan:
     gates: tuple[Gate, ...] = ()  # an arm stops early when all of its gates are decided
     until_half_width: float | None = None  # and when the interval of its accuracy is as narrow as this
     confidence: float = 0.95  # of intervals, and that no gate's verdict is wrong
+    question: Question | None = None  # of a campaign of curves (`campaign.curves`)
     baseline: tuple[
         tuple[float | None, ...], ...
     ] = ()  # per arm and trial, the accuracy of the checkpoint to compare with

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from faultcli.campaign.gates import Gate
-from faultcli.campaign.plan import Identity, Plan, read_arm
+from faultcli.campaign.plan import Identity, Plan, Question, read_arm
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.errors import FaultcliError, OutputError
@@ -229,6 +229,7 @@ class Store:
                 gates=tuple(Gate(name, threshold) for name, threshold in asked["gates"]),
                 until_half_width=asked["until_half_width"],
                 confidence=asked["confidence"],
+                question=Question(*asked["question"]) if asked.get("question") else None,
                 baseline=tuple(tuple(baseline.get(arm, ())) for arm in self.arms) if baseline else (),
             )
 
@@ -265,9 +266,15 @@ def _short(value: object) -> str:
 
 def _asked(plan: Plan, identity: Identity) -> str:
     gates = [[gate.name, gate.threshold] for gate in plan.gates]
-    asked = {"trials": plan.trials, "until_half_width": plan.until_half_width, "confidence": plan.confidence}
-    baseline = dict(zip(identity.arms, plan.baseline, strict=True)) if plan.baseline else {}
-    return json.dumps(asked | {"gates": gates} | ({"baseline": baseline} if baseline else {}))
+    asked: dict[str, Any] = {
+        "trials": plan.trials,
+        "until_half_width": plan.until_half_width,
+        "confidence": plan.confidence,
+    }
+    asked["question"] = [plan.question.rates, plan.question.hold] if plan.question else None
+    if plan.baseline:
+        asked["baseline"] = dict(zip(identity.arms, plan.baseline, strict=True))
+    return json.dumps(asked | {"gates": gates})
 
 
 def _json(item: Any) -> str:

@@ -194,9 +194,10 @@ class FlipCurve:
             points.append(CurvePoint(ber, self._cut(mean, factor * half * self._quantile(quantity, row))))
         return points
 
-    def half_width(self, quantity: str | None = None) -> float:
-        """Return the largest pointwise half-width over the range; 1 while there are too few trials."""
-        found = [self.estimate(float(p), quantity or self.primary) for p in self._grid(None)]
+    def half_width(self, quantity: str | None = None, *, rates: tuple[float, float] | None = None) -> float:
+        """Return the largest pointwise half-width over the range, or over `rates` only; 1 while there are too few
+        trials."""
+        found = [self.estimate(float(p), quantity or self.primary) for p in self._grid(rates)]
         return max((one.half_width or 0.0) if one else 1.0 for one in found)
 
     def find_max_ber(self, min_accuracy: float, *, per_decade: int = 40) -> MaxBer | None:

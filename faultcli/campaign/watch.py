@@ -15,6 +15,7 @@ class Watch:
     def __init__(self, plan: Plan, number: int, stored_accuracy: float) -> None:
         self.rule = plan.stop_rule
         self._number = number
+        self._repeats = plan.arms[number].fault.repeats
         self._confidence = plan.confidence
         self._values: list[float] = []
         self._sequence = ConfidenceSequence(confidence=plan.confidence)
@@ -32,8 +33,11 @@ class Watch:
         self._values.append(values["accuracy"])
         self._sequence.add(values["accuracy"])
         for check in self._checks:
-            if check.gate.quantity in values:
-                check.add(values[check.gate.quantity])
+            value = values.get(check.gate.quantity)
+            if value is not None:
+                check.settle(value) if self._repeats else check.add(value)
+        if self._repeats:
+            return True  # all trials are this one
         undecided = sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks)
         return self.rule.reason(self._sequence, undecided_gates=undecided) is not None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,8 +14,16 @@ from faultcli.cli import options
 from faultcli.cli.console import note, stdout, write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from faultcli.campaign.curves import CurveResult
     from faultcli.campaign.gates import Gate
+    from faultcli.campaign.plan import Plan, Question
     from faultcli.campaign.records import CampaignResult
+    from faultcli.campaign.shard import Shard
+    from faultcli.faults.law import FaultLaw
+    from faultcli.faults.memories import Rate
+    from faultcli.workload.evaluate import Workload
 
 FIXED_TRIALS = 30
 SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
@@ -38,7 +47,7 @@ def campaign(
             metavar="N",
             help="Fault maps per arm, at the most.",
             rich_help_panel=options.STOPPING,
-            show_default="30; 1000 with a gate or --until-ci",
+            show_default="30; 1000 with a gate or --until-ci; for a curve 300, or 5000",
         ),
     ] = None,
     until_ci: Annotated[
@@ -137,6 +146,36 @@ def campaign(
             show_default="all cores; 1 with --workers, --ray or --shard",
         ),
     ] = None,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW:HIGH",
+            help="Accuracy, SDC and DUE at every bit-error rate from LOW to HIGH, from one set of trials; or over "
+            "the years of a memory, sram:years=1:20.",
+            rich_help_panel=options.FAULTS,
+            show_default=False,
+        ),
+    ] = None,
+    find_max_ber: Annotated[
+        bool,
+        typer.Option(
+            "--find-max-ber",
+            metavar="",
+            help="The highest bit-error rate at which the accuracy --min-accuracy holds; --curve narrows the search.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = False,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only",
+            metavar="",
+            help="Run no trial: show arms, bits at risk, expected flips, trials for an interval, and time.",
+            rich_help_panel=options.RUNNING,
+            show_default=False,
+        ),
+    ] = False,
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -163,13 +202,10 @@ def campaign(
     """
     from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.plan import Plan, cross
-    from faultcli.campaign.runner import run_campaign
     from faultcli.campaign.shard import WHOLE, parse_shard
-    from faultcli.campaign.store import Store
-    from faultcli.cli.running import command_line, make_executor, set_threads, watching, where_trials_are
+    from faultcli.cli.curve import ask
+    from faultcli.cli.running import command_line, make_executor, set_threads
     from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model, provenance_of
-    from faultcli.errors import UsageError
-    from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.applied import Correct
@@ -177,22 +213,26 @@ def campaign(
     from faultcli.scaling import read_weights
 
     older = None if baseline is None else Baseline(baseline)
-    gates = _gates(min_accuracy, max_drop, max_sdc, compared=older is not None)
-    if budget is not None and not budget > 0:
-        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
+    others = {"--ber": bers, "--fault": fault, "--max-drop": max_drop, "--max-sdc": max_sdc, "--shard": shard}
+    others |= {"--baseline": str(baseline or "")}
+    question = ask(curve, find_max_ber, min_accuracy, others, quiet=quiet)
+    gates = _gates(min_accuracy, max_drop, max_sdc, compared=older is not None) if question is None else ()
+    seconds = _seconds(budget)
+    rates = options.rates(bers, quiet=quiet)
+    laws = _laws(rates, fault or [], question, quiet=quiet)
     correct = None if corrector is None else Correct.load(corrector, window)
     arms = cross(
         [name.strip() for name in format.split(",")],
-        [parse_law(spec) for spec in options.several_faults(bers, fault)],
+        laws,
         [parse_chain(text) for text in protect or []],
         [parse_recalibration(text) for text in recalibrate or []],
         [None] if correct is None else [None, correct],
     )
     if trials is None:
-        sequential = older.trials(arms) if older else SEQUENTIAL_TRIALS
-        trials = sequential if gates or until_ci is not None else FIXED_TRIALS
+        sequential = bool(gates) or until_ci is not None
+        trials = _default_trials(laws, question, sequential, None if older is None else older.trials(arms))
     selection = (target, tuple(include or ()), tuple(exclude or ()))
-    plan = Plan(arms, trials, seed, *selection, gates=gates, until_half_width=until_ci, confidence=confidence)
+    plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question)
     part = parse_shard(shard) if shard else WHOLE
     torch_threads = set_threads(threads, several=workers > 1 or ray is not None or shard is not None)
     checkpoint = open_model(model)
@@ -210,31 +250,96 @@ def campaign(
     provenance = provenance_of(workload, model or "demo", checkpoint, names, command_line())
     plan = replace(plan, baseline=older.accuracies(plan, provenance, len(workload)) if older else ())
     looks = any(arm.recalibrate or (correct is not None and correct.looks) for arm in arms)
-    with (
-        naming(checkpoint),
-        closing(Store.open(store)) as kept,
-        make_executor(workers, ray, torch_threads) as executor,
-        watching(plan, part, quiet) as look,
-    ):
+    common: dict[str, Any] = {
+        "factors": factors,
+        "checkpoint_hash": checkpoint.sha256(),
+        "unlabelled": load_unlabelled(unlabelled, data) if looks else None,
+    }
+    tensors = {name: read(name) for name in names}
+    if plan_only:
+        with naming(checkpoint):
+            _show_preview(plan, workload, tensors, store, json, **common)
+        return
+    with naming(checkpoint), make_executor(workers, ray, torch_threads) as executor:
+        result = _run(
+            plan,
+            workload,
+            tensors,
+            part,
+            store,
+            quiet=quiet,
+            **common,
+            executor=executor,
+            budget_seconds=seconds,
+            provenance=provenance,
+        )
+    _show(result, rates, json, quiet=quiet)
+
+
+def _seconds(budget: float | None) -> float | None:
+    from faultcli.errors import UsageError
+
+    if budget is not None and not budget > 0:
+        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
+    return None if budget is None else 60 * budget
+
+
+def _show_preview(
+    plan: Plan, workload: Workload, tensors: dict[str, Tensor], store: Path | None, json: str | None, **how: Any
+) -> None:
+    from faultcli.campaign.preview import preview
+    from faultcli.campaign.store import Store
+    from faultcli.report.preview import preview_document, preview_lines, preview_table
+
+    with closing(Store.read(store)) if store is not None and store.exists() else nullcontext() as known:
+        found = preview(plan, workload, tensors, store=known, **how)
+    write_json(preview_document(found), json)
+    if json != "-":
+        stdout().print(preview_table(found))
+        for line in preview_lines(found):
+            stdout().print(line, markup=False, soft_wrap=True)
+
+
+def _run(
+    plan: Plan,
+    workload: Workload,
+    tensors: dict[str, Tensor],
+    shard: Shard,
+    store: Path | None,
+    *,
+    quiet: bool,
+    **how: Any,  # arguments that all campaigns have in common
+) -> CampaignResult | CurveResult:
+    from faultcli.campaign.curves import run_curves
+    from faultcli.campaign.runner import run_campaign
+    from faultcli.campaign.store import Store
+    from faultcli.cli.curve import watching_curves
+    from faultcli.cli.running import watching, where_trials_are
+
+    with closing(Store.open(store)) as kept:
         try:
-            result = run_campaign(
-                plan,
-                workload,
-                {name: read(name) for name in names},
-                factors=factors,
-                checkpoint_hash=checkpoint.sha256(),
-                unlabelled=load_unlabelled(unlabelled, data) if looks else None,
-                executor=executor,
-                store=kept,
-                shard=part,
-                budget_seconds=None if budget is None else 60 * budget,
-                provenance=provenance,
-                on_record=look,
-            )
+            if plan.question is not None:
+                with watching_curves(plan, quiet) as look_at_curve:
+                    return run_curves(plan, workload, tensors, store=kept, on_record=look_at_curve, **how)
+            with watching(plan, shard, quiet) as look:
+                return run_campaign(plan, workload, tensors, store=kept, shard=shard, on_record=look, **how)
         except KeyboardInterrupt:
             note(where_trials_are(store, kept.trials), quiet=quiet)
             raise
-    _show(result, json, quiet=quiet)
+
+
+def _default_trials(
+    laws: Sequence[FaultLaw], question: Question | None, sequential: bool, of_baseline: int | None
+) -> int:
+    from faultcli.cli.curve import CURVE_TRIALS, MOST_TRIALS
+
+    if question is not None:
+        return MOST_TRIALS if sequential else CURVE_TRIALS
+    if laws and all(law.repeats for law in laws):
+        return 1
+    if of_baseline is not None:
+        return of_baseline
+    return SEQUENTIAL_TRIALS if sequential else FIXED_TRIALS
 
 
 def _gates(
@@ -250,14 +355,32 @@ def _gates(
     return tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
 
 
-def _show(result: CampaignResult, json: str | None, *, quiet: bool) -> None:
+def _laws(rates: list[Rate], faults: list[str], question: Question | None, *, quiet: bool) -> list[FaultLaw]:
+    from faultcli.faults.laws import AnyFlips, parse_law
+
+    if question is not None:
+        return [AnyFlips()]
+    specs = [*(rate.spec for rate in rates), *faults]
+    laws = [parse_law(spec) for spec in specs]
+    for spec, law in zip(specs, laws, strict=True):
+        if law.repeats:
+            note(f"{spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
+    return laws
+
+
+def _show(result: CampaignResult | CurveResult, rates: list[Rate], json: str | None, *, quiet: bool) -> None:
     """Print a result and end with the exit code of its gates."""
+    from faultcli.campaign.curves import CurveResult
     from faultcli.campaign.gates import Verdict
+    from faultcli.cli.curve import show_curves
     from faultcli.report.document import campaign_document
     from faultcli.report.table import campaign_tables, failure_lines, gate_lines, winners
 
+    if isinstance(result, CurveResult):
+        show_curves(result, json, quiet=quiet)
+        return
     confidence = result.plan.confidence
-    write_json(campaign_document(result, confidence), json)
+    write_json(campaign_document(result, confidence, rates), json)
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)

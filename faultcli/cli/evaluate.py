@@ -35,7 +35,6 @@ def evaluate(
     """
     from faultcli.campaign.stored import evaluate_corrected, evaluate_stored
     from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model
-    from faultcli.faults.laws import BitFlip
     from faultcli.faults.selection import select
     from faultcli.memory import MemoryImage
     from faultcli.protect.chain import parse_chain
@@ -44,8 +43,7 @@ def evaluate(
     from faultcli.report.table import evaluation_table
     from faultcli.scaling import read_weights
 
-    if ber is not None:
-        BitFlip(ber)  # refuses what is no probability
+    rate = None if ber is None else options.explained_rate(ber, quiet).ber_per_bit
     correct = None if corrector is None else Correct.load(corrector, window)
     checkpoint = open_model(model)
     names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
@@ -55,7 +53,7 @@ def evaluate(
     read, factors = read_weights(checkpoint)
     tensors = {name: read(name) for name in names}
     with naming(checkpoint):
-        image = MemoryImage(tensors, format, parse_chain(protect), ber, factors)
+        image = MemoryImage(tensors, format, parse_chain(protect), rate, factors)
     original, stored = evaluate_stored(image, workload, tensors)
     corrected = None
     if correct is not None:

@@ -72,7 +72,7 @@ def inject(
             result = library.replay(checkpoint, FaultMap.load(replay), written_to, force=force, progress=advance)
     else:
         names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
-        law = parse_law(options.single_fault(ber, fault))
+        law = parse_law(options.single_fault(ber, fault, quiet=quiet))
         with byte_progress(quiet, "injecting", checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,

@@ -21,6 +21,16 @@ def inspect(
     faults: Annotated[
         bool, typer.Option("--faults", metavar="", help="Fault laws.", rich_help_panel=BUILT_IN, show_default=False)
     ] = False,
+    memories: Annotated[
+        bool,
+        typer.Option(
+            "--memories",
+            metavar="",
+            help="Memories that --ber knows, and the sources of their rates.",
+            rich_help_panel=BUILT_IN,
+            show_default=False,
+        ),
+    ] = False,
     protections: Annotated[
         bool,
         typer.Option("--protections", metavar="", help="Protections.", rich_help_panel=BUILT_IN, show_default=False),
@@ -43,7 +53,7 @@ def inspect(
     """
     from faultcli.report import builtin
 
-    tables = {"formats": formats, "faults": faults, "protections": protections, "archs": archs}
+    tables = {"formats": formats, "faults": faults, "memories": memories, "protections": protections, "archs": archs}
     asked = [name for name, flag in tables.items() if flag]
     for name in asked:
         rows = builtin.TABLES[name]()
@@ -53,7 +63,7 @@ def inspect(
     if not asked:
         _inspect_checkpoint(
             model,
-            fault=options.single_fault(ber, fault) if ber is not None or fault is not None else None,
+            fault=options.single_fault(ber, fault, quiet=quiet) if ber is not None or fault is not None else None,
             format=format,
             target=target,
             include=include or [],

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from faultcli.cli.config import read_config
-from faultcli.cli.console import check_json_target
+from faultcli.cli.console import check_json_target, note
 from faultcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from faultcli.faults.memories import Rate
 
 FAULTS = "Faults"
 SCALING = "Scaling"
@@ -173,13 +176,14 @@ Ber = Annotated[
     str | None,
     typer.Option(
         metavar="P",
-        help="Bit-error rate: every stored bit flips with probability P. Short for --fault bitflip:P.",
+        help="Bit-error rate: every stored bit flips with probability P, a number or a memory such as sram:years=5 "
+        "(`inspect --memories`). Short for --fault bitflip:P.",
         rich_help_panel=FAULTS,
         show_default=False,
     ),
 ]
 DesignBer = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--ber",
         metavar="P",
@@ -193,13 +197,15 @@ Bers = Annotated[
     typer.Option(
         "--ber",
         metavar="P[,P...]",
-        help="Bit-error rates: every stored bit flips with probability P. Short for --fault bitflip:P.",
+        help="Bit-error rates: every stored bit flips with probability P, a number or a memory such as sram:years=5 "
+        "(`inspect --memories`). Short for --fault bitflip:P.",
         rich_help_panel=FAULTS,
         show_default=False,
     ),
 ]
 FAULT_HELP = (
-    "Fault law: bitflip:P, flips:K, stuck-at-0:P, stuck-at-1:P, burst:P,length=L, zero:P or gaussian:S; "
+    "Fault law: bitflip:P, flips:K, stuck-at-0:P, stuck-at-1:P, burst:P,length=L, zero:P, gaussian:S or "
+    "measured:FILE (a fault map; `,place=shift` moves it every trial); "
     "`,include=GLOB` and `,bits=SPEC` narrow it."
 )
 Fault = Annotated[str | None, typer.Option(metavar="SPEC", help=FAULT_HELP, rich_help_panel=FAULTS, show_default=False)]
@@ -248,28 +254,34 @@ Output = Annotated[
 ]
 
 
-def single_fault(ber: str | None, fault: str | None) -> str:
+def single_fault(ber: str | None, fault: str | None, *, quiet: bool) -> str:
     """Return the one fault spec that --ber or --fault asks for."""
     if (ber is None) == (fault is None):
         problem = "no fault to inject" if ber is None else "--ber and --fault are two ways to say the same"
         raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
-    return fault if fault is not None else _bit_flips(str(ber))
+    return fault if fault is not None else explained_rate(str(ber), quiet).spec
 
 
-def _bit_flips(ber: str) -> str:
-    try:
-        rate = float(ber)
-    except ValueError:
-        raise UsageError(f"--ber {ber}: is not a number", "a bit-error rate such as 1e-4") from None
-    if not 0 <= rate <= 1:
-        raise UsageError(f"--ber {ber}: a bit-error rate lies between 0 and 1", "a bit-error rate such as 1e-4")
-    return f"bitflip:{rate!r}"
-
-
-def several_faults(bers: str | None, faults: list[str] | None) -> list[str]:
+def several_faults(bers: str | None, faults: list[str] | None, *, quiet: bool) -> list[str]:
     """Return the fault specs that --ber (a list) and --fault (repeatable) ask for, in that order."""
-    levels = [level.strip() for level in bers.split(",")] if bers is not None else []
-    return [*map(_bit_flips, levels), *(faults or [])]
+    return [*(rate.spec for rate in rates(bers, quiet=quiet)), *(faults or [])]
+
+
+def rates(bers: str | None, *, quiet: bool) -> list[Rate]:
+    """Return the bit-error rates that --ber lists, and say where those of a memory come from."""
+    from faultcli.faults.memories import split_rates
+
+    return [explained_rate(text, quiet) for text in split_rates(bers)] if bers is not None else []
+
+
+def explained_rate(text: str, quiet: bool) -> Rate:
+    """Return the one rate that --ber names, and say where it comes from if it is a memory's."""
+    from faultcli.faults.memories import parse_rate
+
+    rate = parse_rate(text)
+    if rate.explanation is not None:
+        note(rate.explanation, quiet=quiet)
+    return rate
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -46,9 +46,9 @@ def scale(
     ] = False,
     format: options.Format = "native",
     ber: Annotated[
-        float,
+        str,
         typer.Option(metavar="P", help="Bit-error rate to predict the error for.", rich_help_panel=options.SCALING),
-    ] = 1e-4,
+    ] = "1e-4",
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -64,12 +64,11 @@ def scale(
     """
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
-    from faultcli.faults.laws import BitFlip
     from faultcli.faults.selection import select
     from faultcli.protect.scale import Scale
     from faultcli.scaling import scale_checkpoint, unscale_checkpoint
 
-    BitFlip(ber)  # refuses what is no probability
+    rate = options.explained_rate(ber, quiet).ber_per_bit
     checkpoint = Checkpoint.open(model)
     if undo:
         if factor is not None:
@@ -92,13 +91,13 @@ def scale(
             written,
             names=names,
             format_name=format,
-            ber=ber,
+            ber=rate,
             force=force,
             progress=advance,
         )
-    write_json(_document(written, format, ber, tensors), json)
+    write_json(_document(written, format, rate, tensors), json)
     if json != "-":
-        _show(checkpoint, written, format, ber, tensors)
+        _show(checkpoint, written, format, rate, tensors)
         note(f"undo: faultcli scale {written} --undo", quiet=quiet)
 
 

@@ -143,7 +143,7 @@ def train_corrector(
     from faultcli.recover.methods import TrainingOptions, kind_of
     from faultcli.report.correction import check_report, correction_document, correction_table, write_report
 
-    specs = options.several_faults(bers, fault)
+    specs = options.several_faults(bers, fault, quiet=quiet)
     if (replay is None) == (not specs):
         problem = (
             "no fault to train for" if replay is None else "--replay names the faults: no --fault or --ber beside it"

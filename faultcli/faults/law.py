@@ -105,6 +105,11 @@ class FaultLaw(ABC):
         """The bit-error rate that a reader of the memory has to reckon with; None where the law is no such rate."""
         return None
 
+    @property
+    def repeats(self) -> bool:
+        """Whether every trial has the same faults, so that one trial says everything."""
+        return False
+
     def covers(self, region: Site) -> bool:
         """Whether the law can hit this region."""
         return not self.include or any(fnmatch.fnmatchcase(region.tensor, glob) for glob in self.include)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from faultcli.errors import FaultError, unknown_name
 from faultcli.faults.law import FaultLaw, Region, Site, StreamOf
-from faultcli.faults.maps import NO_FAULTS, WordFaults, combine
+from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults, combine
+from faultcli.faults.measured import Measured, is_digest
 from faultcli.faults.sampling import Stream, bernoulli_positions, distinct_positions, first_events
 
 
@@ -110,6 +112,34 @@ class Flips(FaultLaw):
 
     def expected_flips(self, regions: Sequence[Site]) -> float | None:
         return float(self.count)
+
+
+@dataclass(frozen=True)
+class AnyFlips(FaultLaw):
+    """Bit flips, as many as each trial is given: what a curve over bit-error rates is measured with. `exactly` is the
+    law of one trial; this one only stands for all of them."""
+
+    name: ClassVar[str] = "flips"
+    unit: ClassVar[str] = "any"
+
+    def __post_init__(self) -> None:
+        if self.include or self.bits is not None:
+            raise FaultError(f"{self.spec}: a curve is drawn over all bits of the memory", "narrow it with --include")
+
+    @property
+    def level(self) -> float:
+        return math.nan
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}:{self.unit}"
+
+    def exactly(self, count: int) -> Flips:
+        """Return the law of a trial with so many flips."""
+        return Flips(count)
+
+    def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
+        raise FaultError(f"{self.spec}: names no number of flips", "try: flips:3, or --curve LOW:HIGH for every rate")
 
 
 def _likely_most(count: int, share: float, sites: int) -> int:
@@ -266,7 +296,9 @@ def _check_whole_words(law: FaultLaw) -> None:
         raise FaultError(f"{law.spec}: replaces whole values, so it takes no bits=", "leave bits= out")
 
 
-LAWS: dict[str, type[FaultLaw]] = {law.name: law for law in (BitFlip, Flips, StuckAt0, StuckAt1, Burst, Zero, Gaussian)}
+LAWS: dict[str, type[FaultLaw]] = {
+    law.name: law for law in (BitFlip, Flips, StuckAt0, StuckAt1, Burst, Zero, Gaussian, Measured)
+}
 
 
 def parse_law(spec: str) -> FaultLaw:
@@ -277,14 +309,16 @@ def parse_law(spec: str) -> FaultLaw:
     """
     head, *options = spec.split(",")
     name, colon, level = head.partition(":")
-    law = LAWS.get(name)
+    law = AnyFlips if (name, level) == (AnyFlips.name, AnyFlips.unit) else LAWS.get(name)
     if law is None:
         raise unknown_name("fault law", name, LAWS)
-    fields = {f.name: f for f in dataclasses.fields(law)}
-    first, *others = [f for f in fields if f not in ("include", "bits")]
+    fields = {f.name: f for f in dataclasses.fields(law) if f.init}
     if not colon or not level:
-        raise FaultError(f"{spec}: {name} needs a number", f"try: {name}:VALUE, the {law.unit}")
-    arguments: dict[str, object] = {first: _number(spec, level, whole=fields[first].type == "int")}
+        kind = "file" if law is Measured else "number"
+        raise FaultError(f"{spec}: {name} needs a {kind}", f"try: {name}:VALUE, the {law.unit}")
+    own = [f for f in fields if f not in ("include", "bits")]
+    others = own[1:]
+    arguments: dict[str, object] = {first: _READERS[str(fields[first].type)](spec, level) for first in own[:1]}
     globs: list[str] = []
     for option in options:
         key, equals, value = option.partition("=")
@@ -295,15 +329,29 @@ def parse_law(spec: str) -> FaultLaw:
         elif key == "bits":
             arguments["bits"] = value
         elif key in others:
-            arguments[key] = _number(spec, value, whole=True) if fields[key].type == "int" else value
+            arguments[key] = _READERS[str(fields[key].type)](spec, value)
         else:
             raise unknown_name(f"option of {name}", key, [*others, "include", "bits"])
     return law(**arguments, include=tuple(globs))  # type: ignore[arg-type]
 
 
-def _number(spec: str, text: str, *, whole: bool) -> float | int:
+def _number(spec: str, text: str) -> float:
     try:
-        return int(text) if whole else float(text)
+        return float(text)
     except ValueError:
-        kind = "whole number" if whole else "number"
-        raise FaultError(f"{spec}: {text!r} is not a {kind}") from None
+        raise FaultError(f"{spec}: {text!r} is not a number") from None
+
+
+def _whole_number(spec: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise FaultError(f"{spec}: {text!r} is not a whole number") from None
+
+
+_READERS: dict[str, Callable[[str, str], object]] = {  # by the type of a law's field
+    "float": _number,
+    "int": _whole_number,
+    "str": lambda spec, text: text,
+    "FaultMap | str": lambda spec, text: text if is_digest(text) else FaultMap.load(Path(text)),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -73,6 +74,16 @@ class FaultMap:
     def bits(self) -> int:
         """Number of stored bits that were at risk."""
         return sum(words * bits for words, bits in self.layout.values())
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of faults and layout: the same for maps that hit the same bits of the same memory."""
+        digest = hashlib.sha256()
+        for name, layout in sorted(self.layout.items()):
+            words, masks = self.faults.get(name, NO_FAULTS)
+            digest.update(f"{len(name)}:{name}{layout.words}x{layout.bits}:{len(words)}".encode())
+            digest.update(words.astype("<i8").tobytes())
+            digest.update(masks.astype("<u8").tobytes())
+        return digest.hexdigest()
 
     def bound(self, before: str, after: str) -> FaultMap:
         """Return the map with the checksums of the checkpoint before and after it was applied."""

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from faultcli.faults.laws import LAWS
+from faultcli.faults.memories import MEMORIES, parse_rate
 from faultcli.formats import describe_formats
 from faultcli.protect.chain import PROTECTIONS, SCALE_SUMMARY
 
@@ -22,6 +23,20 @@ def _faults() -> Rows:
     return [
         {"law": f"{law.name}:VALUE", "VALUE": law.unit, "what it does": " ".join((law.__doc__ or "").split())}
         for law in LAWS.values()
+    ]
+
+
+def _memories() -> Rows:
+    rates = [parse_rate(memory.example) for memory in MEMORIES.values()]
+    return [
+        {
+            "--ber": rate.asked,
+            "BER": f"{rate.ber_per_bit:g}",
+            "what it stands for": str(rate.meaning),
+            "what it leaves out": str(rate.caveat),
+            "source": str(rate.source),
+        }
+        for rate in rates
     ]
 
 
@@ -53,6 +68,7 @@ def _architectures() -> Rows:
 TABLES: dict[str, Callable[[], Rows]] = {
     "formats": _formats,
     "faults": _faults,
+    "memories": _memories,
     "protections": _protections,
     "archs": _architectures,
 }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.plan import RESULT_SCHEMA
 from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.faults.laws import parse_law
+from faultcli.faults.memories import Rate
 from faultcli.workload.metrics import Outcome
 
 _NUMBER = r"(?:-?[\d.e+-]+|null)"
@@ -27,8 +29,14 @@ def json_text(document: Mapping[str, object]) -> str:
     return _NUMBERS.sub(lambda match: "[" + " ".join(match[0][1:-1].split()) + "]", text)
 
 
-def campaign_document(result: CampaignResult, confidence: float) -> dict[str, Any]:
-    """Return a campaign's result. Everything outside of `timing` is the same for the same plan."""
+def campaign_document(result: CampaignResult, confidence: float, rates: Sequence[Rate] = ()) -> dict[str, Any]:
+    """Return a campaign's result. Everything outside of `timing` is the same for the same plan.
+
+    Args:
+        result: the campaign.
+        confidence: of the intervals.
+        rates: bit-error rates that were asked for; those of a memory are listed with their source.
+    """
     return {
         "schema": RESULT_SCHEMA,
         "plan_hash": result.plan_hash,
@@ -54,6 +62,7 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
             for gate in arm.gates
         ],
         "verdict": None if result.verdict is None else str(result.verdict),
+        "memories": rates_document(rates),
         "provenance": None if result.provenance is None else asdict(result.provenance),
         "timing": {"seconds": round(result.seconds, 3)},
     }
@@ -83,6 +92,22 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
         "trial_accuracies": trial_accuracies(arm),
     }
+
+
+def rates_document(rates: Sequence[Rate]) -> list[dict[str, Any]]:
+    """Return what the rates of memories stand for and where they come from; plain numbers are left out."""
+    return [
+        {
+            "memory": rate.asked,
+            "fault": parse_law(rate.spec).spec,
+            "ber": rate.ber_per_bit,
+            "meaning": rate.meaning,
+            "caveat": rate.caveat,
+            "source": rate.source,
+        }
+        for rate in rates
+        if rate.meaning is not None
+    ]
 
 
 def trial_accuracies(arm: ArmResult) -> list[float | None]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from faultcli.campaign.records import CampaignResult
-from faultcli.report.curves import accuracy_curves, corrector_plots, overhead_plots
+from faultcli.report.level_plots import accuracy_curves, corrector_plots, overhead_plots
 from faultcli.report.plot import Plot
-from faultcli.report.rows import answer_plots, gain_plots, trial_plots
+from faultcli.report.row_plots import answer_plots, gain_plots, trial_plots
 
 
 @dataclass(frozen=True)

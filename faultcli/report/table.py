@@ -130,8 +130,7 @@ def _broken(text: str) -> str:
 
 def hardening(arm: ArmResult) -> str:
     """What is done about faults in this arm."""
-    steps = [step.text for step in (arm.arm.recalibrate, arm.arm.correct) if step]
-    return " + ".join([arm.arm.protect.text, *steps])
+    return arm.arm.hardening
 
 
 def by_condition(result: CampaignResult) -> list[list[ArmResult]]:

@@ -1,4 +1,4 @@
-"""One real campaign for all reports: the demo, two formats, three levels, protections, a corrector, gates of all fates."""
+"""One real campaign for all reports: the demo, formats, levels, protections, a corrector, gates of all fates."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser
 
 from faultcli.cli import run
-from browser import Browser
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WINDOWS = [(1280, False), (1280, True), (390, False), (390, True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from faultcli.workload.demo import demo_checkpoint_path
 
 jsonschema = pytest.importorskip("jsonschema")
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
-QUICK = ["--method", "align", "--maps", "2", "--report-maps", "3", "--window", "250", "--quiet"]
+QUICK = "--method align --maps 2 --report-maps 3 --window 250 --quiet"
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -39,40 +38,37 @@ def test_is_a_schema(path: Path) -> None:
     assert document["properties"]["schema"]["const"] == f"faultcli.{path.name.removesuffix('.schema.json')}/1"
 
 
-def gated(place: Path) -> list[str]:
-    command = ["--ber", "1e-4", "--format", "q2.5", "--limit", "20", "--trials", "3", "--quiet"]
-    assert run(["campaign", *command, "--json", str(place / "old.json")]) == 0
-    return ["campaign", *command, "--min-accuracy", "0.5", "--baseline", str(place / "old.json"), "--max-drop", "0.5"]
-
-
-COMMANDS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
-    "inject": ("inject", lambda p: ["inject", str(demo_checkpoint_path()), "--ber", "1e-4", "-o", str(p / "o.safetensors")]),
-    "campaign": ("campaign", lambda p: ["campaign", "--ber", "1e-4,1e-2", "--format", "fp16", "--limit", "20", "--trials",
-                                        "1", "--protect", "none", "--protect", "guard"]),
-    "gated campaign": ("campaign", gated),
-    "scale": ("scale", lambda p: ["scale", str(demo_checkpoint_path()), "--factor", "max", "--granularity", "channel", "-o", str(p / "s.safetensors")]),
-    "evaluate": ("evaluate", lambda p: ["evaluate", "--limit", "20", "--format", "q2.5"]),
-    "train-corrector": ("corrector", lambda p: ["train-corrector", "--fault", "gaussian:0.1", *QUICK,
-                                                      "-o", str(p / "c.safetensors")]),
-}  # fmt: skip
+DEMO = str(demo_checkpoint_path())
+SMALL = "--format q2.5 --limit 20 --quiet"
+# Schema and commands; all but the last one prepare it.
+COMMANDS = {
+    "inject": ("inject", [f"inject {DEMO} --ber 1e-4 -o out.safetensors"]),
+    "campaign": ("campaign", [f"campaign --ber 1e-4,1e-2 {SMALL} --trials 1 --protect none --protect guard"]),
+    "gated campaign": (
+        "campaign",
+        [
+            f"campaign --ber 1e-4 {SMALL} --trials 3 --json old.json",
+            f"campaign --ber 1e-4 {SMALL} --min-accuracy 0.5 --baseline old.json --max-drop 0.5",
+        ],
+    ),
+    "curve": ("curve", [f"campaign --curve 1e-4:1e-3 {SMALL} --trials 40"]),
+    "rate of a memory": ("campaign", [f"campaign --ber sram-undervolt:volt=0.55 {SMALL} --trials 1"]),
+    "scale": ("scale", [f"scale {DEMO} --factor max --granularity channel -o out.safetensors"]),
+    "undo": ("scale", [f"scale {DEMO} --factor 4 -o s.safetensors", "scale s.safetensors --undo -o u.safetensors"]),
+    "evaluate": ("evaluate", [f"evaluate {SMALL}"]),
+    "train-corrector": ("corrector", [f"train-corrector --fault gaussian:0.1 {QUICK} -o c.safetensors"]),
+}
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_what_commands_write_is_valid(case: str, tmp_path: Path) -> None:
-    name, command = COMMANDS[case]
-    arguments = command(tmp_path)
-    assert run([*arguments, "--json", str(tmp_path / "result.json")]) in (0, 4)
-    document = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+def test_what_commands_write_is_valid(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, commands = COMMANDS[case]
+    for command in [*commands[:-1], f"{commands[-1]} --json result.json"]:
+        assert run(command.split()) in (0, 4)
+    document = json.loads(Path("result.json").read_text(encoding="utf-8"))
     jsonschema.validate(document, schema(name), jsonschema.Draft202012Validator)
     jsonschema.validate(document, strict(schema(name)), jsonschema.Draft202012Validator)
-
-
-def test_undone_scaling_is_valid(tmp_path: Path) -> None:
-    scaled, undone = str(tmp_path / "s.safetensors"), str(tmp_path / "u.safetensors")
-    assert run(["scale", str(demo_checkpoint_path()), "--factor", "4", "-o", scaled]) == 0
-    assert run(["scale", scaled, "--undo", "-o", undone, "--json", str(tmp_path / "r.json")]) == 0
-    document = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    jsonschema.validate(document, strict(schema("scale")), jsonschema.Draft202012Validator)
 
 
 def test_a_wrong_document_is_refused() -> None:

@@ -1,0 +1,141 @@
+"""What a campaign would do, without a trial: bits at risk, expected flips, trials that an interval takes, time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from faultcli.campaign.bench import fault_free
+from faultcli.campaign.curves import check_arms
+from faultcli.campaign.plan import Arm, Plan
+from faultcli.campaign.records import Record
+from faultcli.campaign.statistics import sample_size, trials_needed
+from faultcli.campaign.store import Store
+from faultcli.faults.laws import Flips
+from faultcli.memory import MemoryImage
+from faultcli.protect.scale import Factors
+from faultcli.workload.data import Dataset
+from faultcli.workload.evaluate import Workload
+
+HALF_WIDTH = 0.01  # of the interval, where the plan asks for none
+WORST = 0.5  # the largest deviation that accuracies can have: every map does nothing or everything
+USUAL = 0.1  # a guess where there are no trials to go by
+_LEAST_TRIALS = 5  # to go by
+
+
+@dataclass(frozen=True)
+class ArmPreview:
+    """One arm before its first trial.
+
+    `flips`: expected per trial; None where it depends on what is stored; for a curve, at both ends of its range.
+    `needed_worst`, `needed_likely`: trials for the half-width, None where a billion are not enough or a curve decides
+    for itself; the second goes by `deviation`, that of the `known` trials of the store if it has enough. `seconds`: for
+    all trials of the arm in one process, without recalibration and correction.
+    """
+
+    arm: Arm
+    bits: int
+    overhead_bits_per_weight: float
+    flips: tuple[float, ...] | None
+    trials: int
+    needed_worst: int | None
+    needed_likely: int | None
+    deviation: float
+    known: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A campaign before its first trial."""
+
+    plan: Plan
+    plan_hash: str
+    inputs: int
+    half_width: float
+    seconds_per_trial: float  # one run of the model over all inputs, measured
+    arms: tuple[ArmPreview, ...]
+
+
+def preview(
+    plan: Plan,
+    workload: Workload,
+    tensors: Mapping[str, Tensor],
+    *,
+    checkpoint_hash: str,
+    factors: Mapping[str, Factors] | None = None,
+    unlabelled: Dataset | None = None,
+    store: Store | None = None,
+) -> Preview:
+    """Look at a campaign without running a trial. The model runs twice without faults, and only the second time counts.
+
+    Args:
+        plan, workload, tensors, checkpoint_hash, factors: as `run_campaign`.
+        unlabelled: inputs for recalibration and correction.
+        store: trials to go by.
+
+    Raises:
+        UsageError, FormatError: as `run_campaign`, and `run_curves` for a plan with a question.
+    """
+    if plan.question is not None:
+        check_arms(plan)
+    identity = plan.identity(
+        checkpoint=checkpoint_hash,
+        workload=workload.identity(),
+        unlabelled=unlabelled.sha256() if unlabelled else None,
+    )
+    fault_free(workload)
+    seconds = fault_free(workload).seconds
+    half_width = plan.until_half_width or HALF_WIDTH
+    images: dict[object, MemoryImage] = {}
+    arms = []
+    for number, arm in enumerate(plan.arms):
+        if arm.memory not in images:
+            images = {arm.memory: MemoryImage(tensors, *arm.memory, factors)}
+        key = identity.arms[number]
+        records = store.records(key, number) if store is not None and key in store.arms else {}
+        arms.append(_arm(plan, arm, images[arm.memory], half_width, seconds, records))
+    return Preview(plan, identity.sha256, len(workload), half_width, seconds, tuple(arms))
+
+
+def _arm(
+    plan: Plan, arm: Arm, image: MemoryImage, half_width: float, seconds: float, records: Mapping[int, Record]
+) -> ArmPreview:
+    flips: tuple[float, ...] | None
+    worst = likely = None
+    deviation = USUAL
+    trials = 1 if arm.fault.repeats else plan.trials
+    if plan.question is not None:
+        flips = (plan.question.axis.low * image.bits, plan.question.axis.high * image.bits)
+        cost = 1.0
+    else:
+        expected = arm.fault.expected_flips(image.regions)
+        flips = None if expected is None else (expected,)
+        cost = -math.expm1(-expected) if arm.fault.ber is not None and expected is not None else 1.0
+    if plan.question is None and not arm.fault.repeats:
+        sequential = plan.stop_rule.sequential
+        values = [record.outcome.top1 for record in records.values()]
+        mean = 0.5
+        if len(values) >= _LEAST_TRIALS:
+            mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+        given = {"confidence": plan.confidence, "sequential": sequential}
+        worst = trials_needed(half_width, deviation=WORST, **given)  # type: ignore[arg-type]
+        if arm.fault == Flips(1) and not sequential:  # there are no more different faults than bits
+            worst = sample_size(image.bits, error=half_width, confidence=plan.confidence)
+        likely = trials_needed(half_width, mean=mean, deviation=deviation, **given)  # type: ignore[arg-type]
+    return ArmPreview(
+        arm,
+        image.bits,
+        image.overhead_bits_per_weight,
+        flips,
+        trials,
+        worst,
+        likely,
+        deviation,
+        len(records),
+        cost * seconds * trials,
+    )
