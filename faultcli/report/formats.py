@@ -26,11 +26,19 @@ class ReportFormat:
     render_curves: Callable[[CurveResult], bytes] | None = None  # None: it cannot show curves
 
 
+def _json_bytes(result: CampaignResult) -> bytes:
+    return json_text(campaign_document(result, result.plan.confidence)).encode()
+
+
+def _curve_bytes(result: CurveResult) -> bytes:
+    return json_text(curve_document(result)).encode()
+
+
 REPORTS = {
     ".html": ReportFormat("one self-contained page: plots with their numbers", lambda r: campaign_html(r).encode()),
     ".md": ReportFormat("Markdown for a CI summary, under 1 MB", lambda r: campaign_markdown(r).encode()),
     ".xml": ReportFormat("JUnit XML: a test case per arm and gate", lambda r: campaign_junit(r).encode()),
-    ".json": ReportFormat("what `campaign --json` writes", lambda r: _json(r), lambda r: _curve_json(r)),
+    ".json": ReportFormat("what `campaign --json` writes", _json_bytes, _curve_bytes),
     ".arms.csv": ReportFormat("one row per arm", arms_csv),
     ".csv": ReportFormat("one row per trial", trials_csv),
     ".jsonl": ReportFormat("one JSON object per trial", trials_jsonl),
@@ -63,11 +71,3 @@ def render(name: str, result: CampaignResult | CurveResult) -> bytes:
         known = [suffix for suffix, kind in REPORTS.items() if kind.render_curves]
         raise UsageError(f"{name}: cannot show curves over bit-error rates", f"end the name in {', '.join(known)}")
     return kind.render_curves(result)
-
-
-def _json(result: CampaignResult) -> bytes:
-    return json_text(campaign_document(result, result.plan.confidence)).encode()
-
-
-def _curve_json(result: CurveResult) -> bytes:
-    return json_text(curve_document(result)).encode()
