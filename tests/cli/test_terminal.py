@@ -32,7 +32,8 @@ def session(tmp_path: Path) -> Iterator[Callable[[str, int], list[str]]]:
 
     def show(command: str, columns: int) -> list[str]:
         done = tmp_path / f"done-{columns}"
-        line = f"unset COLUMNS LINES; {shlex.quote(sys.executable)} -m faultcli {command}; touch {shlex.quote(str(done))}; sleep 60"
+        python, mark = shlex.quote(sys.executable), shlex.quote(str(done))
+        line = f"unset COLUMNS LINES; {python} -m faultcli {command}; touch {mark}; sleep 60"
         tmux("new-session", "-d", "-s", f"at{columns}", "-x", str(columns), "-y", "300", "bash", "-c", line)
         deadline = time.monotonic() + 120
         while not done.exists():
@@ -53,7 +54,6 @@ def test_campaign_tables(columns: int, session: Callable[[str, int], list[str]])
     assert all(len(line) <= columns for line in lines)
     for word in ("overhead", "stored", "worst", "gain", "SDC", "DUE"):
         assert word in text
-    narrow = columns < 100
     in_two_lines = any(line.strip().startswith("inplace=2 ") for line in lines)
     assert in_two_lines == (columns < 100), text
     rules = [line for line in lines if line.strip().startswith("───")]
