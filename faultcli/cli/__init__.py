@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from faultcli import __version__
-from faultcli.cli import campaign, evaluate, inject, inspect, merge, scale, train_corrector
+from faultcli.cli import campaign, evaluate, inject, inspect, merge, report, scale, train_corrector
 from faultcli.errors import FaultcliError, OutputError
 from faultcli.report.text import printable
 
@@ -29,6 +29,7 @@ for command in (
     inject.inject,
     inspect.inspect,
     merge.merge,
+    report.report,
     scale.scale,
     train_corrector.train_corrector,
 ):
