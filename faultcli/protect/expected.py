@@ -16,9 +16,9 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
     """Return the expected squared error of every element, float64, in the tensor's shape and the weights' unit squared.
 
     To first order in the bit-error rate p: (r − w)² + p · Σ_b ((r_b − w)² − (r − w)²), with r what reads without
-    faults and r_b what reads with bit b flipped, over all bits of the word, of its scale and of their check words. Where
-    blocks are corrected it is (1 − P)·(r − w)² + P·w² with P the probability that a block has more flips than can be
-    corrected.
+    faults and r_b what reads with bit b flipped, over all bits of the word, of its scale and of their check words.
+    Where blocks are corrected it is (1 − P)·(r − w)² + P·w² with P the probability that a block has more flips than can
+    be corrected.
     Reads that are not finite count as the largest finite value of the format, whatever the factor.
 
     Args:

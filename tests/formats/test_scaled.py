@@ -34,7 +34,7 @@ ML_DTYPES = {
     "mxfp4": ml_dtypes.float4_e2m1fn,
 }
 AT_RISK = [*MX, "nf4", "fp8-e4m3-tensor", "fp8-e5m2-tensor", "int4-g5", "int8-g128", "int4-g1"]
-SHAPES = [(5, 3, 3, 3), (7, 70), (3, 64), (100,), (), (1, 1)]
+SHAPES = [(5, 3, 3, 3), (3, 70), (3, 64), (100,), (), (1, 1)]
 
 
 def draw(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -67,9 +67,7 @@ def test_e8m0_is_that_of_ml_dtypes() -> None:
     assert torch.equal(E8M0.encode(values), codes)
     between = torch.rand(4000, generator=torch.Generator().manual_seed(1)) * 40
     between = torch.cat([between, torch.tensor([0.75, 1.5, 3, 6, 12])])
-    assert np.array_equal(
-        E8M0.encode(between).numpy(), between.numpy().astype(ml_dtypes.float8_e8m0fnu).view(np.uint8)
-    )
+    assert np.array_equal(E8M0.encode(between).numpy(), between.numpy().astype(ml_dtypes.float8_e8m0fnu).view(np.uint8))
     assert E8M0.encode(torch.tensor([0.0, math.inf, math.nan])).tolist() == [0, 254, 255]
     with pytest.raises(FormatError, match="1 negative values"):
         E8M0.encode(torch.tensor([-1.0, 2.0]))
@@ -119,12 +117,12 @@ def test_what_is_written_stays_in_the_range_of_float32() -> None:
 
 def test_nf4_levels_are_quantiles_of_a_normal_distribution() -> None:
     """As in QLoRA's code: 8 quantiles above 0, 7 below, 0 itself, and the largest made 1."""
-    from scipy.stats import norm
-
     tail = 1 - (1 / 30 + 1 / 32) / 2
-    above, below = norm.ppf(np.linspace(tail, 0.5, 9)[:-1]), -norm.ppf(np.linspace(tail, 0.5, 8)[:-1])
-    levels = np.sort([*above, 0.0, *below]) / above[0]
-    assert NF4_LEVELS == pytest.approx(levels, abs=2e-7)
+    above, below = (
+        torch.special.ndtri(torch.linspace(tail, 0.5, count, dtype=torch.float64)[:-1]).tolist() for count in (9, 8)
+    )
+    levels = [level / above[0] for level in sorted([*above, 0.0, *(-level for level in below)])]
+    assert pytest.approx(levels, abs=2e-7) == NF4_LEVELS
     assert all(float(np.float32(level)) == level for level in NF4_LEVELS)
 
 
