@@ -94,7 +94,7 @@ FAMILIES: tuple[Family, ...] = (
             "N, 2 to 16, + 16 per K values",
             "±max|w| of K values",
             "max|w| / (2^(N-1) - 1)",
-            "stores neither; a flipped scale reads as either",
+            scaled.BY_FLIPS_ONLY,
         ),
         rf"int{_NUMBER}-g{_NUMBER}",
         scaled.grouped_integer,

@@ -23,6 +23,7 @@ from faultcli.formats.values import count_non_finite, exact_reals, refuse, tiles
 
 Element = SignedInteger | FloatFormat | CodebookFormat
 ScaleStore = FloatFormat | ExponentFormat
+BY_FLIPS_ONLY = "refuses both; a flip can make them"  # what a format with scales at risk does with NaN and infinities
 _LARGEST_FLOAT32 = torch.finfo(torch.float32).max
 
 
@@ -208,19 +209,19 @@ class ScaledFormat(NumberFormat):
     def describe(self) -> FormatRow:
         of = f"{self.group} values" if self.group else "the channel" if self.per_row else "the tensor"
         per = of.removeprefix("the ")
-        element = self.codec.describe()
-        if self.rule is by_exponent:
-            span, step = f"±{self.codec.largest:g}·2^e, e of {of}", f"{element.step}, times 2^e"
-        elif isinstance(self.codec, SignedInteger):
-            span, step = f"±max|w| of {of}", f"max|w| / {self.codec.max_code}"
-        else:
-            span, step = f"±max|w| of {of}", element.step
         store = {"fp32": "float32", "fp16": "float16"}.get(self.store.name, self.store.name)
-        specials = "stores neither; a flipped scale reads as either" if self.at_risk else element.specials
-        if self.at_risk and self.store is E8M0:
-            specials = "stores neither; a scale 0xFF reads as NaN"
-        bits = f"{self.bits} + {self.store.bits} per {per}" if self.at_risk else str(self.bits)
-        return FormatRow(self.name, bits, span, f"{step}, one {store} scale per {per}", specials)
+        if isinstance(self.codec, SignedInteger):
+            step = f"max|w| / {self.codec.max_code}"
+        elif isinstance(self.codec, FloatFormat):
+            step = f"2^-{self.codec.mantissa_bits} of the value's power of two"
+        else:
+            step = self.codec.describe().step
+        span = f"±{self.codec.largest:g}·2^e, e of {of}" if self.rule is by_exponent else f"±max|w| of {of}"
+        if not self.at_risk:
+            specials = self.codec.describe().specials
+            return FormatRow(self.name, str(self.bits), span, f"{step}, one {store} scale per {per}", specials)
+        bits = f"{self.bits} + {self.store.bits} per {per}"
+        return FormatRow(self.name, bits, span, f"{step}, {store} scales", BY_FLIPS_ONLY)
 
 
 def per_tensor_integer(bits: int) -> ScaledFormat:
