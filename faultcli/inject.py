@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ from faultcli.files import check_output
 from faultcli.formats import NumberFormat
 from faultcli.memory import format_for
 from faultcli.protect.base import words_of_bytes
-from faultcli.protect.stored import StoredTensor, TensorSlot
+from faultcli.protect.stored import CheckRegion, StoredTensor, TensorSlot
 
 Progress = Callable[[int], None]
+Stored: TypeAlias = StoredTensor | CheckRegion  # what faults are drawn over
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,17 @@ def inject(
     if save_faults is not None and save_faults.absolute() == output.absolute():
         raise UsageError(f"{output}: the checkpoint and its fault map cannot be one file", "another --save-faults")
     places = slots(checkpoint, names, format_name)
-    quotas = share_out(law, places, seed=seed, trial=trial)
+    sites = [site for place in places for site in place.places]
+    quotas = share_out(law, sites, seed=seed, trial=trial)
 
-    def draw(stored: StoredTensor) -> WordFaults:
-        return draw_one(law, stored, seed=seed, trial=trial, quota=quotas.get(stored.name) if quotas else None)
+    def draw(region: Stored) -> WordFaults:
+        return draw_one(law, region, seed=seed, trial=trial, quota=quotas.get(region.name) if quotas else None)
 
     if save_faults:
         kept = [*checkpoint.files, *([checkpoint.index] if checkpoint.index else [])]
         check_output(save_faults, force=force, inputs=kept)
     drawn, changed = _write(checkpoint, output, places, draw, force=force, progress=progress)
-    layout = {slot.name: slot.layout for slot in places}
+    layout = {site.name: site.layout for site in sites}
     faults = FaultMap(drawn, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
     if save_faults:
         try:
@@ -137,11 +140,12 @@ def replay(
             f"the map is for {str(faults.before)[:12]}… and {str(faults.after)[:12]}…)",
             "replay it on the checkpoint it was drawn for, or on the corrupted one",
         )
-    missing = [name for name in faults.layout if name not in checkpoint.tensors]
+    places = slots(checkpoint, [name for name in faults.layout if name in checkpoint.tensors], faults.format)
+    layout = {site.name: site.layout for slot in places for site in slot.places}
+    missing = [name for name in faults.layout if name not in layout]
     if missing:
         raise FaultError(f"{checkpoint.path}: has no tensor {missing[0]!r}, which the fault map covers")
-    places = slots(checkpoint, list(faults.layout), faults.format)
-    faults.check_layout({slot.name: slot.layout for slot in places}, str(checkpoint.path))
+    faults.check_layout(layout, str(checkpoint.path))
     taking_back = here is not None and here == faults.after != faults.before
     if taking_back and any(slot.format != format_for("native", checkpoint.info(slot.name).dtype) for slot in places):
         raise FaultError(
@@ -150,8 +154,8 @@ def replay(
             "use the original checkpoint",
         )
 
-    def look_up(stored: StoredTensor) -> WordFaults:
-        return faults.faults.get(stored.name, NO_FAULTS)
+    def look_up(region: Stored) -> WordFaults:
+        return faults.faults.get(region.name, NO_FAULTS)
 
     _, changed = _write(checkpoint, output, places, look_up, force=force, progress=progress)
     if here is not None and (expected := faults.before if taking_back else faults.after):
@@ -177,14 +181,14 @@ def _write(
     checkpoint: Checkpoint,
     output: Path,
     places: Sequence[TensorSlot],
-    faults_of: Callable[[StoredTensor], WordFaults],
+    faults_of: Callable[[Stored], WordFaults],
     *,
     force: bool,
     progress: Progress | None,
 ) -> tuple[dict[str, WordFaults], int]:
     """Stream the checkpoint to `output` with the tensors at `places` as they read with their faults.
 
-    Returns the faults by tensor (those without are absent) and the number of values that read differently.
+    Returns the faults by region (those without are absent) and the number of values that read differently.
     """
     formats = {slot.name: slot.format for slot in places}
     drawn: dict[str, WordFaults] = {}
@@ -197,8 +201,7 @@ def _write(
         except FormatError as error:
             raise about_checkpoint(error, checkpoint) from None
         changed += differing
-        if len(faults.words):
-            drawn[info.name] = faults
+        drawn.update({name: hit for name, hit in faults.items() if len(hit.words)})
 
     checkpoint.edit(output, change, names=list(formats), force=force, progress=progress)
     return dict(sorted(drawn.items())), changed
@@ -208,23 +211,24 @@ def _corrupt(
     info: TensorInfo,
     data: NDArray[np.uint8],
     format: NumberFormat,
-    faults_of: Callable[[StoredTensor], WordFaults],
-) -> tuple[WordFaults, int]:
-    """Replace a tensor's bytes, in place, by what reads back; return its faults and how many values they changed."""
+    faults_of: Callable[[Stored], WordFaults],
+) -> tuple[dict[str, WordFaults], int]:
+    """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
+    changed."""
     dtype = torch_dtype(info.dtype)
     assert dtype is not None  # it has a number format, so torch has it too
     if format == format_for("native", info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
         faults = faults_of(StoredTensor(info.name, info.shape, format, words))
         words[faults.words] ^= faults.masks.astype(words.dtype)
-        return faults, len(faults.words)
+        return {info.name: faults}, len(faults.words)
     import torch
 
     values = torch.from_numpy(data).view(dtype).view(info.shape)
     stored = StoredTensor.write(info.name, values, format)
-    faults = faults_of(stored)
-    touched = stored.faulty({info.name: faults})
+    drawn = {region.name: faults_of(region) for region in stored.regions}
+    touched = stored.faulty(drawn)
     flat = values.view(-1)
     flat.copy_(stored.read().view(-1))
     flat.index_copy_(0, touched.index, touched.values.to(dtype))
-    return faults, len(touched.index)
+    return drawn, len(touched.index)

@@ -102,7 +102,9 @@ def _inspect_checkpoint(
         names = []  # a checkpoint without weights can still be looked at
     places = slots(checkpoint, names, format)
     law = None if fault is None else parse_law(fault)
-    expected = None if law is None else law.expected_flips([slot for slot in places if law.covers(slot)])
+    expected = (
+        None if law is None else law.expected_flips([s for place in places for s in place.places if law.covers(s)])
+    )
     with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:
         tensors = list(survey(checkpoint, set(names), format, advance))
     predictions: list[Prediction] = []
