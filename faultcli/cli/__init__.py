@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -59,10 +60,18 @@ def main() -> None:
     """Run the command line of this process and exit with its code."""
     if not sys.stdout.isatty():
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer writes colours into pipes under GITHUB_ACTIONS
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _stop)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without × and – still gets its table
     sys.exit(run(sys.argv[1:]))
+
+
+def _stop(number: int, frame: object) -> None:
+    """End as a shell expects of a signal, but by way of an exception, so that no temporary file stays behind."""
+    raise SystemExit(128 + number)
 
 
 def run(arguments: Sequence[str]) -> int:

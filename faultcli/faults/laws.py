@@ -303,7 +303,7 @@ def parse_law(spec: str) -> FaultLaw:
 
 def _number(spec: str, text: str, *, whole: bool) -> float | int:
     try:
-        return int(text) if whole else float(text)
+        return int(text) if whole else float(text) + 0.0  # -0 is 0
     except ValueError:
         kind = "whole number" if whole else "number"
         raise FaultError(f"{spec}: {text!r} is not a {kind}") from None

@@ -14,7 +14,7 @@ from torch import Tensor
 from faultcli.errors import UsageError
 from faultcli.faults.maps import Layout
 from faultcli.formats import NumberFormat
-from faultcli.formats.integers import IntegerFormat
+from faultcli.formats.integers import IntegerFormat, NativeIntegerFormat
 
 Words: TypeAlias = NDArray[Any]  # unsigned integers, wide enough for a format's code
 
@@ -176,7 +176,7 @@ def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index
 
 def zero_word(format: NumberFormat) -> int:
     """Return the word that stands for 0."""
-    if isinstance(format, IntegerFormat):  # knows its tensor's shape by now, and would want all of it
+    if isinstance(format, IntegerFormat | NativeIntegerFormat):  # encoding would want a whole tensor, or integers
         return 0
     return int(words_of(format.encode(torch.zeros(1)))[0])
 
