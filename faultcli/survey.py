@@ -15,8 +15,8 @@ from faultcli.memory import format_for
 
 @dataclass(frozen=True)
 class TensorSurvey:
-    """One tensor. The statistics are over its finite values, in float64; None where there are none or torch lacks the
-    dtype."""
+    """One tensor. The statistics are over its finite values, in float64; None where there are none, torch lacks the
+    dtype, or squares overflow."""
 
     name: str
     dtype: str
@@ -82,9 +82,10 @@ def _statistics(tensor: Tensor) -> tuple[float | None, float | None, float | Non
         low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         # Chan, Golub and LeVeque 1983: joins two means and sums of squares without loss of digits.
         n, chunk_mean = len(finite), float(finite.mean())
-        squares += float(((finite - chunk_mean) ** 2).sum()) + (chunk_mean - mean) ** 2 * count * n / (count + n)
-        mean += (chunk_mean - mean) * n / (count + n)
+        step = chunk_mean - mean
+        squares += float((finite - chunk_mean).square().sum()) + step * step * count * n / (count + n)
+        mean += step * n / (count + n)
         count += n
     if not count:
         return None, None, None, nonfinite
-    return low, high, math.sqrt(squares / count), nonfinite
+    return low, high, math.sqrt(squares / count) if math.isfinite(squares) else None, nonfinite

@@ -176,7 +176,7 @@ def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index
 
 def zero_word(format: NumberFormat) -> int:
     """Return the word that stands for 0."""
-    return int(words_of(format.element.encode(torch.zeros(1)))[0])
+    return int(words_of(format.element.encode(torch.zeros(1, dtype=format.element.value_dtype)))[0])
 
 
 def needs_zero_bits(format: NumberFormat, name: str) -> None:

@@ -98,9 +98,11 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
     Raises:
         FormatError: the weights hold NaN or infinities.
     """
-    rows = weights.shape[0] if granularity == "channel" and weights.dim() >= 2 else 1
-    groups = weights.double().abs().reshape(rows, -1)
-    peak = groups.amax(dim=1) if groups.shape[1] else torch.zeros(rows).double()
+    groups = weights.flatten(1) if granularity == "channel" and weights.dim() >= 2 else weights.reshape(1, -1)
+    peak = torch.zeros(len(groups)).double()
+    if groups.numel():
+        low, high = (groups if groups.dtype == torch.float64 else groups.float()).aminmax(dim=1)
+        peak = torch.maximum(-low, high).double()
     if not bool(peak.isfinite().all()):
         raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
     if isinstance(format, ScaledFormat | NativeIntegerFormat):

@@ -187,6 +187,9 @@ class StoredTensor(TensorSlot):
         return zero_word(self.format)
 
     def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
+        if not self.format.value_dtype.is_floating_point:
+            problem = f"tensor {self.name!r} holds whole numbers, which no noise can be added to"
+            raise FormatError(problem, "leave it out with --exclude")
         stored = self.format.decode(codes_of(self.data).view(self.shape))
         return words_of(self.format.encode(stored.double() + torch.from_numpy(noise).view(self.shape))).astype(
             np.uint64
