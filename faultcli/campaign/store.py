@@ -266,15 +266,10 @@ def _short(value: object) -> str:
 
 def _asked(plan: Plan, identity: Identity) -> str:
     gates = [[gate.name, gate.threshold] for gate in plan.gates]
-    asked: dict[str, Any] = {
-        "trials": plan.trials,
-        "until_half_width": plan.until_half_width,
-        "confidence": plan.confidence,
-    }
-    asked["question"] = [plan.question.rates, plan.question.hold] if plan.question else None
-    if plan.baseline:
-        asked["baseline"] = dict(zip(identity.arms, plan.baseline, strict=True))
-    return json.dumps(asked | {"gates": gates})
+    asked = {"trials": plan.trials, "until_half_width": plan.until_half_width, "confidence": plan.confidence}
+    baseline = dict(zip(identity.arms, plan.baseline, strict=True)) if plan.baseline else None
+    question = [plan.question.rates, plan.question.hold] if plan.question else None
+    return json.dumps(asked | {"gates": gates, "question": question, "baseline": baseline})
 
 
 def _json(item: Any) -> str:

@@ -204,7 +204,7 @@ def campaign(
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.shard import WHOLE, parse_shard
     from faultcli.cli.curve import ask
-    from faultcli.cli.running import command_line, make_executor, set_threads
+    from faultcli.cli.running import command_line, in_seconds, make_executor, set_threads
     from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model, provenance_of
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
@@ -212,12 +212,14 @@ def campaign(
     from faultcli.recover.batchnorm import parse_recalibration
     from faultcli.scaling import read_weights
 
-    older = None if baseline is None else Baseline(baseline)
-    others = {"--ber": bers, "--fault": fault, "--max-drop": max_drop, "--max-sdc": max_sdc, "--shard": shard}
-    others |= {"--baseline": str(baseline or "")}
+    others = {
+        **{"--ber": bers, "--fault": fault, "--max-drop": max_drop, "--max-sdc": max_sdc, "--shard": shard},
+        "--baseline": baseline,
+    }
     question = ask(curve, find_max_ber, min_accuracy, others, quiet=quiet)
+    older = None if baseline is None else Baseline(baseline)
     gates = _gates(min_accuracy, max_drop, max_sdc, compared=older is not None) if question is None else ()
-    seconds = _seconds(budget)
+    budget_seconds = in_seconds(budget)
     rates = options.rates(bers, quiet=quiet)
     laws = _laws(rates, fault or [], question, quiet=quiet)
     correct = None if corrector is None else Correct.load(corrector, window)
@@ -228,9 +230,10 @@ def campaign(
         [parse_recalibration(text) for text in recalibrate or []],
         [None] if correct is None else [None, correct],
     )
-    if trials is None:
-        sequential = bool(gates) or until_ci is not None
-        trials = _default_trials(laws, question, sequential, None if older is None else older.trials(arms))
+    if trials is None and older is not None:
+        trials = older.trials(arms)
+    elif trials is None:
+        trials = _default_trials(laws, question, sequential=bool(gates) or until_ci is not None)
     selection = (target, tuple(include or ()), tuple(exclude or ()))
     plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question)
     part = parse_shard(shard) if shard else WHOLE
@@ -270,18 +273,10 @@ def campaign(
             quiet=quiet,
             **common,
             executor=executor,
-            budget_seconds=seconds,
+            budget_seconds=budget_seconds,
             provenance=provenance,
         )
     _show(result, rates, json, quiet=quiet)
-
-
-def _seconds(budget: float | None) -> float | None:
-    from faultcli.errors import UsageError
-
-    if budget is not None and not budget > 0:
-        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
-    return None if budget is None else 60 * budget
 
 
 def _show_preview(
@@ -328,17 +323,13 @@ def _run(
             raise
 
 
-def _default_trials(
-    laws: Sequence[FaultLaw], question: Question | None, sequential: bool, of_baseline: int | None
-) -> int:
+def _default_trials(laws: Sequence[FaultLaw], question: Question | None, *, sequential: bool) -> int:
     from faultcli.cli.curve import CURVE_TRIALS, MOST_TRIALS
 
     if question is not None:
         return MOST_TRIALS if sequential else CURVE_TRIALS
     if laws and all(law.repeats for law in laws):
         return 1
-    if of_baseline is not None:
-        return of_baseline
     return SEQUENTIAL_TRIALS if sequential else FIXED_TRIALS
 
 
