@@ -1,7 +1,7 @@
 """A reliability gate as a pytest test, with the Python API: pytest examples/ci/test_gate.py --junitxml=junit.xml
 
-A failed gate fails the test; one that the trials do not decide is skipped with what is known. MODEL and DATA name your own
-checkpoint and data; without them it is the embedded demo.
+A failed gate fails the test; one that the trials do not decide is skipped with what is known. MODEL and DATA name your
+own checkpoint and data; without them it is the embedded demo.
 """
 
 import os
