@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -26,13 +28,14 @@ def _tables_as_they_were() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_tables_as_they_were")
-def test_extending_runs() -> None:
+def test_extending_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 4
-    names: dict[str, object] = {"__name__": "__main__"}
+    module = ModuleType("extending")  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks:
-        exec(compile(block, "docs/extending.md", "exec", dont_inherit=True), names)
+        exec(compile(block, "docs/extending.md", "exec", dont_inherit=True), module.__dict__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
