@@ -11,7 +11,7 @@ from faultcli.errors import UsageError
 from faultcli.report.arms import arms_csv
 from faultcli.report.curve import curve_document
 from faultcli.report.document import campaign_document, json_text
-from faultcli.report.html import campaign_html
+from faultcli.report.html import campaign_html, curve_html
 from faultcli.report.junit import campaign_junit
 from faultcli.report.markdown import campaign_markdown
 from faultcli.report.trials import trials_csv, trials_jsonl, trials_parquet
@@ -35,7 +35,11 @@ def _curve_bytes(result: CurveResult) -> bytes:
 
 
 REPORTS = {
-    ".html": ReportFormat("one self-contained page: plots with their numbers", lambda r: campaign_html(r).encode()),
+    ".html": ReportFormat(
+        "one self-contained page: plots with their numbers",
+        lambda r: campaign_html(r).encode(),
+        lambda r: curve_html(r).encode(),
+    ),
     ".md": ReportFormat("Markdown for a CI summary, under 1 MB", lambda r: campaign_markdown(r).encode()),
     ".xml": ReportFormat("JUnit XML: a test case per arm and gate", lambda r: campaign_junit(r).encode()),
     ".json": ReportFormat("what `campaign --json` writes", _json_bytes, _curve_bytes),

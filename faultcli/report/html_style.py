@@ -64,7 +64,7 @@ td .chip { display: inline-block; padding: 0 .6em; border-radius: 1em; font-weig
 .sections > * { min-width: 0; }
 .sections > .wide { grid-column: 1 / -1; }
 .plots { gap: 1rem; }
-figure svg { display: block; width: 100%; height: auto; overflow: visible; }
+figure svg { display: block; width: 100%; max-width: 44rem; height: auto; margin: 0 auto; overflow: visible; }
 svg text { font-family: inherit; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin-top: .8rem; max-height: 27rem; overflow-y: auto; border-top: 1px solid var(--line); }
 .scroll:first-child { margin-top: 0; border-top: 0; }

@@ -21,6 +21,12 @@ class Section:
     draw: Callable[[CampaignResult], list[Plot]]
 
 
+CURVES = Section(
+    "curves",
+    "Accuracy against bit-error rate",
+    "From trials at chosen numbers of flips. The band holds at all rates at once, the table's intervals at one each.",
+    lambda result: [],
+)
 SECTIONS = (
     Section(
         "accuracy",

@@ -1,5 +1,6 @@
 """faultcli report: from a store to files, nothing run again."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,19 @@ def test_refuses(case: str, faultcli: Callable[..., Any], store: Path, tmp_path:
     assert len(done.err.splitlines()) == 2
     assert not page.exists()
     assert store.read_bytes() == before
+
+
+def test_curves(faultcli: Callable[..., Any], tmp_path: Path) -> None:
+    store, page, document = (tmp_path / name for name in ("c.sqlite", "c.html", "c.json"))
+    question = ("--curve", "1e-4:1e-2", "--format", "q2.5", "--limit", 20, "--trials", 40)
+    done = faultcli("campaign", *question, "--store", store, "--json", tmp_path / "first.json")
+    assert done.code == 0, done.err
+    assert faultcli("report", store, "-o", page, "-o", document).code == 0
+    text = page.read_text()
+    assert text.count("<figure") == text.count("<svg") == 1
+    assert "known to ±" in text
+    first, again = (json.loads(path.read_text()) for path in (tmp_path / "first.json", document))
+    assert first["arms"] == again["arms"]
+    done = faultcli("report", store, "-o", tmp_path / "c.xml")
+    assert done.code == 2
+    assert "cannot show curves" in done.err
