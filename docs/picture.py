@@ -1,7 +1,6 @@
-"""The picture of the README: accuracy of ResNet-20 against the bit-error rate, unprotected and hardened.
+"""The picture of the README: accuracy of the demo against the bit-error rate, unprotected and hardened.
 
-    faultcli campaign resnet20.safetensors --data cifar10_test1000.npz --store picture.sqlite ... (in docs/picture.md)
-    python docs/picture.py picture.sqlite
+    python docs/picture.py picture.sqlite    # the store of the campaign in docs/picture.md
 
 Writes docs/picture.svg, with light and dark colours; the same store gives the same bytes.
 """
