@@ -10,7 +10,8 @@ A true mean exactly at the limit meets it: to fail it there is an error, to pass
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -32,13 +33,18 @@ class Verdict(StrEnum):
 class _Kind:
     quantity: str  # key of a trial's values
     good: Literal["above", "below"]  # the side of the limit where the gate holds
-    below_stored: bool  # the threshold counts down from the accuracy as stored
+    limit: Callable[[float, float], float]  # of the threshold and the accuracy as stored: the mean where it just holds
+    most: float = 1.0  # the thresholds that make sense
+    least: float = 0.0
 
 
 GATES = {
-    "min-accuracy": _Kind("accuracy", "above", below_stored=False),
-    "max-drop": _Kind("accuracy", "above", below_stored=True),
-    "max-sdc": _Kind("sdc", "below", below_stored=False),
+    "min-accuracy": _Kind("accuracy", "above", lambda threshold, stored: threshold),
+    "max-drop": _Kind("accuracy", "above", lambda threshold, stored: stored - threshold),
+    "max-sdc": _Kind("sdc", "below", lambda threshold, stored: threshold),
+    "max-perplexity": _Kind(
+        "token probability", "above", lambda threshold, stored: 1 / threshold, most=sys.float_info.max, least=1.0
+    ),
 }
 
 
@@ -50,10 +56,13 @@ class Gate:
     the accuracy of the fault-free checkpoint *as stored*, by definition: what the number format costs without faults is
     not fault loss and is not counted here. The stored accuracy is a constant of the campaign (the same inputs, no
     faults), so this is `min-accuracy` at stored − threshold. `max-sdc`: a mean part of silently corrupted answers of at
-    most the threshold. All speak of the inputs of the campaign and of fault maps at large.
+    most the threshold. `max-perplexity`, for language models: a mean token probability, exp(−NLL per token), of 1/P at
+    least, where a map with a logit that is not finite counts as 0. So it bounds the *harmonic* mean of the perplexity
+    over fault maps: perplexity itself has no upper bound, and of a mean without one nothing can be said from a sample.
+    All speak of the inputs of the campaign and of fault maps at large.
 
     Raises:
-        UsageError: a name that is not in the table, or a threshold outside 0 to 1.
+        UsageError: a name that is not in the table, or a threshold outside 0 to 1; for a perplexity, below 1.
     """
 
     name: str
@@ -62,12 +71,14 @@ class Gate:
     def __post_init__(self) -> None:
         if self.name not in GATES:
             raise unknown_name("gate", self.name, GATES)
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"--{self.name} {self.threshold}: a threshold is a fraction from 0 to 1")
+        kind = GATES[self.name]
+        if not kind.least <= self.threshold <= kind.most:
+            meant = "a fraction from 0 to 1" if kind.most == 1 else f"a number from {kind.least:g}"
+            raise UsageError(f"--{self.name} {self.threshold}: a threshold is {meant}")
 
     @property
     def quantity(self) -> str:
-        """Which of a trial's values it reads: `accuracy` or `sdc`."""
+        """Which of a trial's values it reads: `accuracy`, `sdc` or `token probability`."""
         return GATES[self.name].quantity
 
     @property
@@ -77,7 +88,16 @@ class Gate:
 
     def limit(self, stored_accuracy: float) -> float:
         """Return the mean at which the gate just holds; below 0 for a drop larger than the stored accuracy."""
-        return stored_accuracy - self.threshold if GATES[self.name].below_stored else self.threshold
+        return GATES[self.name].limit(self.threshold, stored_accuracy)
+
+    def check_measured(self, values: Mapping[str, float], model: str) -> None:
+        """Refuse a gate on what `values`, those of a run of `model`, do not have.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if self.quantity not in values:
+            raise UsageError(f"--{self.name}: {model} is no language model", "leave it out, or gate on --min-accuracy")
 
 
 class GateCheck:

@@ -18,6 +18,7 @@ from faultcli.memory import MemoryImage
 from faultcli.protect.scale import Factors
 from faultcli.recover.applied import AppliedCorrection
 from faultcli.recover.batchnorm import BatchNormRecalibration
+from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data import Dataset
 from faultcli.workload.evaluate import Workload
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
@@ -27,20 +28,18 @@ from faultcli.workload.metrics import GoldenRun, Outcome, measure
 class FaultFree:
     """A run of the model without faults: what outcomes are compared with."""
 
-    golden: GoldenRun
+    golden: Golden
     outcome: Outcome  # compared with itself, so masked = n but for non-finite rows
 
 
-def fault_free(workload: Workload) -> FaultFree:
+def fault_free(workload: BaseWorkload) -> FaultFree:
     """Run the model as it is now."""
-    logits = workload.logits()
-    golden = GoldenRun(logits)
-    return FaultFree(golden, measure(logits, workload.labels, golden))
+    return FaultFree(*workload.fault_free())
 
 
 def run_campaign(
     plan: Plan,
-    workload: Workload,
+    workload: BaseWorkload,
     tensors: Mapping[str, Tensor],
     *,
     checkpoint_hash: str,
@@ -62,9 +61,12 @@ def run_campaign(
     Raises:
         FormatError: a tensor cannot be stored in a format of the plan.
         FaultError: a law does not fit the memory.
+        UsageError: a gate asks for what this kind of model does not have.
     """
     start = time.perf_counter()
     original = fault_free(workload)
+    for gate in plan.gates:
+        gate.check_measured(gate_values(original.outcome), workload.architecture.name)
     results: dict[int, ArmResult] = {}
     try:
         for memory in dict.fromkeys(arm.memory for arm in plan.arms):
@@ -77,10 +79,14 @@ def run_campaign(
                     recalibration = None
                     if arm.recalibrate is not None:
                         assert unlabelled is not None
+                        assert isinstance(workload, Workload)
                         recalibration = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
                     watch = Watch(plan, number, stored.outcome.top1)
                     records = []
-                    correction = AppliedCorrection(workload, unlabelled, arm.correct) if arm.correct else None
+                    correction = None
+                    if arm.correct is not None:
+                        assert isinstance(workload, Workload)
+                        correction = AppliedCorrection(workload, unlabelled, arm.correct)
                     for record in trials(plan, number, arm, image, workload, stored, recalibration, correction):
                         on_record(record)
                         records.append(record)
@@ -107,6 +113,16 @@ def run_campaign(
     )
 
 
+def gate_values(outcome: Outcome) -> dict[str, float]:
+    """Return what gates read of a trial, all from 0 to 1; what is not defined for this kind of model is absent."""
+    values = {
+        "accuracy": outcome.top1,
+        "sdc": (outcome.sdc or 0) / outcome.n,
+        "token probability": outcome.token_probability,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
 class Watch:
     """Looks at the trials of one arm as they come, in the order of their numbers, and says when there are enough."""
 
@@ -119,8 +135,8 @@ class Watch:
 
     def enough(self, record: Record) -> bool:
         """Take the next trial; return whether the arm stops here."""
-        values = {"accuracy": record.outcome.top1, "sdc": (record.outcome.sdc or 0) / record.outcome.n}
-        self._sequence.add(values["accuracy"])
+        values = gate_values(record.outcome)
+        self._sequence.add(record.outcome.top1)
         for check in self._checks:
             check.add(values[check.gate.quantity])
         undecided = sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks)
@@ -132,7 +148,9 @@ class Watch:
         return tuple(GateResult(self._number, c.gate, c.limit, c.verdict, c.trials) for c in self._checks)
 
 
-def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> tuple[Outcome, Outcome]:
+def evaluate_stored(
+    image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]
+) -> tuple[Outcome, Outcome]:
     """Return the outcome of the checkpoint as it is, and as stored (compared with the first). Arguments as in
     `run_campaign`; the workload is left as it was."""
     original = fault_free(workload)
@@ -160,7 +178,7 @@ def trials(
     number: int,
     arm: Arm,
     image: MemoryImage,
-    workload: Workload,
+    workload: BaseWorkload,
     stored: FaultFree,
     recalibration: BatchNormRecalibration | None = None,
     correction: AppliedCorrection | None = None,
@@ -173,12 +191,19 @@ def trials(
         outcome = stored.outcome  # a trial that changes no value is the golden run
         if patch.values_changed or recalibration or correction:
             with patch.applied(workload.parameters), recalibration.applied() if recalibration else nullcontext():
-                logits = workload.logits()
-                outcome = measure(correction(logits) if correction else logits, workload.labels, stored.golden)
+                outcome = _outcome(workload, stored.golden, correction)
         yield Record(number, trial, faults.flips, patch.values_changed, outcome, time.perf_counter() - start)
 
 
-def _write_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> bool:
+def _outcome(workload: BaseWorkload, golden: Golden, correction: AppliedCorrection | None) -> Outcome:
+    if correction is None:
+        return workload.outcome(golden)
+    assert isinstance(workload, Workload)
+    assert isinstance(golden, GoldenRun)
+    return measure(correction(workload.logits()), workload.labels, golden)
+
+
+def _write_stored(image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]) -> bool:
     """Put the values as stored into the model; return whether any differs from the checkpoint's."""
     differs = False
     for name, values in image.values():

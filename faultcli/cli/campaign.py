@@ -69,6 +69,15 @@ def campaign(
             show_default=False,
         ),
     ] = None,
+    max_perplexity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Gate: a language model's perplexity, harmonic mean over fault maps, of at most P.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -96,7 +105,7 @@ def campaign(
     from faultcli.campaign.gates import Gate, Verdict
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.runner import run_campaign
-    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model
+    from faultcli.cli.session import classifier, load_unlabelled, make_workload, naming, open_model
     from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
@@ -106,7 +115,12 @@ def campaign(
     from faultcli.report.table import campaign_tables, gate_lines, winners
     from faultcli.scaling import read_weights
 
-    asked = {"min-accuracy": min_accuracy, "max-drop": max_drop, "max-sdc": max_sdc}
+    asked = {
+        "min-accuracy": min_accuracy,
+        "max-drop": max_drop,
+        "max-sdc": max_sdc,
+        "max-perplexity": max_perplexity,
+    }
     gates = tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
     if trials is None:
         trials = SEQUENTIAL_TRIALS if gates or until_ci is not None else FIXED_TRIALS
@@ -135,6 +149,8 @@ def campaign(
     workload = make_workload(
         checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
     )
+    if any(recalibrations) or correct is not None:
+        classifier(workload, "--recalibrate" if correct is None else "--corrector")
     read, factors = read_weights(checkpoint)
     if factors:
         note(f"{checkpoint.path}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
@@ -148,7 +164,7 @@ def campaign(
             {name: read(name) for name in names},
             factors=factors,
             checkpoint_hash=checkpoint.sha256(),
-            unlabelled=load_unlabelled(unlabelled, data) if looks else None,
+            unlabelled=load_unlabelled(unlabelled, data, workload) if looks else None,
             on_record=lambda record: display.update(task, advance=1, description=arms[record.arm].label),
         )
     write_json(campaign_document(result, confidence), json)

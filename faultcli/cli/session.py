@@ -10,6 +10,7 @@ from faultcli.cli.options import numbers
 
 if TYPE_CHECKING:
     from faultcli.checkpoint import Checkpoint
+    from faultcli.workload.base import BaseWorkload
     from faultcli.workload.data import Dataset
     from faultcli.workload.evaluate import Workload
 
@@ -44,10 +45,10 @@ def make_workload(
     device: str,
     mean: str | None,
     std: str | None,
-) -> Workload:
+) -> BaseWorkload:
     """Build the workload that the options ask for."""
     from faultcli.scaling import read_weights
-    from faultcli.workload.evaluate import DEFAULT_BATCH_SIZE, build_workload
+    from faultcli.workload.evaluate import build_workload
 
     read, _ = read_weights(checkpoint)
     return build_workload(
@@ -56,14 +57,30 @@ def make_workload(
         arch=arch,
         data=data,
         limit=limit,
-        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
+        batch_size=batch_size,
         device=device,
         mean=numbers("--mean", mean),
         std=numbers("--std", std),
+        directory=checkpoint.directory,
+        is_directory=checkpoint.kind == "directory",
     )
 
 
-def load_unlabelled(spec: str | None, data: str | None) -> Dataset:
+def classifier(workload: BaseWorkload, option: str) -> Workload:
+    """Return the workload as one that answers with one of K classes, which `option` needs."""
+    from faultcli.errors import UsageError
+    from faultcli.workload.evaluate import Workload
+
+    if isinstance(workload, Workload):
+        return workload
+    raise UsageError(
+        f"{option} works on classifiers, whose answer is one of K classes; {workload.architecture.name} is a language"
+        " model",
+        "leave it out; for language models there are protections of the memory, --protect",
+    )
+
+
+def load_unlabelled(spec: str | None, data: str | None, workload: BaseWorkload) -> Dataset:
     """Load the inputs to recalibrate on; by default, the training split of the data."""
     from faultcli.errors import UsageError
     from faultcli.workload.data import load_data, training_split
@@ -71,4 +88,4 @@ def load_unlabelled(spec: str | None, data: str | None) -> Dataset:
     named = spec or training_split(data if data is not None else "digits")
     if named is None:
         raise UsageError(f"--recalibrate: {data} has no training split", "name unlabelled inputs: --unlabelled D")
-    return load_data(named)
+    return load_data(named, geometry=workload.architecture.geometry)
