@@ -22,7 +22,7 @@ from faultcli.workload.sources import resolve_architecture
 from faultcli.workload.tokens import load_tokens
 
 DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, LeNet and the demo
-# Above this many numbers per batch a CPU is slower: MobileNetV2 takes twice as long with 32 images of 224×224 as with 4.
+# With more numbers per batch a CPU is slower: MobileNetV2 takes twice as long with 32 images of 224×224 as with 4.
 _BATCH_NUMBERS = 1 << 20
 CACHE_BYTES = 1 << 30  # preprocessed inputs are kept up to this size, else made anew batch by batch
 

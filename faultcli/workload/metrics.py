@@ -81,10 +81,12 @@ class Outcome:
         return 1 / probability if probability else None
 
     def rates(self) -> dict[str, float | None]:
-        """Return `top1`, `top5`, `agreement`, `loss` (in nats), and the other counts as fractions of the inputs."""
+        """Return `top1`, `top5`, `loss` (in nats), and the other counts as fractions of the inputs; for language models
+        also `agreement`."""
         counts = {name: value for name, value in asdict(self).items() if name not in _NOT_OF_INPUTS}
         fractions = {name: None if count is None else count / self.n for name, count in counts.items()}
-        return {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "loss": self.loss, **fractions}
+        tokens = {} if self.scored is None else {"agreement": self.agreement}
+        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, **tokens, **fractions}
 
 
 _NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed")
