@@ -79,13 +79,13 @@ SUBJECTS = {
         "imagenet/squeezenet1_1.safetensors",
         _IMAGES,
         trials=3,
-        limit=50,
+        limit=30,
         arch=f"{DATA}/imagenet/pt2/squeezenet1_1.pt2",
         mean=_MEAN,
         std=_STD,
     ),
     "mobilenet": Subject(
-        "MobileNetV2, ImageNet (Hugging Face directory)", "imagenet/mobilenet_v2-hf", _IMAGES, trials=3, limit=50
+        "MobileNetV2, ImageNet (Hugging Face directory)", "imagenet/mobilenet_v2-hf", _IMAGES, trials=3, limit=30
     ),
 }
 

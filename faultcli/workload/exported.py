@@ -21,7 +21,8 @@ def exported_architecture(spec: str, _: Path | None = None) -> Architecture:
     """Return the architecture of an exported program.
 
     It may have been exported without its weights (on the meta device); those that it has are replaced by the
-    checkpoint's. Images are scaled to 0 to 1 and not normalised, because the file says nothing about that.
+    checkpoint's. A program that was exported without weights does not say which of them are tied: the checkpoint then
+    has to have all. Images are scaled to 0 to 1 and not normalised, because the file says nothing about that.
 
     Raises:
         WorkloadError: there is no such file, it is no exported program, it takes several inputs, or a constant of it
@@ -63,8 +64,10 @@ def _build(path: Path) -> nn.Module:
     held: dict[int, Tensor] = {}
     state = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
-        # Tensors on the meta device cannot be copied into, so each is given storage; tied ones the same.
-        state[name] = held.setdefault(id(tensor), torch.empty_like(tensor, device="cpu", requires_grad=False))
+        # Tensors on the meta device cannot be copied into, so each is given storage; tied ones the same. That they are
+        # tied is known from their storage only, and so not of those on the meta device.
+        key = tensor.data_ptr() or id(tensor)
+        state[name] = held.setdefault(key, torch.empty_like(tensor, device="cpu", requires_grad=False))
     module.load_state_dict(state, assign=True)
     module.training = False  # an exported program has one mode only, and its eval() raises
     return module
