@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from faultcli.errors import WorkloadError, unknown_name
+from faultcli.errors import UsageError, WorkloadError, unknown_name
 from faultcli.workload.architectures import Architecture
 from faultcli.workload.preprocess import Geometry, Preprocess
 
@@ -27,12 +29,12 @@ def torchvision_architecture(spec: str, _: Path | None = None) -> Architecture:
     models: Any = _imported("torchvision.models", spec)
     known = models.list_models(module=models)  # the classifiers only; detection and video are in modules of their own
     if name not in known:
-        raise unknown_name("torchvision model", name, known)
+        raise _unknown("torchvision model", name, known)
     transforms = models.get_model_weights(name).DEFAULT.transforms()
     height = width = transforms.crop_size[0]
     return Architecture(
         name=spec,
-        build=lambda: _without_weights(models.get_model, name, **_UNUSED_HEADS.get(name, {})),
+        build=lambda: _without_weights(models.get_model, name, **_OPTIONS.get(name, {})),
         preprocess=Preprocess(mean=tuple(transforms.mean), std=tuple(transforms.std)),
         geometry=Geometry((height, width), transforms.resize_size[0], _RESAMPLE[transforms.interpolation.value]),
         input_shape=(3, height, width),
@@ -40,8 +42,9 @@ def torchvision_architecture(spec: str, _: Path | None = None) -> Architecture:
     )
 
 
-# Their auxiliary classifiers are for training, and checkpoints hold or leave them out; in eval mode nothing reads them.
-_UNUSED_HEADS: dict[str, dict[str, object]] = {name: {"init_weights": False} for name in ("googlenet", "inception_v3")}
+# Their published weights, and so most checkpoints, belong to inputs that the network itself normalises once more; and
+# the initialisation is slow.
+_OPTIONS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
 
 
 def timm_architecture(spec: str, _: Path | None = None) -> Architecture:
@@ -54,7 +57,7 @@ def timm_architecture(spec: str, _: Path | None = None) -> Architecture:
     name = spec.partition(":")[2]
     timm: Any = _imported("timm", spec)
     if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models())
+        raise _unknown("timm model", name, timm.list_models())
     config = timm.data.resolve_data_config(timm.get_pretrained_cfg(name).to_dict())
     channels, height, width = config["input_size"]
     return Architecture(
@@ -67,6 +70,11 @@ def timm_architecture(spec: str, _: Path | None = None) -> Architecture:
         input_shape=(channels, height, width),
         data="images:DIR",
     )
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> UsageError:
+    """Name the nearest only: there are hundreds."""
+    return unknown_name(kind, name, difflib.get_close_matches(name, known, n=5, cutoff=0.3) or known[:5])
 
 
 def _without_weights(make: Any, name: str, **options: object) -> nn.Module:
