@@ -183,8 +183,14 @@ CASES: dict[str, tuple[str, str]] = {
     "inject model.safetensors --ber 1e-4 -o gone/out": ("its directory gone does not exist", "mkdir -p 'gone'"),
     "inject model.safetensors --ber 1e-4 -o is-a-file/out": ("out: .*directory", ""),
     f"{INJECT} --ber 1e-4 --save-faults nan.safetensors": (r"nan\.safetensors: exists already", "--force"),
-    f"{INJECT} --ber 1e-4 --save-faults out": ("out: --output and --save-faults cannot be one file", "another --save-faults"),
-    f"{INJECT} --ber 1e-4 --save-faults ./out": ("--output and --save-faults cannot be one file", "another --save-faults"),
+    f"{INJECT} --ber 1e-4 --save-faults out": (
+        "out: --output and --save-faults cannot be one file",
+        "another --save-faults",
+    ),
+    f"{INJECT} --ber 1e-4 --save-faults ./out": (
+        "--output and --save-faults cannot be one file",
+        "another --save-faults",
+    ),
     f"{INJECT} --ber 1e-4 --save-faults model.safetensors --force": ("is the input; inputs are never changed", ""),
     f"{INJECT} --ber 1e-4 --save-faults gone/map": ("its directory gone does not exist", "mkdir"),
     f"{INJECT} --ber 1e-4 --json gone/x.json": ("its directory gone does not exist", "mkdir"),
