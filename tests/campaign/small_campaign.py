@@ -1,0 +1,90 @@
+"""A small campaign on the embedded demo, for tests; also as a process: `small_campaign.py STORE KIND PAUSE`.
+
+As a process it runs the trials serially, on `processes` or on `ray`, and prints a line `kept ARM TRIAL` for every trial
+that the store has acknowledged.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from faultcli.campaign.executors.base import Executor, Serial
+from faultcli.campaign.executors.pool import Pool
+from faultcli.campaign.executors.processes import Processes
+from faultcli.campaign.plan import Plan, cross
+from faultcli.campaign.records import CampaignResult
+from faultcli.campaign.runner import Listener, run_campaign
+from faultcli.campaign.shard import WHOLE, Shard
+from faultcli.campaign.store import Store
+from faultcli.checkpoint import Checkpoint
+from faultcli.faults.laws import parse_law
+from faultcli.faults.selection import select
+from faultcli.protect.chain import parse_chain
+from faultcli.workload.demo import demo_checkpoint_path
+from faultcli.workload.evaluate import Workload, build_workload
+
+PLAN = Plan(
+    cross(["q2.5", "fp16"], [parse_law("bitflip:1e-3")], [parse_chain("none"), parse_chain("scale=max,parity")]),
+    trials=8,
+)
+
+
+def demo_workload(limit: int = 30) -> Workload:
+    checkpoint = Checkpoint.open(demo_checkpoint_path())
+    return build_workload(checkpoint.state(), checkpoint.metadata, limit=limit)
+
+
+def run_demo(
+    store: Store | None = None,
+    executor: Executor | None = None,
+    *,
+    plan: Plan = PLAN,
+    shard: Shard = WHOLE,
+    workload: Workload | None = None,
+    on_record: Listener = lambda found, watch: None,
+) -> CampaignResult:
+    """Run the plan with one thread."""
+    checkpoint = Checkpoint.open(demo_checkpoint_path())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_campaign(
+            plan,
+            workload or demo_workload(),
+            {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())},
+            checkpoint_hash="demo",
+            store=store,
+            executor=executor,
+            shard=shard,
+            on_record=on_record,
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main(path: str, kind: str, pause: str) -> None:
+    executor: Executor = Serial()
+    if kind == "processes":
+        executor = Pool(Processes(2))
+    elif kind == "ray":
+        from faultcli.campaign.executors.actors import RayActors
+
+        executor = Pool(RayActors("local", 2))
+    with closing(Store.open(Path(path))) as store, closing(executor):
+        print("started", flush=True)
+
+        def acknowledged(found: object, watch: object) -> None:
+            print("kept", found.arm, found.trial, flush=True)  # type: ignore[attr-defined]
+            time.sleep(float(pause))
+
+        run_demo(store, executor, on_record=acknowledged)
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
