@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from faultcli.campaign.curves import QUANTITIES, CurveResult, curves_of, run_curves
@@ -30,10 +31,13 @@ RATES = "1e-6:1e-2"
 
 
 @pytest.fixture(scope="module")
-def demo() -> tuple[Workload, dict[str, Tensor], str]:
+def demo() -> Iterator[tuple[Workload, dict[str, Tensor], str]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the worker processes
     checkpoint = Checkpoint.open(demo_checkpoint_path())
     workload = build_workload(checkpoint.state(), checkpoint.metadata, limit=60)
-    return workload, {n: checkpoint.read(n) for n in select(checkpoint.tensors.values())}, checkpoint.sha256()
+    yield workload, {n: checkpoint.read(n) for n in select(checkpoint.tensors.values())}, checkpoint.sha256()
+    torch.set_num_threads(threads)
 
 
 def plan(trials: int = 96, *, hold: float | None = None, formats: str = "q2.5", **more: Any) -> Plan:
