@@ -60,7 +60,7 @@ def atomic_output(path: str | Path, *, force: bool = False, inputs: Iterable[Pat
         old = _examine(target, force=force, inputs=inputs)
         if old is not None and stat.S_ISDIR(old.st_mode):
             raise OutputError(f"{target}: is a directory; the output is a file", "name a file")
-        if old is not None and not (stat.S_ISREG(old.st_mode) or stat.S_ISLNK(old.st_mode)):
+        if old is not None and not _replaceable(target, old):
             raise OutputError(f"{target}: is not a regular file and cannot be replaced", "name a regular file")
         temporary = _temporary(target)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -206,6 +206,13 @@ def _examine(target: Path, *, force: bool, inputs: Iterable[Path]) -> os.stat_re
     if not force:
         raise _exists(target)
     return old
+
+
+def _replaceable(target: Path, old: os.stat_result) -> bool:
+    """Whether it is a plain file, or a link to one or to nothing: /dev/stdout is a link, and not to be replaced."""
+    if not stat.S_ISLNK(old.st_mode):
+        return stat.S_ISREG(old.st_mode)
+    return target.is_file() or target.is_dir() or not target.exists()
 
 
 def _check_replaceable(target: Path, inputs: Iterable[Path]) -> None:

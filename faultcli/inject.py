@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
@@ -16,12 +17,13 @@ from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NumberFormat
+from faultcli.formats import NumberFormat, container_dtype
 from faultcli.memory import format_for
 from faultcli.protect.base import words_of_bytes
-from faultcli.protect.stored import StoredTensor, TensorSlot
+from faultcli.protect.stored import CheckRegion, StoredTensor, TensorSlot
 
 Progress = Callable[[int], None]
+Stored: TypeAlias = StoredTensor | CheckRegion  # what faults are drawn over
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def inject(
         trial: see `seed`.
         force: replace an existing output (and fault map).
         save_faults: where to save the fault map, bound to the checksums of input and output.
-        progress: called with the bytes done since its last call.
+        progress: called with the bytes done since its last call; they add up to the checkpoint's, or with a fault map
+            to save, for which input and output are read once more, to three times that.
 
     Raises:
         UsageError: a negative seed or trial, or one path for both outputs.
@@ -92,25 +95,36 @@ def inject(
     if save_faults is not None and save_faults.absolute() == output.absolute():
         raise UsageError(f"{output}: the checkpoint and its fault map cannot be one file", "another --save-faults")
     places = slots(checkpoint, names, format_name)
-    quotas = share_out(law, places, seed=seed, trial=trial)
+    sites = [site for place in places for site in place.places]
+    quotas = share_out(law, sites, seed=seed, trial=trial)
 
-    def draw(stored: StoredTensor) -> WordFaults:
-        return draw_one(law, stored, seed=seed, trial=trial, quota=quotas.get(stored.name) if quotas else None)
+    def draw(region: Stored) -> WordFaults:
+        return draw_one(law, region, seed=seed, trial=trial, quota=quotas.get(region.name) if quotas else None)
 
     if save_faults:
         kept = [*checkpoint.files, *([checkpoint.index] if checkpoint.index else [])]
         check_output(save_faults, force=force, inputs=kept)
-    drawn, changed = _write(checkpoint, output, places, draw, force=force, progress=progress)
-    layout = {slot.name: slot.layout for slot in places}
-    faults = FaultMap(drawn, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
-    if save_faults:
-        try:
-            faults = faults.bound(before=checkpoint.sha256(), after=Checkpoint.open(output).sha256())
-            faults.save(save_faults, force=force)
-        except BaseException:  # an output whose faults are lost is no result
-            _remove(output)
-            raise
-    return Injection(output, faults, changed)
+    layout = {site.name: site.layout for site in sites}
+    saved: FaultMap | None = None
+
+    def fault_map(drawn: dict[str, WordFaults]) -> FaultMap:
+        return FaultMap(drawn, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
+
+    def save(partial: Path, drawn: dict[str, WordFaults]) -> None:
+        nonlocal saved
+        if save_faults is not None:
+            after = Checkpoint.open(partial).sha256(progress)
+            bound = fault_map(drawn).bound(before=checkpoint.sha256(progress), after=after)
+            bound.save(save_faults, force=force)
+            saved = bound
+
+    try:
+        drawn, changed = _write(checkpoint, output, places, draw, force=force, progress=progress, check=save)
+    except BaseException:
+        if saved is not None and save_faults is not None:  # the map of an output that never appeared
+            save_faults.unlink(missing_ok=True)
+        raise
+    return Injection(output, saved or fault_map(drawn), changed)
 
 
 def replay(
@@ -130,18 +144,20 @@ def replay(
             and cannot be taken back, because storing in that format lost the original values.
         CheckpointError: the result is not the checkpoint that the map is bound to.
     """
-    here = checkpoint.sha256() if faults.before else None
+    here = checkpoint.sha256(progress) if faults.before else None
     if here is not None and here not in (faults.before, faults.after):
         raise FaultError(
             f"{checkpoint.path}: is not the checkpoint that the fault map belongs to (SHA-256 {here[:12]}…, "
             f"the map is for {str(faults.before)[:12]}… and {str(faults.after)[:12]}…)",
             "replay it on the checkpoint it was drawn for, or on the corrupted one",
         )
-    missing = [name for name in faults.layout if name not in checkpoint.tensors]
+    places = slots(checkpoint, [name for name in faults.layout if name in checkpoint.tensors], faults.format)
+    layout = {site.name: site.layout for slot in places for site in slot.places}
+    missing = [name for name in faults.layout if name not in layout]
     if missing:
-        raise FaultError(f"{checkpoint.path}: has no tensor {missing[0]!r}, which the fault map covers")
-    places = slots(checkpoint, list(faults.layout), faults.format)
-    faults.check_layout({slot.name: slot.layout for slot in places}, str(checkpoint.path))
+        problem = f"has no tensor {missing[0]!r}, which the fault map covers"
+        raise FaultError(f"{checkpoint.path}: {problem}", "replay the map on the checkpoint that it was drawn for")
+    faults.check_layout(layout, str(checkpoint.path))
     taking_back = here is not None and here == faults.after != faults.before
     if taking_back and any(slot.format != format_for("native", checkpoint.info(slot.name).dtype) for slot in places):
         raise FaultError(
@@ -150,21 +166,21 @@ def replay(
             "use the original checkpoint",
         )
 
-    def look_up(stored: StoredTensor) -> WordFaults:
-        return faults.faults.get(stored.name, NO_FAULTS)
+    def look_up(region: Stored) -> WordFaults:
+        return faults.faults.get(region.name, NO_FAULTS)
 
-    _, changed = _write(checkpoint, output, places, look_up, force=force, progress=progress)
-    if here is not None and (expected := faults.before if taking_back else faults.after):
-        result = Checkpoint.open(output).sha256()
-        if result != expected:
-            _remove(output)
-            raise CheckpointError(f"{output}: SHA-256 is {result}, the fault map promises {expected}")
+    def prove(partial: Path, _: dict[str, WordFaults]) -> None:
+        if here is not None:
+            promised, found = faults.before if taking_back else faults.after, Checkpoint.open(partial).sha256(progress)
+            if found != promised:
+                raise CheckpointError(
+                    f"{checkpoint.path}: with the faults, its SHA-256 is {found[:12]}…, the fault map promises "
+                    f"{str(promised)[:12]}…",
+                    "the map was changed after it was drawn: draw it again",
+                )
+
+    _, changed = _write(checkpoint, output, places, look_up, force=force, progress=progress, check=prove)
     return Injection(output, faults, changed, restored=taking_back)
-
-
-def _remove(output: Path) -> None:
-    """Remove what this module has just written."""
-    shutil.rmtree(output) if output.is_dir() else output.unlink()
 
 
 def about_checkpoint(error: FormatError, checkpoint: Checkpoint) -> FormatError:
@@ -177,14 +193,16 @@ def _write(
     checkpoint: Checkpoint,
     output: Path,
     places: Sequence[TensorSlot],
-    faults_of: Callable[[StoredTensor], WordFaults],
+    faults_of: Callable[[Stored], WordFaults],
     *,
     force: bool,
     progress: Progress | None,
+    check: Callable[[Path, dict[str, WordFaults]], None],
 ) -> tuple[dict[str, WordFaults], int]:
-    """Stream the checkpoint to `output` with the tensors at `places` as they read with their faults.
+    """Stream the checkpoint to `output` with the tensors at `places` as they read with their faults. `check` is called
+    with what was written, before it appears, and with the faults; what it raises keeps it from appearing.
 
-    Returns the faults by tensor (those without are absent) and the number of values that read differently.
+    Returns the faults by region (those without are absent) and the number of values that read differently.
     """
     formats = {slot.name: slot.format for slot in places}
     drawn: dict[str, WordFaults] = {}
@@ -197,10 +215,12 @@ def _write(
         except FormatError as error:
             raise about_checkpoint(error, checkpoint) from None
         changed += differing
-        if len(faults.words):
-            drawn[info.name] = faults
+        drawn.update({name: hit for name, hit in faults.items() if len(hit.words)})
 
-    checkpoint.edit(output, change, names=list(formats), force=force, progress=progress)
+    def checked(partial: Path) -> None:
+        check(partial, dict(sorted(drawn.items())))
+
+    checkpoint.edit(output, change, names=list(formats), force=force, progress=progress, check=checked)
     return dict(sorted(drawn.items())), changed
 
 
@@ -208,23 +228,22 @@ def _corrupt(
     info: TensorInfo,
     data: NDArray[np.uint8],
     format: NumberFormat,
-    faults_of: Callable[[StoredTensor], WordFaults],
-) -> tuple[WordFaults, int]:
-    """Replace a tensor's bytes, in place, by what reads back; return its faults and how many values they changed."""
+    faults_of: Callable[[Stored], WordFaults],
+) -> tuple[dict[str, WordFaults], int]:
+    """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
+    changed."""
     dtype = torch_dtype(info.dtype)
     assert dtype is not None  # it has a number format, so torch has it too
     if format == format_for("native", info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
         faults = faults_of(StoredTensor(info.name, info.shape, format, words))
         words[faults.words] ^= faults.masks.astype(words.dtype)
-        return faults, len(faults.words)
-    import torch
-
+        return {info.name: faults}, len(faults.words)
     values = torch.from_numpy(data).view(dtype).view(info.shape)
     stored = StoredTensor.write(info.name, values, format)
-    faults = faults_of(stored)
-    touched = stored.faulty({info.name: faults})
-    flat = values.view(-1)
-    flat.copy_(stored.read().view(-1))
-    flat.index_copy_(0, touched.index, touched.values.to(dtype))
-    return faults, len(touched.index)
+    drawn = {region.name: faults_of(region) for region in stored.regions}
+    touched = stored.faulty(drawn)
+    values.copy_(stored.read())
+    raw = container_dtype(8 * dtype.itemsize)  # torch copies by index in integers, not in 8-bit floats
+    values.view(raw).view(-1).index_copy_(0, touched.index, touched.values.to(dtype).view(raw))
+    return drawn, len(touched.index)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from faultcli.checkpoint import DTYPES
+from faultcli.errors import UsageError
 from faultcli.faults.drawing import draw_faults
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap, Layout
@@ -65,7 +66,8 @@ class MemoryImage:
 
     Raises:
         FormatError: a value cannot be stored; the tensor is named.
-        UsageError: a protection does not work on this format, or needs a bit-error rate.
+        UsageError: a protection does not work on this format, or needs a bit-error rate; or its check words would have
+            the name of a tensor.
     """
 
     def __init__(
@@ -88,6 +90,13 @@ class MemoryImage:
             name: StoredTensor.write(name, values, format_of(name), chain, ber=ber, factors=factors.get(name))
             for name, values in tensors.items()
         }
+        if len(self.layout) < len(self.regions):  # faults are kept by name
+            names = [region.name for region in self.regions]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UsageError(
+                f"tensor {twice!r} has the name that the check words of another tensor take",
+                "leave one of the two out with --exclude, or rename it",
+            )
 
     @cached_property
     def regions(self) -> list[StoredTensor | CheckRegion]:
@@ -139,5 +148,11 @@ _DTYPE_NAMES = {f"torch.{known}": name for name, (_, known) in DTYPES.items() if
 
 
 def format_for(format_name: str, dtype: str) -> NumberFormat:
-    """Return the format of this name for a tensor of this safetensors dtype; `native` is the dtype itself."""
-    return native_format(dtype) if format_name == "native" else parse_format(format_name)
+    """Return the format of this name for a tensor of this safetensors dtype; `native` is the dtype itself.
+
+    Raises:
+        UsageError: no such format.
+        FormatError: the dtype is none that can be read as numbers, one by one (booleans, packed values).
+    """
+    own = native_format(dtype)
+    return own if format_name == "native" else parse_format(format_name)

@@ -24,7 +24,7 @@ class Prediction:
 
     name: str
     error: float  # as it is stored now
-    carriers: tuple[tuple[int, float], ...]  # bits and their part of what flips add, the largest first
+    carriers: tuple[tuple[int | str, float], ...]  # bits (of scales: "scale N") and their part of what flips add
     best_factor: float
     best_error: float
 
@@ -57,9 +57,12 @@ def predict(
         given = factors[name] if factors and name in factors else None
         stored = StoredTensor.write(name, search.sample, search.format, factors=given)
         clean = expected_error(stored, search.sample, 0.0)
-        added = [float((error - clean).sum().clamp(min=0)) for _, error in single_flips(stored, search.sample)]
-        whole = sum(added) or 1.0
-        shares = sorted(((bit, part / whole) for bit, part in enumerate(added)), key=lambda pair: -pair[1])
+        added = {
+            _bit(label): float((error - clean).sum().clamp(min=0))
+            for label, error in single_flips(stored, search.sample)
+        }
+        whole = sum(added.values()) or 1.0
+        shares = sorted(((bit, part / whole) for bit, part in added.items()), key=lambda pair: -pair[1])
         best = search.best_factor()
         yield Prediction(
             name,
@@ -69,3 +72,9 @@ def predict(
             search.error(torch.tensor([best])),
         )
         progress(info.nbytes)
+
+
+def _bit(label: str) -> int | str:
+    """Return the position in `bit N` as a number; `scale bit N` as `scale N`."""
+    short = label.replace("bit ", "")
+    return int(short) if short.isdecimal() else short

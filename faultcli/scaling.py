@@ -13,7 +13,7 @@ import binascii
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, split
 
 from faultcli import __version__
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
-from faultcli.memory import format_for
-from faultcli.protect.base import per_element
+from faultcli.formats.values import TILE, tiles
+from faultcli.inject import slots
 from faultcli.protect.chain import Chain
 from faultcli.protect.factors import FactorSearch, choose_factors
 from faultcli.protect.scale import Factors, Scale
@@ -35,6 +35,7 @@ from faultcli.protect.scale import Factors, Scale
 METADATA_KEY = "faultcli.scale"
 SCHEMA = "faultcli.scale/1"
 _MAX_CORRECTIONS = 64 << 20  # bytes of compressed corrections that a header takes
+_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Progress = Callable[[int], None]
 
@@ -79,7 +80,7 @@ class Scaling:
             factors = {name: _constants(factor) for name, factor in record["factors"].items()}
             corrections = {name: base64.b64decode(text) for name, text in record["corrections"].items()}
             scaling = cls(factors, corrections, str(record["original_sha256"]))
-        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error):
             raise _damaged(checkpoint) from None
         for name, factor in scaling.factors.items():
             usable = name in checkpoint.tensors and bool((factor > 0).all()) and bool(factor.isfinite().all())
@@ -89,19 +90,40 @@ class Scaling:
 
     def restore(self, name: str, stored: Tensor) -> Tensor:
         """Return the original tensor, bit for bit, of a scaled one."""
-        if name not in self.factors:
+        if name not in self.factors or not stored.numel():
             return stored
-        divided = _divide(stored, self.factors[name])
+        restored = torch.empty_like(stored)
+        for target, source, factor in _tiles(self.factors[name], restored, stored):
+            target.copy_(_divide(source, factor))
         if name not in self.corrections:
-            return divided
+            return restored
+        bits = _bits(restored)
         try:
             kind, _, packed = self.corrections[name].partition(b":")
-            offsets = np.frombuffer(zlib.decompress(packed), dtype=np.dtype(kind.decode()))
-            bits = _bits(divided)
-            restored = bits + offsets.astype(bits.dtype).reshape(bits.shape)
+            offset = np.dtype(kind.decode())
+            unpacked = zlib.decompressobj().decompress(packed, bits.size * offset.itemsize + 1)
+            offsets = np.frombuffer(unpacked, dtype=offset).reshape(bits.shape)
+            bits += offsets.astype(bits.dtype, copy=False)
         except (ValueError, TypeError, zlib.error) as error:
             raise CheckpointError(f"tensor {name!r}: the record of its scaling is damaged ({error})") from None
-        return torch.from_numpy(restored.view(np.uint8)).view(stored.dtype).view(stored.shape)
+        return restored
+
+
+@dataclass(frozen=True)
+class _Weights(Mapping[str, Tensor]):
+    """Tensors of a checkpoint, each read when it is looked at."""
+
+    checkpoint: Checkpoint
+    names: Sequence[str]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.checkpoint.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def read_weights(checkpoint: Checkpoint) -> tuple[Callable[[str], Tensor], dict[str, Factors] | None]:
@@ -135,27 +157,39 @@ def scale_checkpoint(
         format_name: number format of the memory that the factors and predictions are for.
         ber: its bit-error rate.
         force: replace an existing output.
-        progress: called with the bytes done since its last call; they add up to twice the checkpoint's.
+        progress: called with the bytes done since its last call; they add up to three times the checkpoint's: to find
+            the factors, for the checksum, to write.
 
     Raises:
         CheckpointError: the checkpoint is scaled already.
-        UsageError: a factor makes finite weights overflow; says how many, and the largest power of two that works.
+        UsageError: a factor makes finite weights overflow; says how many, and the largest power of two that works. Or
+            what rounding loses does not fit into the header.
         FormatError: weights that the format cannot store, or that no factor makes fit.
+
+    Peak memory is a few times the largest tensor, whatever the file's size.
     """
     if METADATA_KEY in checkpoint.metadata:
         raise CheckpointError(f"{checkpoint.path}: is scaled already", "undo that first: faultcli scale MODEL --undo")
-    common = _common_factor(checkpoint, scale, names, format_name, ber)
-    rows, factors, corrections = [], {}, {}
+    names = [name for name in names if checkpoint.info(name).elements]
+    formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
     for name in names:
-        info, weights = checkpoint.info(name), checkpoint.read(name)
-        format = format_for(format_name, info.dtype)
+        _check_scalable(checkpoint.info(name))
+    common = None
+    if scale.granularity == "model" and names:
+        factors_of = choose_factors(_Weights(checkpoint, names), formats.__getitem__, Chain(scale), ber)
+        common = next((chosen.values for chosen in factors_of.values()), None)
+    rows, factors, corrections = [], {}, {}
+    room = _MAX_CORRECTIONS
+    for name in names:
+        info, format, weights = checkpoint.info(name), formats[name], checkpoint.read(name)
         chosen = common
         if chosen is None:
-            chosen = choose_factors({name: weights}, {name: format}.__getitem__, Chain(scale), ber)[name].values
+            chosen = choose_factors({name: weights}, formats.__getitem__, Chain(scale), ber)[name].values
         factor = chosen.double()
-        record, corrected = _corrections(checkpoint, info, weights, factor)
+        record, corrected = _corrections(checkpoint, info, weights, factor, room)
         if record:
             corrections[name] = record
+            room -= len(record)
         search = FactorSearch(name, weights, format, Chain(), ber)
         best = float(chosen) if scale == Scale("auto") else search.best_factor()
         listed = factor.tolist()
@@ -173,15 +207,10 @@ def scale_checkpoint(
         )
         if progress is not None:
             progress(info.nbytes)
-    if sum(map(len, corrections.values())) > _MAX_CORRECTIONS:
-        raise UsageError(
-            f"{checkpoint.path}: what rounding loses under these factors does not fit into the header",
-            "use a power of two, which loses nothing: try --factor 4",
-        )
     summary = {
         "schema": SCHEMA,
         "version": __version__,
-        "original_sha256": checkpoint.sha256(),
+        "original_sha256": checkpoint.sha256(progress),
         "factors": factors,
         "corrections": {name: base64.b64encode(data).decode() for name, data in corrections.items()},
     }
@@ -189,7 +218,8 @@ def scale_checkpoint(
 
     def multiply(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         values = _view(info, data)
-        values.copy_(_multiply(values, constants[info.name]))
+        for tile, factor in _tiles(constants[info.name], values):
+            tile.copy_(_multiply(tile, factor))
 
     metadata = {**checkpoint.metadata, METADATA_KEY: json.dumps(summary, sort_keys=True)}
     checkpoint.edit(output, multiply, names=list(names), metadata=metadata, force=force, progress=progress)
@@ -210,10 +240,10 @@ def unscale_checkpoint(
 
     def divide(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         values = _view(info, data)
-        values.copy_(scaling.restore(info.name, values.clone()))
+        values.copy_(scaling.restore(info.name, values))
 
     def proven(partial: Path) -> None:
-        found = Checkpoint.open(partial).sha256()
+        found = Checkpoint.open(partial).sha256(progress)
         if found != scaling.original_sha256:
             raise CheckpointError(
                 f"{checkpoint.path}: undoing the scaling gives SHA-256 {found[:12]}…, the original had "
@@ -227,59 +257,64 @@ def unscale_checkpoint(
     return scaling.original_sha256
 
 
-def _common_factor(
-    checkpoint: Checkpoint, scale: Scale, names: Sequence[str], format_name: str, ber: float
-) -> Tensor | None:
-    """Return the one factor of the model, if it has one; needs all its tensors at once."""
-    if scale.granularity != "model" or not isinstance(scale.factor, str):
-        return None
-    tensors = {name: checkpoint.read(name) for name in names}
-
-    def format_of(name: str) -> Any:
-        return format_for(format_name, checkpoint.info(name).dtype)
-
-    return next(iter(choose_factors(tensors, format_of, Chain(scale), ber).values())).values
-
-
-def _corrections(checkpoint: Checkpoint, info: TensorInfo, weights: Tensor, factor: Tensor) -> tuple[bytes | None, int]:
-    """Return the record of what dividing does not give back, and how many values it concerns."""
-    finite = weights.double().isfinite()
-    scaled = _multiply(weights, factor)
-    overflowing = int((finite & ~_fits(weights, factor)).sum())
+def _corrections(
+    checkpoint: Checkpoint, info: TensorInfo, weights: Tensor, factor: Tensor, room: int
+) -> tuple[bytes | None, int]:
+    """Return the record, of `room` bytes at the most, of what dividing does not give back, and how many values it
+    concerns."""
+    largest = torch.finfo(weights.dtype).max
+    offsets = torch.empty(weights.shape, dtype=_SIGNED[weights.element_size()])
+    overflowing, wrong, peak = 0, 0, 0.0
+    for target, tile, constant in _tiles(factor, offsets, weights):
+        wide = tile.double()
+        wide = wide.where(wide.isfinite(), 0.0)
+        overflowing += int(((wide * constant).abs() > largest).sum())
+        peak = max(peak, float(wide.abs().max()))
+        # Modulo 2^bits, so that it undoes anything, NaN included.
+        target.copy_(_integers(tile) - _integers(_divide(_multiply(tile, constant), constant)))
+        wrong += int(target.count_nonzero())
     if overflowing:
-        peak = float(weights.double()[finite].abs().max())
-        works = 2.0 ** math.floor(math.log2(torch.finfo(weights.dtype).max / peak))
+        works = 2.0 ** math.floor(math.log2(largest / peak))
         raise UsageError(
             f"{checkpoint.path}: tensor {info.name!r}: {overflowing} values overflow {info.dtype} when multiplied by "
             f"{float(factor.max()):g}",
             f"the largest power of two that works is {works:g}",
         )
-    offsets = _bits(weights) - _bits(_divide(scaled, factor))  # modulo 2^bits, so it undoes anything, NaN included
-    wrong = int(np.count_nonzero(offsets))
-    if not wrong:
-        return None, 0
-    for dtype in ("int8", "int16", "int32", "int64"):
-        narrow = offsets.astype(dtype)
-        if np.array_equal(narrow.astype(offsets.dtype), offsets):
-            return dtype.encode() + b":" + zlib.compress(narrow.tobytes(), 6), wrong
-    raise AssertionError("int64 holds everything")
+    return (_pack(checkpoint, offsets.view(-1), room), wrong) if wrong else (None, 0)
 
 
-def _fits(weights: Tensor, factor: Tensor) -> Tensor:
-    wide = weights.double()
-    return (wide * per_element(factor, wide, tuple(wide.shape), None)).abs() <= torch.finfo(weights.dtype).max
+def _pack(checkpoint: Checkpoint, offsets: Tensor, room: int) -> bytes:
+    """Return offsets, in the narrowest dtype that holds them, compressed."""
+    low, high = map(int, offsets.aminmax())
+    names = ("int8", "int16", "int32", "int64")
+    name = next(name for name in names if np.iinfo(name).min <= low and high <= np.iinfo(name).max)
+    packer, packed = zlib.compressobj(6), bytearray(name.encode() + b":")
+    for chunk in split(offsets, TILE):
+        packed += packer.compress(chunk.numpy().astype(name).tobytes())
+        if len(packed) > room:
+            raise UsageError(
+                f"{checkpoint.path}: what rounding loses under these factors does not fit into the header",
+                "use a power of two, which loses nothing: try --factor 4",
+            )
+    return bytes(packed + packer.flush())
+
+
+def _tiles(factor: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield matching pieces [rows, columns] of tensors of one shape, which share their memory, and the constants [1, 1]
+    or [rows, 1] that belong to them: what is computed in float64 stays small."""
+    rows = [tensor.reshape(len(factor), -1) for tensor in tensors]
+    for tile in tiles(*rows[0].shape):
+        yield *(row[tile] for row in rows), factor[tile[0], None]
 
 
 def _multiply(weights: Tensor, factor: Tensor) -> Tensor:
     """Return c·w in the dtype of w, rounded once from float64."""
-    wide = weights.double()
-    return _narrow(wide * per_element(factor, wide, tuple(wide.shape), None), weights)
+    return _narrow(weights.double() * factor, weights)
 
 
 def _divide(stored: Tensor, factor: Tensor) -> Tensor:
     """Return v/c in the dtype of v, rounded once from float64."""
-    wide = stored.double()
-    return _narrow(wide / per_element(factor, wide, tuple(wide.shape), None), stored)
+    return _narrow(stored.double() / factor, stored)
 
 
 def _narrow(wide: Tensor, like: Tensor) -> Tensor:
@@ -290,13 +325,23 @@ def _narrow(wide: Tensor, like: Tensor) -> Tensor:
 
 def _bits(values: Tensor) -> NDArray[Any]:
     unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[values.element_size()]
-    return values.contiguous().view(-1).view(torch.uint8).numpy().view(unsigned)
+    return values.view(-1).view(torch.uint8).numpy().view(unsigned)
 
 
-def _view(info: TensorInfo, data: NDArray[np.uint8]) -> Tensor:
+def _integers(values: Tensor) -> Tensor:
+    return values.contiguous().view(_SIGNED[values.element_size()])
+
+
+def _check_scalable(info: TensorInfo) -> None:
     dtype = torch_dtype(info.dtype)
     if dtype is None or not dtype.is_floating_point:
         raise FormatError(f"tensor {info.name!r} has dtype {info.dtype}, which cannot be scaled", "leave it out")
+
+
+def _view(info: TensorInfo, data: NDArray[np.uint8]) -> Tensor:
+    _check_scalable(info)
+    dtype = torch_dtype(info.dtype)
+    assert dtype is not None
     return torch.from_numpy(data).view(dtype).view(info.shape)
 
 

@@ -15,8 +15,8 @@ from faultcli.memory import format_for
 
 @dataclass(frozen=True)
 class TensorSurvey:
-    """One tensor. The statistics are over its finite values, in float64; None where there are none or torch lacks the
-    dtype."""
+    """One tensor. The statistics are over its finite values, in float64; None where there are none, torch lacks the
+    dtype, or squares overflow."""
 
     name: str
     dtype: str
@@ -28,11 +28,12 @@ class TensorSurvey:
     high: float | None
     std: float | None
     nonfinite: int  # NaN and infinite values
+    scale_bits: int = 0  # of all scales that lie in the memory
 
     @property
     def bits(self) -> int:
         """Stored bits at risk."""
-        return self.elements * (self.word_bits or 0) if self.at_risk else 0
+        return self.elements * (self.word_bits or 0) + self.scale_bits if self.at_risk else 0
 
 
 def survey(
@@ -48,16 +49,21 @@ def survey(
 
 
 def _survey(checkpoint: Checkpoint, info: TensorInfo, at_risk: bool, format_name: str) -> TensorSurvey:
+    word_bits, scale_bits = None, 0
     try:
-        word_bits = format_for(format_name, info.dtype).bits
+        format = format_for(format_name, info.dtype)
+        word_bits = format.bits
+        scale_bits = format.scale_format.bits * format.scale_words(info.shape) if format.scale_format else 0
     except FormatError:
-        word_bits = None
+        pass
     low = high = std = None
     nonfinite = 0
     if torch_dtype(info.dtype) is not None and info.dtype not in ("F4", "C64"):
         low, high, std, nonfinite = _statistics(checkpoint.read(info.name))
     elements = math.prod(info.shape)
-    return TensorSurvey(info.name, info.dtype, info.shape, elements, at_risk, word_bits, low, high, std, nonfinite)
+    return TensorSurvey(
+        info.name, info.dtype, info.shape, elements, at_risk, word_bits, low, high, std, nonfinite, scale_bits
+    )
 
 
 _CHUNK = 1 << 22  # elements turned into float64 at a time
@@ -76,9 +82,10 @@ def _statistics(tensor: Tensor) -> tuple[float | None, float | None, float | Non
         low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         # Chan, Golub and LeVeque 1983: joins two means and sums of squares without loss of digits.
         n, chunk_mean = len(finite), float(finite.mean())
-        squares += float(((finite - chunk_mean) ** 2).sum()) + (chunk_mean - mean) ** 2 * count * n / (count + n)
-        mean += (chunk_mean - mean) * n / (count + n)
+        step = chunk_mean - mean
+        squares += float((finite - chunk_mean).square().sum()) + step * step * count * n / (count + n)
+        mean += step * n / (count + n)
         count += n
     if not count:
         return None, None, None, nonfinite
-    return low, high, math.sqrt(squares / count), nonfinite
+    return low, high, math.sqrt(squares / count) if math.isfinite(squares) else None, nonfinite

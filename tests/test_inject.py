@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import CheckpointError, FaultError, FormatError, OutputError, UsageError
 from faultcli.faults.laws import parse_law
-from faultcli.faults.maps import FaultMap
+from faultcli.faults.maps import FaultMap, Layout
 from faultcli.faults.selection import select
 from faultcli.formats import parse_format
 from faultcli.inject import Injection, inject, replay
@@ -176,14 +176,15 @@ def test_another_format_reads_as_encoded_hit_and_decoded_by_hand(
     assert digests(tmp_path / "again") == digests(tmp_path / "out")
 
 
-@pytest.mark.parametrize("format", ["native", "q2.5", "fp16", "int8"])
+@pytest.mark.parametrize("format", ["native", "q2.5", "fp16", "int8", "mxfp8-e5m2", "int4-g16", "nf4"])
 @pytest.mark.parametrize("law", LAWS)
 def test_the_faults_are_those_of_the_campaign_trial(format: str, law: str, tmp_path: Path) -> None:
-    if law in FLOATS_ONLY and format in ("q2.5", "int8"):
+    if law in FLOATS_ONLY and format in ("q2.5", "int8", "int4-g16", "nf4"):
         pytest.skip("no exponent")
     model = single(tmp_path / "model.safetensors")
     done = corrupt(model, law, tmp_path / "out", format, seed=5, trial=11)
-    image = MemoryImage({name: tensors()[name] for name in done.faults.layout}, format)
+    image = MemoryImage({name: tensors()[name] for name in done.faults.layout if "#" not in name}, format)
+    assert image.layout == done.faults.layout
     drawn = image.draw(parse_law(law), seed=5, trial=11)
     assert same_faults(drawn, done.faults)
     state = dict(image.values())
@@ -251,6 +252,24 @@ def test_replay_where_it_does_not_belong(tmp_path: Path) -> None:
     with pytest.raises(FaultError, match=r"faults drawn in q2\.5 cannot be taken back"):
         replay(Checkpoint.open(tmp_path / "q2.5"), faults, tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("format", ["mxfp4", "fp8-e4m3-tensor", "int4-g64"])
+def test_flips_of_scales_are_saved_and_replayed(format: str, tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    corrupt(model, "bitflip:0", tmp_path / "stored", format)
+    done = corrupt(model, "flips:3,bits=scale", tmp_path / "out", format, save_faults=tmp_path / "map")
+    assert done.values_changed > 3
+    assert {name.partition("#")[2] for name in done.faults.faults} == {"scale"}
+    faults = FaultMap.load(tmp_path / "map")
+    assert faults.layout == done.faults.layout
+    assert replay(Checkpoint.open(model), faults, tmp_path / "again").values_changed == done.values_changed
+    assert digests(tmp_path / "again") == digests(tmp_path / "out") != digests(tmp_path / "stored")
+    with pytest.raises(FaultError, match=f"faults drawn in {format} cannot be taken back"):
+        replay(Checkpoint.open(tmp_path / "out"), faults, tmp_path / "no")
+    unbound = FaultMap(faults.faults, {**faults.layout, "gone#scale": Layout(1, 8)}, format=format)
+    with pytest.raises(FaultError, match="has no tensor 'gone#scale', which the fault map covers"):
+        replay(Checkpoint.open(model), unbound, tmp_path / "no")
 
 
 def test_format_that_is_the_files_own_can_be_taken_back(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The memory image against the slow, obvious way: corrupt every code, decode everything."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,13 @@ from hypothesis import strategies as st
 
 from faultcli.errors import FaultError, FormatError
 from faultcli.faults.laws import parse_law
-from faultcli.faults.maps import FaultMap
-from faultcli.formats import parse_format
+from faultcli.faults.maps import FaultMap, WordFaults
+from faultcli.formats import NumberFormat, ScaledFormat, parse_format
 from faultcli.memory import MemoryImage
 from faultcli.protect.base import codes_of, words_of
 
 FORMATS = ["native", "fp32", "fp16", "bf16", "fp8-e4m3", "fp8-e5m2", "fp6-e3m2", "fp4-e2m1", "q2.5", "q7.24", "int8"]
-FORMATS += ["int4-channel"]
+FORMATS += ["int4-channel", "int4-g32", "fp8-e5m2-tensor", "mxfp8-e4m3", "mxfp6-e3m2", "mxfp4", "nf4"]
 
 
 def weights(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -28,15 +30,23 @@ def weights(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
 def slow_read(values: torch.Tensor, format: str, faults: FaultMap, name: str) -> torch.Tensor:
     """Encode everything, flip bit by bit, decode everything."""
     fitted = (MemoryImage({name: values}, format).tensors[name].format).fitted(values)
-    words = [int(word) for word in words_of(fitted.encode(values))]
-    if name in faults.faults:
-        hit = faults.faults[name]
+    codes = flipped(fitted.encode(values), fitted.bits, faults, name)
+    if isinstance(fitted, ScaledFormat) and fitted.scale_format is not None:
+        assert fitted.scales is not None
+        words = flipped(fitted.store.encode(fitted.scales), fitted.store.bits, faults, f"{name}#scale")
+        fitted = dataclasses.replace(fitted, scales=fitted.store.decode(words))
+    return fitted.decode(codes)
+
+
+def flipped(codes: torch.Tensor, bits: int, faults: FaultMap, region: str) -> torch.Tensor:
+    words = [int(word) for word in words_of(codes)]
+    if region in faults.faults:
+        hit = faults.faults[region]
         for word, mask in zip(hit.words.tolist(), hit.masks.tolist(), strict=True):
-            for bit in range(fitted.bits):
+            for bit in range(bits):
                 if mask >> bit & 1:
                     words[word] ^= 1 << bit
-    container = words_of(fitted.encode(values)).dtype
-    return fitted.decode(codes_of(np.array(words, dtype=container)).view(values.shape))
+    return codes_of(np.array(words, dtype=words_of(codes).dtype)).view(codes.shape)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -93,6 +103,71 @@ def test_a_patch_lists_changed_values_only() -> None:
     int8 = MemoryImage({"w": torch.ones(100)}, "int8")
     everything = int8.patch(int8.draw(parse_law("flips:800"), seed=0, trial=0))
     assert everything.values_changed == 100
+
+
+AT_RISK = {"fp8-e4m3-tensor": (2, 32), "mxfp4": (8 + 20, 8), "nf4": (4 + 8, 32), "int4-g16": (16 + 40, 16)}
+
+
+@pytest.mark.parametrize("format", AT_RISK)
+def test_scales_are_bits_at_risk_and_no_overhead_of_a_protection(format: str) -> None:
+    image = MemoryImage(weights(), format)
+    bits = parse_format(format).bits * (216 + 500)
+    words, width = AT_RISK[format]
+    assert image.bits == bits + width * words
+    assert image.overhead_bits_per_weight == 0
+    assert {region.name for region in image.regions if not region.holds_values} == {
+        "conv.weight#scale",
+        "fc.weight#scale",
+    }
+
+
+def test_a_flipped_scale_touches_its_group_and_nothing_else() -> None:
+    image = MemoryImage({"w": torch.ones(3, 70)}, "mxfp4")  # groups of 32, 32 and 6 in every row
+    for word, (first, last) in {0: (0, 32), 2: (64, 70), 3: (70, 102), 8: (204, 210)}.items():
+        hit = WordFaults(np.array([word]), np.array([1], dtype=np.uint64))
+        touched = image.patch(FaultMap({"w#scale": hit}, image.layout)).elements["w"]
+        assert touched.index.tolist() == list(range(first, last))
+        assert touched.values.unique().tolist() == [0.5]  # 2^(125 - 127) · 4 became 2^(124 - 127) · 4
+    nan = WordFaults(np.array([8]), np.array([0xFF ^ 125], dtype=np.uint64))
+    assert image.patch(FaultMap({"w#scale": nan}, image.layout)).elements["w"].values.isnan().all()
+
+
+def test_a_patch_decodes_what_it_touches_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = MemoryImage({"w": torch.ones(200, 1024)}, "mxfp8-e4m3")
+    element, decoded = type(image.tensors["w"].format.element), []
+    plain = element.decode
+
+    def counting(self: NumberFormat, codes: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
+        decoded.append(codes.numel())
+        return plain(self, codes, index)
+
+    monkeypatch.setattr(element, "decode", counting)
+    one = np.array([1, 1], dtype=np.uint64)
+    for region, elements in (("w", 2), ("w#scale", 2 * 32)):
+        decoded.clear()
+        hit = WordFaults(np.array([5, 6_000]), one)
+        assert image.patch(FaultMap({region: hit}, image.layout)).values_changed == elements
+        assert decoded == [elements, elements]  # without and with the faults
+
+
+def test_bits_of_scales_are_named_scale() -> None:
+    image = MemoryImage(weights(), "int4-g16")
+
+    def regions(spec: str) -> set[str]:
+        return {name.partition("#")[2] for name in image.draw(parse_law(spec), seed=0, trial=0).faults}
+
+    assert regions("bitflip:0.1") == {"", "scale"}
+    assert regions("bitflip:0.1,bits=msb") == {""}
+    assert regions("bitflip:0.1,bits=scale") == {"scale"}
+    assert regions("bitflip:0.1,bits=sign+scale:exponent") == {"", "scale"}
+    assert regions("zero:0.5") == regions("gaussian:0.5") == {""}
+    faults = image.draw(parse_law("bitflip:1,bits=sign+scale:sign"), seed=0, trial=0).faults
+    assert set(faults["fc.weight"].masks.tolist()) == {1 << 3}
+    assert set(faults["fc.weight#scale"].masks.tolist()) == {1 << 15}
+    with pytest.raises(FaultError, match="bits 'scale' in int8: there are no bits 'scale'"):
+        MemoryImage(weights(), "int8").draw(parse_law("bitflip:0.1,bits=scale"), seed=0, trial=0)
+    with pytest.raises(FaultError, match="there are no bits 'mantissa'"):
+        MemoryImage(weights(), "mxfp4").draw(parse_law("bitflip:0.1,bits=scale:mantissa"), seed=0, trial=0)
 
 
 def test_what_a_format_cannot_store_is_refused_by_name() -> None:

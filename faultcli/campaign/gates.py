@@ -32,13 +32,16 @@ class Verdict(StrEnum):
 class _Kind:
     quantity: str  # key of a trial's values
     good: Literal["above", "below"]  # the side of the limit where the gate holds
-    below_stored: bool  # the threshold counts down from the accuracy as stored
+    below_stored: bool = False  # the threshold counts down from the accuracy as stored
+    bounds: tuple[float, float] = (0.0, 1.0)  # of a trial's value
+    needs_baseline: bool = False
 
 
 GATES = {
-    "min-accuracy": _Kind("accuracy", "above", below_stored=False),
+    "min-accuracy": _Kind("accuracy", "above"),
     "max-drop": _Kind("accuracy", "above", below_stored=True),
-    "max-sdc": _Kind("sdc", "below", below_stored=False),
+    "max-sdc": _Kind("sdc", "below"),
+    "max-drop-from-baseline": _Kind("drop", "below", bounds=(-1.0, 1.0), needs_baseline=True),
 }
 
 
@@ -50,7 +53,9 @@ class Gate:
     the accuracy of the fault-free checkpoint *as stored*, by definition: what the number format costs without faults is
     not fault loss and is not counted here. The stored accuracy is a constant of the campaign (the same inputs, no
     faults), so this is `min-accuracy` at stored − threshold. `max-sdc`: a mean part of silently corrupted answers of at
-    most the threshold. All speak of the inputs of the campaign and of fault maps at large.
+    most the threshold. `max-drop-from-baseline`: a mean loss of at most the threshold against another checkpoint on the
+    same fault maps, paired by trial (`faultcli.campaign.baseline`). All speak of the inputs of the campaign and of
+    fault maps at large.
 
     Raises:
         UsageError: a name that is not in the table, or a threshold outside 0 to 1.
@@ -67,13 +72,23 @@ class Gate:
 
     @property
     def quantity(self) -> str:
-        """Which of a trial's values it reads: `accuracy` or `sdc`."""
+        """Which of a trial's values it reads: `accuracy`, `sdc` or `drop`."""
         return GATES[self.name].quantity
 
     @property
     def direction(self) -> Literal["above", "below"]:
         """The side of the limit, itself included, where the gate holds."""
         return GATES[self.name].good
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value of a trial."""
+        return GATES[self.name].bounds
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether a trial's value needs the same trial of another checkpoint."""
+        return GATES[self.name].needs_baseline
 
     def limit(self, stored_accuracy: float) -> float:
         """Return the mean at which the gate just holds; below 0 for a drop larger than the stored accuracy."""
@@ -94,12 +109,12 @@ class GateCheck:
         self.limit = gate.limit(stored_accuracy)
         self.trials = 0
         bad: Literal["above", "below"] = "below" if gate.direction == "above" else "above"
-        self._good = MeanTest(self.limit, alpha=alpha, direction=gate.direction)
-        self._bad = MeanTest(self.limit, alpha=alpha, direction=bad)
+        self._good = MeanTest(self.limit, alpha=alpha, direction=gate.direction, bounds=gate.bounds)
+        self._bad = MeanTest(self.limit, alpha=alpha, direction=bad, bounds=gate.bounds)
         self._verdict = Verdict.INCONCLUSIVE
         self._settle()
         # A limit at the very end of what is possible is met by every mean there is.
-        if self.limit == (0 if gate.direction == "above" else 1):
+        if self.limit == gate.bounds[0 if gate.direction == "above" else 1]:
             self._verdict = Verdict.PASS
 
     def add(self, value: float) -> Verdict:

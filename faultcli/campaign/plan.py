@@ -107,6 +107,9 @@ class Plan:
     until_half_width: float | None = None  # and when the interval of its accuracy is as narrow as this
     confidence: float = 0.95  # of intervals, and that no gate's verdict is wrong
     question: Question | None = None  # of a campaign of curves (`campaign.curves`)
+    baseline: tuple[
+        tuple[float | None, ...], ...
+    ] = ()  # per arm and trial, the accuracy of the checkpoint to compare with
 
     def __post_init__(self) -> None:
         if self.trials < 1:

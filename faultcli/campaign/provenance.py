@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from faultcli import __version__
@@ -29,6 +29,7 @@ class Provenance:
     threads: int  # per process
     command: str
     versions: Mapping[str, str]
+    tensors: Mapping[str, Sequence[int]] = field(default_factory=dict)  # shapes of those at risk
 
 
 def installed_versions() -> dict[str, str]:

@@ -26,7 +26,8 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     memories = [store.memory(arm) for arm in identity.arms]
     kept = [number for number, memory in enumerate(memories) if memory is not None]
     if len(kept) < len(memories):
-        plan = replace(plan, arms=tuple(plan.arms[number] for number in kept))
+        baseline = tuple(plan.baseline[number] for number in kept) if plan.baseline else ()
+        plan = replace(plan, arms=tuple(plan.arms[number] for number in kept), baseline=baseline)
         identity = replace(identity, arms=tuple(identity.arms[number] for number in kept))
     arms = []
     for number, (arm, memory) in enumerate(zip(identity.arms, filter(None, memories), strict=True)):

@@ -120,7 +120,13 @@ class Store:
             StoreError: it is another campaign; says what differs.
         """
         known = self._one("base")
-        row = (identity.base, inputs, _json(original), _asked(plan), _json(provenance) if provenance else None)
+        row = (
+            identity.base,
+            inputs,
+            _json(original),
+            _asked(plan, identity),
+            _json(provenance) if provenance else None,
+        )
         with self._writing():
             if known is None:
                 self._connection.execute("INSERT INTO campaign VALUES (?, ?, ?, ?, ?)", row)
@@ -211,6 +217,7 @@ class Store:
         """
         asked, base = json.loads(self._one("asked")), json.loads(self.base)
         target, include, exclude = base["selection"]
+        baseline = asked.get("baseline", {})
         with _reported(self._name):
             return Plan(
                 tuple(read_arm(json.loads(arm)) for arm in self.arms),
@@ -223,6 +230,7 @@ class Store:
                 until_half_width=asked["until_half_width"],
                 confidence=asked["confidence"],
                 question=Question(*asked["question"]) if asked.get("question") else None,
+                baseline=tuple(tuple(baseline.get(arm, ())) for arm in self.arms) if baseline else (),
             )
 
     def _one(self, column: str) -> Any:
@@ -256,11 +264,12 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
-def _asked(plan: Plan) -> str:
+def _asked(plan: Plan, identity: Identity) -> str:
     gates = [[gate.name, gate.threshold] for gate in plan.gates]
     asked = {"trials": plan.trials, "until_half_width": plan.until_half_width, "confidence": plan.confidence}
+    baseline = dict(zip(identity.arms, plan.baseline, strict=True)) if plan.baseline else None
     question = [plan.question.rates, plan.question.hold] if plan.question else None
-    return json.dumps(asked | {"gates": gates, "question": question})
+    return json.dumps(asked | {"gates": gates, "question": question, "baseline": baseline})
 
 
 def _json(item: Any) -> str:

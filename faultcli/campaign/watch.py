@@ -20,16 +20,22 @@ class Watch:
         self._values: list[float] = []
         self._sequence = ConfidenceSequence(confidence=plan.confidence)
         alpha = (1 - plan.confidence) / max(1, len(plan.gates) * len(plan.arms))
-        self._checks = [GateCheck(gate, stored_accuracy=stored_accuracy, alpha=alpha) for gate in plan.gates]
+        self._baseline = plan.baseline[number] if plan.baseline else ()
+        gates = [gate for gate in plan.gates if self._baseline or not gate.needs_baseline]
+        self._checks = [GateCheck(gate, stored_accuracy=stored_accuracy, alpha=alpha) for gate in gates]
 
     def enough(self, record: Record) -> bool:
         """Take the next trial; return whether the arm stops here."""
         values = {"accuracy": record.outcome.top1, "sdc": (record.outcome.sdc or 0) / record.outcome.n}
+        old = self._baseline[record.trial] if record.trial < len(self._baseline) else None
+        if old is not None:
+            values["drop"] = old - record.outcome.top1
         self._values.append(values["accuracy"])
         self._sequence.add(values["accuracy"])
         for check in self._checks:
-            value = values[check.gate.quantity]
-            check.settle(value) if self._repeats else check.add(value)
+            value = values.get(check.gate.quantity)
+            if value is not None:
+                check.settle(value) if self._repeats else check.add(value)
         if self._repeats:
             return True  # all trials are this one
         undecided = sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks)

@@ -209,7 +209,9 @@ def load_json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}
         for name, value in pairs:
-            name.encode()
+            for half in (name, value):
+                if isinstance(half, str):
+                    half.encode()
             if name in members:
                 raise ValueError(f"{name!r} occurs twice")
             members[name] = value

@@ -24,6 +24,8 @@ from faultcli.checkpoint.header import HEADER_RECORD, Header, TensorInfo, read_h
 from faultcli.checkpoint.locate import Kind, Location, locate, some, unreadable
 from faultcli.errors import CheckpointError
 
+_CHUNK = 1 << 20  # bytes read at a time for a checksum
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -41,13 +43,18 @@ class Shard:
                 raise CheckpointError(f"{self.path}: changed while it was in use", "run the command again")
             yield file
 
-    def sha256(self) -> str:
-        """Return the SHA-256 of the whole file in hexadecimal, streamed."""
+    def sha256(self, progress: Callable[[int], None] | None = None) -> str:
+        """Return the SHA-256 of the whole file in hexadecimal, streamed; `progress` gets the bytes read."""
+        digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))
         with self.open() as file:
             try:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                while count := file.readinto(chunk):
+                    digest.update(chunk[:count])
+                    if progress is not None:
+                        progress(count)
             except OSError as error:
                 raise unreadable(self.path, error) from error
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -149,13 +156,14 @@ class Checkpoint:
         """Read all tensors, in the order of `tensors`."""
         return {name: self.read(name) for name in self.tensors}
 
-    def sha256(self) -> str:
+    def sha256(self, progress: Callable[[int], None] | None = None) -> str:
         """Return the SHA-256 of the content in hexadecimal: the file's own, so that `sha256sum` confirms it.
 
         Of several shards: the SHA-256 over a line "NAME SHA256" each, sorted by name. Other files do not count.
+        `progress` is called, from several threads, with the bytes read since its last call.
         """
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashlib lets go of the interpreter's lock
-            digests = list(pool.map(Shard.sha256, self.shards))
+            digests: list[str] = list(pool.map(lambda shard: shard.sha256(progress), self.shards))
         if len(digests) == 1:
             return digests[0]
         lines = (f"{file.name} {digest}\n" for file, digest in zip(self.files, digests, strict=True))
@@ -213,7 +221,8 @@ class Checkpoint:
 
         Args:
             target: as `rewrite`.
-            change: called with a tensor and a writable uint8 array of its bytes, valid until it returns.
+            change: called with a tensor and a writable uint8 array of its bytes, valid until it returns; not for
+                tensors without elements.
             names: the tensors to change; None means all. The others are copied in the kernel.
             force: as `rewrite`; so are `metadata`, `restore_header`, `progress` and `check`.
         """
@@ -221,7 +230,7 @@ class Checkpoint:
         buffer = np.empty(max((info.nbytes for info in chosen.values()), default=0), np.uint8)
 
         def replace(info: TensorInfo) -> NDArray[np.uint8] | None:
-            if info.name not in chosen:
+            if info.name not in chosen or not info.nbytes:
                 return None
             data = self.read_bytes(info.name, buffer)
             change(info, data)

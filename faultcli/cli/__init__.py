@@ -13,13 +13,12 @@ from typing import Annotated
 import typer
 
 from faultcli import __version__
-from faultcli.cli import campaign, evaluate, inject, inspect, merge, scale, train_corrector
+from faultcli.cli import campaign, evaluate, inject, inspect, merge, report, scale, train_corrector
 from faultcli.errors import FaultcliError, OutputError
 from faultcli.report.text import printable
 
 INTERNAL_ERROR = 3
 INTERRUPTED = 130
-TERMINATED = 143
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
@@ -29,6 +28,7 @@ for command in (
     inject.inject,
     inspect.inspect,
     merge.merge,
+    report.report,
     scale.scale,
     train_corrector.train_corrector,
 ):
@@ -62,15 +62,17 @@ def main() -> None:
     """Run the command line of this process and exit with its code."""
     if not sys.stdout.isatty():
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer writes colours into pipes under GITHUB_ACTIONS
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without × and – still gets its table
-    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
 
 
 def _terminate(number: int, frame: object) -> None:
-    """End on SIGTERM as on Ctrl-C, so that nothing is left half done; only the exit code differs."""
+    """End as on Ctrl-C, so that nothing is left half done; only the exit code differs."""
     _asked_to_end.append(number)
     raise KeyboardInterrupt
 
@@ -96,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"faultcli: {'terminated' if _asked_to_end else 'interrupted'}\n")
-        return TERMINATED if _asked_to_end else INTERRUPTED
+        return 128 + _asked_to_end[0] if _asked_to_end else INTERRUPTED
     except BrokenPipeError:
         return _leave_broken_pipe()
     except OSError as error:  # outputs report their own; what is left is standard output

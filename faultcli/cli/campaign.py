@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,7 +72,16 @@ def campaign(
         float | None,
         typer.Option(
             metavar="D",
-            help="Gate: mean accuracy at most D (a fraction) below that as stored.",
+            help="Gate: mean accuracy at most D (a fraction) below that as stored, or below the --baseline.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let --max-drop compare with this --json of another checkpoint, on the same fault maps.",
             rich_help_panel=options.STOPPING,
             show_default=False,
         ),
@@ -190,28 +200,28 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
+    from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.shard import WHOLE, parse_shard
     from faultcli.cli.curve import ask
-    from faultcli.cli.running import command_line, make_executor, set_threads
+    from faultcli.cli.running import command_line, in_seconds, make_executor, set_threads
     from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model, provenance_of
-    from faultcli.errors import UsageError
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.applied import Correct
     from faultcli.recover.batchnorm import parse_recalibration
     from faultcli.scaling import read_weights
 
-    asked = {"min-accuracy": min_accuracy, "max-drop": max_drop, "max-sdc": max_sdc}
-    others = {"--ber": bers, "--fault": fault, "--max-drop": max_drop, "--max-sdc": max_sdc, "--shard": shard}
+    others = {
+        **{"--ber": bers, "--fault": fault, "--max-drop": max_drop, "--max-sdc": max_sdc, "--shard": shard},
+        "--baseline": baseline,
+    }
     question = ask(curve, find_max_ber, min_accuracy, others, quiet=quiet)
-    gates = _gates(asked) if question is None else ()
-    if budget is not None and not budget > 0:
-        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
+    older = None if baseline is None else Baseline(baseline)
+    gates = _gates(min_accuracy, max_drop, max_sdc, compared=older is not None) if question is None else ()
+    budget_seconds = in_seconds(budget)
     rates = options.rates(bers, quiet=quiet)
     laws = _laws(rates, fault or [], question, quiet=quiet)
-    if trials is None:
-        trials = _default_trials(laws, question, sequential=bool(gates) or until_ci is not None)
     correct = None if corrector is None else Correct.load(corrector, window)
     arms = cross(
         [name.strip() for name in format.split(",")],
@@ -220,6 +230,10 @@ def campaign(
         [parse_recalibration(text) for text in recalibrate or []],
         [None] if correct is None else [None, correct],
     )
+    if trials is None and older is not None:
+        trials = older.trials(arms)
+    elif trials is None:
+        trials = _default_trials(laws, question, sequential=bool(gates) or until_ci is not None)
     selection = (target, tuple(include or ()), tuple(exclude or ()))
     plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question)
     part = parse_shard(shard) if shard else WHOLE
@@ -236,6 +250,8 @@ def campaign(
         note(f"{checkpoint.path}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     if model is None:
         note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
+    provenance = provenance_of(workload, model or "demo", checkpoint, names, command_line())
+    plan = replace(plan, baseline=older.accuracies(plan, provenance, len(workload)) if older else ())
     looks = any(arm.recalibrate or (correct is not None and correct.looks) for arm in arms)
     common: dict[str, Any] = {
         "factors": factors,
@@ -257,8 +273,8 @@ def campaign(
             quiet=quiet,
             **common,
             executor=executor,
-            budget_seconds=None if budget is None else 60 * budget,
-            provenance=provenance_of(workload, model or "demo", checkpoint.sha256(), command_line()),
+            budget_seconds=budget_seconds,
+            provenance=provenance,
         )
     _show(result, rates, json, quiet=quiet)
 
@@ -317,9 +333,16 @@ def _default_trials(laws: Sequence[FaultLaw], question: Question | None, *, sequ
     return SEQUENTIAL_TRIALS if sequential else FIXED_TRIALS
 
 
-def _gates(asked: dict[str, float | None]) -> tuple[Gate, ...]:
+def _gates(
+    min_accuracy: float | None, max_drop: float | None, max_sdc: float | None, *, compared: bool
+) -> tuple[Gate, ...]:
     from faultcli.campaign.gates import Gate
+    from faultcli.errors import UsageError
 
+    if compared and max_drop is None:
+        raise UsageError("--baseline needs to know how much worse is too much", "try: --max-drop 0.01, a point")
+    drop = "max-drop-from-baseline" if compared else "max-drop"
+    asked = {"min-accuracy": min_accuracy, drop: max_drop, "max-sdc": max_sdc}
     return tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,7 +91,9 @@ def write_json(result: Mapping[str, object], target: str | None) -> None:
     """Write a result as one JSON object: `-` is stdout, None is nowhere, else a file that is replaced whole."""
     if target is None:
         return
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    from faultcli.report.document import json_text
+
+    text = json_text(result)
     if target == "-":
         sys.stdout.write(text)
         return

@@ -60,7 +60,8 @@ def inject(
     from faultcli.faults.selection import select
 
     checkpoint = Checkpoint.open(model)
-    written_to = output or _default_output(checkpoint.path)
+    written_to = output or options.beside(checkpoint.path, "faulty")
+    options.check_distinct(output=written_to, save_faults=save_faults, json=json)
     if replay is not None:
         if ber is not None or fault is not None or save_faults is not None:
             raise UsageError(
@@ -68,12 +69,15 @@ def inject(
             )
         if written_to.exists() and replay.exists() and written_to.samefile(replay):
             raise UsageError(f"{written_to}: is the fault map to replay; inputs are never changed", "another -o")
-        with byte_progress(quiet, "replaying", checkpoint.nbytes) as advance:
-            result = library.replay(checkpoint, FaultMap.load(replay), written_to, force=force, progress=advance)
+        faults = FaultMap.load(replay)
+        passes = 3 if faults.before else 1  # with checksums before and after
+        with byte_progress(quiet, "replaying", passes * checkpoint.nbytes) as advance:
+            result = library.replay(checkpoint, faults, written_to, force=force, progress=advance)
     else:
         names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
         law = parse_law(options.single_fault(ber, fault, quiet=quiet))
-        with byte_progress(quiet, "injecting", checkpoint.nbytes) as advance:
+        passes = 3 if save_faults else 1
+        with byte_progress(quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,
                 law,
@@ -106,11 +110,6 @@ def inject(
         if replay is None:
             text = f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere"
             note(text, quiet=quiet)
-
-
-def _default_output(path: Path) -> Path:
-    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
-    return path.with_name(f"{stem}.faulty{'.safetensors' if path.suffix == '.safetensors' else ''}")
 
 
 def _sentence(result: object) -> str:

@@ -100,9 +100,11 @@ def _inspect_checkpoint(
         if include or exclude or fault is not None or target not in TARGETS:
             raise
         names = []  # a checkpoint without weights can still be looked at
-    places = slots(checkpoint, names, format)
     law = None if fault is None else parse_law(fault)
-    expected = None if law is None else law.expected_flips([slot for slot in places if law.covers(slot)])
+    expected = None
+    if law is not None:
+        sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
+        expected = law.expected_flips([site for site in sites if law.covers(site)])
     with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:
         tensors = list(survey(checkpoint, set(names), format, advance))
     predictions: list[Prediction] = []

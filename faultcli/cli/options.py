@@ -284,6 +284,29 @@ def explained_rate(text: str, quiet: bool) -> Rate:
     return rate
 
 
+def beside(path: Path, what: str) -> Path:
+    """Return the default output: `model.faulty.safetensors` beside `model.safetensors`, `dir.faulty` beside `dir`."""
+    path = path if path.name not in ("", "..") else path.resolve()
+    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
+    return path.with_name(f"{stem}.{what}{'.safetensors' if path.suffix == '.safetensors' else ''}")
+
+
+def check_distinct(**outputs: Path | str | None) -> None:
+    """Refuse two outputs of one command that are the same file: the later would replace the earlier.
+
+    Args:
+        outputs: paths by the option that names them; None, and - for --json, are no files.
+    """
+    seen: dict[Path, str] = {}
+    for name, target in outputs.items():
+        if target is None or (name == "json" and target == "-"):
+            continue
+        option, path = f"--{name.replace('_', '-')}", Path(target)
+        first = seen.setdefault(path.parent.resolve() / path.name, option)
+        if first != option:
+            raise UsageError(f"{target}: {first} and {option} cannot be one file", f"another {option}")
+
+
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     """Read a comma-separated list of numbers."""
     if text is None:

@@ -37,6 +37,13 @@ def set_threads(threads: int | None, *, several: bool) -> int:
     return torch.get_num_threads()
 
 
+def in_seconds(budget: float | None) -> float | None:
+    """Return --budget, which is in minutes, in seconds."""
+    if budget is not None and not budget > 0:
+        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
+    return None if budget is None else 60 * budget
+
+
 @contextmanager
 def make_executor(workers: int, ray: str | None, threads: int) -> Iterator[Executor]:
     """Give what runs the trials; its processes end with the block."""

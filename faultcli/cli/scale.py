@@ -73,8 +73,9 @@ def scale(
     if undo:
         if factor is not None:
             raise UsageError("--undo takes no --factor: the constants are in the file")
-        restored = output or _beside(checkpoint.path, "restored")
-        with byte_progress(quiet, "undoing", checkpoint.nbytes) as advance:
+        restored = output or options.beside(checkpoint.path, "restored")
+        options.check_distinct(output=restored, json=json)
+        with byte_progress(quiet, "undoing", 2 * checkpoint.nbytes) as advance:
             sha256 = unscale_checkpoint(checkpoint, restored, force=force, progress=advance)
         write_json({"schema": "faultcli.scale/1", "output": str(restored), "sha256": sha256, "tensors": []}, json)
         if json != "-":
@@ -83,8 +84,9 @@ def scale(
     if factor is None:
         raise UsageError("no --factor to scale by", "say --factor X, --factor max or --factor auto")
     names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
-    written = output or _beside(checkpoint.path, "scaled")
-    with byte_progress(quiet, "scaling", 2 * checkpoint.nbytes) as advance:
+    written = output or options.beside(checkpoint.path, "scaled")
+    options.check_distinct(output=written, json=json)
+    with byte_progress(quiet, "scaling", 3 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(
             checkpoint,
             Scale.parse(f"{factor}:{granularity}"),
@@ -99,11 +101,6 @@ def scale(
     if json != "-":
         _show(checkpoint, written, format, rate, tensors)
         note(f"undo: faultcli scale {written} --undo", quiet=quiet)
-
-
-def _beside(path: Path, what: str) -> Path:
-    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
-    return path.with_name(f"{stem}.{what}{'.safetensors' if path.suffix == '.safetensors' else ''}")
 
 
 def _document(output: Path, format: str, ber: float, tensors: list[ScaledTensor]) -> dict[str, Any]:

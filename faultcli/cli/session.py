@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,9 @@ def make_workload(
     )
 
 
-def provenance_of(workload: Workload, model: str, checkpoint_sha256: str, command: str) -> Provenance:
+def provenance_of(
+    workload: Workload, model: str, checkpoint: Checkpoint, names: Sequence[str], command: str
+) -> Provenance:
     """Say where a campaign's numbers will come from."""
     import torch
 
@@ -72,7 +74,7 @@ def provenance_of(workload: Workload, model: str, checkpoint_sha256: str, comman
 
     return Provenance(
         model=model,
-        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_sha256=checkpoint.sha256(),
         architecture=workload.architecture.name,
         data=workload.dataset.name,
         data_sha256=workload.dataset.sha256(),
@@ -81,6 +83,7 @@ def provenance_of(workload: Workload, model: str, checkpoint_sha256: str, comman
         threads=torch.get_num_threads(),
         command=command,
         versions=installed_versions(),
+        tensors={name: list(checkpoint.tensors[name].shape) for name in names},
     )
 
 

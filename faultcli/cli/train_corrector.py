@@ -152,6 +152,7 @@ def train_corrector(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
     kind_of(method, "unseen damage")
+    options.check_distinct(output=output, json=json)
     if output is not None:
         check_output(output, force=force)
     if report is not None:

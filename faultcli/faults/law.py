@@ -21,7 +21,7 @@ class Site(Protocol):
 
     @property
     def name(self) -> str:
-        """The tensor's name; check words add `#` and the protection's name."""
+        """The tensor's name; check words add `#` and the protection's name, scales `#scale`."""
 
     @property
     def tensor(self) -> str:
@@ -33,14 +33,14 @@ class Site(Protocol):
 
     @property
     def holds_values(self) -> bool:
-        """Whether the words encode numbers (and not check bits)."""
+        """Whether the words encode weights (and not check bits or scales)."""
 
     def positions(self, bits: str) -> tuple[int, ...]:
         """Bit positions that a bit specification such as `exponent` or `0-7` stands for, ascending."""
 
 
 class Region(Site, Protocol):
-    """Stored words that faults can hit: the words of one tensor, or the check words that protect it."""
+    """Stored words that faults can hit: the words of one tensor, its scales, or the check words that protect them."""
 
     def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
         """The fault-free words at these positions."""
@@ -115,11 +115,9 @@ class FaultLaw(ABC):
         return not self.include or any(fnmatch.fnmatchcase(region.tensor, glob) for glob in self.include)
 
     def eligible(self, region: Site) -> tuple[int, ...]:
-        """Bit positions of a word that the law can hit. Check words have no sign or exponent: all of their bits count
-        unless `bits` names positions of the value."""
-        if self.bits is None:
-            return tuple(range(region.layout.bits))
-        return region.positions(self.bits) if region.holds_values else ()
+        """Bit positions of a word that the law can hit. Without `bits` all of every word; `bits` names positions in the
+        words of weights, or of their scales, and none of check words."""
+        return tuple(range(region.layout.bits)) if self.bits is None else region.positions(self.bits)
 
     def expected_flips(self, regions: Sequence[Site]) -> float | None:
         """Expected number of hit bits per trial over `regions`; None where it depends on what the words hold."""

@@ -337,7 +337,7 @@ def parse_law(spec: str) -> FaultLaw:
 
 def _number(spec: str, text: str) -> float:
     try:
-        return float(text)
+        return float(text) + 0.0  # -0 is 0
     except ValueError:
         raise FaultError(f"{spec}: {text!r} is not a number") from None
 

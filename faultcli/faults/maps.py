@@ -16,6 +16,7 @@ from faultcli.checkpoint import Checkpoint, write_safetensors
 from faultcli.errors import FaultError
 
 SCHEMA = "faultcli.faults/1"
+_ELSEWHERE = "replay the map on the checkpoint that it was drawn for"
 
 
 class WordFaults(NamedTuple):
@@ -98,11 +99,13 @@ class FaultMap:
         for name, drawn in self.layout.items():
             here = layout.get(name)
             if here is None:
-                raise FaultError(f"{source}: has no selected tensor {name!r}, which the fault map covers")
+                problem = f"has no selected tensor {name!r}, which the fault map covers"
+                raise FaultError(f"{source}: {problem}", _ELSEWHERE)
             if here != drawn:
                 raise FaultError(
                     f"{source}: tensor {name!r} is {here.words} words of {here.bits} bits; "
-                    f"the fault map was drawn over {drawn.words} words of {drawn.bits}"
+                    f"the fault map was drawn over {drawn.words} words of {drawn.bits}",
+                    _ELSEWHERE,
                 )
 
     def save(self, path: Path, *, force: bool = False) -> None:
@@ -135,7 +138,7 @@ class FaultMap:
         try:
             header = json.loads(file.metadata["faultcli"])
             schema = header["schema"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise FaultError(f"{path}: is not a fault map", "fault maps come from `inject --save-faults`") from None
         if schema != SCHEMA:
             raise FaultError(f"{path}: is {schema}, this faultcli reads {SCHEMA}", "draw the map again")
@@ -145,8 +148,12 @@ class FaultMap:
             for key in file.tensors:
                 name, _, part = key.rpartition(":")
                 if part == "words":
-                    words = file.read_bytes(key).view(np.int64)
-                    faults[name] = WordFaults(words, file.read_bytes(f"{name}:masks").view(np.uint64))
+                    masks = f"{name}:masks"
+                    if masks not in file.tensors:
+                        raise KeyError(masks)
+                    faults[name] = WordFaults(
+                        file.read_bytes(key).view(np.int64), file.read_bytes(masks).view(np.uint64)
+                    )
             loaded = cls(
                 faults,
                 layout,
@@ -157,12 +164,18 @@ class FaultMap:
                 before=header["before"],
                 after=header["after"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise FaultError(f"{path}: the fault map is damaged ({error})", "draw the map again") from None
         loaded._check(path)
         return loaded
 
     def _check(self, path: Path) -> None:
+        if {type(self.before), type(self.after)} not in ({str}, {type(None)}):
+            raise FaultError(f"{path}: the fault map is damaged: it lacks a checksum", "draw the map again")
+        for name, (size, bits) in self.layout.items():
+            if not (0 <= size < 1 << 63 and 1 <= bits <= 64):
+                problem = f"{name!r} cannot be {size} words of {bits} bits"
+                raise FaultError(f"{path}: the fault map is damaged: {problem}", "draw the map again")
         for name, (words, masks) in self.faults.items():
             layout = self.layout.get(name)
             if layout is None or len(words) != len(masks) or len(words) == 0:

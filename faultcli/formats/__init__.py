@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from faultcli.errors import FormatError, unknown_name
-from faultcli.formats import floats
+from faultcli.formats import floats, scaled
 from faultcli.formats.base import FormatRow, NumberFormat, container_dtype
-from faultcli.formats.bits import bit_positions
+from faultcli.formats.bits import bit_positions, scale_positions
 from faultcli.formats.fixed import FixedFormat
-from faultcli.formats.integers import IntegerFormat, NativeIntegerFormat
+from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.formats.scaled import ScaledFormat
 
 __all__ = [
     "FAMILIES",
@@ -25,11 +26,13 @@ __all__ = [
     "Family",
     "FormatRow",
     "NumberFormat",
+    "ScaledFormat",
     "bit_positions",
     "container_dtype",
     "describe_formats",
     "native_format",
     "parse_format",
+    "scale_positions",
 ]
 
 
@@ -53,6 +56,14 @@ NAMED: dict[str, NumberFormat] = {
     "fp6-e3m2": floats.FP6_E3M2,
     "fp6-e2m3": floats.FP6_E2M3,
     "fp4-e2m1": floats.FP4_E2M1,
+    "fp8-e4m3-tensor": scaled.per_tensor_float(floats.FP8_E4M3),
+    "fp8-e5m2-tensor": scaled.per_tensor_float(floats.FP8_E5M2),
+    "mxfp8-e4m3": scaled.microscaling("mxfp8-e4m3", floats.FP8_E4M3),
+    "mxfp8-e5m2": scaled.microscaling("mxfp8-e5m2", floats.FP8_E5M2),
+    "mxfp6-e3m2": scaled.microscaling("mxfp6-e3m2", floats.FP6_E3M2),
+    "mxfp6-e2m3": scaled.microscaling("mxfp6-e2m3", floats.FP6_E2M3),
+    "mxfp4": scaled.microscaling("mxfp4", floats.FP4_E2M1),
+    "nf4": scaled.NF4,
 }
 
 _NUMBER = "(0|[1-9][0-9]{0,8})"  # no leading zeros, so that a format has one name
@@ -68,14 +79,26 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         FormatRow("intN", "N, 2 to 16", "±max|w| of the tensor", "max|w| / (2^(N-1) - 1)", _FINITE),
         rf"int{_NUMBER}",
-        IntegerFormat,
+        scaled.per_tensor_integer,
         ("int8", "int4"),
     ),
     Family(
         FormatRow("intN-channel", "N, 2 to 16", "±max|w| of the channel", "max|w| / (2^(N-1) - 1)", _FINITE),
         rf"int{_NUMBER}-channel",
-        lambda bits: IntegerFormat(bits, per_channel=True),
+        scaled.per_channel_integer,
         ("int8-channel",),
+    ),
+    Family(
+        FormatRow(
+            "intN-gK",
+            "N, 2 to 16, + 16 per K values",
+            "±max|w| of K values",
+            "max|w| / (2^(N-1) - 1)",
+            scaled.BY_FLIPS_ONLY,
+        ),
+        rf"int{_NUMBER}-g{_NUMBER}",
+        scaled.grouped_integer,
+        ("int8-g128", "int4-g128"),
     ),
 )
 

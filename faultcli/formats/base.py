@@ -59,8 +59,22 @@ class NumberFormat(ABC):
         return torch.float32
 
     @property
+    def element(self) -> NumberFormat:
+        """What one word stands for by itself: the format, or where values share a scale, theirs in units of it."""
+        return self
+
+    @property
     def side_bits(self) -> int:
         """Bits kept beside the words of a tensor, outside the memory at risk (scales). Known after `fitted`."""
+        return 0
+
+    @property
+    def scale_format(self) -> NumberFormat | None:
+        """How scales are stored that lie in the memory at risk, as words of their own; None where there are none."""
+        return None
+
+    def scale_words(self, shape: tuple[int, ...]) -> int:
+        """Return how many scales of a tensor of this shape lie in the memory at risk."""
         return 0
 
     def fitted(self, values: Tensor) -> NumberFormat:

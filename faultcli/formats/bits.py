@@ -9,6 +9,7 @@ from faultcli.errors import FaultError
 from faultcli.formats.base import NumberFormat
 
 _POSITIONS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_SCALE = re.compile(r"\s*scale\s*(?:(:)|$)")
 _END = re.compile(r"(msb|lsb)(?::([0-9]{1,9}))?")
 
 
@@ -19,6 +20,7 @@ def bit_positions(fmt: NumberFormat, spec: str) -> tuple[int, ...]:
         fmt: the format; bit 0 is the least significant bit of its code.
         spec: `+`-joined parts, each the name of a group of `fmt.fields` (`sign`, `exponent`, ...), one position `N`, a
             range `A-B` with both ends included, `msb` or `lsb`, or `msb:K` or `lsb:K` for the K top or bottom bits.
+            Where scales lie in the memory, `scale` or `scale:PART` select bits of those, and none here.
 
     Raises:
         FaultError: a part is empty, names a group that the format lacks or a position outside the word; the remedy
@@ -26,7 +28,23 @@ def bit_positions(fmt: NumberFormat, spec: str) -> tuple[int, ...]:
     """
     chosen: set[int] = set()
     for part in spec.split("+"):
-        chosen.update(_part(fmt, part.strip(), spec))
+        if fmt.scale_format is None or not _SCALE.match(part):
+            chosen.update(_part(fmt, part.strip(), spec))
+    return tuple(sorted(chosen))
+
+
+def scale_positions(store: NumberFormat, spec: str) -> tuple[int, ...]:
+    """Return the bit positions that `spec` selects in a word of a scale: those of its parts `scale` (all) and
+    `scale:PART`; a part without `scale` selects none.
+
+    Raises:
+        FaultError: as `bit_positions`.
+    """
+    chosen: set[int] = set()
+    for part in spec.split("+"):
+        if match := _SCALE.match(part):
+            rest = part[match.end() :].strip()
+            chosen.update(_part(store, rest, spec) if match[1] else range(store.bits))
     return tuple(sorted(chosen))
 
 
@@ -53,7 +71,8 @@ _SYNTAX = "also N, A-B, msb, lsb, msb:K, lsb:K, and any of these joined by +"
 
 
 def _groups(fmt: NumberFormat) -> str:
-    return ", ".join(f"{group} ({_runs(positions)})" for group, positions in fmt.fields.items())
+    groups = [f"{group} ({_runs(positions)})" for group, positions in fmt.fields.items()]
+    return ", ".join([*groups, *(["scale and scale:PART"] if fmt.scale_format else [])])
 
 
 def _runs(positions: tuple[int, ...]) -> str:

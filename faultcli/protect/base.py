@@ -14,7 +14,6 @@ from torch import Tensor
 from faultcli.errors import UsageError
 from faultcli.faults.maps import Layout
 from faultcli.formats import NumberFormat
-from faultcli.formats.integers import IntegerFormat
 
 Words: TypeAlias = NDArray[Any]  # unsigned integers, wide enough for a format's code
 
@@ -92,10 +91,11 @@ class Fitted:
         be wrong, but not how, reads as the word of 0."""
         return blocks
 
-    def read_values(self, values: Tensor, words: Words, index: Tensor | None) -> Tensor:
+    def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         """Return better values than `values`, which is what the format reads in `words`.
 
         `index` (int64 [n]) holds the elements' flat positions in the tensor; None means all, in the tensor's shape.
+        `units` (float32 [n]) holds the elements' scales as they were read, in formats that have such.
         """
         return values
 
@@ -125,7 +125,7 @@ class Protection(ABC):
         """Whether what is stored or read depends on the bit-error rate of the arm."""
         return False
 
-    ESTIMATE, WORD, CHECK = range(3)
+    ESTIMATE, WORD, CHECK = range(3)  # those from CHECK on take words of any kind, scales included
 
     @property
     @abstractmethod
@@ -176,9 +176,19 @@ def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index
 
 def zero_word(format: NumberFormat) -> int:
     """Return the word that stands for 0."""
-    if isinstance(format, IntegerFormat):  # knows its tensor's shape by now, and would want all of it
-        return 0
-    return int(words_of(format.encode(torch.zeros(1)))[0])
+    return int(words_of(format.element.encode(torch.zeros(1, dtype=format.element.value_dtype)))[0])
+
+
+def needs_zero_bits(format: NumberFormat, name: str) -> None:
+    """Refuse a format for a protection that reads damaged bits as 0, or gives up the lowest ones.
+
+    Raises:
+        UsageError: the word of zeros does not stand for 0.
+    """
+    if zero_word(format):
+        raise UsageError(
+            f"{name}: makes bits 0, and the word 0 of {format.name} is not the number 0", "use parity, secded or tmr"
+        )
 
 
 def more_flips_than(count: int, bits: int, ber: float) -> float:

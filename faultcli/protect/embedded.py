@@ -13,7 +13,7 @@ import numpy as np
 
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, take_nothing
+from faultcli.protect.base import Fitted, Protection, Words, Written, needs_zero_bits, take_nothing
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Mset(Protection):
 
 
 def _most_significant(format: NumberFormat, name: str, *, needed: int) -> int:
+    needs_zero_bits(format, name)
     if format.bits < needed:
         raise UsageError(f"{name}: words of {format.bits} bits ({format.name}) leave no room", f"{needed} bits or more")
     return (format.fields.get("exponent") or format.fields["sign"])[-1]
@@ -95,6 +96,7 @@ class Cep(Protection):
         return f"cep=d{self.data}p1"
 
     def fit(self, written: Written) -> Fitted:
+        needs_zero_bits(written.format, self.text)
         bits = written.format.bits
         if bits % (self.data + 1):
             raise UsageError(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, split
 
 from faultcli.errors import FormatError, UsageError
 from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
+from faultcli.formats.values import TILE
 from faultcli.protect.chain import Chain
 from faultcli.protect.expected import expected_error
 from faultcli.protect.scale import FACTOR_BITS, Factors, largest_fitting
@@ -72,17 +73,21 @@ class FactorSearch:
     """
 
     def __init__(self, name: str, weights: Tensor, format: NumberFormat, chain: Chain, ber: float) -> None:
-        self.name, self.weights, self.format, self.ber = name, weights, format, ber
+        self.name, self.format, self.ber = name, format, ber
         self.chain = replace(chain, scale=None)
         rounds = not (isinstance(format, FloatFormat) and format.bits >= 16)
         self.ratios = (_COARSE, _FINE) if rounds else (_OCTAVES, [1.0])
-        rows = weights.reshape(weights.shape[0], -1) if weights.dim() >= 2 else weights.reshape(1, -1)
+        rows = weights.flatten(1) if weights.dim() >= 2 else weights.reshape(1, -1)
         stride = max(1, weights.numel() * format.bits // _SAMPLE_BITS)
         if stride > 1 and rows.shape[1] > stride:
-            peak = rows.double().abs().argmax(dim=1, keepdim=True)
+            height = max(1, TILE // rows.shape[1])
+            peak = torch.cat([part.double().abs().argmax(dim=1, keepdim=True) for part in split(rows, height)])
             rows = torch.cat([rows.gather(1, peak), rows[:, ::stride]], dim=1)
         self.sample = rows
         self.power = float(rows.double().square().sum()) or 1.0
+        if not math.isfinite(self.power):
+            problem = f"tensor {name!r} holds NaN, infinite or huge values; no error can be predicted"
+            raise FormatError(problem, "leave it out with --exclude")
 
     def errors(self, factors: Tensor) -> Tensor:
         """Return what each of the factors (float32 [1] or [channels]) contributes to the error: float64, same shape."""
@@ -107,7 +112,7 @@ class FactorSearch:
 
     def best_factor(self) -> float:
         """Return the one factor of least error."""
-        return float(self.best(_fitting(self.name, self.weights, self.format, self.chain)))
+        return float(self.best(_fitting(self.name, self.sample, self.format, self.chain)))
 
     def _least(self, candidates: list[Tensor]) -> Tensor:
         return torch.stack([self.errors(factors) for factors in candidates]).argmin(dim=0)

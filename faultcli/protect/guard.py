@@ -67,7 +67,7 @@ class _FittedGuard(Fitted):
         self.mode, self.bounds, self.shape = mode, bounds, shape
         self.side_bits = BOUND_BITS * len(bounds)
 
-    def read_values(self, values: Tensor, words: Words, index: Tensor | None) -> Tensor:
+    def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         bound = per_element(self.bounds.to(values.dtype), values, self.shape, index)
         if self.mode == "clamp":
             return torch.where(values.isnan(), 0, torch.minimum(torch.maximum(values, -bound), bound))

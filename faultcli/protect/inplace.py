@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, more_flips_than
+from faultcli.protect.base import Fitted, Protection, Words, Written, more_flips_than, needs_zero_bits
 from faultcli.protect.bch import LENGTH, Bits, bch_code
 
 BLOCK_BITS = 256
@@ -58,12 +58,13 @@ class InPlace(Protection):
         return BLOCK_BITS // format.bits
 
     def fit(self, written: Written) -> Fitted:
-        format = written.format
+        format = written.format.element
+        needs_zero_bits(written.format, self.text)
         room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
         correctable = self.spare * (BLOCK_BITS // format.bits) // 8
         if self.spare > room or correctable < 1:
             raise UsageError(
-                f"{self.text}: words of {format.name} have {room} bits to spare, "
+                f"{self.text}: words of {written.format.name} have {room} bits to spare, "
                 f"and {self.spare} of them correct {correctable} flips a block",
                 "choose another number of bits",
             )

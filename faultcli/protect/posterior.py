@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from faultcli.errors import UsageError
-from faultcli.formats import NumberFormat, container_dtype
-from faultcli.formats.integers import IntegerFormat, NativeIntegerFormat
+from faultcli.formats import NumberFormat, ScaledFormat, container_dtype
+from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of
 from faultcli.protect.channel import through
 
@@ -89,11 +89,12 @@ class FittedPosterior(Fitted):
     """A decode table per class of spread. In formats with a scale, values here are whole multiples of it."""
 
     def __init__(self, written: Written, ber: float, per_channel: bool) -> None:
-        self.format = written.format
         self.bits = min(written.format.bits, _TABLE_BITS)
         self.dropped = written.format.bits - self.bits
-        levels = _levels(written.format, self.bits)
-        numbers = _signed(codes_of(written.words), self.format.bits) if self._scaled else written.stored().double()
+        element = written.format.element
+        levels = _levels(element, self.bits)
+        scaled = isinstance(written.format, ScaledFormat)
+        numbers = (element.decode(codes_of(written.words)) if scaled else written.stored()).double()
         groups = numbers.reshape(written.channels if per_channel else 1, -1)
         peak = float(groups.abs().max()) if groups.numel() else 0.0
         peak = peak if peak > 0 else 1.0
@@ -109,11 +110,7 @@ class FittedPosterior(Fitted):
         self.table = through(prior * levels.nan_to_num(0, 0, 0), self.bits, ber) / evidence
         self.levels = levels
 
-    @property
-    def _scaled(self) -> bool:
-        return isinstance(self.format, IntegerFormat)
-
-    def read_values(self, values: Tensor, words: Words, index: Tensor | None) -> Tensor:
+    def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         top = torch.from_numpy((words.reshape(-1) >> self.dropped).astype("int64"))
         if len(self.class_of_group) == 1:
             read = self.table[0][top]
@@ -124,8 +121,8 @@ class FittedPosterior(Fitted):
             # The bits below the table refine the value by a factor near 1, if the top bits are right.
             factor = values.reshape(-1).double() / self.levels[top]
             read = torch.where((factor - 1).abs() <= 2.0**-6, read * factor, read)
-        if self._scaled:
-            read = read * self.format.decode(torch.ones_like(codes_of(words)).view(values.shape), index).reshape(-1)
+        if units is not None:
+            read = read * units
         return read.to(values.dtype).view(values.shape)
 
 
@@ -138,8 +135,6 @@ def _unique(numbers: Tensor) -> tuple[Tensor, Tensor]:
 def _levels(format: NumberFormat, bits: int) -> Tensor:
     """Return what the words with these top bits, and zeros below, stand for: float64 [2^bits]."""
     words = torch.arange(1 << bits, dtype=torch.int64) << format.bits - bits
-    if isinstance(format, IntegerFormat):
-        return _signed(words, format.bits)
     container = container_dtype(format.bits)
     if container != torch.uint8:
         words = _signed(words, 8 * container.itemsize).long()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from faultcli.errors import FormatError, UsageError
-from faultcli.formats import NumberFormat
+from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
-from faultcli.formats.integers import IntegerFormat, NativeIntegerFormat
+from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import per_element
 
 GRANULARITIES = ("model", "tensor", "channel")
@@ -92,18 +92,20 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
     """Return the largest factors with which the weights fit the format: float32 [1] or [channels].
 
     Fixed point: c·max|w| is the largest positive value. Floats of 16 bits and more: |c·w| < 2, a power of two, so that
-    nothing is rounded. Narrow floats: c·max|w| is the largest finite value. Integer formats scale themselves: 1.
+    nothing is rounded. Narrow floats: c·max|w| is the largest finite value. Formats with scales of their own: 1.
     Where all weights are 0 the factor is 1. `spare` is how many of the word's lowest bits do not hold the value.
 
     Raises:
         FormatError: the weights hold NaN or infinities.
     """
-    rows = weights.shape[0] if granularity == "channel" and weights.dim() >= 2 else 1
-    groups = weights.double().abs().reshape(rows, -1)
-    peak = groups.amax(dim=1) if groups.shape[1] else torch.zeros(rows).double()
+    groups = weights.flatten(1) if granularity == "channel" and weights.dim() >= 2 else weights.reshape(1, -1)
+    peak = torch.zeros(len(groups)).double()
+    if groups.numel():
+        low, high = (groups if groups.dtype == torch.float64 else groups.float()).aminmax(dim=1)
+        peak = torch.maximum(-low, high).double()
     if not bool(peak.isfinite().all()):
         raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
-    if isinstance(format, IntegerFormat | NativeIntegerFormat):
+    if isinstance(format, ScaledFormat | NativeIntegerFormat):
         return torch.ones(len(peak))
     if isinstance(format, FloatFormat) and format.bits >= 16:
         # frexp: peak = m·2^e with m in [0.5, 1), so peak·2^(1−e) lies in [1, 2)

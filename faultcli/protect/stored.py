@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,24 +14,34 @@ from torch import Tensor
 
 from faultcli.errors import FaultcliError, FormatError
 from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
-from faultcli.formats import NumberFormat, bit_positions
-from faultcli.protect.base import Fitted, Words, Written, codes_of, words_of, zero_word
+from faultcli.formats import NumberFormat, ScaledFormat, bit_positions, scale_positions
+from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, words_of, zero_word
 from faultcli.protect.chain import Chain
 from faultcli.protect.scale import Factors
 
 
 @dataclass(frozen=True)
 class TensorSlot:
-    """The place of one tensor in the memory, whatever it holds: enough to say which bits are at risk."""
+    """The place of one tensor in the memory, whatever it holds: enough to say which bits are at risk.
+
+    `scales_of`: the tensor whose scales these words are; None for a tensor's own words.
+    """
 
     name: str
     shape: tuple[int, ...]
     format: NumberFormat
+    scales_of: str | None = field(default=None, kw_only=True)
 
     @property
     def tensor(self) -> str:
-        """The tensor that the region belongs to: itself."""
-        return self.name
+        """The tensor that the region belongs to."""
+        return self.scales_of or self.name
+
+    @property
+    def places(self) -> tuple[TensorSlot, ...]:
+        """The tensor's words, and those of its scales that lie in the memory."""
+        store, count = self.format.scale_format, self.format.scale_words(self.shape)
+        return (self, TensorSlot(_scales(self.name), (count,), store, scales_of=self.name)) if store else (self,)
 
     @property
     def elements(self) -> int:
@@ -43,10 +53,14 @@ class TensorSlot:
 
     @property
     def holds_values(self) -> bool:
-        return True
+        return self.scales_of is None
 
     def positions(self, bits: str) -> tuple[int, ...]:
-        return bit_positions(self.format, bits)
+        return bit_positions(self.format, bits) if self.scales_of is None else scale_positions(self.format, bits)
+
+
+def _scales(tensor: str) -> str:
+    return f"{tensor}#scale"
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,8 @@ class ReadElements:
 class StoredTensor(TensorSlot):
     """A tensor's words, and how they are read. The region of its words that fault laws draw over.
 
-    `words`: unsigned, one per element in row-major order, then padding up to whole groups of blocks.
+    `words`: unsigned, one per element in row-major order, then padding up to whole groups of blocks. `scales`: those
+    that lie in the memory, behind the protections that take words of any kind.
     """
 
     words: Words
@@ -99,6 +114,7 @@ class StoredTensor(TensorSlot):
     links: tuple[Fitted, ...] = ()
     checks: tuple[Words, ...] = field(default=(), repr=False)  # per link [blocks, per_block]
     names: tuple[str, ...] = ()  # of the links
+    scales: StoredTensor | None = None
 
     @classmethod
     def write(
@@ -125,9 +141,12 @@ class StoredTensor(TensorSlot):
             FormatError, UsageError: names the tensor, and what cannot be stored or does not work on this format.
         """
         links = chain.links if chain else ()
+        scales: StoredTensor | None = None
         try:
             values = factors.multiply(weights) if factors else weights
             fitted_format = format.fitted(values)
+            if isinstance(fitted_format, ScaledFormat) and fitted_format.at_risk:
+                scales = cls._write_scales(name, fitted_format, links, ber)
             words = words_of(fitted_format.encode(values))
             group = math.lcm(*(1, *(link.fit_block(fitted_format) for link in links)))
             elements = len(words)
@@ -141,7 +160,16 @@ class StoredTensor(TensorSlot):
             text = error.message if isinstance(error, FormatError) else f"({error.message})"
             raise type(error)(f"tensor {name!r} {text}", error.remedy) from None
         shape, names = tuple(weights.shape), tuple(link.name for link in links)
-        return cls(name, shape, fitted_format, padded, factors, tuple(fitted), checks, names)
+        return cls(name, shape, fitted_format, padded, factors, tuple(fitted), checks, names, scales)
+
+    @classmethod
+    def _write_scales(
+        cls, tensor: str, format: ScaledFormat, links: tuple[Protection, ...], ber: float | None
+    ) -> StoredTensor:
+        assert format.scales is not None
+        chain = Chain(links=tuple(link for link in links if link.rank >= Protection.CHECK))
+        stored = cls.write(_scales(tensor), format.scales, format.store, chain, ber=ber)
+        return replace(stored, scales_of=tensor)
 
     @property
     def data(self) -> Words:
@@ -159,6 +187,9 @@ class StoredTensor(TensorSlot):
         return zero_word(self.format)
 
     def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
+        if not self.format.value_dtype.is_floating_point:
+            problem = f"tensor {self.name!r} holds whole numbers, which no noise can be added to"
+            raise FormatError(problem, "leave it out with --exclude")
         stored = self.format.decode(codes_of(self.data).view(self.shape))
         return words_of(self.format.encode(stored.double() + torch.from_numpy(noise).view(self.shape))).astype(
             np.uint64
@@ -166,19 +197,19 @@ class StoredTensor(TensorSlot):
 
     @property
     def regions(self) -> tuple[StoredTensor | CheckRegion, ...]:
-        """Everything of this tensor that lies in the memory: its words, and what its protections add."""
-        return (self, *self._extra)
+        """Everything of this tensor that lies in the memory: its words, what its protections add, and its scales."""
+        return (self, *self._extra, *(self.scales.regions if self.scales else ()))
 
     @cached_property
     def _extra(self) -> tuple[CheckRegion, ...]:
         extra = []
         if len(self.words) > self.elements and any(link.fills_padding for link in self.links):
             padding = self.words[self.elements :]
-            extra.append(CheckRegion(f"{self.name}#padding", self.name, padding, self.format.bits))
+            extra.append(CheckRegion(f"{self.name}#padding", self.tensor, padding, self.format.bits))
         for link, name, words in zip(self.links, self.names, self.checks, strict=True):
             if link.per_block:
                 kept = link.check_layout(self.elements).words  # blocks of padding alone need no check words
-                extra.append(CheckRegion(f"{self.name}#{name}", self.name, words.reshape(-1)[:kept], link.check_bits))
+                extra.append(CheckRegion(f"{self.name}#{name}", self.tensor, words.reshape(-1)[:kept], link.check_bits))
         return tuple(extra)
 
     @property
@@ -186,7 +217,7 @@ class StoredTensor(TensorSlot):
         """Bits that the protections add: in the memory, and constants beside it."""
         added = sum(region.layout.words * region.layout.bits for region in self._extra)
         constants = (self.factors.side_bits if self.factors else 0) + sum(link.side_bits for link in self.links)
-        return added + constants
+        return added + constants + (self.scales.extra_bits if self.scales else 0)
 
     def read(self) -> Tensor:
         """Return the whole tensor as read back without faults, in the format's value dtype.
@@ -203,12 +234,17 @@ class StoredTensor(TensorSlot):
             faults: by region name.
         """
         group = math.lcm(*(1, *(link.block for link in self.links)))
-        hits = {region.name: faults[region.name] for region in self.regions if region.name in faults}
+        own: tuple[StoredTensor | CheckRegion, ...] = (self, *self._extra)
+        hits = {region.name: faults[region.name] for region in own if region.name in faults}
         data = hits.get(self.name, NO_FAULTS)
-        if group == 1 and len(hits) == 1 and len(data.words):
+        rescaled = self._rescaled(faults)
+        if group == 1 and len(hits) == 1 and len(data.words) and rescaled is None:
             groups = data.words  # the usual case, without a search
         else:
-            groups = np.unique(np.concatenate([w // group for w in self._elements_of(hits)] or [data.words]))
+            touched = [w // group for w in self._elements_of(hits)]
+            if rescaled is not None:
+                touched.append(self._scaled_format.elements_of(rescaled.index).numpy() // group)
+            groups = np.unique(np.concatenate(touched or [data.words]))
         old = self.words.reshape(-1, group)[groups]
         new = old.copy()
         _flip(new, groups, data)
@@ -225,10 +261,11 @@ class StoredTensor(TensorSlot):
         element = (groups[:, None] * group + np.arange(group)).reshape(-1)
         before, after = self.decode_words(old.reshape(-1), old_checks), self.decode_words(new.reshape(-1), new_checks)
         kept = element < self.elements
-        if group > 1:
+        if group > 1 and rescaled is None:
             kept &= before != after  # most words of a touched block come back as they were
         index = torch.from_numpy(element[kept])
-        old_values, values = self.values_of(before[kept], index), self.values_of(after[kept], index)
+        old_values = self.values_of(before[kept], index)
+        values = self.values_of(after[kept], index, self._units(index, rescaled) if rescaled is not None else None)
         differs = words_of(_bit_view(old_values)) != words_of(_bit_view(values))
         if not differs.all():
             chosen = torch.from_numpy(differs)
@@ -246,18 +283,47 @@ class StoredTensor(TensorSlot):
                 link = self.links[self.names.index(name.rpartition("#")[2])]
                 yield hit.words // link.per_block * link.block
 
+    def _rescaled(self, faults: Mapping[str, WordFaults]) -> ReadElements | None:
+        """Return the scales that read another value; None if none does."""
+        if self.scales is None or not any(region.name in faults for region in self.scales.regions):
+            return None
+        read = self.scales.faulty(faults)
+        return read if len(read.index) else None
+
+    @property
+    def _scaled_format(self) -> ScaledFormat:
+        assert isinstance(self.format, ScaledFormat)
+        return self.format
+
+    def _units(self, index: Tensor, rescaled: ReadElements) -> Tensor:
+        """Return the scales of elements once some scales read another value."""
+        units, own = self._scaled_format.units(index), self._scaled_format.group_of(index)
+        at = torch.searchsorted(rescaled.index, own).clamp_(max=len(rescaled.index) - 1)
+        return torch.where(rescaled.index[at] == own, rescaled.values[at], units)
+
     def decode_words(self, words: Words, checks: tuple[Words, ...] | list[Words]) -> Words:
         """Undo what the links did to words of whole groups."""
         for link, own in zip(reversed(self.links), reversed(checks), strict=True):
             words = link.read_words(words.reshape(-1, link.block), own).reshape(-1)
         return words
 
-    def values_of(self, words: Words, index: Tensor | None) -> Tensor:
-        """Return what decoded words stand for."""
+    def values_of(self, words: Words, index: Tensor | None, units: Tensor | None = None) -> Tensor:
+        """Return what decoded words stand for.
+
+        Args:
+            words: of all elements, or of those at `index`.
+            index: int64 [n], flat positions; None for all.
+            units: float32 [n], the elements' scales as they were read; None: as they were written.
+        """
         codes = codes_of(words) if index is not None else codes_of(words).view(self.shape)
-        values = self.format.decode(codes, index)
+        if units is not None:
+            values = self.format.element.decode(codes).mul_(units.view(codes.shape))
+        else:
+            values = self.format.decode(codes, index)
+            if self.links and isinstance(self.format, ScaledFormat):
+                units = self.format.units(index)
         for link in reversed(self.links):
-            values = link.read_values(values, words, index)
+            values = link.read_values(values, words, index, units)
         return self.factors.divide(values, self.shape, index) if self.factors else values
 
 

@@ -42,7 +42,7 @@ def load_corrector(path: str | Path) -> Corrector:
     try:
         header = json.loads(file.metadata[_KEY])
         schema = header["schema"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise CorrectorError(f"{path}: is not a corrector", "correctors come from `train-corrector`") from None
     if schema != SCHEMA:
         raise CorrectorError(f"{path}: is {schema}, this faultcli reads {SCHEMA}", "train the corrector again")
@@ -53,7 +53,7 @@ def load_corrector(path: str | Path) -> Corrector:
         _check_finite(arrays)
         corrector = kind.from_parts(card, arrays, header["values"])
         _try_out(corrector)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, UsageError) as error:
         raise CorrectorError(f"{path}: the corrector is damaged ({error})", "train the corrector again") from None
     return corrector
 

@@ -82,3 +82,11 @@ def render(title: str, rows: Rows) -> Table:
     for row in rows:
         table.add_row(*row.values())
     return table
+
+
+def markdown(rows: Rows) -> str:
+    """Return rows as a Markdown table, one column per key of the first, the first column as code."""
+    headers = list(rows[0])
+    lines = [headers, ["---"] * len(headers)]
+    lines += [[f"`{row[headers[0]]}`", *(row[header] for header in headers[1:])] for row in rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.plan import RESULT_SCHEMA
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.faults.laws import parse_law
 from faultcli.faults.memories import Rate
 from faultcli.workload.metrics import Outcome
+
+_NUMBER = r"(?:-?[\d.e+-]+|null)"
+_NUMBERS = re.compile(rf"\[\s+(?:{_NUMBER},\s+)*{_NUMBER}\s+\]")
+
+
+def json_text(document: Mapping[str, object]) -> str:
+    """Return a document as JSON text, indented, lists of numbers in one line.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return _NUMBERS.sub(lambda match: "[" + " ".join(match[0][1:-1].split()) + "]", text)
 
 
 def campaign_document(result: CampaignResult, confidence: float, rates: Sequence[Rate] = ()) -> dict[str, Any]:
@@ -24,6 +41,11 @@ def campaign_document(result: CampaignResult, confidence: float, rates: Sequence
         "schema": RESULT_SCHEMA,
         "plan_hash": result.plan_hash,
         "seed": result.plan.seed,
+        "selection": {
+            "target": result.plan.target,
+            "include": list(result.plan.include),
+            "exclude": list(result.plan.exclude),
+        },
         "confidence": confidence,
         "inputs": result.inputs,
         "bits": max(arm.bits for arm in result.arms),
@@ -41,13 +63,14 @@ def campaign_document(result: CampaignResult, confidence: float, rates: Sequence
         ],
         "verdict": None if result.verdict is None else str(result.verdict),
         "memories": rates_document(rates),
+        "provenance": None if result.provenance is None else asdict(result.provenance),
         "timing": {"seconds": round(result.seconds, 3)},
     }
 
 
 def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str, Any]:
     accuracy, rates = arm.accuracy(confidence), arm.mean_rates()
-    gain = result.gain_over_none(arm, confidence)
+    gain, drop = result.gain_over_none(arm, confidence), paired_drop(result, result.arms.index(arm))
     return {
         "format": arm.arm.format,
         "protect": arm.arm.protect.text,
@@ -62,9 +85,11 @@ def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str,
         if accuracy is None
         else {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "worst": arm.worst},
         "gain_over_none": None if gain is None else {"mean": gain.mean, "low": gain.low, "high": gain.high},
+        "drop_from_baseline": None if drop is None else {"mean": drop.mean, "low": drop.low, "high": drop.high},
         **{name: rates.get(name) for name in _RATES},
         "flips_mean": arm.flips_mean,
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
+        "trial_accuracies": trial_accuracies(arm),
     }
 
 
@@ -82,6 +107,12 @@ def rates_document(rates: Sequence[Rate]) -> list[dict[str, Any]]:
         for rate in rates
         if rate.meaning is not None
     ]
+
+
+def trial_accuracies(arm: ArmResult) -> list[float | None]:
+    """Return the accuracy of every trial by its number; None for one that could not be run."""
+    found = {record.trial: record.outcome.top1 for record in arm.records}
+    return [found.get(trial) for trial in range(max(found, default=-1) + 1)]
 
 
 _RATES = ("top5", "loss", "masked", "sdc", "due", "sdc1", "sdc5", "sdc10pct", "sdc20pct")

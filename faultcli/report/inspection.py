@@ -73,6 +73,8 @@ def inspection_summary(
         f"{len(at_risk)} of {len(tensors)} tensors at risk: {hit:,} of {elements:,} values, "
         f"{sum(tensor.bits for tensor in at_risk):,} bits in {format}"
     )
+    if scales := sum(tensor.scale_bits for tensor in at_risk):
+        text += f", {scales:,} of them scales"
     if fault is None:
         return text
     flips = "depends on what is stored" if expected_flips is None else f"{expected_flips:,.4g} expected flips per trial"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich import box
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import Interval
@@ -29,16 +33,35 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return UNDEFINED if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
-def percent_interval(interval: Interval | None) -> str:
+def flips_text(flips: float | None) -> str:
+    """Write a mean number of flipped bits; from a thousand on, tenths say nothing."""
+    return UNDEFINED if flips is None else f"{flips:,.1f}" if flips < 1000 else f"{flips:,.0f}"
+
+
+def percent_interval(interval: Interval | None, digits: int = 1) -> str:
     """Write a mean with its interval, in percent."""
     if interval is None:
         return UNDEFINED
     if interval.low is None or interval.high is None:
-        return percent(interval.mean)
-    return f"{percent(interval.mean)} [{percent(interval.low)}, {percent(interval.high)}]"
+        return percent(interval.mean, digits)
+    mean, low, high = (percent(end, digits) for end in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"
 
 
-def campaign_tables(result: CampaignResult, confidence: float) -> list[Table]:
+@dataclass(frozen=True)
+class FittedTable:
+    """A table that breaks its long cells into lines where the terminal is too narrow for it, and only there."""
+
+    tables: tuple[Table, ...]  # the same table, from wide to narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        endless = options.update(width=10_000)
+        needed = (Measurement.get(console, endless, table).maximum for table in self.tables[:-1])
+        fitting = (table for table, width in zip(self.tables, needed, strict=False) if width <= options.max_width)
+        yield next(fitting, self.tables[-1])
+
+
+def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTable]:
     """Return one table of all arms; or, with several protections, one per format and law.
 
     All rates are in percent of the inputs, averaged over trials; gains are in points over the unprotected arm on the
@@ -48,7 +71,7 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[Table]:
     what = f"top-1 accuracy in %, {trials} trials, {result.inputs:,} inputs, original {percent(result.original.top1)}"
     interval = f"accuracy [{percent(confidence, 0)} %]"
     condition: Columns = {"format": lambda arm: arm.arm.format, "fault": lambda arm: arm.arm.fault.spec}
-    flips: Columns = {"flips": lambda arm: UNDEFINED if arm.flips_mean is None else f"{arm.flips_mean:,.1f}"}
+    flips: Columns = {"flips": lambda arm: flips_text(arm.flips_mean)}
     protection: Columns = {
         "protect": hardening,
         "overhead": lambda arm: f"{arm.overhead_bits_per_weight:.3g}",
@@ -78,11 +101,31 @@ Columns = dict[str, Callable[[ArmResult], str]]
 _TEXTS = ("format", "fault", "protect")
 
 
-def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> Table:
-    table = new_table(title, **{name: "left" if name in _TEXTS else "right" for name in columns})
-    for arm in arms:
-        table.add_row(*(plain(cell(arm)) for cell in columns.values()))
-    return table
+def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> FittedTable:
+    rows = [[cell(arm) for cell in columns.values()] for arm in arms]
+    broken = [[_broken(text) for text in row] for row in rows]
+    tables = []
+    for header, cells, gap in ((str, rows, None), (_broken, broken, 1), (_broken, broken, 0)):
+        table = new_table(title, **{header(name): "left" if name in _TEXTS else "right" for name in columns})
+        for row in cells:
+            table.add_row(*(Text("\n").join(map(plain, text.split("\n"))) for text in row))
+        if gap is not None:
+            table.padding = (0, gap, 0, 0)
+            table.show_lines = any("\n" in text for row in cells for text in row)
+        tables.append(table)
+    return FittedTable(tuple(tables))
+
+
+def _broken(text: str) -> str:
+    """Put an interval under its mean, and a chain of protections or a fault law on lines of about 20 characters."""
+    if " [" in text:
+        return text.replace(" [", "\n[", 1).replace(", ", ",")
+    lines = [""]
+    for part in text.replace(",", ",\0").replace(" + ", " +\0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > 20:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def hardening(arm: ArmResult) -> str:

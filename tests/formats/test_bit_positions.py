@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from faultcli.errors import FaultError
-from faultcli.formats import bit_positions, native_format, parse_format
+from faultcli.formats import bit_positions, native_format, parse_format, scale_positions
+from faultcli.formats.exponent import E8M0
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,10 @@ from faultcli.formats import bit_positions, native_format, parse_format
         ("fp16", "msb:2", [14, 15]),
         ("fp16", "lsb:3", [0, 1, 2]),
         ("fp16", "15-15", [15]),
+        ("mxfp6-e3m2", "exponent", [2, 3, 4]),
+        ("mxfp6-e3m2", "scale", []),
+        ("mxfp6-e3m2", "scale:msb + sign", [5]),
+        ("nf4", "level", range(4)),
     ],
 )
 def test_selections(name: str, spec: str, expected: list[int]) -> None:
@@ -34,9 +39,27 @@ def test_selections(name: str, spec: str, expected: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "spec", "expected"),
+    [
+        ("mxfp4", "scale", range(8)),
+        ("mxfp4", "sign+scale:msb", [7]),
+        ("mxfp4", "exponent", []),
+        ("int4-g64", "scale:sign+scale:mantissa", [*range(10), 15]),
+        ("nf4", " scale : 23-30", range(23, 31)),
+    ],
+)
+def test_selections_of_scales(name: str, spec: str, expected: list[int]) -> None:
+    store = parse_format(name).scale_format
+    assert store is not None
+    assert scale_positions(store, spec) == tuple(expected)
+
+
+@pytest.mark.parametrize(
     ("name", "spec", "problem"),
     [
         ("q2.5", "exponent", "there are no bits 'exponent'"),
+        ("q2.5", "scale", "there are no bits 'scale'"),
+        ("mxfp4", "scales", "there are no bits 'scales'"),
         ("q0.7", "integer", "there are no bits 'integer'"),
         ("q2.5", "", "a part is empty"),
         ("q2.5", "sign+", "a part is empty"),
@@ -55,7 +78,7 @@ def test_refusals_say_what_the_format_has(name: str, spec: str, problem: str) ->
         bit_positions(parse_format(name), spec)
     assert error.value.message == f"bits {spec!r} in {name}: {problem}"
     assert error.value.remedy is not None
-    assert error.value.remedy.startswith(f"{name} has sign (7), ")
+    assert error.value.remedy.startswith(f"{name} has sign (")
 
 
 def test_the_remedy_lists_groups_as_runs() -> None:
@@ -65,6 +88,15 @@ def test_the_remedy_lists_groups_as_runs() -> None:
         "fp32 has sign (31), exponent (23-30), mantissa (0-22); "
         "also N, A-B, msb, lsb, msb:K, lsb:K, and any of these joined by +"
     )
+
+
+def test_the_remedy_lists_scales() -> None:
+    with pytest.raises(FaultError) as error:
+        bit_positions(parse_format("mxfp4"), "level")
+    assert error.value.remedy is not None
+    assert error.value.remedy.startswith("mxfp4 has sign (3), exponent (1-2), mantissa (0), scale and scale:PART; also")
+    with pytest.raises(FaultError, match=r"^bits 'scale:8' in e8m0: bit 8 is outside the word of 8 bits$"):
+        scale_positions(E8M0, "scale:8")
 
 
 def test_native_integers_have_groups_too() -> None:

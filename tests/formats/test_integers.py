@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from faultcli.errors import FormatError, UsageError
 from faultcli.formats import native_format, parse_format
 from faultcli.formats.base import container_dtype
-from faultcli.formats.integers import IntegerFormat, NativeIntegerFormat
+from faultcli.formats.integers import NativeIntegerFormat, SignedInteger
+from faultcli.formats.scaled import ScaledFormat
 
 WIDTHS = [2, 3, 4, 7, 8, 9, 12, 16]
 
@@ -29,9 +31,9 @@ def integers(codes: torch.Tensor, bits: int) -> list[int]:
     return [code - (1 << bits) if code >> (bits - 1) else code for code in plain]
 
 
-def fitted(name: str, values: torch.Tensor) -> IntegerFormat:
+def fitted(name: str, values: torch.Tensor) -> ScaledFormat:
     fmt = parse_format(name).fitted(values)
-    assert isinstance(fmt, IntegerFormat)
+    assert isinstance(fmt, ScaledFormat)
     assert fmt.scales is not None
     return fmt
 
@@ -41,12 +43,13 @@ def test_every_code_decodes_and_comes_back(bits: int) -> None:
     fmt = fitted(f"int{bits}", torch.tensor([0.37, -0.02]))
     codes = torch.arange(1 << bits).to(container_dtype(bits))
     scale = fmt.scales[0].item()
+    fmt = dataclasses.replace(fmt, row_words=1 << bits)
     values = fmt.decode(codes)
     exact = torch.tensor(integers(codes, bits), dtype=torch.float64) * scale
     assert torch.equal(values, exact.float())
     lowest = 1 << (bits - 1)  # only a flip makes it; written again it saturates to its neighbour
     kept = torch.arange(1 << bits) != lowest
-    again = IntegerFormat(bits, scales=fmt.scales, words_per_scale=1 << bits).encode(values)
+    again = fmt.encode(values)
     assert torch.equal(again[kept], codes[kept])
     assert integers(again[~kept], bits) == [-(2 ** (bits - 1) - 1)]
 
@@ -115,7 +118,7 @@ def test_near_ties_are_told_from_ties(bits: int) -> None:
     """The float32 nearest to (k + 1/2) x scale is rarely a tie, but its quotient in float32 often is."""
     scale = torch.tensor([0.0123])
     values = ((torch.arange(2 ** (bits - 1) - 1)[-500:] + 0.5).double() * scale.double()).float()
-    fmt = IntegerFormat(bits, scales=scale, words_per_scale=len(values))
+    fmt = dataclasses.replace(fitted(f"int{bits}", values), scales=scale)
     assert integers(fmt.encode(values), bits) == reference(values.tolist(), scale.item(), bits)
 
 
@@ -162,7 +165,7 @@ def test_errors() -> None:
             refusing(torch.tensor([math.nan, 1.0, math.inf]))
     for bits in (1, 17):
         with pytest.raises(UsageError, match=f"number format int{bits}: N is {bits}"):
-            IntegerFormat(bits)
+            SignedInteger(bits)
 
 
 @pytest.mark.parametrize("bits", WIDTHS)

@@ -60,6 +60,11 @@ def measured(image: MemoryImage, exact: torch.Tensor, ber: float) -> float:
         ("q2.5", "scale=max,mset"),
         ("q2.5", "scale=max,cep"),
         ("q2.5", "scale=max,posterior=2e-3"),
+        ("int4-g32", "guard"),
+        ("int8-g16", "guard=clamp:channel"),
+        ("mxfp4", "guard"),
+        ("mxfp6-e2m3", "guard,tmr"),
+        ("nf4", "guard,parity"),
     ],
 )
 def test_prediction_equals_measurement(format: str, chain: str) -> None:

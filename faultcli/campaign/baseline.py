@@ -1,0 +1,149 @@
+"""A regression gate: is this checkpoint worse than an earlier one, on the same inputs under the same fault maps?
+
+The earlier campaign's JSON holds the accuracy of every trial. Differences are taken trial by trial, so what a fault map
+does to both cancels, and the gate is a test on their mean (see `faultcli.campaign.gates`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from faultcli.campaign.plan import RESULT_SCHEMA, Arm, Plan
+from faultcli.campaign.provenance import Provenance
+from faultcli.campaign.records import CampaignResult
+from faultcli.campaign.statistics import ConfidenceSequence, Interval, mean_interval
+from faultcli.errors import FaultcliError
+
+_DIFFERENCE = (-1.0, 1.0)
+
+
+class BaselineError(FaultcliError):
+    """A baseline cannot be read, or was measured under another plan."""
+
+
+class Baseline:
+    """An earlier campaign, as `campaign --json` wrote it.
+
+    Args:
+        path: the file.
+
+    Raises:
+        BaselineError: it is no result of a campaign, or one of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = str(path)
+        remedy = "name what campaign --json FILE wrote"
+        try:
+            self._document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            schema = self._document["schema"]
+        except OSError as error:
+            raise BaselineError(f"{path}: cannot be read: {error.strerror}", remedy) from None
+        except (ValueError, KeyError, TypeError):
+            raise BaselineError(f"{path}: is no result of a campaign", remedy) from None
+        if schema != RESULT_SCHEMA:
+            raise BaselineError(f"{path}: is {schema}, a baseline is {RESULT_SCHEMA}", remedy)
+        try:
+            self._arms = {_key(arm): tuple(arm["trial_accuracies"]) for arm in self._document["arms"]}
+        except (KeyError, TypeError):
+            problem = f"{path}: does not hold the accuracy of every trial"
+            raise BaselineError(problem, "measure it again with this faultcli") from None
+
+    def trials(self, arms: tuple[Arm, ...]) -> int:
+        """Return how many trials it has of each of these arms, at the least."""
+        return min(len(self._of(arm)) for arm in arms)
+
+    def accuracies(self, plan: Plan, provenance: Provenance, inputs: int) -> tuple[tuple[float | None, ...], ...]:
+        """Return the accuracy of every trial, by trial number, for every arm of a plan; None for one that could not be
+        run.
+
+        Args:
+            plan: of the campaign to compare.
+            provenance: what it runs on.
+            inputs: how many inputs it evaluates.
+
+        Raises:
+            BaselineError: faults or inputs are not the same; says what differs.
+        """
+        there, here = self._conditions(), _conditions(plan, provenance, inputs)
+        different = [name for name in here if here[name] != there.get(name)]
+        if different:
+            what = ", ".join(
+                f"{name} is {_short(there.get(name))} there and {_short(here[name])} here" for name in different
+            )
+            more = f"{self._name}: is no baseline for this campaign: {what}"
+            raise BaselineError(more, "run both with the same options; only the values of the weights may differ")
+        found = tuple(self._of(arm) for arm in plan.arms)
+        short = min(map(len, found))
+        if plan.trials > short:
+            raise BaselineError(
+                f"{self._name}: has {short} trials, --trials {plan.trials} asks for more",
+                f"try: --trials {short}, or measure the baseline with more",
+            )
+        return found
+
+    def _of(self, arm: Arm) -> tuple[float | None, ...]:
+        found = self._arms.get(_key_of(arm))
+        if not found:
+            known = "; ".join(" ".join(part for part in key if part) for key in self._arms)
+            raise BaselineError(f"{self._name}: has no trials of the arm {arm.label}", f"its arms are: {known}")
+        return found
+
+    def _conditions(self) -> dict[str, object]:
+        about = self._document.get("provenance") or {}
+        shapes = {f"shape of {name}": list(shape) for name, shape in about.get("tensors", {}).items()}
+        return {
+            "seed": self._document.get("seed"),
+            "inputs": self._document.get("inputs"),
+            "data": about.get("data_sha256"),
+            "tensors": sorted(about.get("tensors", {})),
+            **(self._document.get("selection") or {}),
+            **shapes,
+        }
+
+
+def _conditions(plan: Plan, provenance: Provenance, inputs: int) -> dict[str, object]:
+    """What decides the faults and the inputs, apart from the arms."""
+    shapes = {f"shape of {name}": list(shape) for name, shape in provenance.tensors.items()}
+    return {
+        "seed": plan.seed,
+        "inputs": inputs,
+        "data": provenance.data_sha256,
+        "target": plan.target,
+        "include": list(plan.include),
+        "exclude": list(plan.exclude),
+        "tensors": sorted(provenance.tensors),
+        **shapes,
+    }
+
+
+def paired_drop(result: CampaignResult, number: int) -> Interval | None:
+    """Return the mean of baseline − accuracy over the trials of an arm with its interval; None without a baseline."""
+    baseline, arm = result.plan.baseline, result.arms[number]
+    if not baseline or not baseline[number]:
+        return None
+    pairs = ((baseline[number][record.trial], record.outcome.top1) for record in arm.records)
+    drops = [old - new for old, new in pairs if old is not None]
+    if not arm.sequential:
+        return mean_interval(drops, confidence=result.plan.confidence, bounds=_DIFFERENCE)
+    sequence = ConfidenceSequence(confidence=result.plan.confidence, bounds=_DIFFERENCE)
+    for drop in drops:
+        sequence.add(drop)
+    return sequence.interval
+
+
+def _key(arm: Mapping[str, Any]) -> tuple[str | None, ...]:
+    return arm["format"], arm["fault"], arm["protect"], arm["recalibrate"], arm["corrector"]
+
+
+def _key_of(arm: Arm) -> tuple[str | None, ...]:
+    recalibrate = arm.recalibrate.text if arm.recalibrate else None
+    return arm.format, arm.fault.spec, arm.protect.text, recalibrate, arm.correct.text if arm.correct else None
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:40]}…"

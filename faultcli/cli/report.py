@@ -1,0 +1,54 @@
+"""faultcli report: render what a store holds, without running anything."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faultcli.cli import options
+from faultcli.cli.console import note
+
+
+def report(
+    store: Annotated[
+        Path, typer.Argument(metavar="STORE", help="What `campaign --store` or `merge` wrote.", show_default=False)
+    ],
+    output: Annotated[
+        list[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Its ending says what: .html, .md (for CI summaries), .xml (JUnit), .json, .arms.csv (a row per arm), "
+            "or .csv, .jsonl, .parquet (a row per trial). Repeatable.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+    ],
+    force: options.Force = False,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Render a campaign as a page, a summary, JSON, CSV or JUnit XML, from its records alone.
+
+    The same records give the same bytes. Nothing is run again, and a campaign that is still running can be looked at.
+
+    Example: faultcli report results.db -o report.html -o junit.xml
+    """
+    from faultcli.campaign.result import result_of
+    from faultcli.campaign.store import Store
+    from faultcli.files import atomic_output, check_output
+    from faultcli.report.formats import report_format
+
+    formats = {path: report_format(path.name) for path in output}
+    for path in formats:
+        check_output(path, force=force, inputs=[store])
+    with closing(Store.read(store)) as kept:
+        result = result_of(kept)
+    for path, kind in formats.items():
+        with atomic_output(path, force=force, inputs=[store]) as partial:
+            partial.write_bytes(kind.render(result))
+        note(f"written to {path}", quiet=quiet)

@@ -1,0 +1,191 @@
+"""A campaign as one HTML file that needs nothing else: no script, no network, every plot with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from faultcli.campaign.gates import Verdict
+from faultcli.campaign.records import CampaignResult
+from faultcli.report.html_style import STYLE_SHEET
+from faultcli.report.plot import Plot
+from faultcli.report.sections import SECTIONS, Section
+from faultcli.report.summary import (
+    ARM_COLUMNS,
+    GATE_COLUMNS,
+    VERDICTS,
+    arm_cells,
+    findings,
+    gate_cells,
+    headline,
+    provenance_rows,
+)
+from faultcli.report.table import percent
+from faultcli.report.text import printable
+
+_SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", None: "–"}
+_TEXTS = ("format", "fault", "protection", "arm", "gate", "verdict", "unbeaten")  # columns that are no numbers
+
+
+def campaign_html(result: CampaignResult) -> str:
+    """Return the page. The same result gives the same bytes."""
+    sections = [(section, plots) for section in SECTIONS if (plots := section.draw(result))]
+    model = result.provenance.model if result.provenance else "a checkpoint"
+    title = f"Bit-flip campaign: {model}"
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            '<link rel="icon" href="data:,">',  # a browser would ask the server for one
+            f"<title>{_text(title)}</title>",
+            f"<style>{STYLE_SHEET}</style>",
+            "</head>",
+            "<body>",
+            '<a class="skip" href="#summary">To the summary</a>',
+            f"<header><h1>{_text(title)}</h1>",
+            f'<p class="sub">{_text(_subtitle(result))}</p></header>',
+            "<main>",
+            *_verdict(result),
+            *_contents(section for section, _ in sections),
+            *_summary(result),
+            *_tested(result),
+            '<div class="sections">',
+            *(line for section, plots in sections for line in _section(section, plots)),
+            "</div>",
+            *_all_arms(result),
+            "</main>",
+            "<footer>Rates are in percent of the inputs, averaged over fault maps; gains in percentage points; "
+            f"intervals are {percent(result.plan.confidence, 0)} % over fault maps. The unit of every statement is the "
+            "fault map, not the input.</footer>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _subtitle(result: CampaignResult) -> str:
+    trials = sum(len(arm.records) for arm in result.arms)
+    parts = [
+        ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms)),
+        f"{len(result.arms):,} arm{'s' if len(result.arms) > 1 else ''}",
+        f"{trials:,} trials",
+        f"{result.inputs:,} inputs",
+    ]
+    return " · ".join([result.provenance.architecture, *parts] if result.provenance else parts)
+
+
+def _verdict(result: CampaignResult) -> list[str]:
+    kind = "none" if result.verdict is None else str(result.verdict)
+    return [
+        f'<section class="verdict {kind}" aria-label="Verdict">'
+        f'<span class="sign" aria-hidden="true">{_SIGNS[result.verdict]}</span>'
+        f"<strong>{VERDICTS[result.verdict]}</strong><p>{_text(headline(result))}</p></section>"
+    ]
+
+
+def _contents(sections: Iterable[Section]) -> list[str]:
+    links = [
+        ("tested", "What was tested"),
+        *((section.name, section.title) for section in sections),
+        ("arms", "All arms"),
+    ]
+    return ['<nav aria-label="Contents">', *(f'<a href="#{name}">{title}</a>' for name, title in links), "</nav>"]
+
+
+def _summary(result: CampaignResult) -> list[str]:
+    known = [arm for arm in result.arms if arm.records]
+    worst = min(known, key=lambda arm: arm.worst or 0.0, default=None)
+    tiles = [
+        ("Original accuracy", f"{percent(result.original.top1)} %", "the checkpoint as it is"),
+        ("As stored", _range([arm.stored.top1 for arm in result.arms]), "in the memory, without faults"),
+        ("Under faults", _range([found.mean for arm in known if (found := arm.accuracy())]), "mean of an arm"),
+        ("Worst trial", f"{percent(None if worst is None else worst.worst)} %", worst.arm.label if worst else ""),
+    ]
+    lines = ['<section id="summary">', '<dl class="tiles">']
+    lines += [
+        f"<div><dt>{name}</dt><dd>{_text(value)}<small>{_text(remark)}</small></dd></div>"
+        for name, value, remark in tiles
+    ]
+    lines.append("</dl>")
+    gates = [gate for arm in result.arms for gate in arm.gates]
+    if gates:
+        lines += ["<h2>Gates</h2>", "<p>Decided trial by trial; looking early does not spoil the error rate.</p>"]
+        lines += ['<div class="card">', _table(GATE_COLUMNS, [gate_cells(gate, result) for gate in gates]), "</div>"]
+    lines += ["<h2>Findings</h2>", "<p>Mean accuracy in percent with its interval, for every format and fault law.</p>"]
+    lines += ['<ul class="findings card">']
+    lines += [f"<li><b>{_text(name)}</b>{_text(text)}</li>" for name, text in findings(result)]
+    return [*lines, "</ul>", "</section>"]
+
+
+def _range(fractions: Sequence[float]) -> str:
+    low, high = percent(min(fractions, default=None)), percent(max(fractions, default=None))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _tested(result: CampaignResult) -> list[str]:
+    lines = [
+        '<section id="tested">',
+        "<h2>What was tested</h2>",
+        "<p>All that changes a result, and the command that gives it again.</p>",
+        '<div class="card"><dl class="facts">',
+    ]
+    lines += [f"<dt>{name}</dt><dd>{_text(value)}</dd>" for name, value in provenance_rows(result)]
+    lines.append("</dl>")
+    if result.provenance is not None:
+        lines.append(f'<pre aria-label="Command to reproduce">{_text(result.provenance.command)}</pre>')
+    return [*lines, "</div></section>"]
+
+
+def _section(section: Section, plots: Sequence[Plot]) -> list[str]:
+    wide = ' class="wide"' if len(plots) > 1 else ""
+    lines = [f'<section id="{section.name}"{wide}>', f"<h2>{section.title}</h2>", f"<p>{section.lead}</p>"]
+    lines.append('<div class="plots">')
+    for plot in plots:
+        lines += [f'<figure class="card"><figcaption><h3>{_text(plot.title)}</h3></figcaption>', plot.svg.rstrip()]
+        lines += [_table(plot.columns, plot.rows), "</figure>"]
+    return [*lines, "</div></section>"]
+
+
+def _all_arms(result: CampaignResult) -> list[str]:
+    lines = ['<section id="arms">', "<h2>All arms</h2>", "<p>Every arm with what it costs and what it did.</p>"]
+    lines.append('<div class="card">')
+    return [*lines, _table(ARM_COLUMNS, [arm_cells(arm, result) for arm in result.arms]), "</div></section>"]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col"{_class(name)}>{_text(name)}</th>' for name in columns)
+    lines = [
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>',
+        f"<thead><tr>{head}</tr></thead><tbody>",
+    ]
+    for first, *cells in rows:
+        body = "".join(
+            f"<td{_class(name)}>{_cell(name, cell)}</td>" for name, cell in zip(columns[1:], cells, strict=True)
+        )
+        lines.append(f'<tr><th scope="row">{_breakable(first)}</th>{body}</tr>')
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _class(column: str) -> str:
+    return ' class="text"' if column in _TEXTS else ""
+
+
+def _cell(column: str, cell: str) -> str:
+    if column == "verdict":
+        return f'<span class="chip {cell}">{cell}</span>'
+    mean, bracket, ends = cell.partition(" [")
+    return f"{_text(mean)} <small>[{_text(ends)}</small>" if bracket and ends.endswith("]") else _breakable(cell)
+
+
+def _breakable(text: str) -> str:
+    """Let a chain of protections end a line after a comma."""
+    return _text(text).replace(",", ",<wbr>")

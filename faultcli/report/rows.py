@@ -1,0 +1,211 @@
+"""Plots with a row per arm: paired gains, what became of the answers, every single trial."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.report.drawing import DUE, FAINT, INK, MASKED, PAGE, SDC, drawing, new_figure, to_svg
+from faultcli.report.plot import Plot, by_format, level_of, looks, paged
+from faultcli.report.table import hardening, percent, percent_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_ROW, _MARGIN = 0.23, 0.75  # inches
+_BINS = 200  # accuracies of trials are told apart to half a point: a campaign of any length stays small
+
+
+def gain_plots(result: CampaignResult) -> list[Plot]:
+    """Gain in accuracy over the unprotected arm on the same faults, with its interval."""
+    plots: list[Plot] = []
+    confidence, look_of = result.plan.confidence, looks(result)
+    compared = [arm for arm in result.arms if result.gain_over_none(arm) is not None]
+    for form, of_format in by_format(compared).items():
+        for title, arms in paged(form, of_format):
+            gains = [result.gain_over_none(arm, confidence) for arm in arms]
+            with drawing():
+                rows = _Rows(arms)
+                figure, axes = new_figure(rows.height)
+                axes.axvline(0, color=FAINT, linewidth=1)
+                for arm, place, gain in zip(arms, rows.places, gains, strict=True):
+                    assert gain is not None
+                    look = look_of[hardening(arm)]
+                    if gain.low is not None and gain.high is not None:
+                        axes.plot([100 * gain.low, 100 * gain.high], [place] * 2, color=look.colour, linewidth=2.2)
+                    axes.plot([100 * gain.mean], [place], color=look.colour, marker=look.marker, markersize=6)
+                rows.label(axes)
+                axes.set_xlabel("gain in top-1 accuracy, points")
+                axes.grid(axis="x")
+                said = "; ".join(
+                    f"{hardening(arm)} at {level_of(arm)}: {percent_interval(gain)}"
+                    for arm, gain in zip(arms, gains, strict=True)
+                )
+                text = f"Dots with intervals: gain over the unprotected arm in points, paired by fault map. {said}"
+                svg = to_svg(figure, f"gain-{len(plots)}", f"Paired gains, {title}", text)
+            table = tuple(
+                (
+                    hardening(arm),
+                    level_of(arm),
+                    percent_interval(gain),
+                    f"{arm.overhead_bits_per_weight:.3g}",
+                    f"{len(arm.records):,}",
+                )
+                for arm, gain in zip(arms, gains, strict=True)
+            )
+            plots.append(Plot(title, svg, ("protection", "fault", "gain, points", "bits per weight", "trials"), table))
+    return plots
+
+
+def answer_plots(result: CampaignResult) -> list[Plot]:
+    """Which part of the answers is masked, silently corrupted, or detectably broken: stacked bars."""
+    plots: list[Plot] = []
+    for form, of_format in by_format(arm for arm in result.arms if arm.records).items():
+        for title, arms in paged(form, of_format):
+            rates = [arm.mean_rates() for arm in arms]
+            with drawing():
+                rows = _Rows(arms)
+                figure, axes = new_figure(rows.height + 0.25)
+                left = [0.0] * len(arms)
+                for key, label, colour, hatch in _ANSWERS:
+                    widths = [100 * (rate[key] or 0.0) for rate in rates]
+                    axes.barh(
+                        rows.places,
+                        widths,
+                        left=left,
+                        height=0.68,
+                        color=colour,
+                        hatch=hatch,
+                        edgecolor=PAGE,
+                        linewidth=0,
+                        label=label,
+                    )
+                    left = [start + width for start, width in zip(left, widths, strict=True)]
+                rows.label(axes)
+                axes.set(xlabel="part of the answers, %", xlim=(0, 100))
+                figure.legend(loc="outside upper left", ncols=3, labelcolor=INK, borderaxespad=0.2)
+                said = "; ".join(
+                    f"{hardening(arm)} at {level_of(arm)}: "
+                    + ", ".join(f"{k} {percent(rate[k])}" for k, *_ in _ANSWERS)
+                    for arm, rate in zip(arms, rates, strict=True)
+                )
+                text = f"Stacked bars: masked, SDC and DUE in percent of the answers. {said}"
+                svg = to_svg(figure, f"answers-{len(plots)}", f"What became of the answers, {title}", text)
+            table = tuple(
+                (hardening(arm), level_of(arm), *(percent(rate[key], 2) for key, *_ in _ANSWERS))
+                for arm, rate in zip(arms, rates, strict=True)
+            )
+            plots.append(Plot(title, svg, ("protection", "fault", "masked %", "SDC %", "DUE %"), table))
+    return plots
+
+
+_ANSWERS = (
+    ("masked", "masked", MASKED, None),
+    ("sdc", "SDC (silent)", SDC, None),
+    ("due", "DUE (NaN, infinite)", DUE, "////"),
+)
+
+
+def trial_plots(result: CampaignResult) -> list[Plot]:
+    """Accuracy of every trial: a dot per value, its area the number of trials there; mean and interval as a bar."""
+    plots: list[Plot] = []
+    confidence, look_of = result.plan.confidence, looks(result)
+    for form, of_format in by_format(arm for arm in result.arms if arm.records).items():
+        for title, arms in paged(form, of_format):
+            with drawing():
+                rows = _Rows(arms)
+                figure, axes = new_figure(rows.height)
+                for arm, place in zip(arms, rows.places, strict=True):
+                    look = look_of[hardening(arm)]
+                    counts = sorted(Counter(round(record.outcome.top1 * _BINS) for record in arm.records).items())
+                    axes.scatter(
+                        [100 * bin_ / _BINS for bin_, _ in counts],
+                        [place] * len(counts),
+                        s=[12 + 78 * count / len(arm.records) for _, count in counts],
+                        color=look.colour,
+                        alpha=0.45,
+                        linewidths=0,
+                        clip_on=False,
+                    )
+                    found = arm.accuracy(confidence)
+                    assert found is not None
+                    if found.low is not None and found.high is not None:
+                        axes.plot([100 * found.low, 100 * found.high], [place] * 2, color=INK, linewidth=1.1)
+                    axes.plot([100 * found.mean], [place], color=INK, marker="|", markersize=9, markeredgewidth=1.6)
+                rows.label(axes)
+                axes.set(xlabel="top-1 accuracy of a trial, %", xlim=(0, 100))
+                axes.grid(axis="x")
+                said = "; ".join(f"{hardening(arm)} at {level_of(arm)}: {_spread(arm)}" for arm in arms)
+                text = f"Dots: accuracy of every trial in percent; bars: mean and interval. {said}"
+                svg = to_svg(figure, f"trials-{len(plots)}", f"Every trial, {title}", text)
+            columns = ("protection", "fault", "stored", "mean [interval]", "worst", "quarter below", "median", "best")
+            table = tuple(
+                (
+                    hardening(arm),
+                    level_of(arm),
+                    percent(arm.stored.top1),
+                    percent_interval(arm.accuracy(confidence)),
+                    *map(percent, _quantiles(arm)),
+                )
+                for arm in arms
+            )
+            plots.append(Plot(title, svg, columns, table))
+    return plots
+
+
+def _spread(arm: ArmResult) -> str:
+    worst, _, median, best = _quantiles(arm)
+    return f"{len(arm.records)} trials from {percent(worst)} to {percent(best)}, median {percent(median)}"
+
+
+def _quantiles(arm: ArmResult) -> tuple[float, float, float, float]:
+    """Worst, lower quartile, median and best accuracy of a trial: always that of a trial, never between two."""
+    values = sorted(record.outcome.top1 for record in arm.records)
+    last = len(values) - 1
+    return values[0], values[last // 4], values[last // 2], values[last]
+
+
+def _wrapped(text: str, most: int = 28) -> list[str]:
+    """Return the text in lines that end after a comma or before a plus, of about `most` characters."""
+    lines = [""]
+    for part in text.replace(",", ",\0").replace(" + ", "\0 + ").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > most:
+            lines.append("")
+        lines[-1] += part if lines[-1] else part.lstrip()
+    return lines
+
+
+class _Rows:
+    """Places of arms from the top, under a heading wherever the fault changes; without one where arms differ in the
+    fault only, which then is their label."""
+
+    def __init__(self, arms: Sequence[ArmResult]) -> None:
+        alone = len({hardening(arm) for arm in arms}) == 1
+        self._ticks: list[tuple[float, str, bool]] = []
+        self.places: list[float] = []
+        place, heading = 0.0, None
+        for arm in arms:
+            if not alone and level_of(arm) != heading:
+                heading = level_of(arm)
+                place += 0.35 if self._ticks else 0
+                self._ticks.append((place, heading, True))
+                place += 1
+            label = "\n".join(_wrapped(level_of(arm) if alone else hardening(arm)))
+            place += 0.4 * label.count("\n")
+            self._ticks.append((place, label, False))
+            self.places.append(place)
+            place += 1 + 0.4 * label.count("\n")
+        self._end = place
+        self.height = _MARGIN + _ROW * place
+
+    def label(self, axes: Axes) -> None:
+        """Write the labels beside the axis."""
+        axes.set_ylim(self._end - 0.4, -0.6)
+        axes.set_yticks([place for place, *_ in self._ticks], [text for _, text, _ in self._ticks])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        for tick, (_, _, is_heading) in zip(axes.get_yticklabels(), self._ticks, strict=True):
+            if is_heading:
+                tick.set_fontweight("bold")

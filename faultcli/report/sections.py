@@ -1,0 +1,64 @@
+"""The sections of a report with plots, in their order: each one line of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from faultcli.campaign.records import CampaignResult
+from faultcli.report.curves import accuracy_curves, corrector_plots, overhead_plots
+from faultcli.report.plot import Plot
+from faultcli.report.rows import answer_plots, gain_plots, trial_plots
+
+
+@dataclass(frozen=True)
+class Section:
+    """Plots of one kind; left out of a report whose campaign has nothing to draw."""
+
+    name: str  # for links
+    title: str
+    lead: str  # how to read it
+    draw: Callable[[CampaignResult], list[Plot]]
+
+
+SECTIONS = (
+    Section(
+        "accuracy",
+        "Accuracy against fault level",
+        "Mean over fault maps; the band is its interval. The dashed line is the checkpoint without a faulty memory.",
+        accuracy_curves,
+    ),
+    Section(
+        "gain",
+        "What hardening gains",
+        "Gain in points over the unprotected memory on the same faults, paired map by map, with its interval.",
+        gain_plots,
+    ),
+    Section(
+        "overhead",
+        "Accuracy against overhead",
+        "What protections cost in stored bits per weight, check bits and constants included. A step line per fault "
+        "level joins the arms that no cheaper one beats.",
+        overhead_plots,
+    ),
+    Section(
+        "answers",
+        "What became of the answers",
+        "Masked: the answer of the fault-free run. SDC: silently another one. DUE: a logit is NaN or infinite, so the "
+        "error can be seen.",
+        answer_plots,
+    ),
+    Section(
+        "trials",
+        "Every trial",
+        "A dot is an accuracy that trials had, its area how many of them; the bar is the mean with its interval. One "
+        "bad map hides in a mean, not here.",
+        trial_plots,
+    ),
+    Section(
+        "corrector",
+        "Corrector's gain against severity",
+        "A point per fault map: what the faults took from the model, and how much of it the corrector gave back.",
+        corrector_plots,
+    ),
+)

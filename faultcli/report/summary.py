@@ -1,0 +1,161 @@
+"""What a campaign says, in words and in one table: the part that all reports for people share."""
+
+from __future__ import annotations
+
+from faultcli.campaign.baseline import paired_drop
+from faultcli.campaign.gates import GateResult, Verdict
+from faultcli.campaign.plan import Arm
+from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval
+
+VERDICTS = {Verdict.PASS: "Pass", Verdict.FAIL: "Fail", Verdict.INCONCLUSIVE: "Inconclusive", None: "No gate was set"}
+ARM_COLUMNS = (
+    "format",
+    "fault",
+    "protection",
+    "bits per weight",
+    "trials",
+    "flips",
+    "stored",
+    "accuracy",
+    "worst",
+    "gain",
+    "SDC",
+    "DUE",
+)
+GATE_COLUMNS = ("arm", "gate", "measured", "trials", "verdict")
+
+
+def headline(result: CampaignResult) -> str:
+    """Say in one sentence what the verdict rests on."""
+    gates = [gate for arm in result.arms for gate in arm.gates]
+    if not gates:
+        return "The campaign measures; add a gate such as --max-drop 0.01 to decide."
+    count = {verdict: sum(gate.verdict is verdict for gate in gates) for verdict in Verdict}
+    parts = [
+        f"{count[verdict]} {word}"
+        for verdict, word in (
+            (Verdict.PASS, "held"),
+            (Verdict.FAIL, "failed"),
+            (Verdict.INCONCLUSIVE, "not decided by the trials"),
+        )
+        if count[verdict]
+    ]
+    return f"{len(gates)} gate{'s' if len(gates) > 1 else ''}: {', '.join(parts)}."
+
+
+def findings(result: CampaignResult) -> list[tuple[str, str]]:
+    """Return, for every format and law, what it is and what happened: unprotected, and with what helps most."""
+    said = []
+    for arms in by_condition(result):
+        known = [arm for arm in arms if arm.records]
+        if not known:
+            continue
+        plain = next((arm for arm in known if _is_plain(arm.arm)), known[0])
+        best = max(known, key=_mean)
+        text = (
+            f"{percent_interval(plain.accuracy(result.plan.confidence))} with {_named(plain)}, worst map "
+            f"{percent(plain.worst)}"
+        )
+        if best is not plain and _mean(best) > _mean(plain):
+            text += (
+                f"; {percent_interval(best.accuracy(result.plan.confidence))} with {_named(best)} for "
+                f"{best.overhead_bits_per_weight:.3g} bits per weight"
+            )
+        said.append((plain.condition, text))
+    return said
+
+
+def _is_plain(arm: Arm) -> bool:
+    return not (arm.protect.links or arm.protect.scale or arm.recalibrate or arm.correct)
+
+
+def _named(arm: ArmResult) -> str:
+    return "no protection" if _is_plain(arm.arm) else hardening(arm)
+
+
+def _mean(arm: ArmResult) -> float:
+    accuracy = arm.accuracy()
+    return -1.0 if accuracy is None else accuracy.mean
+
+
+def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
+    """Return an arm's row under `ARM_COLUMNS`; rates in percent, gain in points."""
+    rates, confidence = arm.mean_rates(), result.plan.confidence
+    return (
+        arm.arm.format,
+        arm.arm.fault.spec,
+        hardening(arm),
+        f"{arm.overhead_bits_per_weight:.3g}",
+        f"{len(arm.records):,}",
+        flips_text(arm.flips_mean),
+        percent(arm.stored.top1),
+        percent_interval(arm.accuracy(confidence)),
+        percent(arm.worst),
+        percent_interval(result.gain_over_none(arm, confidence)),
+        percent(rates.get("sdc")),
+        percent(rates.get("due")),
+    )
+
+
+def gate_cells(gate: GateResult, result: CampaignResult) -> tuple[str, ...]:
+    """Return a gate's row under `GATE_COLUMNS`."""
+    arm = result.arms[gate.arm]
+    return arm.arm.label, gate_text(gate), measured(gate, result), f"{gate.trials:,}", str(gate.verdict)
+
+
+def gate_text(gate: GateResult) -> str:
+    """Return the gate as it was asked for, and what that means for the arm."""
+    sign = "≥" if gate.gate.direction == "above" else "≤"
+    if gate.gate.needs_baseline:
+        return f"max-drop {gate.gate.threshold:g}: at most {percent(gate.limit, 2)} points below the baseline"
+    quantity = {"accuracy": "accuracy", "sdc": "SDC"}[gate.gate.quantity]
+    return f"{gate.gate.name} {gate.gate.threshold:g}: {quantity} {sign} {percent(gate.limit, 2)} %"
+
+
+def measured(gate: GateResult, result: CampaignResult) -> str:
+    """Return what the gate looks at as measured over all of the arm's trials, in percent or points."""
+    arm = result.arms[gate.arm]
+    if gate.gate.needs_baseline:
+        return percent_interval(paired_drop(result, gate.arm), 2)
+    if gate.gate.quantity == "accuracy":
+        return percent_interval(arm.accuracy(result.plan.confidence))
+    return percent(arm.mean_rates().get(gate.gate.quantity), 2)
+
+
+def provenance_rows(result: CampaignResult) -> list[tuple[str, str]]:
+    """Return what was tested, as pairs of name and value; what nobody recorded is left out."""
+    plan, about = result.plan, result.provenance
+    rows: list[tuple[str, str]] = []
+    if about is not None:
+        rows += [
+            ("Checkpoint", about.model),
+            ("SHA-256 of the checkpoint", about.checkpoint_sha256),
+            ("Architecture", about.architecture),
+            ("Data", f"{about.data}, {result.inputs:,} inputs"),
+            ("SHA-256 of the data", about.data_sha256),
+        ]
+    else:
+        rows.append(("Inputs", f"{result.inputs:,}"))
+    rows += [
+        ("Number formats", ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms))),
+        ("Fault laws", ", ".join(dict.fromkeys(arm.arm.fault.spec for arm in result.arms))),
+        ("Tensors at risk", _selection(result)),
+        ("Bits at risk", f"{max(arm.bits for arm in result.arms):,} at the most"),
+        ("Seed", str(plan.seed)),
+        ("Trials", f"{sum(len(arm.records) for arm in result.arms):,} in {len(result.arms):,} arms"),
+        ("Confidence", f"{percent(plan.confidence, 0)} %"),
+        ("Plan", result.plan_hash),
+    ]
+    if about is not None:
+        rows += [
+            ("Device", f"{about.device}, {about.threads} threads, batches of {about.batch_size:,}"),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),
+        ]
+    return rows
+
+
+def _selection(result: CampaignResult) -> str:
+    plan = result.plan
+    narrowed = [*(f"--include {glob}" for glob in plan.include), *(f"--exclude {glob}" for glob in plan.exclude)]
+    return " ".join([plan.target, *narrowed])
