@@ -88,10 +88,10 @@ class Workload(BaseWorkload):
             WorkloadError: memory runs out, the model does not take the inputs, or what it returns is no [N, K]
                 tensor of reals with a K that fits the labels.
         """
-        return self._run().cpu()
+        return self.answers().cpu()
 
-    def _run(self) -> Tensor:
-        """Return float32 [N, K] on the device."""
+    def answers(self) -> Tensor:
+        """Return what `logits` returns, on the device of the model."""
         out: Tensor | None = None
         for start, batch in self._batches():
             version = batch._version
@@ -170,17 +170,17 @@ class Workload(BaseWorkload):
 
     def golden(self) -> GoldenRun:
         """Run the model and return what later outcomes are compared with."""
-        return GoldenRun(self._run())
+        return GoldenRun(self.answers())
 
     def outcome(self, golden: Golden | None = None, correct: Callable[[Tensor], Tensor] | None = None) -> Outcome:
         """Run the model and measure its answers; `correct` maps logits [N, K] on the CPU to better ones."""
         assert golden is None or isinstance(golden, GoldenRun)
-        logits = self._run() if correct is None else correct(self.logits()).to(self.device)
+        logits = self.answers() if correct is None else correct(self.logits()).to(self.device)
         return measure(logits, self.labels, golden)
 
     def fault_free(self) -> tuple[GoldenRun, Outcome]:
         """Run the model once; return the golden run, and the outcome compared with it."""
-        logits = self._run()
+        logits = self.answers()
         golden = GoldenRun(logits)
         return golden, measure(logits, self.labels, golden)
 

@@ -110,7 +110,7 @@ def test_the_model_is_bit_identical_after_a_failing_forward(
     workload: Workload, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = bits_of(workload)
-    answers, calls = workload._run, []
+    answers, calls = workload.answers, []
 
     def fail() -> Tensor:
         calls.append(1)
@@ -118,7 +118,7 @@ def test_the_model_is_bit_identical_after_a_failing_forward(
             raise RuntimeError("the device is gone")
         return answers()
 
-    monkeypatch.setattr(workload, "_run", fail)
+    monkeypatch.setattr(workload, "answers", fail)
     with pytest.raises(RuntimeError, match="the device is gone"):
         campaign(workload, tensors, "q2.5", "bitflip:1e-2")
     assert bits_of(workload) == before
@@ -204,13 +204,13 @@ def test_a_trial_without_faults_is_the_golden_run_and_costs_no_forward_pass(
 
 def count_forward_passes(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
-    answers = workload._run
+    answers = workload.answers
 
     def counted() -> Tensor:
         calls.append(1)
         return answers()
 
-    monkeypatch.setattr(workload, "_run", counted)
+    monkeypatch.setattr(workload, "answers", counted)
     return calls
 
 
