@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import bench_campaign, bench_inject, bench_startup, bench_trial, bench_workers
+from benchmarks import bench_campaign, bench_curve, bench_inject, bench_startup, bench_trial, bench_workers
 
-BENCHMARKS = (bench_startup, bench_trial, bench_campaign, bench_workers, bench_inject)
+BENCHMARKS = (bench_startup, bench_trial, bench_campaign, bench_curve, bench_workers, bench_inject)
 
 
 def main() -> int:

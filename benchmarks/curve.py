@@ -14,6 +14,7 @@ import argparse
 import math
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from faultcli.campaign.curves import run_curves
 from faultcli.campaign.plan import Plan, Question, cross
 from faultcli.campaign.runner import run_campaign
-from faultcli.campaign.statistics import trials_needed
+from faultcli.campaign.statistics import Interval, trials_needed
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import AnyFlips, BitFlip
 from faultcli.faults.selection import select
@@ -35,6 +36,28 @@ MODELS = {
 RATES = 11
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What the curve and the direct campaigns said of the same rates, and what they cost.
+
+    `needed`: trials of all direct campaigns together for the half-width of the curve, by what they know beforehand.
+    """
+
+    bers: list[float]
+    direct: list[Interval]
+    found: list[Interval]
+    band: list[Interval]
+    scores: list[float]  # differences over their standard errors
+    bits: int
+    trials: int
+    needed: dict[str, int]
+
+    @property
+    def inside(self) -> int:
+        """How many direct means lie in the band."""
+        return sum((b.low or 0) <= d.mean <= (b.high or 1) for b, d in zip(self.band, self.direct, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
@@ -46,70 +69,77 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path)
     asked = parser.parse_args()
-    text = compare(asked)
+    compared = compare(
+        asked.model, asked.format, asked.limit, asked.trials, asked.half_width, rates=asked.rates, seed=asked.seed
+    )
+    head = f"{asked.model}, {asked.format}, {asked.limit} inputs, ± {asked.half_width:g}; {asked.trials} trials each"
+    text = f"{head}\n\n{markdown(compared)}"
     sys.stdout.write(text)
     if asked.output:
         asked.output.write_text(text, encoding="utf-8")
 
 
-def compare(asked: argparse.Namespace) -> str:
-    """Run the curve and the direct campaigns; return the comparison as Markdown."""
-    path, data = MODELS[asked.model]
+def compare(
+    model: str, format: str, limit: int, trials: int, half_width: float, *, rates: str = "1e-7:1e-2", seed: int = 0
+) -> Comparison:
+    """Run the curve until it is as narrow as `half_width` at every rate, and direct campaigns of `trials` trials."""
+    path, data = MODELS[model]
     checkpoint = Checkpoint.open(path)
-    workload = build_workload(checkpoint.state(), checkpoint.metadata, data=data, limit=asked.limit)
+    workload = build_workload(checkpoint.state(), checkpoint.metadata, data=data, limit=limit)
     tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
-    low, high = map(float, asked.rates.split(":"))
-    bers = [float(ber) for ber in np.geomspace(low, high, RATES)]
-    plan = Plan(
-        cross([asked.format], [AnyFlips()]),
-        trials=20_000,
-        seed=asked.seed,
-        until_half_width=asked.half_width,
-        question=Question(asked.rates),
-    )
-    result = run_curves(plan, workload, tensors, checkpoint_hash=checkpoint.sha256())
-    curve = result.arms[0].curve
-    band = [point.interval for point in curve.band(bers)]
+    question = Question(rates)
+    bers = [float(ber) for ber in np.geomspace(question.axis.low, question.axis.high, RATES)]
+    plan = Plan(cross([format], [AnyFlips()]), trials=20_000, seed=seed, until_half_width=half_width, question=question)
+    curve = run_curves(plan, workload, tensors, checkpoint_hash=checkpoint.sha256()).arms[0].curve
     # Other fault maps than those of the curve: the two have to agree without sharing any.
-    direct = Plan(cross([asked.format], [BitFlip(ber) for ber in bers]), trials=asked.trials, seed=asked.seed + 1)
+    direct = Plan(cross([format], [BitFlip(ber) for ber in bers]), trials=trials, seed=seed + 1)
     campaigns = run_campaign(direct, workload, tensors, checkpoint_hash=checkpoint.sha256())
+    known = [_there(arm.accuracy()) for arm in campaigns.arms]
+    found = [_there(curve.estimate(ber)) for ber in bers]
+    spread = [float(np.std([r.outcome.top1 for r in arm.records], ddof=1)) for arm in campaigns.arms]
+    errors = [math.hypot(s / math.sqrt(trials), (f.half_width or 0) / 1.96) for s, f in zip(spread, found, strict=True)]
+    ideal = [max(2, math.ceil((1.96 * s / half_width) ** 2)) for s in spread]
+    looking = [
+        trials_needed(half_width, mean=k.mean, deviation=s, sequential=True) or 0
+        for k, s in zip(known, spread, strict=True)
+    ]
+    return Comparison(
+        bers,
+        known,
+        found,
+        [point.interval for point in curve.band(bers)],
+        [(f.mean - k.mean) / e for f, k, e in zip(found, known, errors, strict=True)],
+        curve.bits,
+        curve.trials,
+        {"equal": RATES * max(ideal), "ideal": sum(ideal), "until-ci": sum(looking)},
+    )
+
+
+def markdown(compared: Comparison) -> str:
+    """Return the comparison as a table and two sentences."""
     lines = ["| BER | direct | curve | band | difference / its error |", "|---|---|---|---|---|"]
-    scores, inside, needed = [], 0, {"equal": [], "ideal": [], "until-ci": []}
-    for ber, arm, held in zip(bers, campaigns.arms, band, strict=True):
-        values = np.array([record.outcome.top1 for record in arm.records])
-        known, found = arm.accuracy(), curve.estimate(ber)
-        assert known is not None
-        assert found is not None
-        deviation = float(values.std(ddof=1))
-        error = math.hypot(deviation / math.sqrt(len(values)), (found.half_width or 0) / 1.96)
-        scores.append((found.mean - known.mean) / error)
-        inside += (held.low or 0) <= known.mean <= (held.high or 1)
-        needed["ideal"].append(max(2, math.ceil((1.96 * deviation / asked.half_width) ** 2)))
-        needed["until-ci"].append(
-            trials_needed(asked.half_width, mean=known.mean, deviation=deviation, sequential=True) or 0
-        )
-        lines.append(
-            f"| {ber:.3g} | {_percent(known)} | {_percent(found)} | [{100 * (held.low or 0):.1f}, "
-            f"{100 * (held.high or 0):.1f}] | {scores[-1]:+.1f} |"
-        )
-    needed["equal"] = [max(needed["ideal"])] * RATES
-    head = (
-        f"{asked.model}, {asked.format}, {curve.bits:,} bits, {asked.limit} inputs, ± {asked.half_width:g}; direct: "
-        f"{asked.trials} trials each\n"
-    )
-    totals = ", ".join(f"{name} {sum(n)} ({curve.trials / sum(n):.2f})" for name, n in needed.items())
-    tail = (
-        f"\ncurve: {curve.trials} trials, {result.seconds:.0f} s; direct campaigns of the same half-width (ratio): "
-        f"{totals}\n"
-        f"direct means inside the band: {inside} of {RATES}; differences over their errors: root mean square "
-        f"{math.sqrt(np.mean(np.square(scores))):.2f}, largest {max(scores, key=abs):+.1f}\n"
-    )
-    return "\n".join([head, *lines, tail])
+    for ber, known, found, band, score in zip(
+        compared.bers, compared.direct, compared.found, compared.band, compared.scores, strict=True
+    ):
+        lines.append(f"| {ber:.3g} | {_percent(known)} | {_percent(found)} | {_percent(band)} | {score:+.1f} |")
+    totals = ", ".join(f"{name} {n} ({compared.trials / n:.2f})" for name, n in compared.needed.items())
+    mean_square = math.sqrt(np.mean(np.square(compared.scores)))
+    lines += [
+        "",
+        f"{compared.bits:,} bits; curve: {compared.trials} trials; direct campaigns as narrow (ratio): {totals}",
+        f"direct means inside the band: {compared.inside} of {RATES}; differences over their errors: root mean square "
+        f"{mean_square:.2f}, largest {max(compared.scores, key=abs):+.1f}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def _percent(interval: object) -> str:
-    mean, low, high = (100 * (getattr(interval, end) or 0) for end in ("mean", "low", "high"))
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+def _there(interval: Interval | None) -> Interval:
+    assert interval is not None
+    return interval
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.mean:.1f} [{100 * (interval.low or 0):.1f}, {100 * (interval.high or 1):.1f}]"
 
 
 if __name__ == "__main__":

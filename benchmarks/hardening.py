@@ -27,10 +27,10 @@ from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.table import hardening, percent, percent_interval
-from faultcli.workload.architectures import resolve_architecture
 from faultcli.workload.data import Dataset, load_data, make_dataset
 from faultcli.workload.evaluate import Workload
 from faultcli.workload.models import load_model
+from faultcli.workload.sources import resolve_architecture
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -52,8 +52,9 @@ def _protections() -> Rows:
 
 def _architectures() -> Rows:
     from faultcli.workload.architectures import ARCHITECTURES
+    from faultcli.workload.sources import SOURCES
 
-    return [
+    built_in = [
         {
             "name": name,
             "input": "×".join(map(str, architecture.input_shape or ())),
@@ -63,6 +64,11 @@ def _architectures() -> Rows:
         }
         for name, architecture in ARCHITECTURES.items()
     ]
+    others = [
+        {"name": source.spelling, "input": "", "classes": "", "description": source.description, "data": source.data}
+        for source in SOURCES
+    ]
+    return [*built_in, *others]
 
 
 TABLES: dict[str, Callable[[], Rows]] = {

@@ -70,7 +70,7 @@ def test_a_plan_runs_no_trial(faultcli: Callable[..., Any], tmp_path: Path) -> N
     assert likely["flips_expected"] == [pytest.approx(30.528)]
     assert likely["trials"] == 30
     assert likely["trials_needed"]["worst_case"] == 9607
-    assert single["trials_needed"]["worst_case"] == 9312  # Leveugle: 305,280 bits, ± 1 %, p = 0.5
+    assert single["trials_needed"]["worst_case"] == 9311  # 305,280 / (1 + 1e-4 · 305,279 / (1.96² · 0.25))
     assert 0 < likely["seconds"] <= 30 * content["seconds_per_trial"]
     store = tmp_path / "run.sqlite"
     assert not store.exists()

@@ -164,6 +164,8 @@ class ConfidenceSequence:
 def expected_end(values: NDArray[np.float64], n: int, goal: float) -> float:
     """Return where the lower end would stand after n trials that share out evenly over `values` (0 to 1)."""
     low, high = 0.0, float(values.mean())
+    if high == 0:  # nothing lies below
+        return low
     for _ in range(30):
         mean = (low + high) / 2
         with np.errstate(divide="ignore"):

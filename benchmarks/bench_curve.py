@@ -1,0 +1,20 @@
+"""One curve against eleven direct campaigns of one size, at the same half-width: LeNet, five decades of rates."""
+
+from __future__ import annotations
+
+from benchmarks.curve import MODELS, RATES, compare
+from benchmarks.measure import Row
+
+INPUTS = 200
+HALF_WIDTH = 0.04
+TRIALS = 40  # of each direct campaign, to know its spread
+
+
+def run() -> list[Row]:
+    if not MODELS["lenet"][0].exists():
+        return []
+    compared = compare("lenet", "native", INPUTS, TRIALS, HALF_WIDTH)
+    needed = compared.needed["equal"]
+    detail = f"{compared.trials} against {needed} trials for ± {HALF_WIDTH:g}; "
+    detail += f"{compared.inside} of {RATES} direct means in the band"
+    return [Row("trials of a curve / of 11 direct campaigns", compared.trials / needed, 1 / 3, "×", detail=detail)]
