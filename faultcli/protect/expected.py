@@ -8,6 +8,8 @@ from torch import Tensor
 from faultcli.protect.base import Words
 from faultcli.protect.stored import StoredTensor
 
+_BEYOND = 1e140
+
 
 def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
     """Return the expected squared error of every element, float64, in the tensor's shape and the weights' unit squared.
@@ -15,7 +17,8 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
     To first order in the bit-error rate p: (r − w)² + p · Σ_b ((r_b − w)² − (r − w)²), with r what reads without faults
     and r_b what reads with bit b flipped, over all bits of the word and of its check words. Where blocks are corrected
     it is (1 − P)·(r − w)² + P·w² with P the probability that a block has more flips than can be corrected.
-    Reads that are not finite count as the largest finite value of the format, whatever the factor.
+    Reads that are not finite count as the largest finite value of the format, whatever the factor; none counts for more
+    than 1e140, so that sums of squares are finite in fp64, too.
 
     Args:
         stored: the tensor in the memory.
@@ -61,8 +64,8 @@ def _error(stored: StoredTensor, words: Words, checks: list[Words], exact: Tenso
 
 def _finite(stored: StoredTensor, values: Tensor) -> Tensor:
     wide = values.double()
-    if bool(wide.isfinite().all()):
+    if bool((wide.abs() <= _BEYOND).all()):
         return wide
     # Not divided by the factor: a NaN is no smaller for having been scaled.
     largest = float(getattr(stored.format, "largest", torch.finfo(torch.float64).max))
-    return torch.where(wide.isfinite(), wide, largest)
+    return torch.where(wide.isfinite(), wide, largest).clamp(-_BEYOND, _BEYOND)
