@@ -100,7 +100,8 @@ class Scaling:
             bits = _bits(divided)
             restored = bits + offsets.astype(bits.dtype).reshape(bits.shape)
         except (ValueError, TypeError, zlib.error) as error:
-            raise CheckpointError(f"tensor {name!r}: the record of its scaling is damaged ({error})") from None
+            problem = f"tensor {name!r}: the record of its scaling is damaged ({error})"
+            raise CheckpointError(problem, "use the original checkpoint") from None
         return torch.from_numpy(restored.view(np.uint8)).view(stored.dtype).view(stored.shape)
 
 

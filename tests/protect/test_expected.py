@@ -86,7 +86,12 @@ def test_prediction_equals_measurement(format: str, chain: str, size: tuple[int,
 # Rates at which few of the blocks beyond correction pass for another code word; that is not in the closed form.
 @pytest.mark.parametrize(
     ("format", "chain", "ber"),
-    [("q2.5", "secded=64", 5e-4), ("int8", "secded=128", 2e-4), ("q2.5", "inplace=2", 0.02), ("fp16", "inplace=4", 0.02)],
+    [
+        ("q2.5", "secded=64", 5e-4),
+        ("int8", "secded=128", 2e-4),
+        ("q2.5", "inplace=2", 0.02),
+        ("fp16", "inplace=4", 0.02),
+    ],
 )
 def test_prediction_where_blocks_are_corrected(format: str, chain: str, ber: float) -> None:
     repeats = 40 if "secded" in chain else 1
