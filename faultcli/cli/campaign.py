@@ -115,7 +115,7 @@ def campaign(
     recalibrations = [parse_recalibration(text) for text in recalibrate or []]
     correct = None if corrector is None else Correct.load(corrector, window)
     correctors = [None] if correct is None else [None, correct]
-    looks = any(recalibrations) or (correct is not None and correct.looks)
+    looks = any(recalibrations) or (correct is not None and correct.corrector.needs_window)
     arms = cross([name.strip() for name in format.split(",")], laws, chains, recalibrations, correctors)
     plan = Plan(
         arms,

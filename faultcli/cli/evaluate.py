@@ -59,7 +59,7 @@ def evaluate(
     original, stored = evaluate_stored(image, workload, tensors)
     corrected = None
     if correct is not None:
-        unlabelled_inputs = load_unlabelled(unlabelled, data) if correct.looks else None
+        unlabelled_inputs = load_unlabelled(unlabelled, data) if correct.corrector.needs_window else None
         correction = AppliedCorrection(workload, unlabelled_inputs, correct)
         corrected = evaluate_corrected(image, workload, tensors, correction)
     write_json(

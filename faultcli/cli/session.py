@@ -64,11 +64,11 @@ def make_workload(
 
 
 def load_unlabelled(spec: str | None, data: str | None) -> Dataset:
-    """Load the inputs to recalibrate on; by default, the training split of the data."""
+    """Load the inputs that recalibration and correctors look at; by default, the training split of the data."""
     from faultcli.errors import UsageError
     from faultcli.workload.data import load_data, training_split
 
     named = spec or training_split(data if data is not None else "digits")
     if named is None:
-        raise UsageError(f"--recalibrate: {data} has no training split", "name unlabelled inputs: --unlabelled D")
+        raise UsageError(f"{data}: has no training split to look at", "name unlabelled inputs: --unlabelled D")
     return load_data(named)

@@ -37,7 +37,6 @@ class Adaptive(Corrector):
 
     name: ClassVar[str] = "adaptive"
     summary: ClassVar[str] = "estimate the severity on a window and blend identity, alignment and mixture; no labels"
-    needs_window: ClassVar[bool] = True
 
     reference: Reference
     structure: MeanStructure | None  # None with more classes than a mixture takes

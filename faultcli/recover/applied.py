@@ -30,20 +30,16 @@ class Correct:
         """Read a corrector.
 
         Raises:
-            CheckpointError, CorrectorError: see `load_corrector`.
+            CheckpointError, CorrectorError: see `load_corrector`; or the window is smaller than the corrector takes.
         """
         corrector = load_corrector(path)
+        corrector.check_window(window)
         return cls(corrector, hashlib.sha256(path.read_bytes()).hexdigest(), window)
 
     @property
     def text(self) -> str:
         """Short and unique: method, window, first digits of the file's SHA-256."""
         return f"{self.corrector.name}:{self.window}@{self.sha256[:8]}"
-
-    @property
-    def looks(self) -> bool:
-        """Whether it needs a window."""
-        return self.corrector.needs_window or self.corrector.smallest_window > 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Correct) and (self.sha256, self.window) == (other.sha256, other.window)
@@ -67,7 +63,7 @@ class AppliedCorrection:
     def __init__(self, workload: Workload, unlabelled: Dataset | None, spec: Correct) -> None:
         self._spec = spec
         self._window: Workload | None = None
-        if spec.looks:
+        if spec.corrector.needs_window:
             if unlabelled is None or len(unlabelled) < spec.window:
                 found = "none" if unlabelled is None else f"{unlabelled.name} with {len(unlabelled)}"
                 raise WorkloadError(

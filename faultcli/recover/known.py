@@ -33,7 +33,6 @@ class Recalibrated(Corrector):
 
     name: ClassVar[str] = "adaptive"
     summary: ClassVar[str] = "known damage: learned from the damaged device's own logits, with labels"
-    needs_window: ClassVar[bool] = False
 
     alignment: Alignment
     network: Perceptron

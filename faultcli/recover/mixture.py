@@ -51,7 +51,6 @@ class Mixture(Corrector):
 
     name: ClassVar[str] = "mixture"
     summary: ClassVar[str] = "fit one Gaussian per class to a window by EM and classify by it; no labels"
-    needs_window: ClassVar[bool] = True
 
     reference: Reference
     structure: MeanStructure
