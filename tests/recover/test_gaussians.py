@@ -34,8 +34,8 @@ def test_one_round_is_one_step_of_expectation_maximisation(shared: bool) -> None
 
 def test_covariances_are_those_of_the_classes_moved_towards_their_mean() -> None:
     means, covariances = Rows(X, PRIOR).maximise(np.eye(CLASSES)[LABELS])
-    own = np.stack([np.cov(X[LABELS == c].T, bias=True) for c in range(CLASSES)])
-    np.testing.assert_allclose(means, [X[LABELS == c].mean(0) for c in range(CLASSES)], atol=1e-8)
+    own = np.stack([np.cov(X[c == LABELS].T, bias=True) for c in range(CLASSES)])
+    np.testing.assert_allclose(means, [X[c == LABELS].mean(0) for c in range(CLASSES)], atol=1e-8)
     pull = covariances - own
     assert (np.abs(covariances - covariances.mean(0)) < np.abs(own - own.mean(0)) + 1e-9).all()
     assert np.abs(pull).max() > 0
