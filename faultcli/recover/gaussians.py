@@ -29,12 +29,8 @@ def softmax(scores: Array) -> Array:
 
 def log_normalised(scores: Array) -> Array:
     """Return the logarithm of the softmax of every row."""
-    return scores - _log_sum(scores)[:, None]
-
-
-def _log_sum(scores: Array) -> Array:
     largest = scores.max(axis=1, keepdims=True)
-    result: Array = (largest + np.log(np.exp(scores - largest).sum(axis=1, keepdims=True)))[:, 0]
+    result: Array = scores - (largest + np.log(np.exp(scores - largest).sum(axis=1, keepdims=True)))
     return result
 
 
@@ -79,7 +75,7 @@ class Fit:
     Attributes:
         means: [K, K], per component.
         covariances: [K, K, K], shrunk.
-        posterior: [n, K], of the rows.
+        posterior: [K, n], the responsibilities of the components for the rows.
         log_likelihood: mean per row, without the constant.
     """
 
@@ -90,7 +86,7 @@ class Fit:
 
     def renamed(self, labels: Labels) -> Fit:
         """Return the fit with component `labels[c]` as class c."""
-        return Fit(self.means[labels], self.covariances[labels], self.posterior[:, labels], self.log_likelihood)
+        return Fit(self.means[labels], self.covariances[labels], self.posterior[labels], self.log_likelihood)
 
 
 class Rows:
@@ -106,17 +102,18 @@ class Rows:
 
     def __init__(self, x: Array, prior: Array) -> None:
         self.x, self.prior = x, prior
-        self._pairs = np.triu_indices(x.shape[1])
-        self._products = x[:, self._pairs[0]] * x[:, self._pairs[1]]
-        self._twice = np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)
+        self._pairs = i, j = np.triu_indices(x.shape[1])
+        self._twice = np.where(i == j, 1.0, 2.0)
+        self._moments = np.ascontiguousarray(np.concatenate([x, x[:, i] * x[:, j]], axis=1).T)  # of first, second order
 
     def maximise(self, posterior: Array, *, shared: bool = False) -> tuple[Array, Array]:
-        """Return the means and covariances that suit responsibilities [n, K] best."""
+        """Return the means and covariances that suit responsibilities [K, n] best."""
         (n, classes), (i, j) = self.x.shape, self._pairs
-        weight = posterior.sum(axis=0) + 1e-9
-        means = (posterior.T @ self.x) / weight[:, None]
+        weight = posterior.sum(axis=1) + 1e-9
+        moments = (posterior @ self._moments.T) / weight[:, None]
+        means = moments[:, :classes]
         own = np.empty((classes, classes, classes))
-        own[:, i, j] = own[:, j, i] = (posterior.T @ self._products) / weight[:, None]
+        own[:, i, j] = own[:, j, i] = moments[:, classes:]
         own -= means[:, :, None] * means[:, None, :]
         pooled = _shrunk(np.tensordot(weight / weight.sum(), own, 1), n)
         share = 1.0 if shared else 40 * classes / (n + 40 * classes)  # 0.29 for 10 classes and 1000 rows
@@ -124,17 +121,20 @@ class Rows:
 
     def expect(self, means: Array, covariances: Array, prior: Array | None = None) -> Fit:
         """Return the responsibilities under a mixture, and how likely it makes the rows."""
+        i, j = self._pairs
         precisions = np.linalg.inv(covariances)
         slopes = np.einsum("cij,cj->ci", precisions, means)
         offsets = np.log(self.prior if prior is None else prior) - 0.5 * (slopes * means).sum(axis=1)
         offsets -= 0.5 * np.linalg.slogdet(covariances)[1]
-        i, j = self._pairs
-        scores = self.x @ slopes.T - 0.5 * self._products @ (precisions[:, i, j] * self._twice).T + offsets
-        log_sum = _log_sum(scores)
-        return Fit(means, covariances, np.exp(scores - log_sum[:, None]), float(log_sum.mean()))
+        weights = np.concatenate([slopes, -0.5 * precisions[:, i, j] * self._twice], axis=1)
+        scores = weights @ self._moments + offsets[:, None]
+        largest = scores.max(axis=0)
+        posterior = np.exp(scores - largest)
+        total = posterior.sum(axis=0)
+        return Fit(means, covariances, posterior / total, float((largest + np.log(total)).mean()))
 
     def fit(self, start: Array, rounds: int, *, shared: bool = False) -> Fit:
-        """Go from responsibilities [n, K] at most so many rounds."""
+        """Go from responsibilities [K, n] at most so many rounds."""
         fit, before = self.expect(*self.maximise(start, shared=shared)), -np.inf
         while rounds > 1 and fit.log_likelihood - before >= _TOLERANCE:
             before = fit.log_likelihood
@@ -149,7 +149,7 @@ class Rows:
         """
         freed = fit
         for _ in range(_LONG):
-            prior = np.maximum(freed.posterior.mean(axis=0), _SMALLEST_WEIGHT)
+            prior = np.maximum(freed.posterior.mean(axis=1), _SMALLEST_WEIGHT)
             freed = self.expect(*self.maximise(freed.posterior), prior)
         return freed.log_likelihood - fit.log_likelihood
 
@@ -178,14 +178,14 @@ def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, ran
     """
     every = max(1, -(-len(x) // _SEARCHED))
     some = Rows(x[::every], prior)
-    fits = [_start(some, softmax(aligned[::every] / heat)) for heat in (1.0, 4.0)]
+    fits = [_start(some, softmax(aligned[::every] / heat).T) for heat in (1.0, 4.0)]
     metric = np.linalg.cholesky(np.linalg.inv(some.maximise(fits[0].posterior, shared=True)[1][0]))
     size = float(np.sqrt((fits[0].means ** 2).mean()))
     for number in range(_DRAWN + _SPREAD):
         drawn = number < _DRAWN
         centres = structure.draw(size, random) if drawn else _spread_centres(some.x @ metric, len(prior), random)
         distances = _squared_distances(some.x @ metric, centres @ metric if drawn else centres)
-        fits.append(_start(some, softmax(-0.5 * distances)))
+        fits.append(_start(some, softmax(-0.5 * distances).T))
         if number >= _DRAWN // 2 and _agree(fits):
             break
     found = sorted((_Named.of(fit, structure) for fit in fits), key=lambda named: -named.score)
@@ -216,7 +216,7 @@ class _Named:
     @classmethod
     def of(cls, fit: Fit, structure: MeanStructure) -> _Named:
         labels, agreement = structure.name_clusters(fit.means)
-        return cls(fit, labels, _LIKELIHOOD_WEIGHT * len(fit.posterior) * fit.log_likelihood + agreement)
+        return cls(fit, labels, _LIKELIHOOD_WEIGHT * fit.posterior.shape[1] * fit.log_likelihood + agreement)
 
 
 def _agree(fits: list[Fit]) -> bool:
@@ -244,7 +244,7 @@ def _spread_centres(x: Array, count: int, random: np.random.Generator) -> Array:
 def _split_and_merge(x: Array, fit: Fit, random: np.random.Generator) -> Array:
     """Return responsibilities in which two overlapping components are one and a third is cut in two."""
     classes = len(fit.means)
-    overlap = fit.posterior.T @ fit.posterior
+    overlap = fit.posterior @ fit.posterior.T
     np.fill_diagonal(overlap, 0)
     overlap = overlap + 1e-12
     one, other = divmod(int(random.choice(classes * classes, p=(overlap / overlap.sum()).ravel())), classes)
@@ -252,12 +252,12 @@ def _split_and_merge(x: Array, fit: Fit, random: np.random.Generator) -> Array:
     result = fit.posterior.copy()
     if one == other or third in (one, other):
         return result
-    result[:, one] += result[:, other]
-    weight = result[:, third].copy()
+    result[one] += result[other]
+    weight = result[third].copy()
     offset = x - fit.means[third]
     white = np.linalg.inv(np.linalg.cholesky(fit.covariances.mean(axis=0)))
     scatter = white @ ((offset * weight[:, None]).T @ offset) @ white.T
     side = offset @ (np.linalg.eigh(scatter)[1][:, -1] @ white) > 0
-    result[:, other] = weight * side
-    result[:, third] = weight * ~side
+    result[other] = weight * side
+    result[third] = weight * ~side
     return result
