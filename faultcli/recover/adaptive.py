@@ -22,6 +22,7 @@ _ROWS_PER_CLASS = 20  # of a window that a mixture is fitted to
 _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a small window
 _JUDGED = 3000  # labelled inputs per window in training
 _CLEAN_WINDOWS = 8
+_STEPS = ("upper", "blends", "heats", "gains")  # what a policy is made of
 _FEWEST_UNFAIR = 6
 _HARM, _FEW = 0.02, 0.15  # loss of accuracy that counts as harm, and the share of windows that it may befall
 
@@ -146,8 +147,7 @@ class Adaptive(Corrector):
         if self.structure is not None:
             arrays |= structure_arrays(self.structure)
         policy = self.policy
-        steps = {"upper": policy.upper, "blends": policy.blends, "heats": policy.heats}
-        arrays |= {f"policy.{k}": v for k, v in {**steps, "gains": policy.gains, "lows": policy.lows}.items()}
+        arrays |= {f"policy.{name}": getattr(policy, name) for name in _STEPS}
         values: dict[str, Any] = {"intact_below": self.intact_below}
         if np.isfinite(self.mix_matters_below):
             values["mix_matters_below"] = self.mix_matters_below
@@ -161,8 +161,7 @@ class Adaptive(Corrector):
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
         reference = Reference.from_arrays(arrays)
         structure = structure_from(reference, arrays) if "structure.classes" in arrays else None
-        names = ("upper", "blends", "heats", "gains", "lows")
-        policy = Policy(*(arrays[f"policy.{name}"].astype(np.float64) for name in names))
+        policy = Policy(*(arrays[f"policy.{name}"].astype(np.float64) for name in _STEPS))
         if policy.blends.shape != (len(policy.upper), 3):
             raise ValueError("its steps of severity contradict each other")
         test = None
@@ -175,7 +174,7 @@ class Adaptive(Corrector):
         return cls(reference, structure, policy, float(values["intact_below"]), test, matters, card=card)
 
 
-_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1), np.zeros(1))
+_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))
 
 
 def _harmless_from(policy: Policy, symptoms: Sequence[Symptoms], cases: Sequence[Case]) -> float:
