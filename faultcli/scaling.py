@@ -83,8 +83,12 @@ class Scaling:
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error):
             raise _damaged(checkpoint) from None
         for name, factor in scaling.factors.items():
-            usable = name in checkpoint.tensors and bool((factor > 0).all()) and bool(factor.isfinite().all())
-            if not usable or len(factor) not in (1, *checkpoint.tensors[name].shape[:1]):
+            usable = factor.dim() == 1 and bool((factor > 0).all()) and bool(factor.isfinite().all())
+            if (
+                name not in checkpoint.tensors
+                or not usable
+                or len(factor) not in (1, *checkpoint.tensors[name].shape[:1])
+            ):
                 raise _damaged(checkpoint)
         return scaling
 
@@ -105,7 +109,8 @@ class Scaling:
             offsets = np.frombuffer(unpacked, dtype=offset).reshape(bits.shape)
             bits += offsets.astype(bits.dtype, copy=False)
         except (ValueError, TypeError, zlib.error) as error:
-            raise CheckpointError(f"tensor {name!r}: the record of its scaling is damaged ({error})") from None
+            problem = f"tensor {name!r}: the record of its scaling is damaged ({error})"
+            raise CheckpointError(problem, "use the original checkpoint") from None
         return restored
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint import DTYPES, Checkpoint
 from faultcli.errors import CheckpointError, FaultError, FormatError, OutputError, UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout
@@ -294,7 +292,7 @@ def test_map_without_checksums_is_checked_by_layout(tmp_path: Path) -> None:
         replay(Checkpoint.open(tmp_path / "reshaped"), faults, tmp_path / "no")
 
 
-def test_result_that_breaks_the_promise_of_its_map_is_removed(tmp_path: Path) -> None:
+def test_result_that_breaks_the_promise_of_its_map_never_appears(tmp_path: Path) -> None:
     model = single(tmp_path / "model.safetensors")
     faults = corrupt(model, "bitflip:1e-3", tmp_path / "out").faults
     forged = faults.bound(before=Checkpoint.open(model).sha256(), after="0" * 64)
@@ -329,35 +327,79 @@ def test_lost_map_takes_the_output_with_it(tmp_path: Path, monkeypatch: pytest.M
         assert not (tmp_path / "map").exists()
 
 
-# ru_maxrss survives exec, so that it would be the peak of the process that runs the tests; VmHWM starts anew.
-PEAK = """
-import re, sys
-from faultcli.cli import run
-code = run(["inject", sys.argv[1], "--ber", "1e-5", "--format", sys.argv[2], "-o", sys.argv[3], "--quiet"])
-print(code, re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-"""
+@pytest.mark.parametrize("file", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64])
+def test_every_float_of_a_file_takes_what_another_format_reads(file: torch.dtype, tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors", file)
+    done = corrupt(model, "bitflip:0.05", tmp_path / "out", "int8-channel")
+    assert done.values_changed > 0
+    image = MemoryImage({name: tensors(file)[name] for name in done.faults.layout}, "int8-channel")
+    touched = image.patch(done.faults).elements["fc.weight"]
+    read = dict(image.values())["fc.weight"].clone()
+    read.view(-1).index_copy_(0, touched.index, touched.values)
+    assert same_bytes(load_file(tmp_path / "out")["fc.weight"], read.to(file))
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("format", ["native", "q2.5", "int8-channel"])
+@pytest.mark.parametrize("law", ["bitflip:0.1", "flips:9", "zero:0.5", "gaussian:0.1"])
+def test_tensors_without_elements_and_scalars(law: str, format: str, tmp_path: Path) -> None:
+    state = {"none": torch.empty(0, 4), "w": torch.randn(4, 4), "neither": torch.empty(3, 0, 2), "one": torch.ones(())}
+    save_file(state, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint.open(tmp_path / "model.safetensors")
+    done = inject(checkpoint, parse_law(law), tmp_path / "out", names=list(state), format_name=format)
+    assert done.faults.layout["none"].words == 0
+    assert done.faults.flips > 0
+    assert {name: t.shape for name, t in load_file(tmp_path / "out").items()} == {n: t.shape for n, t in state.items()}
+
+
+def test_whole_numbers_are_zeroed_and_take_no_noise(tmp_path: Path) -> None:
+    save_file({"steps": torch.full((50, 2), 7), "u": torch.full((8, 8), 9, dtype=torch.uint8)}, tmp_path / "model")
+    checkpoint = Checkpoint.open(tmp_path / "model")
+    inject(checkpoint, parse_law("zero:1"), tmp_path / "out", names=["steps", "u"])
+    assert all((values == 0).all() for values in load_file(tmp_path / "out").values())
+    with pytest.raises(FormatError, match=r"tensor 'steps' holds whole numbers, which no noise can be added to"):
+        inject(checkpoint, parse_law("gaussian:1"), tmp_path / "no", names=["steps"])
+
+
+@pytest.mark.parametrize("dtype", ["BOOL", "F4", "F6_E2M3", "F8_E4M3FNUZ", "C64"])
 @pytest.mark.parametrize("format", ["native", "q2.5"])
-def test_memory_follows_the_largest_tensor_not_the_file(format: str, tmp_path: Path) -> None:
-    """480 MiB in tensors of 16 MiB; the input is sparse, so it takes no space."""
-    nbytes, count = 16 << 20, 30
-    header = {
-        f"{n}.weight": {"dtype": "F32", "shape": [1024, nbytes // 4096], "data_offsets": [n * nbytes, (n + 1) * nbytes]}
-        for n in range(count)
-    }
-    text = json.dumps(header).encode()
-    model, out = tmp_path / "model.safetensors", tmp_path / "out"
-    model.write_bytes(len(text).to_bytes(8, "little") + text)
-    os.truncate(model, 8 + len(text) + nbytes * count)
-    command = [sys.executable, "-c", PEAK, str(model), format, str(out)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
-        assert out.stat().st_size == model.stat().st_size
-    finally:
-        out.unlink(missing_ok=True)
-    code, peak_kib = map(int, done.stdout.split()[-2:])
-    assert code == 0
-    assert peak_kib * 1024 < 4 * nbytes + 300_000_000
+def test_dtypes_that_no_format_stores_are_named(dtype: str, format: str, tmp_path: Path) -> None:
+    nbytes = 8 * DTYPES[dtype][0] // 8
+    header = json.dumps({"a": {"dtype": dtype, "shape": [2, 4], "data_offsets": [0, nbytes]}}).encode()
+    (tmp_path / "model").write_bytes(len(header).to_bytes(8, "little") + header + bytes(nbytes))
+    with pytest.raises(FormatError, match=f"tensor 'a' has dtype {dtype}, which no number format stores"):
+        inject(
+            Checkpoint.open(tmp_path / "model"), parse_law("flips:1"), tmp_path / "no", names=["a"], format_name=format
+        )
+
+
+def test_a_failed_replay_keeps_what_was_there(tmp_path: Path) -> None:
+    model = single(tmp_path / "model.safetensors")
+    faults = corrupt(model, "bitflip:1e-3", tmp_path / "out").faults
+    forged = faults.bound(before=Checkpoint.open(model).sha256(), after="0" * 64)
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(CheckpointError, match="the fault map promises 0000"):
+        replay(Checkpoint.open(model), forged, tmp_path / "precious", force=True)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_map_whose_output_cannot_appear_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = FaultMap.save
+
+    def save_and_race(self: FaultMap, path: Path, *, force: bool = False) -> None:
+        save(self, path, force=force)
+        (tmp_path / "out").write_text("somebody else's")
+
+    monkeypatch.setattr(FaultMap, "save", save_and_race)
+    with pytest.raises(OutputError, match="exists already"):
+        corrupt(single(tmp_path / "model.safetensors"), "flips:1", tmp_path / "out", save_faults=tmp_path / "map")
+    assert (tmp_path / "out").read_text() == "somebody else's"
+    assert not (tmp_path / "map").exists()
+
+
+def test_progress_adds_up_to_what_is_read(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(sharded(tmp_path / "m"))
+    done: list[int] = []
+    options = {"names": ["fc.weight"], "save_faults": tmp_path / "map"}
+    inject(checkpoint, parse_law("flips:3"), tmp_path / "out", progress=done.append, **options)  # type: ignore[arg-type]
+    whole = sum(file.stat().st_size for file in checkpoint.files)
+    assert sum(done) == checkpoint.nbytes + 2 * whole

@@ -19,26 +19,26 @@ from faultcli.faults.law import FaultLaw
 from faultcli.memory import MemoryImage
 from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
+from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data import Dataset
 from faultcli.workload.evaluate import Workload
-from faultcli.workload.metrics import GoldenRun, Outcome, measure
+from faultcli.workload.metrics import Outcome
 
 
 @dataclass(frozen=True)
 class FaultFree:
     """A run of the model without faults: what outcomes are compared with."""
 
-    golden: GoldenRun
+    golden: Golden
     outcome: Outcome  # compared with itself, so masked = n but for non-finite rows
     seconds: float
 
 
-def fault_free(workload: Workload) -> FaultFree:
+def fault_free(workload: BaseWorkload) -> FaultFree:
     """Run the model as it is now."""
     start = time.perf_counter()
-    logits = workload.logits()
-    golden = GoldenRun(logits)
-    return FaultFree(golden, measure(logits, workload.labels, golden), time.perf_counter() - start)
+    golden, outcome = workload.fault_free()
+    return FaultFree(golden, outcome, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Bench:
     `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan.
     """
 
-    workload: Workload
+    workload: BaseWorkload
     image: MemoryImage
     stored: FaultFree
     seed: int
@@ -67,7 +67,7 @@ class Bench:
     @classmethod
     def set_up(
         cls,
-        workload: Workload,
+        workload: BaseWorkload,
         image: MemoryImage,
         tensors: Mapping[str, Tensor],
         original: FaultFree,
@@ -92,9 +92,11 @@ class Bench:
         for number, arm in arms.items():
             if arm.recalibrate is not None:
                 assert unlabelled is not None
+                assert isinstance(workload, Workload)
                 recalibrations[number] = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
             if arm.correct is not None:
                 assert isinstance(arm.correct, Correct)
+                assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
         return cls(workload, image, stored, seed, recalibrations, corrections)
 
@@ -116,14 +118,16 @@ class Bench:
         outcome = self.stored.outcome
         if patch.values_changed or recalibration or correction:
             with patch.applied(self.workload.parameters), recalibration.applied() if recalibration else nullcontext():
-                logits = self.workload.logits()
-                answer = correction(logits) if correction else logits
-                outcome = measure(answer, self.workload.labels, self.stored.golden)
+                if correction is None:
+                    outcome = self.workload.outcome(self.stored.golden)
+                else:
+                    assert isinstance(self.workload, Workload)
+                    outcome = self.workload.outcome(self.stored.golden, correction)
         seconds = time.perf_counter() - start
         return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds)
 
 
-def write_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> bool:
+def write_stored(image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]) -> bool:
     """Put the values as stored into the model; return whether any differs from the checkpoint's."""
     differs = False
     for name, values in image.values():
@@ -133,7 +137,7 @@ def write_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, T
 
 
 @contextmanager
-def as_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> Iterator[bool]:
+def as_stored(image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]) -> Iterator[bool]:
     """Hold the values as stored in the model for the length of a `with` block; give whether any differs."""
     try:
         yield write_stored(image, workload, tensors)

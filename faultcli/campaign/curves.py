@@ -27,8 +27,8 @@ from faultcli.errors import UsageError
 from faultcli.faults.laws import AnyFlips, Flips
 from faultcli.memory import MemoryImage
 from faultcli.protect.scale import Factors
+from faultcli.workload.base import BaseWorkload
 from faultcli.workload.data import Dataset
-from faultcli.workload.evaluate import Workload
 from faultcli.workload.metrics import Outcome
 
 CURVE_SCHEMA = "faultcli.curve/1"
@@ -71,7 +71,7 @@ Look = Callable[[Record | Failure, FlipCurve], None]  # what a trial gave, and t
 
 def run_curves(
     plan: Plan,
-    workload: Workload,
+    workload: BaseWorkload,
     tensors: Mapping[str, Tensor],
     *,
     checkpoint_hash: str,
@@ -241,7 +241,7 @@ def _values(record: Record) -> dict[str, float]:
 class _BenchOnDemand:
     """The test bench of one memory, set up when a trial has to be run."""
 
-    workload: Workload
+    workload: BaseWorkload
     tensors: Mapping[str, Tensor]
     original: FaultFree
     arms: Mapping[int, Arm]

@@ -10,7 +10,8 @@ A true mean exactly at the limit meets it: to fail it there is an error, to pass
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -18,6 +19,7 @@ from typing import Literal
 from faultcli.campaign.statistics.intervals import error_rate
 from faultcli.campaign.statistics.sequences import MeanTest
 from faultcli.errors import UsageError, unknown_name
+from faultcli.workload.metrics import Outcome
 
 
 class Verdict(StrEnum):
@@ -32,16 +34,25 @@ class Verdict(StrEnum):
 class _Kind:
     quantity: str  # key of a trial's values
     good: Literal["above", "below"]  # the side of the limit where the gate holds
-    below_stored: bool = False  # the threshold counts down from the accuracy as stored
+    limit: Callable[[float, float], float]  # of the threshold and the accuracy as stored: the mean where it just holds
+    least: float = 0.0  # the thresholds that make sense
+    most: float = 1.0
     bounds: tuple[float, float] = (0.0, 1.0)  # of a trial's value
     needs_baseline: bool = False
 
 
+def _itself(threshold: float, stored: float) -> float:
+    return threshold
+
+
 GATES = {
-    "min-accuracy": _Kind("accuracy", "above"),
-    "max-drop": _Kind("accuracy", "above", below_stored=True),
-    "max-sdc": _Kind("sdc", "below"),
-    "max-drop-from-baseline": _Kind("drop", "below", bounds=(-1.0, 1.0), needs_baseline=True),
+    "min-accuracy": _Kind("accuracy", "above", _itself),
+    "max-drop": _Kind("accuracy", "above", lambda threshold, stored: stored - threshold),
+    "max-sdc": _Kind("sdc", "below", _itself),
+    "max-perplexity": _Kind(
+        "token probability", "above", lambda threshold, stored: 1 / threshold, least=1.0, most=sys.float_info.max
+    ),
+    "max-drop-from-baseline": _Kind("drop", "below", _itself, bounds=(-1.0, 1.0), needs_baseline=True),
 }
 
 
@@ -53,12 +64,14 @@ class Gate:
     the accuracy of the fault-free checkpoint *as stored*, by definition: what the number format costs without faults is
     not fault loss and is not counted here. The stored accuracy is a constant of the campaign (the same inputs, no
     faults), so this is `min-accuracy` at stored − threshold. `max-sdc`: a mean part of silently corrupted answers of at
-    most the threshold. `max-drop-from-baseline`: a mean loss of at most the threshold against another checkpoint on the
-    same fault maps, paired by trial (`faultcli.campaign.baseline`). All speak of the inputs of the campaign and of
-    fault maps at large.
+    most the threshold. `max-perplexity`, for language models: a mean token probability, exp(−NLL per token), of 1/P at
+    least, where a map with a logit that is not finite counts as 0. So it bounds the *harmonic* mean of the perplexity
+    over fault maps: perplexity itself has no upper bound, and of a mean without one nothing can be said from a sample.
+    `max-drop-from-baseline`: a mean loss of at most the threshold against another checkpoint on the same fault maps,
+    paired by trial (`faultcli.campaign.baseline`). All speak of the inputs of the campaign and of fault maps at large.
 
     Raises:
-        UsageError: a name that is not in the table, or a threshold outside 0 to 1.
+        UsageError: a name that is not in the table, or a threshold outside 0 to 1; for a perplexity, below 1.
     """
 
     name: str
@@ -67,12 +80,14 @@ class Gate:
     def __post_init__(self) -> None:
         if self.name not in GATES:
             raise unknown_name("gate", self.name, GATES)
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"--{self.name} {self.threshold}: a threshold is a fraction from 0 to 1")
+        kind = GATES[self.name]
+        if not kind.least <= self.threshold <= kind.most:
+            meant = "a fraction from 0 to 1" if kind.most == 1 else f"a number from {kind.least:g}"
+            raise UsageError(f"--{self.name} {self.threshold}: a threshold is {meant}")
 
     @property
     def quantity(self) -> str:
-        """Which of a trial's values it reads: `accuracy`, `sdc` or `drop`."""
+        """Which of a trial's values it reads: `accuracy`, `sdc`, `token probability` or `drop`."""
         return GATES[self.name].quantity
 
     @property
@@ -92,7 +107,26 @@ class Gate:
 
     def limit(self, stored_accuracy: float) -> float:
         """Return the mean at which the gate just holds; below 0 for a drop larger than the stored accuracy."""
-        return stored_accuracy - self.threshold if GATES[self.name].below_stored else self.threshold
+        return GATES[self.name].limit(self.threshold, stored_accuracy)
+
+    def check_measured(self, values: Mapping[str, float], model: str) -> None:
+        """Refuse a gate on what `values`, those of a run of `model`, do not have.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if not self.needs_baseline and self.quantity not in values:
+            raise UsageError(f"--{self.name}: {model} is no language model", "leave it out, or gate on --min-accuracy")
+
+
+def gate_values(outcome: Outcome) -> dict[str, float]:
+    """Return what gates read of a trial, all from 0 to 1; what is not defined for this kind of model is absent."""
+    values = {
+        "accuracy": outcome.top1,
+        "sdc": (outcome.sdc or 0) / outcome.n,
+        "token probability": outcome.token_probability,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class GateCheck:

@@ -18,8 +18,8 @@ from faultcli.campaign.store import Store
 from faultcli.faults.laws import Flips
 from faultcli.memory import MemoryImage
 from faultcli.protect.scale import Factors
+from faultcli.workload.base import BaseWorkload
 from faultcli.workload.data import Dataset
-from faultcli.workload.evaluate import Workload
 
 HALF_WIDTH = 0.01  # of the interval, where the plan asks for none
 WORST = 0.5  # the largest deviation that accuracies can have: every map does nothing or everything
@@ -63,7 +63,7 @@ class Preview:
 
 def preview(
     plan: Plan,
-    workload: Workload,
+    workload: BaseWorkload,
     tensors: Mapping[str, Tensor],
     *,
     checkpoint_hash: str,

@@ -65,6 +65,17 @@ class ArmResult:
             sequence.add(value)
         return sequence.interval
 
+    def perplexity(self, confidence: float = 0.95) -> Interval | None:
+        """Harmonic mean of a language model's perplexity over trials, with its interval: 1 over that of the mean token
+        probability, which has bounds; a trial with a logit that is not finite counts as infinite. None where the mean
+        is infinite, and for classifiers; an end that is infinite is None."""
+        values = [record.outcome.token_probability for record in self.records]
+        known = [value for value in values if value is not None]
+        mean = mean_interval(known, confidence=confidence)
+        if mean is None or not mean.mean:
+            return None
+        return Interval(1 / mean.mean, 1 / mean.high if mean.high else None, 1 / mean.low if mean.low else None)
+
     @property
     def worst(self) -> float | None:
         """Lowest top-1 accuracy of a trial."""

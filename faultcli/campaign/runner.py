@@ -13,6 +13,7 @@ from torch import Tensor
 
 from faultcli.campaign.bench import Bench, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
+from faultcli.campaign.gates import gate_values
 from faultcli.campaign.plan import Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import CampaignResult, Failure, Record
@@ -23,15 +24,15 @@ from faultcli.campaign.watch import Watch
 from faultcli.faults.law import FaultLaw
 from faultcli.memory import MemoryImage
 from faultcli.protect.scale import Factors
+from faultcli.workload.base import BaseWorkload
 from faultcli.workload.data import Dataset
-from faultcli.workload.evaluate import Workload
 
 Listener = Callable[[Record | Failure, Watch], None]  # what a trial gave, and all of its arm's so far
 
 
 def run_campaign(
     plan: Plan,
-    workload: Workload,
+    workload: BaseWorkload,
     tensors: Mapping[str, Tensor],
     *,
     checkpoint_hash: str,
@@ -64,6 +65,7 @@ def run_campaign(
         FormatError: a tensor cannot be stored in a format of the plan.
         FaultError: a law does not fit the memory.
         StoreError: the store holds another campaign.
+        UsageError: a gate asks for what this kind of model does not have.
         WorkloadError: the model fails, or workers are lost again and again.
     """
     start = time.perf_counter()
@@ -77,6 +79,8 @@ def run_campaign(
         unlabelled=unlabelled.sha256() if unlabelled else None,
     )
     original = fault_free(workload)
+    for gate in plan.gates:
+        gate.check_measured(gate_values(original.outcome), workload.architecture.name)
     store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
     waiting = len(plan.arms)
     try:

@@ -9,11 +9,14 @@ from torch import Tensor
 from faultcli.campaign.bench import as_stored, fault_free
 from faultcli.memory import MemoryImage
 from faultcli.recover.applied import AppliedCorrection
+from faultcli.workload.base import BaseWorkload
 from faultcli.workload.evaluate import Workload
-from faultcli.workload.metrics import Outcome, measure
+from faultcli.workload.metrics import Outcome
 
 
-def evaluate_stored(image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor]) -> tuple[Outcome, Outcome]:
+def evaluate_stored(
+    image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]
+) -> tuple[Outcome, Outcome]:
     """Return the outcome of the checkpoint as it is, and as stored (compared with the first); the workload, which holds
     the checkpoint, is left as it was."""
     original = fault_free(workload)
@@ -27,4 +30,4 @@ def evaluate_corrected(
     """Return the outcome of the checkpoint as stored and corrected, compared with the checkpoint as it is."""
     golden = workload.golden()
     with as_stored(image, workload, tensors):
-        return measure(correction(workload.logits()), workload.labels, golden)
+        return workload.outcome(golden, correction)

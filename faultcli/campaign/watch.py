@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faultcli.campaign.gates import GateCheck, GateResult, Verdict
+from faultcli.campaign.gates import GateCheck, GateResult, Verdict, gate_values
 from faultcli.campaign.plan import Plan
 from faultcli.campaign.records import Record
 from faultcli.campaign.statistics import ConfidenceSequence, Interval, mean_interval
@@ -26,7 +26,7 @@ class Watch:
 
     def enough(self, record: Record) -> bool:
         """Take the next trial; return whether the arm stops here."""
-        values = {"accuracy": record.outcome.top1, "sdc": (record.outcome.sdc or 0) / record.outcome.n}
+        values = gate_values(record.outcome)
         old = self._baseline[record.trial] if record.trial < len(self._baseline) else None
         if old is not None:
             values["drop"] = old - record.outcome.top1

@@ -16,6 +16,7 @@ from faultcli.cli.console import note, stdout, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.curves import CurveResult
     from faultcli.campaign.gates import Gate
     from faultcli.campaign.plan import Plan, Question
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from faultcli.campaign.shard import Shard
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
-    from faultcli.workload.evaluate import Workload
+    from faultcli.workload.base import BaseWorkload
 
 FIXED_TRIALS = 30
 SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
@@ -91,6 +92,15 @@ def campaign(
         typer.Option(
             metavar="S",
             help="Gate: at most S (a fraction) of the answers silently corrupted.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
+    max_perplexity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Gate: a language model's perplexity, harmonic mean over fault maps, of at most P.",
             rich_help_panel=options.STOPPING,
             show_default=False,
         ),
@@ -200,25 +210,31 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
-    from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.shard import WHOLE, parse_shard
     from faultcli.cli.curve import ask
     from faultcli.cli.running import command_line, in_seconds, make_executor, set_threads
-    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model, provenance_of
+    from faultcli.cli.session import (
+        make_workload,
+        naming,
+        note_what_runs,
+        open_model,
+        provenance_of,
+        unlabelled_inputs,
+    )
     from faultcli.faults.selection import select
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.applied import Correct
     from faultcli.recover.batchnorm import parse_recalibration
     from faultcli.scaling import read_weights
 
-    others = {
-        **{"--ber": bers, "--fault": fault, "--max-drop": max_drop, "--max-sdc": max_sdc, "--shard": shard},
-        "--baseline": baseline,
-    }
+    asked = {"min-accuracy": min_accuracy, "max-sdc": max_sdc, "max-perplexity": max_perplexity}
+    drop = {"max-drop" if baseline is None else "max-drop-from-baseline": max_drop}
+    others: dict[str, object] = {"--ber": bers, "--fault": fault, "--shard": shard, "--baseline": baseline}
+    others |= {"--max-drop": max_drop, "--max-sdc": max_sdc, "--max-perplexity": max_perplexity}
     question = ask(curve, find_max_ber, min_accuracy, others, quiet=quiet)
-    older = None if baseline is None else Baseline(baseline)
-    gates = _gates(min_accuracy, max_drop, max_sdc, compared=older is not None) if question is None else ()
+    older = None if baseline is None else _baseline(baseline, max_drop)
+    gates = _gates(asked | drop) if question is None else ()
     budget_seconds = in_seconds(budget)
     rates = options.rates(bers, quiet=quiet)
     laws = _laws(rates, fault or [], question, quiet=quiet)
@@ -230,10 +246,9 @@ def campaign(
         [parse_recalibration(text) for text in recalibrate or []],
         [None] if correct is None else [None, correct],
     )
-    if trials is None and older is not None:
-        trials = older.trials(arms)
-    elif trials is None:
-        trials = _default_trials(laws, question, sequential=bool(gates) or until_ci is not None)
+    if trials is None:
+        usual = _default_trials(laws, question, sequential=bool(gates) or until_ci is not None)
+        trials = older.trials(arms) if older else usual
     selection = (target, tuple(include or ()), tuple(exclude or ()))
     plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question)
     part = parse_shard(shard) if shard else WHOLE
@@ -245,18 +260,14 @@ def campaign(
     workload = make_workload(
         checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
     )
-    read, factors = read_weights(checkpoint)
-    if factors:
-        note(f"{checkpoint.path}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
-    if model is None:
-        note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
     provenance = provenance_of(workload, model or "demo", checkpoint, names, command_line())
     plan = replace(plan, baseline=older.accuracies(plan, provenance, len(workload)) if older else ())
-    looks = any(arm.recalibrate or (correct is not None and correct.looks) for arm in arms)
+    read, factors = read_weights(checkpoint)
+    note_what_runs(model, checkpoint, workload, scaled=bool(factors), quiet=quiet)
     common: dict[str, Any] = {
         "factors": factors,
         "checkpoint_hash": checkpoint.sha256(),
-        "unlabelled": load_unlabelled(unlabelled, data) if looks else None,
+        "unlabelled": unlabelled_inputs(arms, correct, unlabelled, data, workload),
     }
     tensors = {name: read(name) for name in names}
     if plan_only:
@@ -280,7 +291,7 @@ def campaign(
 
 
 def _show_preview(
-    plan: Plan, workload: Workload, tensors: dict[str, Tensor], store: Path | None, json: str | None, **how: Any
+    plan: Plan, workload: BaseWorkload, tensors: dict[str, Tensor], store: Path | None, json: str | None, **how: Any
 ) -> None:
     from faultcli.campaign.preview import preview
     from faultcli.campaign.store import Store
@@ -297,7 +308,7 @@ def _show_preview(
 
 def _run(
     plan: Plan,
-    workload: Workload,
+    workload: BaseWorkload,
     tensors: dict[str, Tensor],
     shard: Shard,
     store: Path | None,
@@ -333,16 +344,18 @@ def _default_trials(laws: Sequence[FaultLaw], question: Question | None, *, sequ
     return SEQUENTIAL_TRIALS if sequential else FIXED_TRIALS
 
 
-def _gates(
-    min_accuracy: float | None, max_drop: float | None, max_sdc: float | None, *, compared: bool
-) -> tuple[Gate, ...]:
-    from faultcli.campaign.gates import Gate
+def _baseline(path: Path, max_drop: float | None) -> Baseline:
+    from faultcli.campaign.baseline import Baseline
     from faultcli.errors import UsageError
 
-    if compared and max_drop is None:
+    if max_drop is None:
         raise UsageError("--baseline needs to know how much worse is too much", "try: --max-drop 0.01, a point")
-    drop = "max-drop-from-baseline" if compared else "max-drop"
-    asked = {"min-accuracy": min_accuracy, drop: max_drop, "max-sdc": max_sdc}
+    return Baseline(path)
+
+
+def _gates(asked: dict[str, float | None]) -> tuple[Gate, ...]:
+    from faultcli.campaign.gates import Gate
+
     return tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
 
 

@@ -34,7 +34,7 @@ def evaluate(
     Example: faultcli evaluate --format q2.5
     """
     from faultcli.campaign.stored import evaluate_corrected, evaluate_stored
-    from faultcli.cli.session import load_unlabelled, make_workload, naming, open_model
+    from faultcli.cli.session import classifier, load_unlabelled, make_workload, naming, open_model
     from faultcli.faults.selection import select
     from faultcli.memory import MemoryImage
     from faultcli.protect.chain import parse_chain
@@ -57,9 +57,10 @@ def evaluate(
     original, stored = evaluate_stored(image, workload, tensors)
     corrected = None
     if correct is not None:
-        unlabelled_inputs = load_unlabelled(unlabelled, data) if correct.looks else None
-        correction = AppliedCorrection(workload, unlabelled_inputs, correct)
-        corrected = evaluate_corrected(image, workload, tensors, correction)
+        answering = classifier(workload, "--corrector")
+        unlabelled_inputs = load_unlabelled(unlabelled, data, answering) if correct.looks else None
+        correction = AppliedCorrection(answering, unlabelled_inputs, correct)
+        corrected = evaluate_corrected(image, answering, tensors, correction)
     write_json(
         {
             "schema": "faultcli.evaluate/1",

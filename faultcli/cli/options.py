@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,8 +53,9 @@ Arch = Annotated[
     str | None,
     typer.Option(
         metavar="A",
-        help="Architecture: a built-in NAME (`inspect --archs`) or package.module:factory. "
-        "Default: what the checkpoint says, or the built-in that its tensors fit.",
+        help="Architecture: a built-in NAME (`inspect --archs`), hf, torchvision:NAME, timm:NAME, FILE.pt2 or "
+        "package.module:factory. Default: what the checkpoint says, hf for a directory with a config.json, or the "
+        "built-in that the tensors fit.",
         rich_help_panel=WORKLOAD,
         show_default=False,
     ),
@@ -63,7 +64,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="D",
-        help="Data: digits, mnist:DIR, cifar10:DIR, FILE.npz, FILE.safetensors or package.module:factory.",
+        help="Data: digits, mnist:DIR, cifar10:DIR, images:DIR, FILE.npz, FILE.safetensors or "
+        "package.module:factory; for language models also FILE.txt.",
         rich_help_panel=WORKLOAD,
         show_default="digits for the demo",
     ),
@@ -241,17 +243,16 @@ Force = Annotated[
         "--force", metavar="", help="Replace an output that exists.", rich_help_panel=OUTPUT, show_default=False
     ),
 ]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="Where to write.",
-        rich_help_panel=OUTPUT,
-        show_default="MODEL.faulty.safetensors beside MODEL",
-    ),
-]
+
+
+def output(default: str) -> Any:
+    """Return the option that says where to write; `default` says where to otherwise."""
+    return typer.Option(
+        "--output", "-o", metavar="OUT", help="Where to write.", rich_help_panel=OUTPUT, show_default=default
+    )
+
+
+Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL")]
 
 
 def single_fault(ber: str | None, fault: str | None, *, quiet: bool) -> str:

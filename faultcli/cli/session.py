@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from faultcli.cli.console import note
 from faultcli.cli.options import numbers
 
 if TYPE_CHECKING:
+    from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.checkpoint import Checkpoint
+    from faultcli.recover.applied import Correct
+    from faultcli.workload.base import BaseWorkload
     from faultcli.workload.data import Dataset
     from faultcli.workload.evaluate import Workload
 
@@ -45,10 +49,10 @@ def make_workload(
     device: str,
     mean: str | None,
     std: str | None,
-) -> Workload:
+) -> BaseWorkload:
     """Build the workload that the options ask for."""
     from faultcli.scaling import read_weights
-    from faultcli.workload.evaluate import DEFAULT_BATCH_SIZE, build_workload
+    from faultcli.workload.evaluate import build_workload
 
     read, _ = read_weights(checkpoint)
     return build_workload(
@@ -57,15 +61,17 @@ def make_workload(
         arch=arch,
         data=data,
         limit=limit,
-        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
+        batch_size=batch_size,
         device=device,
         mean=numbers("--mean", mean),
         std=numbers("--std", std),
+        directory=checkpoint.directory,
+        is_directory=checkpoint.kind == "directory",
     )
 
 
 def provenance_of(
-    workload: Workload, model: str, checkpoint: Checkpoint, names: Sequence[str], command: str
+    workload: BaseWorkload, model: str, checkpoint: Checkpoint, names: Sequence[str], command: str
 ) -> Provenance:
     """Say where a campaign's numbers will come from."""
     import torch
@@ -76,8 +82,8 @@ def provenance_of(
         model=model,
         checkpoint_sha256=checkpoint.sha256(),
         architecture=workload.architecture.name,
-        data=workload.dataset.name,
-        data_sha256=workload.dataset.sha256(),
+        data=workload.data_name,
+        data_sha256=workload.data_sha256(),
         device=str(workload.device),
         batch_size=workload.batch_size,
         threads=torch.get_num_threads(),
@@ -87,7 +93,42 @@ def provenance_of(
     )
 
 
-def load_unlabelled(spec: str | None, data: str | None) -> Dataset:
+def classifier(workload: BaseWorkload, option: str) -> Workload:
+    """Return the workload as one that answers with one of K classes, which `option` needs."""
+    from faultcli.errors import UsageError
+    from faultcli.workload.evaluate import Workload
+
+    if isinstance(workload, Workload):
+        return workload
+    raise UsageError(
+        f"{option} works on classifiers, whose answer is one of K classes; {workload.architecture.name} is a language"
+        " model",
+        "leave it out; for language models there are protections of the memory, --protect",
+    )
+
+
+def note_what_runs(
+    model: str | None, checkpoint: Checkpoint, workload: BaseWorkload, *, scaled: bool, quiet: bool
+) -> None:
+    """Say what a user may not expect of the model."""
+    if scaled:
+        note(f"{checkpoint.path}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
+    if model is None:
+        note(f"no MODEL named: the embedded demo, {workload.describe()}", quiet=quiet)
+
+
+def unlabelled_inputs(
+    arms: Sequence[Arm], correct: Correct | None, spec: str | None, data: str | None, workload: BaseWorkload
+) -> Dataset | None:
+    """Load what recalibrations and correctors of a campaign look at; None if none does."""
+    if any(arm.looks for arm in arms):
+        classifier(workload, "--recalibrate" if correct is None else "--corrector")
+    if any(arm.recalibrate or (arm.correct and correct and correct.looks) for arm in arms):
+        return load_unlabelled(spec, data, workload)
+    return None
+
+
+def load_unlabelled(spec: str | None, data: str | None, workload: BaseWorkload) -> Dataset:
     """Load the inputs to recalibrate on; by default, the training split of the data."""
     from faultcli.errors import UsageError
     from faultcli.workload.data import load_data, training_split
@@ -95,4 +136,4 @@ def load_unlabelled(spec: str | None, data: str | None) -> Dataset:
     named = spec or training_split(data if data is not None else "digits")
     if named is None:
         raise UsageError(f"--recalibrate: {data} has no training split", "name unlabelled inputs: --unlabelled D")
-    return load_data(named)
+    return load_data(named, geometry=workload.architecture.geometry)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from faultcli.protect.chain import Chain
     from faultcli.recover.edmn import EdmnOptions
     from faultcli.workload.data import Dataset
+    from faultcli.workload.evaluate import Workload
 
 TRAINING = "Training"
 
@@ -131,7 +132,7 @@ def train_corrector(
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
-    from faultcli.cli.session import make_workload, open_model
+    from faultcli.cli.session import classifier, make_workload, open_model
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
@@ -161,14 +162,17 @@ def train_corrector(
     laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
     checkpoint = open_model(model)
     faults = None if replay is None else FaultMap.load(replay)
-    held_out = make_workload(
-        checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
+    held_out = classifier(
+        make_workload(
+            checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
+        ),
+        "train-corrector",
     )
     names = _at_risk(checkpoint, faults, target, include or [], exclude or [])
     if faults is not None:
         format = faults.format
     image = _image(checkpoint, names, format, chain, laws)
-    parts = _parts(data, train_data, train_limit, window, held_out.dataset, seed, quiet)
+    parts = _parts(data, train_data, train_limit, window, held_out, seed, quiet)
     bench = experiment.Bench.around(image, held_out, *parts)
     card = Card(
         bench.held_out.logits().shape[1],
@@ -243,13 +247,14 @@ def _edmn_options(
 
 
 def _parts(
-    data: str | None, train_data: str | None, train_limit: int, window: int, held_out: Dataset, seed: int, quiet: bool
+    data: str | None, train_data: str | None, train_limit: int, window: int, workload: Workload, seed: int, quiet: bool
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """Return the inputs to train on, those to look at, and, if the data had to be cut, those of the report."""
     from faultcli.errors import UsageError
     from faultcli.recover.experiment import cut, shuffled
     from faultcli.workload.data import load_data, training_split
 
+    held_out, architecture = workload.dataset, workload.architecture
     named = train_data or training_split(data if data is not None else "digits")
     reported = None
     if named is None:
@@ -257,7 +262,8 @@ def _parts(
         note(f"{held_out.name}: has no training split; trained on one half, reported on the other", quiet=quiet)
         everything, reported = cut(shuffled(held_out, seed), half)
     else:
-        everything = shuffled(load_data(named), seed)
+        loaded = load_data(named, geometry=architecture.geometry, label_offset=architecture.label_offset)
+        everything = shuffled(loaded, seed)
     everything = everything.first(train_limit)
     if window < 1 or len(everything) < 3 * window:
         raise UsageError(

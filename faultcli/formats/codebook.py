@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from faultcli.errors import FormatError
 from faultcli.formats.base import FormatRow, NumberFormat, container_dtype
-from faultcli.formats.values import count_non_finite, exact_reals, refuse
+from faultcli.formats.values import count_non_finite, exact_reals, look_up, refuse
 
 # 4-bit NormalFloat: quantiles of a normal distribution, one side of 8 and one of 9 that share the 0. Dettmers et al.,
 # "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv 2305.14314, appendix E.
@@ -57,8 +56,6 @@ class CodebookFormat(NumberFormat):
         return self.levels[-1]
 
     def encode(self, values: Tensor) -> Tensor:
-        if not values.is_floating_point():
-            raise FormatError(f"holds whole numbers; {self.name} stores floating-point values")
         values = exact_reals(values, self.name)
         refuse(self.name, *count_non_finite(values))
         levels = torch.tensor(self.levels, dtype=torch.float64, device=values.device)
@@ -67,8 +64,7 @@ class CodebookFormat(NumberFormat):
         return codes.to(container_dtype(self.bits))
 
     def decode(self, codes: Tensor, index: Tensor | None = None) -> Tensor:
-        levels = torch.tensor(self.levels, dtype=torch.float32, device=codes.device)
-        return levels.index_select(0, codes.reshape(-1).to(torch.int32)).reshape(codes.shape)
+        return look_up(torch.tensor(self.levels, dtype=torch.float32), codes)
 
     def describe(self) -> FormatRow:
         step = f"{len(self.levels)} levels, closest at 0"

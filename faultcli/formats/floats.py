@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from faultcli.formats.base import FormatRow, NumberFormat, container_dtype
-from faultcli.formats.values import count_non_finite, exact_reals, refuse, tiles
+from faultcli.formats.values import count_non_finite, exact_reals, look_up, refuse, tiles
 
 
 class Specials(enum.Enum):
@@ -154,8 +154,7 @@ class FloatFormat(NumberFormat):
     def decode(self, codes: Tensor, index: Tensor | None = None) -> Tensor:
         if self.native is not None:
             return codes.view(self.native).to(self.value_dtype)
-        table = _values_of_codes(self).to(codes.device)
-        return table.index_select(0, codes.reshape(-1).to(torch.int32)).reshape(codes.shape)
+        return look_up(_values_of_codes(self), codes)
 
     def describe(self) -> FormatRow:
         return FormatRow(

@@ -51,6 +51,15 @@ def refuse(name: str, nan: int, infinite: int) -> None:
         raise FormatError(f"holds {counts} {plural}; {name} cannot store {pronoun}")
 
 
+def look_up(table: Tensor, codes: Tensor) -> Tensor:
+    """Return the entries of a table that codes of up to 16 bits stand for, in the codes' shape."""
+    table, flat = table.to(codes.device), codes.reshape(1, -1)
+    values = torch.empty(flat.shape, dtype=table.dtype, device=codes.device)
+    for tile in tiles(*flat.shape):
+        values[tile] = table.index_select(0, flat[tile][0].to(torch.int32))
+    return values.reshape(codes.shape)
+
+
 def tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Yield the tiles, of about `TILE` elements at most, that cover a matrix."""
     height = max(1, TILE // max(1, columns))

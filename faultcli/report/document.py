@@ -87,6 +87,7 @@ def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str,
         "gain_over_none": None if gain is None else {"mean": gain.mean, "low": gain.low, "high": gain.high},
         "drop_from_baseline": None if drop is None else {"mean": drop.mean, "low": drop.low, "high": drop.high},
         **{name: rates.get(name) for name in _RATES},
+        **_perplexity(arm, confidence),
         "flips_mean": arm.flips_mean,
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
         "trial_accuracies": trial_accuracies(arm),
@@ -115,12 +116,24 @@ def trial_accuracies(arm: ArmResult) -> list[float | None]:
     return [found.get(trial) for trial in range(max(found, default=-1) + 1)]
 
 
+def _perplexity(arm: ArmResult, confidence: float) -> dict[str, Any]:
+    """Return nothing for classifiers."""
+    if arm.stored.scored is None:
+        return {}
+    mean = arm.perplexity(confidence)
+    return {
+        "agreement": arm.mean_rates().get("agreement"),
+        "stored_perplexity": arm.stored.perplexity,
+        "perplexity": None if mean is None else {"mean": mean.mean, "low": mean.low, "high": mean.high},
+    }
+
+
 _RATES = ("top5", "loss", "masked", "sdc", "due", "sdc1", "sdc5", "sdc10pct", "sdc20pct")
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
     """Return one evaluation's rates, with what is null for a run that is compared with nothing left out."""
-    rates = outcome.rates()
+    rates = outcome.rates() | {"perplexity": outcome.perplexity}
     return {name: rates[name] for name in ("top1", "top5", "loss", "due")} | {
         name: value for name, value in rates.items() if value is not None
     }

@@ -48,6 +48,20 @@ def percent_interval(interval: Interval | None, digits: int = 1) -> str:
     return f"{mean} [{low}, {high}]"
 
 
+def perplexity(value: float | None) -> str:
+    """Write a perplexity; `∞` where it has no finite value."""
+    return "∞" if value is None else f"{value:.4g}"
+
+
+def perplexity_interval(interval: Interval | None) -> str:
+    """Write a language model's mean perplexity with its interval."""
+    if interval is None:
+        return perplexity(None)
+    if interval.low is None:
+        return perplexity(interval.mean)
+    return f"{perplexity(interval.mean)} [{perplexity(interval.low)}, {perplexity(interval.high)}]"
+
+
 @dataclass(frozen=True)
 class FittedTable:
     """A table that breaks its long cells into lines where the terminal is too narrow for it, and only there."""
@@ -65,10 +79,14 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
     """Return one table of all arms; or, with several protections, one per format and law.
 
     All rates are in percent of the inputs, averaged over trials; gains are in points over the unprotected arm on the
-    same faults, overhead in bits per weight.
+    same faults, overhead in bits per weight. For language models top-1 is that of the next token, masked, SDC and DUE
+    count sequences, and perplexity is the harmonic mean over trials.
     """
     trials = len(result.arms[0].records)
+    language = result.original.scored is not None
     what = f"top-1 accuracy in %, {trials} trials, {result.inputs:,} inputs, original {percent(result.original.top1)}"
+    if language:
+        what = f"next token: {what}, perplexity {perplexity(result.original.perplexity)}"
     interval = f"accuracy [{percent(confidence, 0)} %]"
     condition: Columns = {"format": lambda arm: arm.arm.format, "fault": lambda arm: arm.arm.fault.spec}
     flips: Columns = {"flips": lambda arm: flips_text(arm.flips_mean)}
@@ -81,6 +99,10 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
         interval: lambda arm: percent_interval(arm.accuracy(confidence)),
         "worst": lambda arm: percent(arm.worst),
     }
+    if language:
+        accuracy |= {
+            f"perplexity [{percent(confidence, 0)} %]": lambda a: perplexity_interval(a.perplexity(confidence))
+        }
     gain: Columns = {"gain": lambda arm: percent_interval(result.gain_over_none(arm, confidence))}
     masked: Columns = {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}
     errors: Columns = {
@@ -192,6 +214,9 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
     table = new_table(f"accuracy in %, {inputs:,} inputs", state="left", top_1="right", top_5="right", loss="right")
     table.add_column("DUE", justify="right")
     table.add_column("changed answers", justify="right")
+    language = any(outcome is not None and outcome.scored is not None for outcome in rows.values())
+    if language:
+        table.add_column("perplexity", justify="right")
     for name, outcome in rows.items():
         if outcome is not None:
             loss = UNDEFINED if outcome.loss is None else f"{outcome.loss:.4g}"
@@ -203,5 +228,6 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
                 loss,
                 percent(rates["due"], 2),
                 percent(rates["sdc"], 2),
+                *([perplexity(outcome.perplexity)] if language else []),
             )
     return table

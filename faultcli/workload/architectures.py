@@ -1,20 +1,20 @@
-"""The table of built-in architectures, and how the architecture of a checkpoint is found."""
+"""What an architecture is, the table of those that are built in, and how one is recognised by its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from faultcli.errors import WorkloadError, unknown_name
-from faultcli.workload.factory import call_factory
+from faultcli.errors import WorkloadError
 from faultcli.workload.networks.resnet import CifarResNet
 from faultcli.workload.networks.small import DigitsCnn, LeNet, MnistCnn
 from faultcli.workload.networks.squeezenet import SqueezeNet
-from faultcli.workload.preprocess import Preprocess
+from faultcli.workload.preprocess import Geometry, Preprocess
 
 METADATA_KEY = "faultcli.arch"
 
@@ -23,12 +23,26 @@ IGNORED_SUFFIX = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
+class Language:
+    """What is known of a language model's inputs."""
+
+    vocabulary: int  # token ids count from 0 to this, exclusive
+    context: int | None = None  # tokens that the model can look at; None: not known
+    tokenizer: Path | None = None  # the directory that may hold its tokenizer
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A network without its weights, and what is known of its inputs."""
 
-    name: str  # as in the table, or package.module:factory
+    name: str  # as in the table, or as it was asked for
     build: Callable[[], nn.Module]  # a new module, float32; its initial weights do not matter
+    load: Callable[[Mapping[str, Tensor]], nn.Module] | None = None  # makes and fills one; None: `build`, then copy
     preprocess: Preprocess = field(default_factory=Preprocess)
+    geometry: Geometry | None = None  # how image files get the size the network takes; None: they have to have it
+    label_offset: int = 0  # the class that the network has for label 0; 1 where its class 0 is the background
+    language: Language | None = None  # None: a classifier
+    batch: int | None = None  # inputs per forward pass, where the network takes no other number
     input_shape: tuple[int, ...] | None = None  # of one input, channels first; None: not known
     num_classes: int | None = None  # None: known only from the first logits
     data: str = "FILE.npz"  # the --data that fits it, for messages
@@ -90,9 +104,10 @@ _BUILT_IN = (
         name="squeezenet1_1",
         build=SqueezeNet,
         preprocess=_IMAGENET,
+        geometry=Geometry((224, 224), resize=256),
         input_shape=(3, 224, 224),
         num_classes=1000,
-        data="FILE.npz",
+        data="images:DIR",
         description="SqueezeNet 1.1 for ImageNet, 1.2 million weights",
         source="Iandola et al., arXiv 1602.07360; keys as torchvision",
     ),
@@ -101,54 +116,27 @@ _BUILT_IN = (
 ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _BUILT_IN}
 
 
-def resolve_architecture(
-    spec: str | None, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str] | None = None
+def recognise(
+    shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], spellings: Sequence[str]
 ) -> Architecture:
-    """Find the architecture of a checkpoint.
+    """Return the built-in architecture that the metadata names, else the one that has exactly these tensors.
 
     Args:
-        spec: what the user passed as --arch: a built-in name or `package.module:factory`. None: what the metadata
-            names, if it is built in; else the one whose tensor names and shapes are those of the checkpoint.
         shapes: the checkpoint's tensors, name to shape.
         metadata: the checkpoint's metadata. Nothing that it names is ever imported.
+        spellings: what --arch takes, for the message.
 
     Raises:
-        UsageError: no built-in has the name `spec`.
-        WorkloadError: the factory fails, or nothing says or shows which architecture the checkpoint has.
+        WorkloadError: neither says which it is.
     """
-    if spec is not None:
-        if ":" in spec:
-            return _from_factory(spec)
-        if spec not in ARCHITECTURES:
-            raise unknown_name("architecture", spec, ARCHITECTURES)
-        return ARCHITECTURES[spec]
-    named = (metadata or {}).get(METADATA_KEY)
+    named = metadata.get(METADATA_KEY)
     if named in ARCHITECTURES:
         return ARCHITECTURES[named]
     own = {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(IGNORED_SUFFIX)}
     for name, built_in in _built_in_shapes().items():
         if own == built_in:
             return ARCHITECTURES[name]
-    raise _not_recognised(own, named)
-
-
-def _from_factory(spec: str) -> Architecture:
-    made = call_factory("architecture", spec)
-    if isinstance(made, Architecture):
-        return made
-    if isinstance(made, nn.Module):
-        return Architecture(name=spec, build=partial(_build_from_factory, spec))
-    raise WorkloadError(
-        f"architecture {spec!r}: the factory returned a {type(made).__name__}",
-        "return a torch.nn.Module or a faultcli.workload.architectures.Architecture",
-    )
-
-
-def _build_from_factory(spec: str) -> nn.Module:
-    made = call_factory("architecture", spec)
-    if not isinstance(made, nn.Module):
-        raise WorkloadError(f"architecture {spec!r}: the factory returned a {type(made).__name__} the second time")
-    return made
+    raise _not_recognised(own, named, f"pass --arch: {', '.join([*ARCHITECTURES, *spellings])}")
 
 
 @cache
@@ -161,8 +149,7 @@ def _built_in_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
     }
 
 
-def _not_recognised(own: Mapping[str, tuple[int, ...]], named: str | None) -> WorkloadError:
-    remedy = f"pass --arch: {', '.join(ARCHITECTURES)}, or package.module:factory"
+def _not_recognised(own: Mapping[str, tuple[int, ...]], named: str | None, remedy: str) -> WorkloadError:
     if named is not None:
         message = f"the checkpoint's metadata names the architecture {named!r}, which is not built in"
         return WorkloadError(message, f"if you trust it, {remedy}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.workload.factory import call_factory, is_factory
-from faultcli.workload.preprocess import Layout, channels_first
+from faultcli.workload.images import read_images
+from faultcli.workload.preprocess import Geometry, Layout, channels_first
 from faultcli.workload.readers import ARRAY_SUFFIXES, Arrays, read_arrays, read_cifar10, read_digits, read_mnist
 
 _IMAGE_CHANNELS = (1, 3)
@@ -128,22 +128,42 @@ def _layout(name: str, inputs: Tensor) -> Layout:
     )
 
 
-def load_data(spec: str, limit: int | None = None) -> Dataset:
+def load_data(
+    spec: str, limit: int | None = None, *, geometry: Geometry | None = None, label_offset: int = 0
+) -> Dataset:
     """Load the data set that `spec` names.
 
     `digits`          the embedded handwritten digits, 8×8; the 500 that the demo was not trained on
     `mnist:DIR`       the IDX files of MNIST or a data set like it, plain or gzipped; t10k
     `cifar10:DIR`     the binary version of CIFAR-10, or one npz per split; the test images
+    `images:DIR`      a folder of image files per class
     `FILE.npz`, `FILE.safetensors`   arrays `inputs` or `images`, and `labels`
     `package.module:factory`         returns a `Dataset` or a pair (inputs, labels)
 
-    The first three take `,split=train` for the images that were trained on.
+    The first three take `,split=train` for the images that were trained on, `images:DIR` takes `,classes=FILE.csv` for
+    the folders' class indexes, and all but a factory `,offset=N`, which is added to the labels.
+
+    Args:
+        spec: what the user passed as --data.
+        limit: the first so many inputs.
+        geometry: how image files get the size that the network takes.
+        label_offset: the network's class for label 0, unless `spec` says another.
 
     Raises:
         UsageError: nothing known is named.
         WorkloadError: files are missing, damaged or do not fit each other, or `limit` is below 1.
     """
-    return _load(spec).first(limit)
+    if limit is not None and limit < 1:
+        raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
+    source, options = _options(spec)
+    dataset = _load(spec, source, options, geometry, limit).first(limit)
+    offset = _whole(spec, options["offset"]) if "offset" in options else label_offset
+    if not offset:
+        return dataset
+    labels = dataset.labels + offset
+    if int(labels.min()) < 0:
+        raise WorkloadError(f"{spec}: an offset of {offset} makes label {int(labels.min())}", "classes count from 0")
+    return replace(dataset, labels=labels, class_names=None)
 
 
 def training_split(spec: str) -> str | None:
@@ -153,21 +173,26 @@ def training_split(spec: str) -> str | None:
     return f"{spec},split=train" if known else None
 
 
-def _load(spec: str) -> Dataset:
-    source, split = _split_option(spec)
+def _load(spec: str, source: str, options: dict[str, str], geometry: Geometry | None, limit: int | None) -> Dataset:
     kind, colon, place = source.partition(":")
+    split = options.get("split", "test")
+    if "split" in options and kind not in ("digits", "mnist", "cifar10"):
+        raise WorkloadError(f"{spec}: only digits, mnist:DIR and cifar10:DIR have splits", "leave out ,split=")
+    if "classes" in options and kind != "images":
+        raise WorkloadError(f"{spec}: only images:DIR takes a file of classes", "leave out ,classes=")
     if source == "digits":
-        return _from_arrays(read_digits(split or "test"), spec)
+        return _from_arrays(read_digits(split), spec)
     if colon and kind in _DIRECTORIES:
         if not Path(place).is_dir():
             raise WorkloadError(f"{spec}: there is no directory {place!r}", f"pass --data {kind}:DIR")
-        return _from_arrays(_DIRECTORIES[kind](Path(place), split or "test"), spec)
-    if split is not None:
-        raise WorkloadError(f"{spec}: only digits, mnist:DIR and cifar10:DIR have splits", "leave out ,split=")
+        if kind == "images":
+            classes = Path(options["classes"]) if "classes" in options else None
+            return _from_arrays(read_images(Path(place), geometry, limit, classes), source)
+        return _from_arrays({"mnist": read_mnist, "cifar10": read_cifar10}[kind](Path(place), split), spec)
     if source.endswith(ARRAY_SUFFIXES):
         return _from_arrays(read_arrays(Path(source)), source)
-    if is_factory(spec):
-        return _from_factory(spec)
+    if is_factory(source):
+        return _from_factory(source)
     raise unknown_name("data set", spec, KNOWN_DATA)
 
 
@@ -175,21 +200,32 @@ def _from_arrays(arrays: Arrays, name: str) -> Dataset:
     return make_dataset(arrays.inputs, arrays.labels, name, arrays.class_names, arrays.layout)
 
 
-def _split_option(spec: str) -> tuple[str, str | None]:
-    """Part `SOURCE[,split=NAME]` into the source and the split; a directory may have commas in its name."""
-    match = re.fullmatch(r"(.*?),([A-Za-z_]+)=([^,]*)", spec, flags=re.DOTALL)
-    if match is None:
-        return spec, None
-    source, option, value = match.groups()
-    if option != "split":
-        raise WorkloadError(f"{spec}: unknown option {option!r}", "data sets take split=test or split=train")
-    if value not in ("test", "train"):
-        raise WorkloadError(f"{spec}: unknown split {value!r}", "the splits are test and train")
-    return source, value
+def _options(spec: str) -> tuple[str, dict[str, str]]:
+    """Part `SOURCE[,KEY=VALUE]...` into the source and its options; a directory may have commas in its name."""
+    source, options = spec, dict[str, str]()
+    while match := re.fullmatch(r"(.*),([A-Za-z_]+)=([^,]*)", source, flags=re.DOTALL):
+        source, option, value = match.groups()
+        if option not in _OPTIONS:
+            raise WorkloadError(f"{spec}: unknown option {option!r}", f"data sets take {', '.join(_OPTIONS.values())}")
+        options[option] = value
+    if options.get("split", "test") not in ("test", "train"):
+        raise WorkloadError(f"{spec}: unknown split {options['split']!r}", "the splits are test and train")
+    return source, options
 
 
-_DIRECTORIES: dict[str, Callable[[Path, str], Arrays]] = {"mnist": read_mnist, "cifar10": read_cifar10}
-KNOWN_DATA = ("digits", "mnist:DIR", "cifar10:DIR", "FILE.npz", "FILE.safetensors", "package.module:factory")
+def _whole(spec: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise WorkloadError(f"{spec}: an offset of {text!r} is no whole number", "e.g. offset=1") from None
+
+
+_OPTIONS = {"split": "split=test or split=train", "classes": "classes=FILE.csv", "offset": "offset=N"}
+_DIRECTORIES = ("mnist", "cifar10", "images")
+KNOWN_DATA = (
+    *("digits", "mnist:DIR", "cifar10:DIR", "images:DIR"),
+    *("FILE.npz", "FILE.safetensors", "package.module:factory"),
+)
 
 
 def _from_factory(spec: str) -> Dataset:

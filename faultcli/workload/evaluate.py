@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from faultcli.errors import FaultcliError, UsageError, WorkloadError
-from faultcli.workload.architectures import Architecture, resolve_architecture
+from faultcli.errors import UsageError, WorkloadError
+from faultcli.workload.architectures import Architecture
+from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data import Dataset, load_data
+from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
 from faultcli.workload.models import load_model
+from faultcli.workload.sources import resolve_architecture
+from faultcli.workload.tokens import load_tokens
 
 DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, LeNet and the demo
+# With more numbers per batch a CPU is slower: MobileNetV2 takes twice as long with 32 images of 224×224 as with 4.
+_BATCH_NUMBERS = 1 << 20
 CACHE_BYTES = 1 << 30  # preprocessed inputs are kept up to this size, else made anew batch by batch
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
-class Workload:
-    """A network that is ready to run on labelled inputs.
+class Workload(BaseWorkload):
+    """A classifier that is ready to run on labelled inputs.
 
-    `parameters` are the live tensors: writing into them in place changes what the next `logits()` computes, and
-    nothing is derived from them or kept between calls.
+    RAM: the inputs as stored, the preprocessed ones if they take no more than `cache_bytes`, the logits. Where inputs
+    are prepared batch by batch, the next batch is prepared while the model runs on this one.
 
     Args:
         architecture: what `model` is; its preprocessing is applied.
         model: from `load_model`; it is moved to `device`.
         dataset: inputs that fit the architecture.
-        batch_size: inputs per forward pass.
-        device: where the model runs; logits always come back to the CPU.
+        batch_size: inputs per forward pass; None: `DEFAULT_BATCH_SIZE`, fewer on a CPU where inputs are large, or what
+            the architecture is made for.
+        device: where the model runs; `logits()` come back to the CPU, outcomes are computed where the model is.
         cache_bytes: the bound below which the preprocessed inputs (float32, on `device`) are kept.
 
     Raises:
         WorkloadError: the data do not fit the architecture, or the inputs do not fit into memory.
-        UsageError: `batch_size` is below 1.
+        UsageError: `batch_size` is below 1, or not what the architecture is made for.
     """
 
     def __init__(
@@ -45,29 +53,30 @@ class Workload:
         model: nn.Module,
         dataset: Dataset,
         *,
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: int | None = None,
         device: torch.device | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"a batch size of {batch_size} makes no batches", "--batch-size takes 1 or more")
-        self.architecture = architecture
         self.dataset = dataset
         self.labels = dataset.labels  # int64 [N], CPU
-        self.batch_size = batch_size
-        self.device = device or torch.device("cpu")
         self._shape = _input_shape(architecture, dataset)
-        self._check_labels(architecture.num_classes)
+        self._check_labels(dataset, architecture)
         self._classes = architecture.num_classes
-        self._ran = False
+        if batch_size is None:
+            batch_size = architecture.batch or _batch_size(self._shape, device)
+        super().__init__(architecture, model, batch_size=batch_size, device=device)
+        if architecture.batch is not None and (batch_size != architecture.batch or len(dataset) % batch_size):
+            raise UsageError(
+                f"{architecture.name}: was exported for batches of exactly {architecture.batch}; there are"
+                f" {len(dataset):,} inputs in batches of {batch_size}",
+                f"pass --batch-size {architecture.batch}, with a --limit that it divides;"
+                " or export it with a dynamic first dimension",
+            )
         try:
-            self.model = model.to(self.device)
             bytes_needed = 4 * len(dataset) * torch.Size(self._shape).numel()
             self._cache = self._prepare(0, len(dataset)) if bytes_needed <= cache_bytes else None
         except Exception as error:
-            self._explain(error)
-        # Without keep_vars these share storage with the parameters and carry no gradient.
-        self.parameters: dict[str, Tensor] = dict(self.model.state_dict())
+            self.explain(error)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -79,28 +88,48 @@ class Workload:
             WorkloadError: memory runs out, the model does not take the inputs, or what it returns is no [N, K]
                 tensor of reals with a K that fits the labels.
         """
+        return self.answers().cpu()
+
+    def answers(self) -> Tensor:
+        """Return what `logits` returns, on the device of the model."""
         out: Tensor | None = None
-        for start in range(0, len(self), self.batch_size):
-            stop = min(start + self.batch_size, len(self))
+        for start, batch in self._batches():
+            version = batch._version
             try:
-                batch = self._prepare(start, stop) if self._cache is None else self._cache[start:stop]
-                version = batch._version
-                with torch.inference_mode():
+                with self.inference():
                     answer = self.model(batch)
             except Exception as error:
-                self._explain(error)
+                self.explain(error)
             if batch._version != version:
                 raise WorkloadError(
                     f"{self.architecture.name}: the model changes its inputs in place, so no two runs would be alike",
                     "make its first operation out of place",
                 )
-            answer = self._checked(answer, stop - start)
+            answer = self._checked(answer, len(batch))
             if out is None:
-                out = torch.empty(len(self), answer.shape[1])
-            out[start:stop] = answer
-            self._ran = True
+                out = torch.empty(len(self), answer.shape[1], device=self.device)
+            out[start : start + len(batch)] = answer
+            self.ran = True
         assert out is not None  # a data set has at least one input
         return out
+
+    def _batches(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield where every batch starts, and the batch."""
+        starts = range(0, len(self), self.batch_size)
+        if self._cache is not None:
+            yield from ((start, self._cache[start : start + self.batch_size]) for start in starts)
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(self._prepare, 0, self.batch_size)
+            for start in starts:
+                try:
+                    batch = pending.result()
+                except Exception as error:
+                    self.explain(error)
+                after = start + self.batch_size
+                if after < len(self):
+                    pending = ahead.submit(self._prepare, after, after + self.batch_size)
+                yield start, batch
 
     def prepare(self, dataset: Dataset) -> Tensor:
         """Return other inputs as the model takes them: float32 [N, ...] on the device.
@@ -116,6 +145,13 @@ class Workload:
         """Say what runs on what, for people."""
         return f"{self.architecture.name} on {len(self):,} inputs of {self.dataset.name}"
 
+    @property
+    def data_name(self) -> str:
+        return self.dataset.name
+
+    def data_sha256(self) -> str:
+        return self.dataset.sha256()
+
     def identity(self) -> str:
         """Return everything that changes what the model answers, apart from its weights, as one line of JSON: the
         network, the data, and what floating-point results depend on (threads, batch size, device type)."""
@@ -124,7 +160,7 @@ class Workload:
             {
                 "architecture": self.architecture.name,
                 "preprocess": [preprocess.scale, preprocess.mean, preprocess.std],
-                "data": self.dataset.sha256(),
+                "data": self.data_sha256(),
                 "batch_size": self.batch_size,
                 "threads": torch.get_num_threads(),
                 "device": self.device.type,
@@ -134,30 +170,24 @@ class Workload:
 
     def golden(self) -> GoldenRun:
         """Run the model and return what later outcomes are compared with."""
-        return GoldenRun(self.logits())
+        return GoldenRun(self.answers())
 
-    def outcome(self, golden: GoldenRun | None = None) -> Outcome:
-        """Run the model and measure its answers."""
-        return measure(self.logits(), self.labels, golden)
+    def outcome(self, golden: Golden | None = None, correct: Callable[[Tensor], Tensor] | None = None) -> Outcome:
+        """Run the model and measure its answers; `correct` maps logits [N, K] on the CPU to better ones."""
+        assert golden is None or isinstance(golden, GoldenRun)
+        logits = self.answers() if correct is None else correct(self.logits()).to(self.device)
+        return measure(logits, self.labels, golden)
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Copy the given tensors into the live ones; the others stay.
-
-        Raises:
-            WorkloadError: the model has no such tensor, or one of another shape.
-        """
-        for name, values in state.items():
-            own = self.parameters.get(name)
-            if own is None or own.shape != values.shape:
-                shape = "no such tensor" if own is None else f"it as {list(own.shape)}"
-                raise WorkloadError(f"{self.architecture.name}: {name!r} {list(values.shape)}: the model has {shape}")
-        for name, values in state.items():
-            self.parameters[name].copy_(values)
+    def fault_free(self) -> tuple[GoldenRun, Outcome]:
+        """Run the model once; return the golden run, and the outcome compared with it."""
+        logits = self.answers()
+        golden = GoldenRun(logits)
+        return golden, measure(logits, self.labels, golden)
 
     def _prepare(self, start: int, stop: int) -> Tensor:
         inputs = self.dataset.inputs[start:stop].to(self.device)
         prepared = self.architecture.preprocess.apply(inputs, self.dataset.layout)
-        return prepared.view(stop - start, *self._shape)
+        return prepared.view(len(inputs), *self._shape)
 
     def _checked(self, answer: object, rows: int) -> Tensor:
         if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != rows:
@@ -173,32 +203,27 @@ class Workload:
                     f"{self.architecture.name}: the model returns {answer.shape[1]} logits per input and not"
                     f" {self._classes}"
                 )
-            self._check_labels(answer.shape[1])
+            self._check_labels(self.dataset, replace(self.architecture, num_classes=answer.shape[1]))
             self._classes = answer.shape[1]
         return answer
 
-    def _check_labels(self, classes: int | None) -> None:
-        highest = int(self.labels.max())
+    @staticmethod
+    def _check_labels(dataset: Dataset, architecture: Architecture) -> None:
+        highest, classes = int(dataset.labels.max()), architecture.num_classes
         if classes is not None and highest >= classes:
             raise WorkloadError(
-                f"{self.dataset.name}: label {highest} is out of range, {self.architecture.name} has {classes} classes",
+                f"{dataset.name}: label {highest} is out of range, {architecture.name} has {classes} classes",
                 "pass the --data that the checkpoint was trained for; classes count from 0",
             )
 
-    def _explain(self, error: Exception) -> NoReturn:
-        if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
-            smaller = max(1, self.batch_size // 4)
-            raise WorkloadError(
-                f"{self.architecture.name}: memory ran out on {self.device} with batches of {self.batch_size}",
-                f"pass a smaller --batch-size, e.g. {smaller}, or fewer inputs with --limit",
-            ) from error
-        if self._ran or isinstance(error, FaultcliError):  # it took these inputs before, so they are not what is wrong
-            raise error
-        raise WorkloadError(
-            f"{self.architecture.name}: the model does not take inputs of shape {list(self._shape)}:"
-            f" {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            f"pass the --data that the checkpoint was trained for, e.g. {self.architecture.data}",
-        ) from error
+    def _refusal(self) -> str:
+        return f"the model does not take inputs of shape {list(self._shape)}"
+
+
+def _batch_size(shape: tuple[int, ...], device: torch.device | None) -> int:
+    if device is not None and device.type != "cpu":
+        return DEFAULT_BATCH_SIZE
+    return max(1, min(DEFAULT_BATCH_SIZE, _BATCH_NUMBERS // torch.Size(shape).numel()))
 
 
 def _input_shape(architecture: Architecture, dataset: Dataset) -> tuple[int, ...]:
@@ -245,35 +270,47 @@ def build_workload(
     arch: str | None = None,
     data: str | None = None,
     limit: int | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = None,
     device: str = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> Workload:
+    directory: Path | None = None,
+    is_directory: bool = False,
+) -> BaseWorkload:
     """Put a workload together from what a command line says.
 
     Args:
         state: the checkpoint's tensors.
         metadata: the checkpoint's metadata; it may name a built-in architecture.
         arch: --arch, see `resolve_architecture`.
-        data: --data, see `load_data`; None: the embedded digits, for the architecture of the demo only.
+        data: --data, see `load_data` and `load_tokens`; None: the embedded digits, for the demo's architecture only.
         limit: --limit, the first so many inputs.
-        batch_size: --batch-size.
+        batch_size: --batch-size; None: chosen by the size of inputs, or of a language model's logits.
         device: --device, see `pick_device`.
         mean: --mean, per channel, in place of the architecture's own.
         std: --std, likewise.
+        directory: where the checkpoint's files lie.
+        is_directory: the checkpoint was named as a directory, which may then say what its architecture is.
 
     Raises:
         UsageError: a name or a number makes no sense.
         WorkloadError: checkpoint, architecture and data do not fit each other.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    architecture = resolve_architecture(arch, shapes, metadata)
+    architecture = resolve_architecture(arch, shapes, metadata, directory, is_directory=is_directory)
+    place = pick_device(device)
     if data is None:
         if architecture.data != "digits":
             raise UsageError(f"{architecture.name} needs data to run on", f"pass --data, e.g. {architecture.data}")
         data = architecture.data
-    dataset = load_data(data, limit)
+    if architecture.language is not None:
+        if mean is not None or std is not None:
+            raise UsageError(f"{architecture.name} takes tokens, which have no mean", "leave out --mean and --std")
+        tokens = load_tokens(data, architecture.language, limit)
+        return LanguageWorkload(
+            architecture, load_model(architecture, state), tokens, batch_size=batch_size, device=place
+        )
+    dataset = load_data(data, limit, geometry=architecture.geometry, label_offset=architecture.label_offset)
     if mean is not None or std is not None:
         if dataset.inputs.is_floating_point():
             raise UsageError(
@@ -282,4 +319,4 @@ def build_workload(
             )
         architecture = architecture.with_preprocess(architecture.preprocess.with_overrides(mean=mean, std=std))
     model = load_model(architecture, state)
-    return Workload(architecture, model, dataset, batch_size=batch_size, device=pick_device(device))
+    return Workload(architecture, model, dataset, batch_size=batch_size, device=place)

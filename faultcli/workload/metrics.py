@@ -15,6 +15,7 @@ Ranks are deterministic: among equal logits the lower class comes first.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -27,7 +28,8 @@ _TOP = 5
 class Outcome:
     """What one evaluation gave. Counts of inputs; what is undefined is None, never 0.
 
-    `top1`, `top5` and `rates()` are the fractions.
+    `top1`, `top5` and `rates()` are the fractions. A language model answers at every scored position of an input: of
+    it, `correct1`, `correct5`, `agreed` and `loss` count positions, and all others sequences (see `token_metrics`).
     """
 
     n: int  # inputs, at least 1; with a golden run masked + sdc + due = n
@@ -41,25 +43,53 @@ class Outcome:
     sdc5: int | None = None  # the golden top-1 class is not in the top 5; None with 5 classes or fewer
     sdc10pct: int | None = None  # softmax confidence of the top-ranked class off by over 10 % of the golden one
     sdc20pct: int | None = None  # the same with 20 %
+    scored: int | None = None  # positions of a language model that were scored; None for classifiers
+    agreed: int | None = None  # those whose top-1 token is the golden one
+
+    @property
+    def answers(self) -> int:
+        """What accuracies are fractions of: scored positions of a language model, else inputs."""
+        return self.n if self.scored is None else self.scored
 
     @property
     def top1(self) -> float:
         """Top-1 accuracy, 0 to 1."""
-        return self.correct1 / self.n
+        return self.correct1 / self.answers
 
     @property
     def top5(self) -> float | None:
         """Top-5 accuracy, 0 to 1; None with 5 classes or fewer."""
-        return None if self.correct5 is None else self.correct5 / self.n
+        return None if self.correct5 is None else self.correct5 / self.answers
+
+    @property
+    def agreement(self) -> float | None:
+        """Part of a language model's scored positions that have the golden top-1 token; None for classifiers."""
+        return None if self.agreed is None else self.agreed / self.answers
+
+    @property
+    def token_probability(self) -> float | None:
+        """exp(−NLL per token), the geometric mean of what a language model gave the tokens that came: 1/perplexity,
+        0 if a logit is not finite; None for classifiers."""
+        if self.scored is None:
+            return None
+        return 0.0 if self.due or self.loss is None else math.exp(-self.loss)
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(NLL per token) of a language model; None for classifiers, and where it has no finite value."""
+        probability = self.token_probability
+        return 1 / probability if probability else None
 
     def rates(self) -> dict[str, float | None]:
-        """Return `top1`, `top5`, `loss` (in nats), and the other counts as fractions of the inputs."""
-        counts = {name: value for name, value in asdict(self).items() if name not in ("n", "loss", *_CORRECT)}
+        """Return `top1`, `top5`, `loss` (in nats), and the other counts as fractions of the inputs; for language models
+        also `agreement`."""
+        counts = {name: value for name, value in asdict(self).items() if name not in _NOT_OF_INPUTS}
         fractions = {name: None if count is None else count / self.n for name, count in counts.items()}
-        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, **fractions}
+        tokens = {} if self.scored is None else {"agreement": self.agreement}
+        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, **tokens, **fractions}
 
 
-_CORRECT = ("correct1", "correct5")
+_NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed")
 
 
 class GoldenRun:
@@ -87,7 +117,7 @@ def measure(logits: Tensor, labels: Tensor, golden: GoldenRun | None = None) -> 
     """Compare logits with the labels, and with the golden run if there is one.
 
     Args:
-        logits: float32 [N, K] on the CPU, N and K at least 1; NaN and infinity are allowed.
+        logits: float32 [N, K], N and K at least 1; NaN and infinity are allowed. Everything is computed on its device.
         labels: int64 [N], 0 to K - 1.
         golden: of the same inputs in the same order.
 
@@ -98,6 +128,7 @@ def measure(logits: Tensor, labels: Tensor, golden: GoldenRun | None = None) -> 
     n, classes = logits.shape
     if labels.shape != (n,):
         raise ValueError(f"{n} rows of logits and labels of shape {list(labels.shape)}")
+    labels = labels.to(logits.device)
     largest, top1 = logits.max(dim=1)
     finite = _finite_rows(logits)
     answered = int(finite.sum())
@@ -117,11 +148,12 @@ def measure(logits: Tensor, labels: Tensor, golden: GoldenRun | None = None) -> 
         return outcome
     if (len(golden), golden.classes) != (n, classes):
         raise ValueError(f"logits of shape {[n, classes]} and a golden run of {[len(golden), golden.classes]}")
-    masked = int(((top1 == golden.top1) & finite).sum())
-    drift = (1 / exp_sum - golden.confidence).abs_() / golden.confidence
+    golden_top1, confidence = golden.top1.to(logits.device), golden.confidence.to(logits.device)
+    masked = int(((top1 == golden_top1) & finite).sum())
+    drift = (1 / exp_sum - confidence).abs_() / confidence
     sdc5 = None
     if fifth is not None:
-        kept = _in_top(logits, fifth, golden.top1.clamp(min=0)) & (golden.top1 >= 0)
+        kept = _in_top(logits, fifth, golden_top1.clamp(min=0)) & (golden_top1 >= 0)
         sdc5 = int((~kept & finite).sum())
     return Outcome(
         n=n,

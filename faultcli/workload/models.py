@@ -13,12 +13,30 @@ from faultcli.workload.architectures import IGNORED_SUFFIX, Architecture
 _SHOWN = 3  # how many of a kind an error lists
 
 
+class Renamed(nn.Module):
+    """A module whose tensors have other names than the checkpoint's.
+
+    Attributes:
+        checkpoint_names: name in the checkpoint to name in the module; what the module does not read is absent.
+    """
+
+    checkpoint_names: Mapping[str, str]
+
+
+def live_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's tensors by their names in the checkpoint: writing into them changes the model."""
+    own: dict[str, Tensor] = dict(model.state_dict())  # without keep_vars: the same storage, and no gradient
+    if isinstance(model, Renamed):
+        return {name: own[key] for name, key in model.checkpoint_names.items()}
+    return own
+
+
 def load_model(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
     """Build the module of `architecture` and fill it with `state`.
 
     The module is in eval mode, needs no gradients, keeps the dtypes it was built with (float32 for all built-ins;
     narrower floating-point tensors are widened) and owns contiguous tensors: `state` is copied, never aliased. The
-    global random generator is left as it was.
+    global random generator is left as it was. An architecture with a `load` of its own decides the dtypes itself.
 
     Keys and shapes have to match exactly, with two exceptions: batch norm's `num_batches_tracked` may be missing or
     left over, and of parameters that the module ties together one name is enough.
@@ -27,9 +45,13 @@ def load_model(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Mo
         WorkloadError: tensors are missing, left over, of another shape, or integers where reals are needed, or the
             names of one tied parameter hold different values.
     """
+    if architecture.load is not None:
+        return architecture.load(state)
     with torch.random.fork_rng(devices=[]):
         model = architecture.build()
-    model.requires_grad_(False).eval()
+    model.requires_grad_(False)
+    if model.training:
+        model.eval()
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.contiguous()
     own = model.state_dict()

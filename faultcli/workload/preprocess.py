@@ -24,6 +24,19 @@ def channels_first(inputs: Tensor, layout: Layout) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """How an image file becomes the size that a network takes: resized, then cropped from the centre.
+
+    An image that has that size already is taken as it is.
+    """
+
+    size: tuple[int, int]  # height and width that the network takes
+    resize: int | tuple[int, int] | None = None  # shortest edge, or height and width; None: cropped only
+    resample: int = 2  # Pillow's number of the filter; 2 is bilinear
+    channels: int = 3  # 1 (grey) or 3 (RGB)
+
+
+@dataclass(frozen=True)
 class Preprocess:
     """x → (x · scale − mean) / std, per channel.
 

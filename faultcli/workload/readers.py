@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,7 @@ def read_arrays(path: Path) -> Arrays:
         WorkloadError: the file is missing or damaged, an array is missing, both `inputs` and `images` are there, or
             an array holds Python objects (which would have to be unpickled).
     """
-    if not path.is_file():
-        raise WorkloadError(f"{path}: there is no such file")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
+    found = read_named(path, (*_INPUT_KEYS, "labels", "class_names"))
     keys = [key for key in _INPUT_KEYS if key in found]
     if len(keys) == 1 and "labels" in found:
         names = found.get("class_names")
@@ -168,8 +167,18 @@ def read_arrays(path: Path) -> Arrays:
     )
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    wanted = (*_INPUT_KEYS, "labels", "class_names")
+def read_named(path: Path, wanted: Collection[str]) -> dict[str, Any]:
+    """Read the wanted arrays of an npz or safetensors file; of the others it has, only the names mean anything.
+
+    Raises:
+        WorkloadError: the file is missing or damaged, or an array holds Python objects.
+    """
+    if not path.is_file():
+        raise WorkloadError(f"{path}: there is no such file")
+    return _read_safetensors(path, wanted) if path.suffix == ".safetensors" else _read_npz(path, wanted)
+
+
+def _read_npz(path: Path, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path):  # np.load takes other kinds of file, too
             archive = np.load(path, allow_pickle=False)
@@ -190,8 +199,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    wanted = (*_INPUT_KEYS, "labels")
+def _read_safetensors(path: Path, wanted: Collection[str]) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) if key in wanted else None for key in file.keys()}  # noqa: SIM118

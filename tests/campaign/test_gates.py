@@ -77,6 +77,23 @@ def test_unknown_gates_and_thresholds() -> None:
         Gate("min-acuracy", 0.5)
     with pytest.raises(UsageError, match="--max-drop 5: a threshold is a fraction"):
         Gate("max-drop", 5)
+    for nonsense in (0.9, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match=r"--max-perplexity .*: a threshold is a number from 1"):
+            Gate("max-perplexity", nonsense)
+
+
+def test_a_perplexity_is_tested_as_the_probability_of_a_token() -> None:
+    gate = Gate("max-perplexity", 4.0)
+    assert gate.limit(0.9) == 0.25
+    for perplexity, verdict in ((3.0, Verdict.PASS), (6.0, Verdict.FAIL)):
+        check = GateCheck(gate, stored_accuracy=0.9, alpha=0.05)
+        for _ in range(200):
+            check.add(1 / perplexity)
+        assert check.verdict is verdict
+    assert GateCheck(Gate("max-perplexity", 1.0), stored_accuracy=0.9, alpha=0.05).add(0.5) is not Verdict.PASS
+    gate.check_measured({"token probability": 0.2}, "a model")
+    with pytest.raises(UsageError, match="--max-perplexity: resnet is no language model"):
+        gate.check_measured({"accuracy": 0.9}, "resnet")
 
 
 @pytest.mark.parametrize(

@@ -110,15 +110,15 @@ def test_the_model_is_bit_identical_after_a_failing_forward(
     workload: Workload, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = bits_of(workload)
-    logits, calls = workload.logits, []
+    answers, calls = workload.answers, []
 
     def fail() -> Tensor:
         calls.append(1)
         if len(calls) > 2:  # in the first trial, with the faults applied
             raise RuntimeError("the device is gone")
-        return logits()
+        return answers()
 
-    monkeypatch.setattr(workload, "logits", fail)
+    monkeypatch.setattr(workload, "answers", fail)
     with pytest.raises(RuntimeError, match="the device is gone"):
         campaign(workload, tensors, "q2.5", "bitflip:1e-2")
     assert bits_of(workload) == before
@@ -204,13 +204,13 @@ def test_a_trial_without_faults_is_the_golden_run_and_costs_no_forward_pass(
 
 def count_forward_passes(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
-    logits = workload.logits
+    answers = workload.answers
 
     def counted() -> Tensor:
         calls.append(1)
-        return logits()
+        return answers()
 
-    monkeypatch.setattr(workload, "logits", counted)
+    monkeypatch.setattr(workload, "answers", counted)
     return calls
 
 

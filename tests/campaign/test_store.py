@@ -48,8 +48,8 @@ def test_what_is_kept_is_not_run_again(tmp_path: Path, undisturbed: bytes) -> No
     with closing(Store.open(tmp_path / "s")) as store:
         run_demo(store, plan=replace(PLAN, trials=3))
         workload = demo_workload()
-        logits = workload.logits
-        workload.logits = lambda: ran.append(1) or logits()  # type: ignore[assignment,func-returns-value]
+        answers = workload.answers
+        workload.answers = lambda: ran.append(1) or answers()  # type: ignore[assignment,func-returns-value]
         assert trials_jsonl(run_demo(store, workload=workload)) == undisturbed
         after_second = len(ran)
         assert trials_jsonl(run_demo(store, workload=workload)) == undisturbed

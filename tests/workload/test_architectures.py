@@ -11,9 +11,10 @@ from safetensors import safe_open
 from torch import nn
 
 from faultcli.errors import UsageError, WorkloadError
-from faultcli.workload.architectures import ARCHITECTURES, Architecture, resolve_architecture
+from faultcli.workload.architectures import ARCHITECTURES, Architecture
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.models import load_model
+from faultcli.workload.sources import resolve_architecture
 
 Shapes = dict[str, tuple[int, ...]]
 

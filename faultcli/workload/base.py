@@ -1,0 +1,132 @@
+"""What every workload can do: hold a live model, run it under a device's rules, and say in plain words what failed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from faultcli.errors import FaultcliError, UsageError, WorkloadError
+from faultcli.workload.architectures import Architecture
+from faultcli.workload.metrics import GoldenRun, Outcome
+from faultcli.workload.models import live_tensors
+from faultcli.workload.token_metrics import GoldenTokens
+
+Golden = GoldenRun | GoldenTokens
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class BaseWorkload(ABC):
+    """A model that is ready to run on inputs.
+
+    `parameters` are the live tensors by their names in the checkpoint: writing into them in place changes what the next
+    run computes, and nothing is derived from them or kept between runs.
+
+    Args:
+        architecture: what `model` is.
+        model: from `load_model`; it is moved to `device`.
+        batch_size: inputs per forward pass.
+        device: where the model runs.
+
+    Raises:
+        WorkloadError: the model does not fit into memory.
+        UsageError: `batch_size` is below 1.
+    """
+
+    def __init__(
+        self, architecture: Architecture, model: nn.Module, *, batch_size: int, device: torch.device | None
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"a batch size of {batch_size} makes no batches", "--batch-size takes 1 or more")
+        self.architecture = architecture
+        self.batch_size = batch_size
+        self.device = device or torch.device("cpu")
+        self.ran = False  # the model took these inputs before
+        try:
+            self.model = model.to(self.device)
+        except Exception as error:
+            self.explain(error)
+        self.parameters: dict[str, Tensor] = live_tensors(self.model)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+
+    @property
+    @abstractmethod
+    def data_name(self) -> str:
+        """What the inputs are called."""
+
+    @abstractmethod
+    def data_sha256(self) -> str:
+        """Return the content hash of inputs and labels."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Say what runs on what, for people."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Return everything that changes what the model answers, apart from its weights, as one line of JSON."""
+
+    @abstractmethod
+    def fault_free(self) -> tuple[Golden, Outcome]:
+        """Run the model; return what later outcomes are compared with, and the outcome compared with it."""
+
+    @abstractmethod
+    def outcome(self, golden: Golden | None = None) -> Outcome:
+        """Run the model and measure its answers."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the given tensors into the live ones; the others stay.
+
+        Raises:
+            WorkloadError: the model has no such tensor, or one of another shape.
+        """
+        for name, values in state.items():
+            own = self.parameters.get(name)
+            if own is None:
+                raise WorkloadError(
+                    f"{self.architecture.name}: {name!r} {list(values.shape)}: the model has no such tensor",
+                    f"faults in it change no answer: leave it out with --exclude {name}",
+                )
+            if own.shape != values.shape:
+                raise WorkloadError(
+                    f"{self.architecture.name}: {name!r} {list(values.shape)}: the model has it as {list(own.shape)}"
+                )
+        for name, values in state.items():
+            self.parameters[name].copy_(values)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Run without gradients; on CUDA, with convolutions that give the same answer every time."""
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                yield
+            else:
+                with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                    yield
+
+    def explain(self, error: Exception) -> NoReturn:
+        """Raise what `error` means to somebody who does not know the model's code."""
+        if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
+            smaller = max(1, self.batch_size // 4)
+            raise WorkloadError(
+                f"{self.architecture.name}: memory ran out on {self.device} with batches of {self.batch_size}",
+                f"pass a smaller --batch-size, e.g. {smaller}, or fewer inputs with --limit",
+            ) from error
+        if self.ran or isinstance(error, FaultcliError):  # it took these inputs before, so they are not what is wrong
+            raise error
+        raise WorkloadError(
+            f"{self.architecture.name}: {self._refusal()}:"
+            f" {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"pass the --data that the checkpoint was trained for, e.g. {self.architecture.data}",
+        ) from error
+
+    @abstractmethod
+    def _refusal(self) -> str:
+        """Say that the model does not take these inputs."""

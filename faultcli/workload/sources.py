@@ -1,0 +1,121 @@
+"""Where an architecture comes from: every spelling that --arch takes, and what finds the network it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from faultcli.errors import WorkloadError, unknown_name
+from faultcli.workload.architectures import ARCHITECTURES, Architecture, recognise
+from faultcli.workload.exported import SUFFIX, exported_architecture
+from faultcli.workload.factory import call_factory
+from faultcli.workload.huggingface import CONFIG, hugging_face_architecture
+from faultcli.workload.zoo import timm_architecture, torchvision_architecture
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of architecture that is not built in."""
+
+    spelling: str  # as --arch takes it
+    matches: Callable[[str], bool]
+    find: Callable[[str, Path | None], Architecture]  # from the spec and the checkpoint's directory
+    description: str  # one line
+    data: str = ""  # the --data that fits it
+
+
+def resolve_architecture(
+    spec: str | None,
+    shapes: Mapping[str, Sequence[int]],
+    metadata: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    *,
+    is_directory: bool = False,
+) -> Architecture:
+    """Find the architecture of a checkpoint.
+
+    Args:
+        spec: what the user passed as --arch: a built-in name, or a spelling of `SOURCES`. None: what the metadata
+            names, if it is built in; else `hf`, if the checkpoint was named as a directory that has a config.json;
+            else the built-in whose tensor names and shapes are those of the checkpoint.
+        shapes: the checkpoint's tensors, name to shape.
+        metadata: the checkpoint's metadata. Nothing that it names is ever imported.
+        directory: where the checkpoint's files lie.
+        is_directory: the checkpoint was named as a directory.
+
+    Raises:
+        UsageError: nothing has the name `spec`.
+        WorkloadError: what it names cannot be used, or nothing says or shows which architecture the checkpoint has.
+    """
+    if spec is None:
+        named = (metadata or {}).get("faultcli.arch")
+        if named not in ARCHITECTURES and is_directory and directory is not None and (directory / CONFIG).is_file():
+            return hugging_face_architecture("hf", directory)
+        return recognise(shapes, metadata or {}, [source.spelling for source in SOURCES])
+    if spec in ARCHITECTURES:
+        return ARCHITECTURES[spec]
+    for source in SOURCES:
+        if source.matches(spec):
+            return source.find(spec, directory)
+    raise unknown_name("architecture", spec, [*ARCHITECTURES, *(source.spelling for source in SOURCES)])
+
+
+def _from_factory(spec: str, _: Path | None) -> Architecture:
+    made = call_factory("architecture", spec)
+    if isinstance(made, Architecture):
+        return made
+    if isinstance(made, nn.Module):
+        return Architecture(name=spec, build=partial(_build_from_factory, spec))
+    raise WorkloadError(
+        f"architecture {spec!r}: the factory returned a {type(made).__name__}",
+        "return a torch.nn.Module or a faultcli.workload.architectures.Architecture",
+    )
+
+
+def _build_from_factory(spec: str) -> nn.Module:
+    made = call_factory("architecture", spec)
+    if not isinstance(made, nn.Module):
+        raise WorkloadError(f"architecture {spec!r}: the factory returned a {type(made).__name__} the second time")
+    return made
+
+
+# The first that matches counts; a factory's spelling takes everything with a colon that is left.
+SOURCES = (
+    Source(
+        spelling="hf",
+        matches=lambda spec: spec == "hf",
+        find=hugging_face_architecture,
+        description="what the directory's config.json says: image classification or a causal language model",
+        data="images:DIR, or tokens or FILE.txt",
+    ),
+    Source(
+        spelling="torchvision:NAME",
+        matches=lambda spec: spec.startswith("torchvision:"),
+        find=torchvision_architecture,
+        description="a classification model of torchvision",
+        data="images:DIR",
+    ),
+    Source(
+        spelling="timm:NAME",
+        matches=lambda spec: spec.startswith("timm:"),
+        find=timm_architecture,
+        description="a model of timm",
+        data="images:DIR",
+    ),
+    Source(
+        spelling="FILE.pt2",
+        matches=lambda spec: spec.endswith(SUFFIX),
+        find=exported_architecture,
+        description="an exported program; its weights come from MODEL. Loading one can run code",
+    ),
+    Source(
+        spelling="package.module:factory",
+        matches=lambda spec: ":" in spec,
+        find=_from_factory,
+        description="what your function returns: a torch.nn.Module, or an Architecture",
+    ),
+)

@@ -1,0 +1,44 @@
+"""A command that a signal ends half-way leaves nothing behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faultcli.workload.demo import demo_checkpoint_path
+
+# The signal comes from the process itself, in the middle of writing: nothing has to be waited for.
+STRUCK = """
+import os, sys
+from faultcli import cli, inject
+number = int(sys.argv.pop())
+def strike(*_):
+    print(*os.listdir("."), flush=True)
+    os.kill(os.getpid(), number)
+inject._corrupt = strike
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_removes_what_is_half_written(number: int, tmp_path: Path) -> None:
+    shutil.copy(demo_checkpoint_path(), tmp_path / "model.safetensors")
+    (tmp_path / "out").write_text("precious")
+    inject = ["inject", "model.safetensors", "--ber", "1e-4", "-o", "out", "--force", "--save-faults", "map"]
+    done = subprocess.run(
+        [sys.executable, "-c", STRUCK, *inject, str(number)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ".faultcli-" in done.stdout
+    assert done.returncode == 128 + number
+    assert "Traceback" not in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "out"]
+    assert (tmp_path / "out").read_text() == "precious"

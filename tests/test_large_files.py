@@ -1,0 +1,73 @@
+"""Checkpoints larger than memory: what commands hold follows the largest tensor, not the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TENSOR = 8 << 20  # bytes
+SHARDS = 2
+
+# Run in a process of its own: once on a small checkpoint, for what the libraries take, and once on a large one.
+# ru_maxrss survives exec, so that it would be the peak of the process that runs the tests; VmHWM starts anew.
+PEAKS = """
+import re, sys
+from faultcli.cli import run
+for model in ("small", "large"):
+    for line in sys.argv[1:]:
+        code = run(line.format(model=model).split())
+        assert code == 0, (line, code)
+    print("peak", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+def sparse_checkpoint(directory: Path, per_shard: int) -> None:
+    """Shards of zeros that take no space, with their index."""
+    directory.mkdir()
+    weight_map = {}
+    for shard in range(SHARDS):
+        header = {
+            f"{shard}.{n}.weight": {
+                "dtype": "F32",
+                "shape": [1024, TENSOR // 4096],
+                "data_offsets": [n * TENSOR, (n + 1) * TENSOR],
+            }
+            for n in range(per_shard)
+        }
+        file = directory / f"model-{shard}.safetensors"
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text)
+        os.truncate(file, 8 + len(text) + per_shard * TENSOR)
+        weight_map |= dict.fromkeys(header, file.name)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("lines", "tensors_held"),
+    [
+        (["inject {model} --ber 1e-6 --save-faults {model}.map -o {model}.out -q"], 4),
+        (["inject {model} --ber 1e-6 --format q2.5 -o {model}.out -q"], 4),
+        (["scale {model} --factor max --format q2.5 -o {model}.out -q", "scale {model}.out --undo -o {model}.b -q"], 6),
+        (["scale {model} --factor auto --granularity model --format q2.5 -o {model}.out -q"], 6),
+        (["inspect {model} --ber 1e-6 --format q2.5 -q"], 4),
+    ],
+    ids=["inject native", "inject q2.5", "scale and undo", "scale the model", "inspect"],
+)
+def test_memory_follows_the_largest_tensor_not_the_file(lines: list[str], tensors_held: int, tmp_path: Path) -> None:
+    sparse_checkpoint(tmp_path / "small", 1)
+    sparse_checkpoint(tmp_path / "large", 4)
+    command = [sys.executable, "-c", PEAKS, *lines]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # glibc else raises it and keeps what was freed
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    small, large = (1024 * int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
+    assert large - small < 2 * TENSOR  # for six tensors more
+    assert large < tensors_held * TENSOR + 300_000_000
+    assert not list(tmp_path.glob(".faultcli-*"))
