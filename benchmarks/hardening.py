@@ -1,10 +1,11 @@
 """Every protection on the same faults: the tables of docs/hardening.md.
 
     python -m benchmarks.hardening resnet20 [--trials 30] [--seed 1000] [--only q2.5] [-o results.md]
-    python -m benchmarks.hardening squeezenet [--trials 10]
+    python -m benchmarks.hardening squeezenet [--trials 20]
+    python -m benchmarks.hardening mobilenet
 
 Protections were designed and tuned on other fault maps (seeds below 100) and, where they have constants, on ResNet-56.
-SqueezeNet needs Pillow to read its images.
+SqueezeNet and MobileNet need Pillow to read their images, MobileNet transformers, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,63 +30,80 @@ from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.table import hardening, percent, percent_interval
 from faultcli.workload.data import Dataset, load_data, make_dataset
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.evaluate import Workload, build_workload
 from faultcli.workload.models import load_model
 from faultcli.workload.sources import resolve_architecture
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
-# (format, BER, recalibration): chains
-Table = list[tuple[str, str, str, list[str]]]
+
+class Table(NamedTuple):
+    """One table: its arms see the same faults."""
+
+    format: str
+    ber: str
+    chains: list[str]
+    recalibrate: str = "none"
+    trials: int | None = None  # where trials that change no answer cost next to nothing, there can be many
+
+    @property
+    def name(self) -> str:
+        return f"{self.format} {self.ber}" + (f" {self.recalibrate}" if self.recalibrate != "none" else "")
+
 
 RIVALS = ["none", "scale=max", "scale=max,secded=64"]
-RESNET20: Table = [
-    ("q2.5", "1e-4", "none", [*RIVALS, "scale=max:channel", "scale=auto,posterior", "scale=max:channel,inplace=1"]),
-    (
+POSTERIOR = "scale=auto:channel,posterior=channel"
+MANY = 300
+RESNET20 = [
+    Table("q2.5", "1e-4", [*RIVALS, "scale=max:channel", "scale=auto,posterior", "scale=max:channel,inplace=1"]),
+    Table(
         "q2.5",
         "1e-3",
-        "none",
         [
             *RIVALS,
             "scale=max:channel",
             "scale=auto,posterior",
-            "scale=auto:channel,posterior=channel",
+            POSTERIOR,
             "scale=max:channel,inplace=1",
             "scale=max:channel,inplace=2",
             "scale=max,parity",
             "scale=max,tmr=msb:3",
         ],
     ),
-    (
+    Table(
         "q2.5",
         "1e-2",
-        "none",
         [
             *RIVALS,
-            "scale=auto:channel,posterior=channel",
+            POSTERIOR,
             "scale=max:channel,inplace=2",
             "scale=max,inplace=2",
             "scale=max:channel,inplace=3",
             "scale=max,tmr",
         ],
     ),
-    (
-        "q2.5",
-        "1e-2",
-        "bn:1000",
-        ["scale=max", "scale=auto:channel,posterior=channel", "scale=max:channel,inplace=2"],
+    Table("q2.5", "1e-2", ["scale=max", POSTERIOR, "scale=max:channel,inplace=2"], "bn:1000"),
+    Table("q2.5", "0", ["none"], "bn:1000", trials=1),
+    Table("fp16", "1e-3", ["none", "mset", "cep=d7p1", "secded=64", "scale=max,guard", "inplace=2", "inplace=4"]),
+    Table("fp32", "1e-3", ["none", "mset", "cep=d7p1", "secded=64", "scale=max,guard", "inplace=4", "inplace=8"]),
+    Table("q2.5", "1e-3", ["scale=max:channel,inplace=1", "scale=max:channel,inplace=2"], trials=MANY),
+    Table("fp16", "1e-3", ["inplace=2", "inplace=4"], trials=MANY),
+    Table("fp32", "1e-3", ["inplace=4", "inplace=8"], trials=MANY),
+    *(  # readers who believe in a rate that is 10 times too low, right, and 10 times too high
+        Table("q2.5", ber, [f"scale=auto:channel,posterior={belief}:channel" for belief in beliefs], trials=10)
+        for ber, beliefs in (("1e-3", ("1e-4", "1e-3", "1e-2")), ("1e-2", ("1e-3", "1e-2", "1e-1")))
     ),
-    ("fp16", "1e-3", "none", ["none", "mset", "cep=d7p1", "secded=64", "scale=max,guard", "inplace=2", "inplace=4"]),
-    ("fp32", "1e-3", "none", ["none", "mset", "cep=d7p1", "secded=64", "scale=max,guard", "inplace=4", "inplace=8"]),
 ]
-SQUEEZENET: Table = [
-    (format, ber, "none", chains)
-    for format, chains in {
-        "q2.5": ["none", "scale=max", "scale=auto:channel,posterior=channel", "scale=max:channel,inplace=1"],
-        "int8-channel": ["none", "secded=64", "inplace=1"],
-    }.items()
+SQUEEZENET = [
+    table
+    for format, chains, best in (
+        ("q2.5", ["none", "scale=max", POSTERIOR, "scale=max:channel,inplace=1"], "scale=max:channel,inplace=1"),
+        ("int8-channel", ["none", "secded=64", "inplace=1"], "inplace=1"),
+    )
     for ber in ("1e-4", "1e-3")
+    for table in (Table(format, ber, chains), Table(format, ber, [best], trials=MANY))
 ]
+TABLES = {"resnet20": RESNET20, "squeezenet": SQUEEZENET, "mobilenet": SQUEEZENET}
 
 
 def squeezenet_images(limit: int | None) -> Dataset:
@@ -103,22 +122,44 @@ def workload_of(network: str, limit: int | None) -> tuple[Workload, Checkpoint, 
         checkpoint = Checkpoint.open(DATA / "cifar10" / "resnet20.safetensors")
         dataset = load_data(str(DATA / "cifar10" / "cifar10_test1000.npz"), limit)
         unlabelled = load_data(str(DATA / "cifar10" / "cifar10_train5000.npz"))
-    else:
+    elif network == "squeezenet":
         checkpoint = Checkpoint.open(DATA / "imagenet" / "squeezenet1_1.safetensors")
         dataset, unlabelled = squeezenet_images(limit), None
+    else:
+        folder = DATA / "imagenet" / "mobilenet_v2-hf"
+        checkpoint, images = Checkpoint.open(folder), f"images:{DATA / 'imagenet' / 'images'}"
+        workload = build_workload(
+            checkpoint.state(),
+            checkpoint.metadata,
+            data=images,
+            limit=limit,
+            batch_size=5,
+            directory=folder,
+            is_directory=True,
+        )
+        return _channels_last(workload), checkpoint, None
     state = checkpoint.state()
     architecture = resolve_architecture(None, {name: tuple(t.shape) for name, t in state.items()}, checkpoint.metadata)
-    batch = 100 if network == "resnet20" else 25
-    return Workload(architecture, load_model(architecture, state), dataset, batch_size=batch), checkpoint, unlabelled
+    batch = 100 if network == "resnet20" else 5
+    workload = Workload(architecture, load_model(architecture, state), dataset, batch_size=batch)
+    return (workload if network == "resnet20" else _channels_last(workload)), checkpoint, unlabelled
+
+
+def _channels_last(workload: Workload) -> Workload:
+    """Run images of 224 × 224 in the layout that is 1.6 times faster for them."""
+    workload.model.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:])
+    )
+    return workload
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=["resnet20", "squeezenet"])
+    parser.add_argument("network", choices=TABLES)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--only", help="formats, with commas")
+    parser.add_argument("--only", help="tables whose name (`q2.5 1e-2 bn:1000`) starts so")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -130,17 +171,16 @@ def main() -> None:
         lines.append(line)
         print(line, flush=True)
 
-    for format, ber, recalibrate, chains in RESNET20 if options.network == "resnet20" else SQUEEZENET:
-        if options.only and format not in options.only.split(","):
+    for table in TABLES[options.network]:
+        if not f"{table.name} ".startswith(options.only or ""):
             continue
-        law, recalibration = parse_law(f"bitflip:{ber}"), parse_recalibration(recalibrate)
-        plan = Plan(
-            tuple(Arm(format, law, parse_chain(chain), recalibration) for chain in chains), options.trials, options.seed
-        )
+        law, recalibration = parse_law(f"bitflip:{table.ber}"), parse_recalibration(table.recalibrate)
+        arms = tuple(Arm(table.format, law, parse_chain(chain), recalibration) for chain in table.chains)
+        plan = Plan(arms, table.trials or options.trials, options.seed)
         start = time.time()
         result = run_campaign(plan, workload, tensors, checkpoint_hash=checkpoint.sha256(), unlabelled=unlabelled)
-        what = f"{options.trials} fault maps, {result.inputs} inputs, original {percent(result.original.top1)} %"
-        say(f"\n**{options.network}, {format}, BER {ber}**, {what}\n")
+        what = f"{plan.trials} fault maps, {result.inputs} inputs, original {percent(result.original.top1)} %"
+        say(f"\n**{options.network}, {table.format}, BER {table.ber}**, {what}\n")
         say("| protection | bits per weight | fault-free | accuracy, 95 % | worst map | gain over none |")
         say("|---|---|---|---|---|---|")
         for arm in result.arms:

@@ -109,7 +109,8 @@ class Scaling:
             offsets = np.frombuffer(unpacked, dtype=offset).reshape(bits.shape)
             bits += offsets.astype(bits.dtype, copy=False)
         except (ValueError, TypeError, zlib.error) as error:
-            raise CheckpointError(f"tensor {name!r}: the record of its scaling is damaged ({error})") from None
+            problem = f"tensor {name!r}: the record of its scaling is damaged ({error})"
+            raise CheckpointError(problem, "use the original checkpoint") from None
         return restored
 
 

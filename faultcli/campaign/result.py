@@ -9,6 +9,7 @@ from faultcli.campaign.plan import Identity, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
 from faultcli.campaign.store import Memory, Store
 from faultcli.campaign.watch import Watch
+from faultcli.faults.laws import AnyFlips
 
 
 def result_of(store: Store, plan: Plan | None = None, identity: Identity | None = None) -> CampaignResult:
@@ -19,18 +20,21 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         plan: what to conclude, and from which arms; None: what was asked for last, all arms.
         identity: of the plan.
 
-    An arm without its fault-free run (it was interrupted before) is left out.
+    An arm without its fault-free run (it was interrupted before) is left out, and so are curves (`curves.curves_of`).
     """
     if plan is None or identity is None:
         plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
-    memories = [store.memory(arm) for arm in identity.arms]
-    kept = [number for number, memory in enumerate(memories) if memory is not None]
-    if len(kept) < len(memories):
-        baseline = tuple(plan.baseline[number] for number in kept) if plan.baseline else ()
-        plan = replace(plan, arms=tuple(plan.arms[number] for number in kept), baseline=baseline)
-        identity = replace(identity, arms=tuple(identity.arms[number] for number in kept))
+    memories = {
+        number: memory
+        for number, arm in enumerate(identity.arms)
+        if (memory := store.memory(arm)) is not None and not isinstance(plan.arms[number].fault, AnyFlips)
+    }
+    if len(memories) < len(identity.arms):
+        baseline = tuple(plan.baseline[number] for number in memories) if plan.baseline else ()
+        plan = replace(plan, arms=tuple(plan.arms[number] for number in memories), baseline=baseline)
+        identity = replace(identity, arms=tuple(identity.arms[number] for number in memories))
     arms = []
-    for number, (arm, memory) in enumerate(zip(identity.arms, filter(None, memories), strict=True)):
+    for number, (arm, memory) in enumerate(zip(identity.arms, memories.values(), strict=True)):
         records = store.records(arm, number)
         arms.append(_arm_result(plan, number, memory, records, store.failures(arm, number)))
     seconds = sum(record.seconds for arm in arms for record in arm.records)

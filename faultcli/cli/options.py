@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -243,17 +243,16 @@ Force = Annotated[
         "--force", metavar="", help="Replace an output that exists.", rich_help_panel=OUTPUT, show_default=False
     ),
 ]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="Where to write.",
-        rich_help_panel=OUTPUT,
-        show_default="MODEL.faulty.safetensors beside MODEL",
-    ),
-]
+
+
+def output(default: str) -> Any:
+    """Return the option that says where to write; `default` says where to otherwise."""
+    return typer.Option(
+        "--output", "-o", metavar="OUT", help="Where to write.", rich_help_panel=OUTPUT, show_default=default
+    )
+
+
+Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL")]
 
 
 def single_fault(ber: str | None, fault: str | None, *, quiet: bool) -> str:

@@ -52,7 +52,9 @@ def scale(
     target: options.Target = "weights",
     include: options.Include = None,
     exclude: options.Exclude = None,
-    output: options.Output = None,
+    output: Annotated[
+        Path | None, options.output("MODEL.scaled.safetensors beside MODEL; with --undo MODEL.restored.safetensors")
+    ] = None,
     force: options.Force = False,
     json: options.Json = None,
     quiet: options.Quiet = False,

@@ -117,6 +117,7 @@ class Protection(ABC):
 
     name: ClassVar[str]
     examples: ClassVar[str]  # spellings, for tables
+    overhead: ClassVar[str]  # what it adds to the memory or beside it, for tables
     summary: ClassVar[str]  # what is stored and what a flip of the protection's own bits does, for tables
     rank: ClassVar[int]
 
@@ -172,6 +173,14 @@ def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index
     if index is None:
         return constants.view(-1, *[1] * (values.dim() - 1))
     return constants[index // (torch.Size(shape[1:]).numel() or 1)]
+
+
+def rounded_up(bounds: Tensor) -> Tensor:
+    """Return magnitudes as bfloat16 that are not below them, in their own dtype."""
+    near = bounds.to(torch.bfloat16).to(bounds.dtype)
+    mantissa, exponent = torch.frexp(bounds)
+    above = torch.ldexp(torch.ceil(mantissa * 256) / 256, exponent)
+    return torch.where(near >= bounds, near, above)
 
 
 def zero_word(format: NumberFormat) -> int:

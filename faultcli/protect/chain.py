@@ -14,6 +14,7 @@ from faultcli.protect.inplace import InPlace
 from faultcli.protect.posterior import Posterior
 from faultcli.protect.scale import Scale
 
+SCALE_OVERHEAD = "16 bits per tensor or channel (32 for a given or a model's factor)"
 SCALE_SUMMARY = "keeps one factor per model, tensor or channel; divides every error by it; nothing else stored"
 
 PROTECTIONS: dict[str, type[Protection]] = {

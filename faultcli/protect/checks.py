@@ -20,6 +20,7 @@ class Parity(Protection):
 
     name: ClassVar[str] = "parity"
     examples: ClassVar[str] = "parity"
+    overhead: ClassVar[str] = "1 bit per weight"
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
         "one parity bit per word; a word with an odd number of flips reads as 0, so does one whose parity bit flipped"
@@ -57,6 +58,7 @@ class Tmr(Protection):
 
     name: ClassVar[str] = "tmr"
     examples: ClassVar[str] = "tmr, tmr=msb:2"
+    overhead: ClassVar[str] = "2 words (or 2 × K bits) per weight"
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
         "two copies of every word (or of its top K bits); any one flip of the three copies of a bit is outvoted"
@@ -111,6 +113,7 @@ class Secded(Protection):
 
     name: ClassVar[str] = "secded"
     examples: ClassVar[str] = "secded=64, secded=128"
+    overhead: ClassVar[str] = "8 bits per 64 (or 9 per 128)"
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
         "8 check bits per 64 data bits (9 per 128); corrects any one flip of a block and its check bits; a block with "

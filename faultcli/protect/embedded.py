@@ -23,6 +23,7 @@ class Mset(Protection):
 
     name: ClassVar[str] = "mset"
     examples: ClassVar[str] = "mset"
+    overhead: ClassVar[str] = "none"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "copies the exponent's top bit (fixed point: the sign) into the two lowest bits; a flipped copy is outvoted"
@@ -76,6 +77,7 @@ class Cep(Protection):
 
     name: ClassVar[str] = "cep"
     examples: ClassVar[str] = "cep=d3p1, cep=d7p1, cep=d15p1"
+    overhead: ClassVar[str] = "none"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "one parity bit per chunk of the word, in place of its lowest bits; a chunk with a flip (also of its parity) "

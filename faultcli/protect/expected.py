@@ -11,6 +11,8 @@ from faultcli.formats import ScaledFormat
 from faultcli.protect.base import Words
 from faultcli.protect.stored import StoredTensor
 
+_BEYOND = 1e140
+
 
 def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
     """Return the expected squared error of every element, float64, in the tensor's shape and the weights' unit squared.
@@ -19,7 +21,8 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
     faults and r_b what reads with bit b flipped, over all bits of the word, of its scale and of their check words.
     Where blocks are corrected it is (1 − P)·(r − w)² + P·w² with P the probability that a block has more flips than can
     be corrected.
-    Reads that are not finite count as the largest finite value of the format, whatever the factor.
+    Reads that are not finite count as the largest finite value of the format, whatever the factor; none counts for more
+    than 1e140, so that sums of squares are finite in fp64, too.
 
     Args:
         stored: the tensor in the memory.
@@ -91,8 +94,8 @@ def _flipped(stored: StoredTensor) -> Iterator[tuple[str, Words, list[Words]]]:
 
 def _finite(stored: StoredTensor, values: Tensor) -> Tensor:
     wide = values.double()
-    if bool(wide.isfinite().all()):
+    if bool((wide.abs() <= _BEYOND).all()):
         return wide
     # Not divided by the factor: a NaN is no smaller for having been scaled.
     largest = float(getattr(stored.format, "largest", torch.finfo(torch.float64).max))
-    return torch.where(wide.isfinite(), wide, largest)
+    return torch.where(wide.isfinite(), wide, largest).clamp(-_BEYOND, _BEYOND)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from faultcli.errors import UsageError
 from faultcli.formats.integers import NativeIntegerFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, per_element
+from faultcli.protect.base import Fitted, Protection, Words, Written, per_element, rounded_up
 
 BOUND_BITS = 16  # one bound is a bfloat16, rounded up
 
@@ -24,6 +24,7 @@ class Guard(Protection):
 
     name: ClassVar[str] = "guard"
     examples: ClassVar[str] = "guard, guard=clamp, guard=zero:channel"
+    overhead: ClassVar[str] = "16 bits per tensor or channel"
     rank: ClassVar[int] = Protection.ESTIMATE
     summary: ClassVar[str] = (
         "keeps the largest magnitude per tensor (or channel); what reads larger is 0 (or clamped); nothing else stored"
@@ -59,7 +60,7 @@ class Guard(Protection):
         per_channel = self.granularity == "channel" and written.channels > 1
         flat = stored.reshape(written.channels if per_channel else 1, -1)
         bounds = flat.amax(dim=1) if flat.shape[1] else torch.zeros(len(flat))
-        return _FittedGuard(self.mode, _rounded_up(bounds), tuple(written.values.shape))
+        return _FittedGuard(self.mode, rounded_up(bounds), tuple(written.values.shape))
 
 
 class _FittedGuard(Fitted):
@@ -72,11 +73,3 @@ class _FittedGuard(Fitted):
         if self.mode == "clamp":
             return torch.where(values.isnan(), 0, torch.minimum(torch.maximum(values, -bound), bound))
         return torch.where(values.abs() <= bound, values, 0)  # false for NaN
-
-
-def _rounded_up(bounds: Tensor) -> Tensor:
-    """Return magnitudes as bfloat16 that are not below them, in their own dtype."""
-    near = bounds.to(torch.bfloat16).to(bounds.dtype)
-    mantissa, exponent = torch.frexp(bounds)
-    above = torch.ldexp(torch.ceil(mantissa * 256) / 256, exponent)
-    return torch.where(near >= bounds, near, above)

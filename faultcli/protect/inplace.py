@@ -33,6 +33,7 @@ class InPlace(Protection):
 
     name: ClassVar[str] = "inplace"
     examples: ClassVar[str] = "inplace=1, inplace=2"
+    overhead: ClassVar[str] = "none, but words that fill up a tensor's last block"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "the lowest M bits of the words of a 256-bit block hold its BCH parity; corrects M·(words per block)/8 flips "

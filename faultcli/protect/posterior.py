@@ -21,12 +21,12 @@ from torch import Tensor
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat, ScaledFormat, container_dtype
 from faultcli.formats.integers import NativeIntegerFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of
+from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, rounded_up
 from faultcli.protect.channel import through
 
 SHAPES = (0.7, 1.0, 1.5, 2.0)  # of the generalised Gaussian: 1 is Laplace, 2 is Gauss
 OUTLIERS = (0.001, 0.01, 0.03, 0.1)  # weight of the uniform part
-TENSOR_BITS = 16 + 4  # the largest magnitude, and which shape and outlier weight
+TENSOR_BITS = 16 + 4  # the largest magnitude as a bfloat16, and which shape and outlier weight
 SPREAD_BITS = 6  # per tensor or channel: its spread relative to the largest magnitude, on a grid of 2^(1/4)
 _GRID = 4  # steps of the spread's grid per octave
 _TABLE_BITS = 16  # wider words are read by a table over their top bits; the others are taken as they are
@@ -42,6 +42,7 @@ class Posterior(Protection):
 
     name: ClassVar[str] = "posterior"
     examples: ClassVar[str] = "posterior, posterior=1e-3, posterior=channel"
+    overhead: ClassVar[str] = "26 bits per tensor; 20, and 6 per channel"
     rank: ClassVar[int] = Protection.ESTIMATE
     summary: ClassVar[str] = (
         "keeps the spread, range and shape of the weights' distribution; reads the mean of what could have been "
@@ -96,7 +97,7 @@ class FittedPosterior(Fitted):
         scaled = isinstance(written.format, ScaledFormat)
         numbers = (element.decode(codes_of(written.words)) if scaled else written.stored()).double()
         groups = numbers.reshape(written.channels if per_channel else 1, -1)
-        peak = float(groups.abs().max()) if groups.numel() else 0.0
+        peak = float(rounded_up(groups.abs().max())) if groups.numel() else 0.0
         peak = peak if peak > 0 else 1.0
         self.words_per_group = max(1, groups.shape[1])
         spread = groups.square().mean(dim=1).sqrt() / peak if groups.numel() else torch.ones(1).double()
@@ -175,7 +176,7 @@ def _prior(relative: Tensor, spread: float, shape: float, outliers: float) -> Te
 
     An entry's mass is that of the numbers nearest to it; entries beyond the largest magnitude written have none.
     """
-    possible = relative.abs() <= 1 + 2.0**-7  # the peak is kept as a rounded number; false for NaN
+    possible = relative.abs() <= 1  # false for NaN
     levels, entry = _unique(relative[possible])
     edges = (levels[1:] + levels[:-1]) / 2
     bell = 0.5 + 0.5 * edges.sign() * torch.special.gammainc(

@@ -9,12 +9,15 @@ difference is applied:
     mean ← stored mean + λ (damaged mean − healthy mean),    variance ← stored variance · (damaged / healthy)^λ'
 
 layer by layer, each seeing what the recalibrated layers before it give. λ and λ' (0 to 1, per layer) shrink the move by
-how much of it the sampling of the windows explains (James and Stein), so that a healthy model stays as it was. The
-healthy means and variances are kept beside the model: two numbers per channel, like the statistics themselves.
+how much of it the sampling of the windows may explain (James and Stein, with two standard errors of what chance gives
+over the layer's channels), so that a healthy model stays as it was. The
+healthy means and variances are kept beside the model: two numbers per channel, like the statistics themselves, and two
+per layer that say how sure they are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from faultcli.workload.evaluate import Workload
 
 DEFAULT_INPUTS = 1000
 _LEAST_INPUTS = 8
-REFERENCE_BITS = 16  # a healthy mean or variance is kept as a bfloat16
+REFERENCE_BITS = 16  # every number of the healthy reference is kept as a bfloat16
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,29 @@ class _Moments:
     log_variance_error: Tensor
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """What a layer of the healthy model sees, as it is kept: per channel its mean and variance; per layer the mean
+    squared error of both, relative to the variance and of its logarithm, sampling and rounding together."""
+
+    mean: Tensor
+    variance: Tensor
+    shift_error: Tensor
+    stretch_error: Tensor
+
+    @classmethod
+    def of(cls, seen: _Moments) -> _Reference:
+        mean, variance = _kept_number(seen.mean), _kept_number(seen.variance)
+        shift = seen.mean_error / seen.variance + (mean - seen.mean).square() / seen.variance
+        stretch = seen.log_variance_error + (variance / seen.variance).log().square()
+        return cls(mean, variance, _kept_number(shift.mean()), _kept_number(stretch.mean()))
+
+    @property
+    def bits(self) -> int:
+        """What keeping it takes."""
+        return REFERENCE_BITS * (2 * self.mean.numel() + 2)
+
+
 class BatchNormRecalibration:
     """Re-estimates a model's batch-norm statistics.
 
@@ -101,9 +127,9 @@ class BatchNormRecalibration:
             )
         inputs = workload.prepare(unlabelled.first(2 * spec.inputs))
         self._window = inputs[spec.inputs :] if len(inputs) == 2 * spec.inputs else inputs[: spec.inputs]
-        self.side_bits = sum(2 * REFERENCE_BITS * _mean(layer).numel() for layer in self._layers)
-        self._reference: dict[nn.Module, _Moments] = {}
+        self._reference: dict[nn.Module, _Reference] = {}
         self._walk(inputs[: spec.inputs], self._keep_reference)
+        self.side_bits = sum(reference.bits for reference in self._reference.values())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -128,7 +154,7 @@ class BatchNormRecalibration:
                 hook.remove()
 
     def _keep_reference(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self._reference[layer] = _moments(arguments[0])
+        self._reference[layer] = _Reference.of(_moments(arguments[0]))
 
     def _move(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         healthy, damaged = self._reference[layer], _moments(arguments[0])
@@ -138,17 +164,24 @@ class BatchNormRecalibration:
         if not bool(usable.any()):
             return
         shift, stretch = torch.where(usable, shift, 0), torch.where(usable, stretch, 0)
-        shift_error = ((damaged.mean_error + healthy.mean_error) / healthy.variance)[usable].mean()
-        stretch_error = (damaged.log_variance_error + healthy.log_variance_error)[usable].mean()
-        shift = shift * _kept(shift.square()[usable].mean(), shift_error)
-        stretch = stretch * _kept(stretch.square()[usable].mean(), stretch_error)
+        shift_error = (damaged.mean_error / healthy.variance)[usable].mean() + healthy.shift_error
+        stretch_error = damaged.log_variance_error[usable].mean() + healthy.stretch_error
+        channels = int(usable.sum())
+        shift = shift * _kept(shift.square()[usable].mean(), shift_error, channels)
+        stretch = stretch * _kept(stretch.square()[usable].mean(), stretch_error, channels)
         _mean(layer).add_(shift * healthy.variance.sqrt())
         _variance(layer).mul_(stretch.exp())
 
 
-def _kept(seen: Tensor, by_chance: Tensor) -> Tensor:
-    """Return the part of a move that is kept when `by_chance` of its mean square comes from sampling."""
-    return torch.where(seen > 0, 1 - by_chance / seen, 0).clamp(0, 1).nan_to_num(0)
+def _kept_number(numbers: Tensor) -> Tensor:
+    return numbers.to(torch.bfloat16).to(numbers.dtype)
+
+
+def _kept(seen: Tensor, by_chance: Tensor, channels: int) -> Tensor:
+    """Return the part of a move that is kept when sampling gives its mean square over channels the expectation
+    `by_chance`; a mean of n squared normal deviates has the relative standard error √(2/n)."""
+    at_most = by_chance * (1 + 2 * math.sqrt(2 / channels))
+    return torch.where(seen > 0, 1 - at_most / seen, 0).clamp(0, 1).nan_to_num(0)
 
 
 def _moments(x: Tensor) -> _Moments:

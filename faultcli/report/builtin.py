@@ -10,7 +10,7 @@ from rich.table import Table
 from faultcli.faults.laws import LAWS
 from faultcli.faults.memories import MEMORIES, parse_rate
 from faultcli.formats import describe_formats
-from faultcli.protect.chain import PROTECTIONS, SCALE_SUMMARY
+from faultcli.protect.chain import PROTECTIONS, SCALE_OVERHEAD, SCALE_SUMMARY
 
 Rows = Sequence[dict[str, str]]
 
@@ -41,13 +41,11 @@ def _memories() -> Rows:
 
 
 def _protections() -> Rows:
-    rows = [
-        {"protection": "scale", "examples": "scale=4, scale=max, scale=auto:channel", "what it does": SCALE_SUMMARY}
+    listed = [
+        ("scale", "scale=4, scale=max, scale=auto:channel", SCALE_OVERHEAD, SCALE_SUMMARY),
+        *((name, link.examples, link.overhead, link.summary) for name, link in PROTECTIONS.items()),
     ]
-    return rows + [
-        {"protection": name, "examples": link.examples, "what it does": link.summary}
-        for name, link in PROTECTIONS.items()
-    ]
+    return [dict(zip(("protection", "examples", "overhead", "what it does"), row, strict=True)) for row in listed]
 
 
 def _architectures() -> Rows:

@@ -16,6 +16,7 @@ from faultcli.campaign.executors.base import Executor
 from faultcli.campaign.executors.pool import Pool
 from faultcli.campaign.executors.processes import Processes
 from faultcli.campaign.plan import Plan, Question, cross
+from faultcli.campaign.result import result_of
 from faultcli.campaign.runner import run_campaign
 from faultcli.campaign.store import Store
 from faultcli.checkpoint import Checkpoint
@@ -167,9 +168,13 @@ def test_arms_that_no_curve_can_be_drawn_for(demo: Any) -> None:
             run(demo, replace(plan(), arms=arms))
 
 
-def test_a_store_of_another_kind(demo: Any) -> None:
+def test_curves_and_direct_campaigns_share_a_store(demo: Any) -> None:
     workload, tensors, sha256 = demo
     store = Store.open(None)
     run_campaign(Plan(cross(["q2.5"], [BitFlip(1e-4)]), 2), workload, tensors, checkpoint_hash=sha256, store=store)
     with pytest.raises(UsageError, match="holds no curves"):
         curves_of(store)
+    curves = run(demo, plan(32), store=store)
+    assert said(curves_of(store))[1:] == said(curves)[1:]  # but for the hash, which is that of both
+    (direct,) = result_of(store).arms
+    assert [record.trial for record in direct.records] == [0, 1]

@@ -1,14 +1,17 @@
 """Batch-norm recalibration on a small network whose statistics are known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from faultcli.checkpoint import Checkpoint
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.recover.batchnorm import BatchNormRecalibration, Recalibrate, parse_recalibration
 from faultcli.workload.architectures import Architecture
-from faultcli.workload.data import Dataset, make_dataset
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.data import Dataset, load_data, make_dataset
+from faultcli.workload.evaluate import Workload, build_workload
 
 
 class Net(nn.Module):
@@ -50,6 +53,17 @@ def test_a_healthy_model_stays_as_it_was() -> None:
     assert float((again - logits).abs().max()) < 0.15 * float(logits.std())
     assert float((again.argmax(1) == logits.argmax(1)).float().mean()) >= 0.97
     assert all(torch.equal(after, before[name]) for name, after in statistics(w).items())
+
+
+def test_a_healthy_resnet_loses_nothing(data_dir: Path) -> None:
+    cifar = data_dir / "cifar10"
+    checkpoint = Checkpoint.open(cifar / "resnet20.safetensors")
+    w = build_workload(checkpoint.state(), checkpoint.metadata, data=str(cifar / "cifar10_test1000.npz"), limit=200)
+    answers = w.logits().argmax(1)
+    recalibration = BatchNormRecalibration(w, load_data(str(cifar / "cifar10_train5000.npz"), 600), Recalibrate(300))
+    with recalibration.applied():
+        again = w.logits().argmax(1)
+    assert torch.equal(again, answers)
 
 
 def test_shifted_and_stretched_weights_are_compensated() -> None:
