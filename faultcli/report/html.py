@@ -15,17 +15,17 @@ from faultcli.report.html_style import STYLE_SHEET
 from faultcli.report.plot import Plot
 from faultcli.report.sections import CURVES, SECTIONS, Section
 from faultcli.report.summary import (
-    ARM_COLUMNS,
     GATE_COLUMNS,
     VERDICTS,
     arm_cells,
+    arm_columns,
     curve_provenance_rows,
     findings,
     gate_cells,
     headline,
     provenance_rows,
 )
-from faultcli.report.table import percent
+from faultcli.report.table import failure_lines, percent
 from faultcli.report.text import printable
 
 _SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", None: "–"}
@@ -159,6 +159,10 @@ def _summary(result: CampaignResult) -> list[str]:
     if gates:
         lines += ["<h2>Gates</h2>", "<p>Decided trial by trial; looking early does not spoil the error rate.</p>"]
         lines += ['<div class="card">', _table(GATE_COLUMNS, [gate_cells(gate, result) for gate in gates]), "</div>"]
+    failed = failure_lines(result)
+    if failed:
+        lines += ["<h2>Trials that could not be run</h2>", "<p>Counted nowhere; no gate passes without them.</p>"]
+        lines += ['<ul class="findings card">', *(f"<li>{_text(line)}</li>" for line in failed), "</ul>"]
     lines += ["<h2>Findings</h2>", "<p>Mean accuracy in percent with its interval, for every format and fault law.</p>"]
     lines += ['<ul class="findings card">']
     lines += [f"<li><b>{_text(name)}</b>{_text(text)}</li>" for name, text in findings(result)]
@@ -197,7 +201,7 @@ def _section(section: Section, plots: Sequence[Plot]) -> list[str]:
 def _all_arms(result: CampaignResult) -> list[str]:
     lines = ['<section id="arms">', "<h2>All arms</h2>", "<p>Every arm with what it costs and what it did.</p>"]
     lines.append('<div class="card">')
-    return [*lines, _table(ARM_COLUMNS, [arm_cells(arm, result) for arm in result.arms]), "</div></section>"]
+    return [*lines, _table(arm_columns(result), [arm_cells(arm, result) for arm in result.arms]), "</div></section>"]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,10 +7,10 @@ from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval
+from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval, perplexity_interval
 
 VERDICTS = {Verdict.PASS: "Pass", Verdict.FAIL: "Fail", Verdict.INCONCLUSIVE: "Inconclusive", None: "No gate was set"}
-ARM_COLUMNS = (
+_ARM_COLUMNS = (
     "format",
     "fault",
     "protection",
@@ -80,8 +80,17 @@ def _mean(arm: ArmResult) -> float:
     return -1.0 if accuracy is None else accuracy.mean
 
 
+def arm_columns(result: CampaignResult) -> tuple[str, ...]:
+    """Return the header of a table of arms; language models have their perplexity at the end."""
+    return (*_ARM_COLUMNS, "perplexity") if _is_language(result) else _ARM_COLUMNS
+
+
+def _is_language(result: CampaignResult) -> bool:
+    return result.original.scored is not None
+
+
 def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
-    """Return an arm's row under `ARM_COLUMNS`; rates in percent, gain in points."""
+    """Return an arm's row under `arm_columns`; rates in percent, gain in points."""
     rates, confidence = arm.mean_rates(), result.plan.confidence
     return (
         arm.arm.format,
@@ -96,6 +105,7 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
         percent_interval(result.gain_over_none(arm, confidence)),
         percent(rates.get("sdc")),
         percent(rates.get("due")),
+        *([perplexity_interval(arm.perplexity(confidence))] if _is_language(result) else []),
     )
 
 

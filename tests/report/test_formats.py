@@ -14,7 +14,7 @@ from xml.etree import ElementTree as Tree
 import pytest
 
 from faultcli.campaign.gates import Verdict
-from faultcli.campaign.records import CampaignResult
+from faultcli.campaign.records import CampaignResult, Failure
 from faultcli.campaign.result import result_of
 from faultcli.campaign.store import Store
 from faultcli.errors import UsageError
@@ -55,6 +55,14 @@ def test_without_gates_provenance_or_trials(result: CampaignResult) -> None:
             assert REPORTS[suffix].render(each), suffix
     assert "No gate was set" in campaign_html(bare)
     assert Tree.fromstring(campaign_junit(bare).encode()).findall(".//error") == []
+
+
+def test_trials_that_could_not_be_run_are_told(result: CampaignResult) -> None:
+    broken = replace(result.arms[0], failures=(Failure(0, 9, "its worker died <3 times>"),))
+    lacking = replace(result, arms=(broken, *result.arms[1:]))
+    assert "its worker died &lt;3 times&gt;" in campaign_html(lacking)
+    assert "**1 trials could not be run**" in campaign_markdown(lacking)
+    assert "could not be run" not in campaign_markdown(result)
 
 
 class _Page(HTMLParser):

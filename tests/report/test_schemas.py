@@ -71,6 +71,26 @@ def test_what_commands_write_is_valid(case: str, tmp_path: Path, monkeypatch: py
     jsonschema.validate(document, strict(schema(name)), jsonschema.Draft202012Validator)
 
 
+def test_a_language_model_is_valid(data_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    stories = data_dir / "stories260k"
+    command = [
+        "campaign",
+        stories / "hf",
+        "--data",
+        stories / "eval_tokens.safetensors",
+        "--limit",
+        "2",
+        "--trials",
+        "2",
+    ]
+    command += ["--ber", "1e-5", "--format", "q2.5", "--json", tmp_path / "result.json"]
+    assert run([str(part) for part in command]) == 0
+    document = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    jsonschema.validate(document, strict(schema("campaign")), jsonschema.Draft202012Validator)
+    assert document["arms"][0]["perplexity"]["mean"] > 1
+
+
 def test_a_wrong_document_is_refused() -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"schema": "faultcli.inject/2"}, schema("inject"))
