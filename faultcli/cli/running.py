@@ -31,8 +31,11 @@ def set_threads(threads: int | None, *, several: bool) -> int:
     processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
     import torch
 
+    from faultcli.workload.allocator import keep_freed_memory
+
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: at least 1 thread computes")
+    keep_freed_memory()
     torch.set_num_threads(threads or (1 if several else torch.get_num_threads()))
     return torch.get_num_threads()
 

@@ -15,6 +15,7 @@ from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import load_mapped, pack
 from faultcli.campaign.executors.pool import Answer, Crew
 from faultcli.errors import UsageError
+from faultcli.workload.allocator import keep_freed_memory
 
 
 class Processes(Crew):
@@ -116,6 +117,7 @@ def _work(connection: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of the terminal; the supervisor decides
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     bench: Bench | None = None
     while True:
