@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/faultcli campaign --ber 1e-4 --format q2.5
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -11,14 +11,12 @@ SqueezeNet and MobileNet need Pillow to read their images, MobileNet transformer
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from faultcli.campaign.plan import Arm, Plan
@@ -29,10 +27,8 @@ from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.table import hardening, percent, percent_interval
-from faultcli.workload.data import Dataset, load_data, make_dataset
+from faultcli.workload.data import Dataset, load_data
 from faultcli.workload.evaluate import Workload, build_workload
-from faultcli.workload.models import load_model
-from faultcli.workload.sources import resolve_architecture
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -106,43 +102,26 @@ SQUEEZENET = [
 TABLES = {"resnet20": RESNET20, "squeezenet": SQUEEZENET, "mobilenet": SQUEEZENET}
 
 
-def squeezenet_images(limit: int | None) -> Dataset:
-    """Load the images of the folder, a class each; a class's number is in classes.csv."""
-    from PIL import Image
-
-    with (DATA / "imagenet" / "classes.csv").open() as file:
-        number = {row["wnid"]: int(row["index"]) for row in csv.DictReader(file)}
-    files = sorted((DATA / "imagenet" / "images").glob("*/*.jpg"))[:limit]
-    images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    return make_dataset(images, np.array([number[file.parent.name] for file in files]), "imagenet500")
-
-
 def workload_of(network: str, limit: int | None) -> tuple[Workload, Checkpoint, Dataset | None]:
+    """Return the network on its data, its checkpoint, and unlabelled inputs where there are any."""
     if network == "resnet20":
-        checkpoint = Checkpoint.open(DATA / "cifar10" / "resnet20.safetensors")
-        dataset = load_data(str(DATA / "cifar10" / "cifar10_test1000.npz"), limit)
-        unlabelled = load_data(str(DATA / "cifar10" / "cifar10_train5000.npz"))
-    elif network == "squeezenet":
-        checkpoint = Checkpoint.open(DATA / "imagenet" / "squeezenet1_1.safetensors")
-        dataset, unlabelled = squeezenet_images(limit), None
-    else:
-        folder = DATA / "imagenet" / "mobilenet_v2-hf"
-        checkpoint, images = Checkpoint.open(folder), f"images:{DATA / 'imagenet' / 'images'}"
-        workload = build_workload(
-            checkpoint.state(),
-            checkpoint.metadata,
-            data=images,
-            limit=limit,
-            batch_size=5,
-            directory=folder,
-            is_directory=True,
-        )
-        return _channels_last(workload), checkpoint, None
-    state = checkpoint.state()
-    architecture = resolve_architecture(None, {name: tuple(t.shape) for name, t in state.items()}, checkpoint.metadata)
-    batch = 100 if network == "resnet20" else 5
-    workload = Workload(architecture, load_model(architecture, state), dataset, batch_size=batch)
-    return (workload if network == "resnet20" else _channels_last(workload)), checkpoint, unlabelled
+        cifar = DATA / "cifar10"
+        checkpoint = Checkpoint.open(cifar / "resnet20.safetensors")
+        data = str(cifar / "cifar10_test1000.npz")
+        workload = build_workload(checkpoint.state(), checkpoint.metadata, data=data, limit=limit, batch_size=100)
+        return workload, checkpoint, load_data(str(cifar / "cifar10_train5000.npz"))
+    imagenet = DATA / "imagenet"
+    checkpoint = Checkpoint.open(imagenet / {"squeezenet": "squeezenet1_1.safetensors"}.get(network, "mobilenet_v2-hf"))
+    workload = build_workload(
+        checkpoint.state(),
+        checkpoint.metadata,
+        data=f"images:{imagenet / 'images'},classes={imagenet / 'classes.csv'}",
+        limit=limit,
+        batch_size=5,
+        directory=checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent,
+        is_directory=checkpoint.path.is_dir(),
+    )
+    return _channels_last(workload), checkpoint, None
 
 
 def _channels_last(workload: Workload) -> Workload:

@@ -10,6 +10,7 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from faultcli.errors import FormatError
+from faultcli.formats.values import TILE
 from faultcli.memory import format_for
 
 
@@ -66,14 +67,11 @@ def _survey(checkpoint: Checkpoint, info: TensorInfo, at_risk: bool, format_name
     )
 
 
-_CHUNK = 1 << 22  # elements turned into float64 at a time
-
-
 def _statistics(tensor: Tensor) -> tuple[float | None, float | None, float | None, int]:
     """Return least, greatest, standard deviation of the finite values, and the number of the others."""
     low, high, count, nonfinite = math.inf, -math.inf, 0, 0
     mean = squares = 0.0
-    for chunk in split(tensor.reshape(-1), _CHUNK):
+    for chunk in split(tensor.reshape(-1), TILE):
         values = chunk.double()
         finite = values[values.isfinite()]
         nonfinite += len(values) - len(finite)

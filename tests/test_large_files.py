@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 TENSOR = 8 << 20  # bytes
+ROWS = 8192  # many channels, as in language models
 SHARDS = 2
 
 # Run in a process of its own: once on a small checkpoint, for what the libraries take, and once on a large one.
@@ -34,7 +35,7 @@ def sparse_checkpoint(directory: Path, per_shard: int) -> None:
         header = {
             f"{shard}.{n}.weight": {
                 "dtype": "F32",
-                "shape": [1024, TENSOR // 4096],
+                "shape": [ROWS, TENSOR // 4 // ROWS],
                 "data_offsets": [n * TENSOR, (n + 1) * TENSOR],
             }
             for n in range(per_shard)

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faultcli.errors import FaultError, FormatError
+from faultcli.errors import FaultError, FormatError, UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, WordFaults
 from faultcli.formats import NumberFormat, ScaledFormat, parse_format
 from faultcli.memory import MemoryImage
 from faultcli.protect.base import codes_of, words_of
+from faultcli.protect.chain import parse_chain
 
 FORMATS = ["native", "fp32", "fp16", "bf16", "fp8-e4m3", "fp8-e5m2", "fp6-e3m2", "fp4-e2m1", "q2.5", "q7.24", "int8"]
 FORMATS += ["int4-channel", "int4-g32", "fp8-e5m2-tensor", "mxfp8-e4m3", "mxfp6-e3m2", "mxfp4", "nf4"]
@@ -208,3 +209,11 @@ def test_words_keep_all_bits_of_a_full_container() -> None:
     codes = parse_format("fp32").encode(torch.tensor([-1.5, 2.0]))
     assert words_of(codes).tolist() == [0xBFC00000, 0x40000000]
     assert torch.equal(codes_of(words_of(codes)), codes)
+
+
+def test_a_tensor_that_has_the_name_of_check_words_is_refused() -> None:
+    """Faults are kept by name: two regions of one name would share theirs."""
+    tensors = {"w": torch.ones(8, 8), "w#secded": torch.ones(8, 8)}
+    assert MemoryImage(tensors, "fp32").bits == 2 * 64 * 32
+    with pytest.raises(UsageError, match="'w#secded' has the name that the check words of another tensor take"):
+        MemoryImage(tensors, "fp32", parse_chain("secded=64"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -57,6 +58,11 @@ class ArmResult:
     def accuracy(self, confidence: float = 0.95) -> Interval | None:
         """Mean top-1 accuracy over trials with its interval; one that holds at every look, if the trials decided how
         many there are."""
+        if confidence not in self._accuracies:
+            self._accuracies[confidence] = self._accuracy(confidence)
+        return self._accuracies[confidence]
+
+    def _accuracy(self, confidence: float) -> Interval | None:
         values = [record.outcome.top1 for record in self.records]
         if not self.sequential:
             return mean_interval(values, confidence=confidence)
@@ -64,6 +70,10 @@ class ArmResult:
         for value in values:
             sequence.add(value)
         return sequence.interval
+
+    @cached_property
+    def _accuracies(self) -> dict[float, Interval | None]:
+        return {}  # by confidence: tables and plots ask again and again, and a sequence takes its time
 
     def perplexity(self, confidence: float = 0.95) -> Interval | None:
         """Harmonic mean of a language model's perplexity over trials, with its interval: 1 over that of the mean token

@@ -58,7 +58,8 @@ def evaluate(
     corrected = None
     if correct is not None:
         answering = classifier(workload, "--corrector")
-        unlabelled_inputs = load_unlabelled(unlabelled, data, answering) if correct.looks else None
+        looks = correct.corrector.needs_window
+        unlabelled_inputs = load_unlabelled(unlabelled, data, answering) if looks else None
         correction = AppliedCorrection(answering, unlabelled_inputs, correct)
         corrected = evaluate_corrected(image, answering, tensors, correction)
     write_json(

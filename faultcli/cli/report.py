@@ -38,17 +38,19 @@ def report(
 
     Example: faultcli report results.db -o report.html -o junit.xml
     """
+    from faultcli.campaign.curves import curves_of
     from faultcli.campaign.result import result_of
     from faultcli.campaign.store import Store
     from faultcli.files import atomic_output, check_output
-    from faultcli.report.formats import report_format
+    from faultcli.report.formats import render, report_format
 
-    formats = {path: report_format(path.name) for path in output}
-    for path in formats:
+    for path in output:
+        report_format(path.name)
         check_output(path, force=force, inputs=[store])
     with closing(Store.read(store)) as kept:
-        result = result_of(kept)
-    for path, kind in formats.items():
+        result = result_of(kept) if kept.plan().question is None else curves_of(kept)
+    contents = {path: render(path.name, result) for path in output}
+    for path, content in contents.items():
         with atomic_output(path, force=force, inputs=[store]) as partial:
-            partial.write_bytes(kind.render(result))
+            partial.write_bytes(content)
         note(f"written to {path}", quiet=quiet)

@@ -123,17 +123,17 @@ def unlabelled_inputs(
     """Load what recalibrations and correctors of a campaign look at; None if none does."""
     if any(arm.looks for arm in arms):
         classifier(workload, "--recalibrate" if correct is None else "--corrector")
-    if any(arm.recalibrate or (arm.correct and correct and correct.looks) for arm in arms):
+    if any(arm.recalibrate or (arm.correct and correct and correct.corrector.needs_window) for arm in arms):
         return load_unlabelled(spec, data, workload)
     return None
 
 
 def load_unlabelled(spec: str | None, data: str | None, workload: BaseWorkload) -> Dataset:
-    """Load the inputs to recalibrate on; by default, the training split of the data."""
+    """Load the inputs that recalibration and correctors look at; by default, the training split of the data."""
     from faultcli.errors import UsageError
     from faultcli.workload.data import load_data, training_split
 
     named = spec or training_split(data if data is not None else "digits")
     if named is None:
-        raise UsageError(f"--recalibrate: {data} has no training split", "name unlabelled inputs: --unlabelled D")
+        raise UsageError(f"{data}: has no training split to look at", "name unlabelled inputs: --unlabelled D")
     return load_data(named, geometry=workload.architecture.geometry)

@@ -19,6 +19,7 @@ from faultcli.protect.scale import FACTOR_BITS, Factors, largest_fitting
 from faultcli.protect.stored import StoredTensor
 
 _SAMPLE_BITS = 1 << 17  # bits of a tensor's words that a search looks at: 16 thousand weights of 8 bits
+_LEAST_PER_CHANNEL = 4  # weights of each channel that it looks at beside the largest
 _COARSE = [2.0 ** (k / 2) for k in range(-16, 7)]  # relative to the largest factor that fits
 _FINE = [2.0 ** (k / 8) for k in range(-3, 4)]
 _ALIKE = 1.01  # errors that differ by less are no reason to choose another factor
@@ -78,8 +79,8 @@ class FactorSearch:
         rounds = not (isinstance(format, FloatFormat) and format.bits >= 16)
         self.ratios = (_COARSE, _FINE) if rounds else (_OCTAVES, [1.0])
         rows = weights.flatten(1) if weights.dim() >= 2 else weights.reshape(1, -1)
-        stride = max(1, weights.numel() * format.bits // _SAMPLE_BITS)
-        if stride > 1 and rows.shape[1] > stride:
+        stride = min(weights.numel() * format.bits // _SAMPLE_BITS, rows.shape[1] // _LEAST_PER_CHANNEL)
+        if stride > 1:
             height = max(1, TILE // rows.shape[1])
             peak = torch.cat([part.double().abs().argmax(dim=1, keepdim=True) for part in split(rows, height)])
             rows = torch.cat([rows.gather(1, peak), rows[:, ::stride]], dim=1)

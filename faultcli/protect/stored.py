@@ -330,7 +330,8 @@ class StoredTensor(TensorSlot):
 def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return numbers ascending and without repeats; np.unique builds a hash table, which takes ten times as long."""
     ascending = np.sort(numbers)
-    return np.asarray(ascending[np.diff(ascending, prepend=-1) != 0])  # positions: never -1
+    distinct: NDArray[np.int64] = ascending[np.diff(ascending, prepend=-1) != 0]  # positions: never -1
+    return distinct
 
 
 def _flip(rows: Words, groups: NDArray[np.int64], faults: WordFaults) -> None:

@@ -22,6 +22,7 @@ _ROWS_PER_CLASS = 20  # of a window that a mixture is fitted to
 _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a small window
 _JUDGED = 3000  # labelled inputs per window in training
 _CLEAN_WINDOWS = 8
+_STEPS = ("upper", "blends", "heats", "gains")  # what a policy is made of
 _FEWEST_UNFAIR = 6
 _HARM, _FEW = 0.02, 0.15  # loss of accuracy that counts as harm, and the share of windows that it may befall
 
@@ -37,7 +38,6 @@ class Adaptive(Corrector):
 
     name: ClassVar[str] = "adaptive"
     summary: ClassVar[str] = "estimate the severity on a window and blend identity, alignment and mixture; no labels"
-    needs_window: ClassVar[bool] = True
 
     reference: Reference
     structure: MeanStructure | None  # None with more classes than a mixture takes
@@ -60,10 +60,7 @@ class Adaptive(Corrector):
             if shift <= _CLEARLY * self.intact_below:
                 return identity(f"{reason}, and the damage is too light to align so few", 0.0)
             return Correction(alignment, alignment.numbers, "align", reason)
-        fitted = None
-        if self.structure is not None:
-            fitted = FittedMixture.fit(window, self.reference, self.structure)
-        symptoms = Symptoms.of(window, self.reference, alignment, fitted, self.structure)
+        symptoms, alignment, fitted = self._look(window)
         if shift < self.mix_matters_below and self.mix_test is not None and self.mix_test.suspects(symptoms):
             return identity("the window's class mix seems to be another one than in training", symptoms.split)
         step = self.policy.step(symptoms.split)
@@ -103,52 +100,41 @@ class Adaptive(Corrector):
         reference = Reference.measure(clean, labels)
         structure = learn_structure(data, reference)
         draft = cls(reference, structure, _NO_POLICY, 0.0, None, card=card)
-        copies = [logits for _, logits in _usable_copies(data)]
-        cases: list[Case] = []
-        fair: list[Symptoms] = []
-        unfair: list[Symptoms] = []
-        unfair_cases: list[Case] = []
-        for logits in (clean, *copies):
-            for chosen, rest in fair_windows(len(labels), window, random):
-                symptoms, case = draft._try(logits, labels, chosen, rest[:_JUDGED])
-                fair.append(symptoms)
-                cases.append(case)
-            if structure is not None:
-                for chosen in unfair_windows(labels, window, random):
-                    rest = np.setdiff1d(np.arange(len(labels)), chosen)
-                    symptoms, case = draft._try(logits, labels, chosen, random.permutation(rest)[:_JUDGED])
-                    unfair.append(symptoms)
-                    unfair_cases.append(case)
-        judged = len(unfair) >= _FEWEST_UNFAIR
+        copies = [clean, *(logits for _, logits in _usable_copies(data))]
+        windows = [w for logits in copies for w in _windows(logits, labels, window, structure, random)]
+        tried = draft._try_all(windows, labels)
+        fair = [found for w, found in zip(windows, tried, strict=True) if w.fair]
+        unfair = [found for w, found in zip(windows, tried, strict=True) if not w.fair]
         drawn = [w for _ in range(_CLEAN_WINDOWS) for w in unfair_windows(labels, window, random)]
-        intact = [reference.shift(clean[w]) for w in drawn] + [s.shift for s in fair[:2]]
-        test = ClassMixTest.learn(fair, unfair) if judged else None
-        policy = Policy.learn(cases)
-        harmless = _harmless_from(policy, unfair, unfair_cases)
-        return cls(reference, structure, policy, max(intact), test, harmless, card=card)
+        intact = [reference.shift(clean[w]) for w in drawn] + [symptoms.shift for symptoms, _ in fair[:2]]
+        test = None
+        if len(unfair) >= _FEWEST_UNFAIR:
+            test = ClassMixTest.learn([symptoms for symptoms, _ in fair], [symptoms for symptoms, _ in unfair])
+        policy = Policy.learn([case for _, case in fair])
+        return cls(reference, structure, policy, max(intact), test, _harmless_from(policy, unfair), card=card)
+
+    def _try_all(self, windows: Sequence[_Window], labels: NDArray[np.int64]) -> list[tuple[Symptoms, Case]]:
+        """Look at every window and judge every blend on inputs that are not in it."""
+        return [self._try(window, labels) for window in windows]
+
+    def _try(self, window: _Window, labels: NDArray[np.int64]) -> tuple[Symptoms, Case]:
+        symptoms, alignment, fitted = self._look(usable_rows(window.logits[window.chosen]))
+        rest = window.rest[np.isfinite(window.logits[window.rest]).all(axis=1)]
+        rows = window.logits[rest]
+        posterior = None if fitted is None else fitted.log_posterior(rows)
+        return symptoms, Case.judge(symptoms.split, labels[rest], rows, alignment(rows), posterior)
 
     def _look(self, window: Array) -> tuple[Symptoms, Alignment, FittedMixture | None]:
-        window = usable_rows(window)
         alignment = Alignment.between(window, self.reference)
         fitted = None if self.structure is None else FittedMixture.fit(window, self.reference, self.structure)
         return Symptoms.of(window, self.reference, alignment, fitted, self.structure), alignment, fitted
-
-    def _try(
-        self, logits: Array, labels: NDArray[np.int64], chosen: NDArray[np.int64], rest: NDArray[np.int64]
-    ) -> tuple[Symptoms, Case]:
-        symptoms, alignment, fitted = self._look(logits[chosen])
-        rest = rest[np.isfinite(logits[rest]).all(axis=1)]
-        rows = logits[rest]
-        posterior = None if fitted is None else fitted.log_posterior(rows)
-        return symptoms, Case.judge(symptoms.split, labels[rest], rows, alignment(rows), posterior)
 
     def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays = self.reference.arrays()
         if self.structure is not None:
             arrays |= structure_arrays(self.structure)
         policy = self.policy
-        steps = {"upper": policy.upper, "blends": policy.blends, "heats": policy.heats}
-        arrays |= {f"policy.{k}": v for k, v in {**steps, "gains": policy.gains, "lows": policy.lows}.items()}
+        arrays |= {f"policy.{name}": getattr(policy, name) for name in _STEPS}
         values: dict[str, Any] = {"intact_below": self.intact_below}
         if np.isfinite(self.mix_matters_below):
             values["mix_matters_below"] = self.mix_matters_below
@@ -162,8 +148,7 @@ class Adaptive(Corrector):
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
         reference = Reference.from_arrays(arrays)
         structure = structure_from(reference, arrays) if "structure.classes" in arrays else None
-        names = ("upper", "blends", "heats", "gains", "lows")
-        policy = Policy(*(arrays[f"policy.{name}"].astype(np.float64) for name in names))
+        policy = Policy(*(arrays[f"policy.{name}"].astype(np.float64) for name in _STEPS))
         if policy.blends.shape != (len(policy.upper), 3):
             raise ValueError("its steps of severity contradict each other")
         test = None
@@ -176,22 +161,22 @@ class Adaptive(Corrector):
         return cls(reference, structure, policy, float(values["intact_below"]), test, matters, card=card)
 
 
-_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1), np.zeros(1))
+_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))
 
 
-def _harmless_from(policy: Policy, symptoms: Sequence[Symptoms], cases: Sequence[Case]) -> float:
+def _harmless_from(policy: Policy, unfair: Sequence[tuple[Symptoms, Case]]) -> float:
     """Return the shift from which on the policy did windows of another class mix surely good and hardly any one harm.
 
     Under heavy damage such windows cannot be told from fair ones, and there is little left to be harmed.
     """
-    order = np.argsort([-s.shift for s in symptoms])
-    gains = np.array([cases[i].gains[policy.index(policy.step(cases[i].severity))] for i in order])
+    heaviest_first = sorted(unfair, key=lambda found: -found[0].shift)
+    gains = np.array([case.gains[policy.index(policy.step(case.severity))] for _, case in heaviest_first])
     found = np.inf
     for count in range(_FEWEST_UNFAIR, len(gains) + 1):
         heaviest = gains[:count]
         harmed = float((heaviest < -_HARM).mean())
         if heaviest.mean() > 2 * heaviest.std() / np.sqrt(count) and harmed <= _FEW:
-            found = symptoms[order[count - 1]].shift
+            found = heaviest_first[count - 1][0].shift
     return float(found)
 
 
@@ -225,13 +210,27 @@ def _usable_copies(data: LabelledLogits) -> list[tuple[str, Array]]:
     return found
 
 
-def fair_windows(
-    inputs: int, window: int, random: np.random.Generator
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield two windows drawn evenly, each with the inputs that are not in it, all in random order."""
+@dataclass(frozen=True)
+class _Window:
+    """A window in training: of the logits [N, K] of one copy, the rows in it, and others to judge by."""
+
+    logits: Array
+    chosen: NDArray[np.int64]
+    rest: NDArray[np.int64]
+    fair: bool  # drawn evenly
+
+
+def _windows(
+    logits: Array, labels: NDArray[np.int64], size: int, structure: MeanStructure | None, random: np.random.Generator
+) -> Iterator[_Window]:
+    """Yield two windows drawn evenly and, where a mixture can show it, those of another class mix."""
     for _ in range(2):
-        order = random.permutation(inputs)
-        yield order[:window], order[window:]
+        order = random.permutation(len(labels))
+        yield _Window(logits, order[:size], order[size:][:_JUDGED], True)
+    if structure is not None:
+        for chosen in unfair_windows(labels, size, random):
+            rest = np.setdiff1d(np.arange(len(labels)), chosen)
+            yield _Window(logits, chosen, random.permutation(rest)[:_JUDGED], False)
 
 
 def unfair_windows(labels: NDArray[np.int64], window: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:

@@ -50,7 +50,6 @@ class Align(Corrector):
 
     name: ClassVar[str] = "align"
     summary: ClassVar[str] = "give every logit its clean mean and spread back, over a window; no labels"
-    needs_window: ClassVar[bool] = True
 
     reference: Reference
 

@@ -42,15 +42,11 @@ class Correct(CorrectorId):
         """Read a corrector.
 
         Raises:
-            CheckpointError, CorrectorError: see `load_corrector`.
+            CheckpointError, CorrectorError: see `load_corrector`; or the window is smaller than the corrector takes.
         """
         corrector = load_corrector(path)
+        corrector.check_window(window)
         return cls(corrector.name, window, hashlib.sha256(path.read_bytes()).hexdigest(), corrector)
-
-    @property
-    def looks(self) -> bool:
-        """Whether it needs a window."""
-        return self.corrector.needs_window or self.corrector.smallest_window > 0
 
 
 class AppliedCorrection:
@@ -68,7 +64,7 @@ class AppliedCorrection:
     def __init__(self, workload: Workload, unlabelled: Dataset | None, spec: Correct) -> None:
         self._spec = spec
         self._window: Workload | None = None
-        if spec.looks:
+        if spec.corrector.needs_window:
             if unlabelled is None or len(unlabelled) < spec.window:
                 found = "none" if unlabelled is None else f"{unlabelled.name} with {len(unlabelled)}"
                 raise WorkloadError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -99,14 +99,29 @@ class Corrector(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]  # one line, for help and tables
-    needs_window: ClassVar[bool]
 
     card: Card = field(kw_only=True)
 
     @property
     def smallest_window(self) -> int:
-        """Fewest rows that `observe` takes."""
+        """Fewest rows that `observe` takes; 0: it needs no window."""
         return 0
+
+    @property
+    def needs_window(self) -> bool:
+        return self.smallest_window > 0
+
+    def check_window(self, size: int) -> None:
+        """Refuse a window that is too small.
+
+        Raises:
+            CorrectorError: says how many inputs it takes.
+        """
+        if size < self.smallest_window:
+            raise CorrectorError(
+                f"a window of {size} inputs is too small: {self.name} needs {self.smallest_window} or more",
+                "collect more unlabelled inputs; 1000 work well for 10 classes",
+            )
 
     @abstractmethod
     def adapt(self, window: Array) -> Correction:
@@ -140,10 +155,7 @@ class Corrector(ABC):
         if strength == 1:
             return correction
         gain = None if correction.predicted_gain is None else strength * correction.predicted_gain
-        return Correction(
-            correction.apply, correction.numbers, correction.decision, correction.reason, strength, gain,
-            correction.severity,
-        )  # fmt: skip
+        return replace(correction, strength=strength, predicted_gain=gain)
 
     def _observe(self, window: Tensor | None) -> Correction:
         if not self.needs_window:
@@ -153,11 +165,7 @@ class Corrector(ABC):
                 f"a {self.name} corrector needs a window of unlabelled logits", "pass logits of inputs as they come in"
             )
         self.check_classes(window)
-        if len(window) < self.smallest_window:
-            raise CorrectorError(
-                f"a window of {len(window)} inputs is too small: {self.name} needs {self.smallest_window} or more",
-                "collect more unlabelled inputs; 1000 work well for 10 classes",
-            )
+        self.check_window(len(window))
         rows = usable_rows(window.detach().cpu().double().numpy())
         if len(rows) < self.smallest_window:
             return identity(f"only {len(rows)} of {len(window)} inputs in the window have usable logits")

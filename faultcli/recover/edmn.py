@@ -175,7 +175,6 @@ class Edmn(Corrector):
 
     name: ClassVar[str] = "edmn"
     summary: ClassVar[str] = "a perceptron adds a learned correction to the logits, as published by Hwang and Ha"
-    needs_window: ClassVar[bool] = False
 
     network: Perceptron
     reference: Reference | None = None  # of an aligned one
@@ -184,17 +183,6 @@ class Edmn(Corrector):
     @property
     def smallest_window(self) -> int:
         return SMALLEST_WINDOW if self.options.aligned else 0
-
-    def _observe(self, window: Tensor | None) -> Correction:
-        if self.options.aligned and window is None:
-            raise CorrectorError("an edmn corrector of aligned logits needs a window", "pass unlabelled logits")
-        if not self.options.aligned:
-            return self.adapt(np.empty((0, self.card.classes)))
-        assert window is not None
-        self.check_classes(window)
-        if len(window) < self.smallest_window:
-            raise CorrectorError(f"a window of {len(window)} inputs is too small: {self.smallest_window} are needed")
-        return self.adapt(usable_rows(window.detach().cpu().double().numpy()))
 
     def adapt(self, window: Array) -> Correction:
         if self.reference is None:

@@ -71,7 +71,7 @@ def _try_out(corrector: Corrector) -> None:
     reference = getattr(corrector, "reference", None)
     if reference is not None and reference.classes != classes:
         raise ValueError(f"its statistics are of {reference.classes} classes, not {classes}")
-    if not corrector.needs_window and corrector.smallest_window == 0:
+    if not corrector.needs_window:
         answer = corrector.adapt(np.empty((0, classes))).apply(np.zeros((2, classes)))
         if answer.shape != (2, classes):
             raise ValueError(f"it answers {list(answer.shape)} to 2 rows of {classes} logits")

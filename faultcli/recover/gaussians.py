@@ -11,12 +11,13 @@ from faultcli.recover.structure import Labels, MeanStructure
 
 Array = NDArray[np.float64]
 
-_OWN_ROUNDS = 10
 _LIKELIHOOD_WEIGHT = 0.1  # the mixture is only a model of the logits, so the window's rows do not count in full
-_TOLERANCE = 1e-5
-_SAME = 1e-4  # fits whose log-likelihoods differ by less are one and the same
-_STARTS, _SPLITS, _KEPT = 12, 20, 8  # half of the starts that are tried at most; splits and merges of the best
-_SHORT, _LONG = 15, 60  # rounds: to see which starts are worth it, and to the end
+_TOLERANCE = 1e-4
+_SAME = 1e-3  # fits whose log-likelihoods per row differ by less are one and the same
+_SEARCHED = 2000  # rows of the window that starts are tried on; the best one is then fitted to all
+_DRAWN, _SPREAD, _KEPT, _SPLITS = 10, 4, 5, 12  # starts from the law and from the rows; kept of them; splits and merges
+_SHARED, _SHORT, _LONG = 10, 12, 40  # rounds: with one covariance, to see which starts are worth it, and to the end
+_SMALLEST_WEIGHT = 1e-4
 
 
 def softmax(scores: Array) -> Array:
@@ -28,65 +29,129 @@ def softmax(scores: Array) -> Array:
 
 def log_normalised(scores: Array) -> Array:
     """Return the logarithm of the softmax of every row."""
-    return scores - _log_sum(scores)[:, None]
-
-
-def _log_sum(scores: Array) -> Array:
     largest = scores.max(axis=1, keepdims=True)
-    result: Array = (largest + np.log(np.exp(scores - largest).sum(axis=1, keepdims=True)))[:, 0]
+    result: Array = scores - (largest + np.log(np.exp(scores - largest).sum(axis=1, keepdims=True)))
     return result
 
 
 @dataclass(frozen=True)
-class SharedMixture:
-    """A mixture whose K components share one covariance.
+class ClassMixture:
+    """One Gaussian per class: what a device classifies by.
 
     Attributes:
-        means: [K, K], per component.
-        covariance: [K, K], shrunk.
-        prior: [K], the weights; they are given, not fitted.
-        posterior: [n, K], of the window.
-        log_likelihood: mean per row of the window, without the constant.
+        means: [K, K], rows are classes.
+        factors: [K, K, K], per class a matrix F with F Fᵀ the inverse covariance.
+        offsets: [K], log prior minus half the log determinant of the covariance.
     """
 
     means: Array
-    covariance: Array
-    prior: Array
+    factors: Array
+    offsets: Array
+
+    @classmethod
+    def of(cls, means: Array, covariances: Array, prior: Array) -> ClassMixture:
+        """Make it from means [K, K], covariances [K, K, K] and class probabilities [K]."""
+        factors = np.linalg.cholesky(np.linalg.inv(covariances))
+        return cls(means, factors, np.log(prior) - 0.5 * np.linalg.slogdet(covariances)[1])
+
+    @property
+    def numbers(self) -> int:
+        """K means, K symmetric covariances and K offsets."""
+        k = len(self.means)
+        return k * k + k * k * (k + 1) // 2 + k
+
+    def log_posterior(self, x: Array) -> Array:
+        """Return the log probability of every class, [n, K]."""
+        scores = np.empty((len(x), len(self.means)))
+        for c, (mean, factor) in enumerate(zip(self.means, self.factors, strict=True)):
+            scores[:, c] = self.offsets[c] - 0.5 * (((x - mean) @ factor) ** 2).sum(axis=1)
+        return log_normalised(scores)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where expectation maximisation came to.
+
+    Attributes:
+        means: [K, K], per component.
+        covariances: [K, K, K], shrunk.
+        posterior: [K, n], the responsibilities of the components for the rows.
+        log_likelihood: mean per row, without the constant.
+    """
+
+    means: Array
+    covariances: Array
     posterior: Array
     log_likelihood: float
 
-    def renamed(self, labels: Labels, prior: Array) -> SharedMixture:
-        """Return the mixture with component `labels[c]` as class c. The posterior is that of equal components."""
-        return SharedMixture(self.means[labels], self.covariance, prior, self.posterior[:, labels], self.log_likelihood)
+    def renamed(self, labels: Labels) -> Fit:
+        """Return the fit with component `labels[c]` as class c."""
+        return Fit(self.means[labels], self.covariances[labels], self.posterior[labels], self.log_likelihood)
 
 
-def fit_shared(x: Array, start: Array, prior: Array, rounds: int) -> SharedMixture:
-    """Run expectation maximisation (Dempster et al. 1977) with a shared covariance.
+class Rows:
+    """Rows [n, K] that mixtures are fitted to by expectation maximisation (Dempster et al. 1977).
+
+    Every component has a covariance of its own, moved towards the one that all share, the more the fewer rows there
+    are. The weights of the components are given, not fitted.
 
     Args:
-        x: [n, K], standardised: every column has mean 0.
-        start: [n, K], the responsibilities to begin with.
-        prior: [K], fixed weights of the components.
-        rounds: at most so many.
+        x: [n, K], standardised.
+        prior: [K], the weights.
     """
-    n = len(x)
-    total = x.T @ x / n
-    posterior, log_prior, before = start, np.log(prior), -np.inf
-    while True:
-        weight = posterior.sum(axis=0) + 1e-9
-        means = (posterior.T @ x) / weight[:, None]
-        covariance = _shrunk(total - (means.T * (weight / n)) @ means, n)
-        precision = np.linalg.inv(covariance)
-        slopes = means @ precision
-        scores = x @ slopes.T - 0.5 * (slopes * means).sum(axis=1) + log_prior
-        log_sum = _log_sum(scores)
-        distance = ((x @ precision) * x).sum(axis=1)
-        likelihood = float((log_sum - 0.5 * distance).mean() - 0.5 * np.linalg.slogdet(covariance)[1])
-        posterior = np.exp(scores - log_sum[:, None])
-        rounds -= 1
-        if rounds <= 0 or likelihood - before < _TOLERANCE:
-            return SharedMixture(means, covariance, prior, posterior, likelihood)
-        before = likelihood
+
+    def __init__(self, x: Array, prior: Array) -> None:
+        self.x, self.prior = x, prior
+        self._pairs = i, j = np.triu_indices(x.shape[1])
+        self._twice = np.where(i == j, 1.0, 2.0)
+        self._moments = np.ascontiguousarray(np.concatenate([x, x[:, i] * x[:, j]], axis=1).T)  # of first, second order
+
+    def maximise(self, posterior: Array, *, shared: bool = False) -> tuple[Array, Array]:
+        """Return the means and covariances that suit responsibilities [K, n] best."""
+        (n, classes), (i, j) = self.x.shape, self._pairs
+        weight = posterior.sum(axis=1) + 1e-9
+        moments = (posterior @ self._moments.T) / weight[:, None]
+        means = moments[:, :classes]
+        own = np.empty((classes, classes, classes))
+        own[:, i, j] = own[:, j, i] = moments[:, classes:]
+        own -= means[:, :, None] * means[:, None, :]
+        pooled = _shrunk(np.tensordot(weight / weight.sum(), own, 1), n)
+        share = 1.0 if shared else 40 * classes / (n + 40 * classes)  # 0.29 for 10 classes and 1000 rows
+        return means, (1 - share) * own + share * pooled
+
+    def expect(self, means: Array, covariances: Array, prior: Array | None = None) -> Fit:
+        """Return the responsibilities under a mixture, and how likely it makes the rows."""
+        i, j = self._pairs
+        precisions = np.linalg.inv(covariances)
+        slopes = np.einsum("cij,cj->ci", precisions, means)
+        offsets = np.log(self.prior if prior is None else prior) - 0.5 * (slopes * means).sum(axis=1)
+        offsets -= 0.5 * np.linalg.slogdet(covariances)[1]
+        weights = np.concatenate([slopes, -0.5 * precisions[:, i, j] * self._twice], axis=1)
+        scores = weights @ self._moments + offsets[:, None]
+        largest = scores.max(axis=0)
+        posterior = np.exp(scores - largest)
+        total = posterior.sum(axis=0)
+        return Fit(means, covariances, posterior / total, float((largest + np.log(total)).mean()))
+
+    def fit(self, start: Array, rounds: int, *, shared: bool = False) -> Fit:
+        """Go from responsibilities [K, n] at most so many rounds."""
+        fit, before = self.expect(*self.maximise(start, shared=shared)), -np.inf
+        while rounds > 1 and fit.log_likelihood - before >= _TOLERANCE:
+            before = fit.log_likelihood
+            fit = self.expect(*self.maximise(fit.posterior, shared=shared))
+            rounds -= 1
+        return fit
+
+    def gain_of_free_weights(self, fit: Fit) -> float:
+        """Return by how much the log-likelihood of a row grows if the components' weights are fitted as well.
+
+        It is small where the rows have the class mix of the prior.
+        """
+        freed = fit
+        for _ in range(_LONG):
+            prior = np.maximum(freed.posterior.mean(axis=1), _SMALLEST_WEIGHT)
+            freed = self.expect(*self.maximise(freed.posterior), prior)
+        return freed.log_likelihood - fit.log_likelihood
 
 
 def _shrunk(covariance: Array, n: int) -> Array:
@@ -98,18 +163,11 @@ def _shrunk(covariance: Array, n: int) -> Array:
     return result
 
 
-def _own_share(classes: int, n: int) -> float:
-    """How far a class's covariance is moved towards the shared one: 0.29 for 10 classes and 1000 rows."""
-    return 40 * classes / (n + 40 * classes)
-
-
-def search(
-    x: Array, aligned: Array, prior: Array, structure: MeanStructure, random: np.random.Generator
-) -> SharedMixture:
+def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, random: np.random.Generator) -> Fit:
     """Fit from many starts and name the components.
 
-    Starts: the aligned logits' probabilities, sharp and flat; centres spread as in k-means++ (Arthur and Vassilvitskii
-    2007); the means so far, disturbed; and from the best, splits and merges (Ueda et al. 2000).
+    Starts: the aligned logits' probabilities, sharp and flat; class means drawn from the law of the damage; centres
+    spread as in k-means++ (Arthur and Vassilvitskii 2007); and from the best, splits and merges (Ueda et al. 2000).
 
     Args:
         x: [n, K], standardised window.
@@ -118,45 +176,50 @@ def search(
         structure: names the components.
         random: for the starts.
     """
-    fits = [fit_shared(x, softmax(aligned / heat), prior, _LONG) for heat in (1.0, 4.0)]
-    first = max(fits, key=lambda fit: fit.log_likelihood)
-    white = x @ np.linalg.cholesky(np.linalg.inv(first.covariance))
-    for number in range(2 * _STARTS):
-        if number == _STARTS and _agree(fits):
+    every = max(1, -(-len(x) // _SEARCHED))
+    some = Rows(x[::every], prior)
+    fits = [_start(some, softmax(aligned[::every] / heat).T) for heat in (1.0, 4.0)]
+    metric = np.linalg.cholesky(np.linalg.inv(some.maximise(fits[0].posterior, shared=True)[1][0]))
+    size = float(np.sqrt((fits[0].means ** 2).mean()))
+    for number in range(_DRAWN + _SPREAD):
+        drawn = number < _DRAWN
+        centres = structure.draw(size, random) if drawn else _spread_centres(some.x @ metric, len(prior), random)
+        distances = _squared_distances(some.x @ metric, centres @ metric if drawn else centres)
+        fits.append(_start(some, softmax(-0.5 * distances).T))
+        if number >= _DRAWN // 2 and _agree(fits):
             break
-        if number % 2:
-            start = softmax(-2 * _squared_distances(x, first.means + 0.3 * random.standard_normal(first.means.shape)))
-        else:
-            start = softmax(-0.5 * _squared_distances(white, _spread_centres(white, len(prior), random)))
-        fits.append(fit_shared(x, start, prior, _SHORT))
-    found = [_Named.of(fit, structure, len(x)) for fit in fits]
+    found = sorted((_Named.of(fit, structure) for fit in fits), key=lambda named: -named.score)
+    best = found[0]
     if not _agree(fits):
-        found.sort(key=lambda named: -named.score)
-        found = [_Named.of(fit_shared(x, n.fit.posterior, prior, _LONG), structure, len(x)) for n in found[:_KEPT]]
-        best = max(found, key=lambda named: named.score)
+        again = [_Named.of(some.fit(named.fit.posterior, _LONG), structure) for named in found[:_KEPT]]
+        best = max(again, key=lambda named: named.score)
         for _ in range(_SPLITS):
-            start = _split_and_merge(x, best.fit, random)
-            best = max(best, _Named.of(fit_shared(x, start, prior, _LONG), structure, len(x)), key=lambda n: n.score)
-        found.append(best)
-    best = max(found, key=lambda named: named.score)
-    return best.fit.renamed(best.labels, prior)
+            start = _split_and_merge(some.x, best.fit, random)
+            best = max(best, _Named.of(some.fit(start, _LONG), structure), key=lambda named: named.score)
+    whole = Rows(x, prior)
+    named = whole.expect(best.fit.means, best.fit.covariances).renamed(best.labels)
+    return whole.fit(named.posterior, _LONG)
+
+
+def _start(rows: Rows, start: Array) -> Fit:
+    return rows.fit(rows.fit(start, _SHARED, shared=True).posterior, _SHORT)
 
 
 @dataclass(frozen=True)
 class _Named:
     """A fit with the best names for its components, and how well it explains the window and the damage together."""
 
-    fit: SharedMixture
+    fit: Fit
     labels: Labels
     score: float
 
     @classmethod
-    def of(cls, fit: SharedMixture, structure: MeanStructure, n: int) -> _Named:
+    def of(cls, fit: Fit, structure: MeanStructure) -> _Named:
         labels, agreement = structure.name_clusters(fit.means)
-        return cls(fit, labels, _LIKELIHOOD_WEIGHT * n * fit.log_likelihood + agreement)
+        return cls(fit, labels, _LIKELIHOOD_WEIGHT * fit.posterior.shape[1] * fit.log_likelihood + agreement)
 
 
-def _agree(fits: list[SharedMixture]) -> bool:
+def _agree(fits: list[Fit]) -> bool:
     """Return whether the best fit was reached from several starts, the aligned logits among them: it is the one."""
     best = max(fit.log_likelihood for fit in fits)
     return fits[0].log_likelihood > best - _SAME and sum(fit.log_likelihood > best - _SAME for fit in fits) >= 4
@@ -178,10 +241,10 @@ def _spread_centres(x: Array, count: int, random: np.random.Generator) -> Array:
     return np.stack(centres)
 
 
-def _split_and_merge(x: Array, fit: SharedMixture, random: np.random.Generator) -> Array:
+def _split_and_merge(x: Array, fit: Fit, random: np.random.Generator) -> Array:
     """Return responsibilities in which two overlapping components are one and a third is cut in two."""
     classes = len(fit.means)
-    overlap = fit.posterior.T @ fit.posterior
+    overlap = fit.posterior @ fit.posterior.T
     np.fill_diagonal(overlap, 0)
     overlap = overlap + 1e-12
     one, other = divmod(int(random.choice(classes * classes, p=(overlap / overlap.sum()).ravel())), classes)
@@ -189,59 +252,12 @@ def _split_and_merge(x: Array, fit: SharedMixture, random: np.random.Generator) 
     result = fit.posterior.copy()
     if one == other or third in (one, other):
         return result
-    result[:, one] += result[:, other]
-    weight = result[:, third].copy()
+    result[one] += result[other]
+    weight = result[third].copy()
     offset = x - fit.means[third]
-    white = np.linalg.inv(np.linalg.cholesky(fit.covariance))
+    white = np.linalg.inv(np.linalg.cholesky(fit.covariances.mean(axis=0)))
     scatter = white @ ((offset * weight[:, None]).T @ offset) @ white.T
     side = offset @ (np.linalg.eigh(scatter)[1][:, -1] @ white) > 0
-    result[:, other] = weight * side
-    result[:, third] = weight * ~side
+    result[other] = weight * side
+    result[third] = weight * ~side
     return result
-
-
-@dataclass(frozen=True)
-class ClassMixture:
-    """A mixture in which every component has its own covariance.
-
-    Attributes:
-        means: [K, K].
-        factors: [K, K, K], per component a matrix F with F Fᵀ the inverse covariance.
-        offsets: [K], log prior minus half the log determinant of the covariance.
-    """
-
-    means: Array
-    factors: Array
-    offsets: Array
-
-    def log_posterior(self, x: Array) -> Array:
-        """Return the log probability of every class, [n, K]."""
-        scores = np.empty((len(x), len(self.means)))
-        for c, (mean, factor) in enumerate(zip(self.means, self.factors, strict=True)):
-            scores[:, c] = self.offsets[c] - 0.5 * (((x - mean) @ factor) ** 2).sum(axis=1)
-        return log_normalised(scores)
-
-
-def fit_class_covariances(x: Array, start: SharedMixture, rounds: int = _OWN_ROUNDS) -> ClassMixture:
-    """Go on from a shared covariance to one per class, each shrunk towards the shared one."""
-    posterior, prior = start.posterior, start.prior
-    while True:
-        mixture = _maximise(x, posterior, prior)
-        rounds -= 1
-        if rounds <= 0:
-            return mixture
-        posterior = np.exp(mixture.log_posterior(x))
-
-
-def _maximise(x: Array, posterior: Array, prior: Array) -> ClassMixture:
-    weight = posterior.sum(axis=0) + 1e-9
-    means = (posterior.T @ x) / weight[:, None]
-    own = np.empty((len(means), x.shape[1], x.shape[1]))
-    for c, mean in enumerate(means):
-        offset = x - mean
-        own[c] = (offset * posterior[:, c : c + 1]).T @ offset / weight[c]
-    shared = _shrunk(np.einsum("c,cij->ij", weight / weight.sum(), own), len(x))
-    share = _own_share(len(means), len(x))
-    own = (1 - share) * own + share * shared
-    factors = np.linalg.cholesky(np.linalg.inv(own))
-    return ClassMixture(means, factors, np.log(prior) - 0.5 * np.linalg.slogdet(own)[1])

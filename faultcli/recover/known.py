@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError, usable_rows
 from faultcli.recover.edmn import EdmnOptions, Perceptron, known_damage_options, train_perceptron
-from faultcli.recover.gaussians import ClassMixture, SharedMixture, fit_class_covariances, log_normalised, softmax
+from faultcli.recover.gaussians import ClassMixture, Rows, log_normalised
 from faultcli.recover.logits import LabelledLogits
 from faultcli.recover.policy import IDENTITY, Blend, blend
 from faultcli.recover.reference import MOST_CLASSES, Reference
@@ -33,7 +33,6 @@ class Recalibrated(Corrector):
 
     name: ClassVar[str] = "adaptive"
     summary: ClassVar[str] = "known damage: learned from the damaged device's own logits, with labels"
-    needs_window: ClassVar[bool] = False
 
     alignment: Alignment
     network: Perceptron
@@ -45,7 +44,7 @@ class Recalibrated(Corrector):
         numbers = self.alignment.numbers
         numbers += self.network.numbers if self.weights[1] else 0
         if self.mixture is not None and self.weights[2]:
-            numbers += self.mixture.means.size + self.mixture.factors.size // 2 + len(self.mixture.offsets)
+            numbers += self.mixture.numbers
         if self.weights == IDENTITY:
             return Correction(lambda z: z, 0, "identity", "nothing helps surely", predicted_gain=0.0)
         parts = ((self.weights[1], "network"), (self.weights[2], "Gaussian classes"))
@@ -138,6 +137,4 @@ class Recalibrated(Corrector):
 
 def supervised_mixture(x: Array, labels: NDArray[np.int64], prior: Array) -> ClassMixture:
     """Return one Gaussian per class from labelled rows; every class has to occur."""
-    posterior = softmax(50.0 * np.eye(len(prior))[labels])
-    start = SharedMixture(np.zeros((len(prior), x.shape[1])), np.eye(x.shape[1]), prior, posterior, 0.0)
-    return fit_class_covariances(x, start, rounds=1)
+    return ClassMixture.of(*Rows(x, prior).maximise(np.eye(len(prior))[:, labels]), prior)

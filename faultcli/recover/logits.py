@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,12 +63,6 @@ class LabelledLogits:
         copies = tuple(Copy(c.fault, c.trial, c.logits[at], c.changed) for c in self.copies)
         return LabelledLogits(self.clean[at], self.labels[at], copies)
 
-    def split(self, share: float, seed: int) -> tuple[LabelledLogits, LabelledLogits]:
-        """Return two disjoint random parts of the inputs, the second with `share` of them."""
-        order = np.random.default_rng(seed).permutation(len(self.labels))
-        cut = len(order) - round(share * len(order))
-        return self.rows(np.sort(order[:cut])), self.rows(np.sort(order[cut:]))
-
 
 def damaged_copies(
     image: MemoryImage,
@@ -113,6 +107,3 @@ def one_copy(
     patch = image.patch(faults)
     with patch.applied(workloads[0].parameters):
         return tuple(Copy(spec, trial, workload.logits(), patch.values_changed) for workload in workloads)
-
-
-Progress = Callable[[str], None]  # called with a few words whenever a step is done

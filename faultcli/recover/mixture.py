@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError
-from faultcli.recover.gaussians import ClassMixture, SharedMixture, fit_class_covariances, search
+from faultcli.recover.gaussians import ClassMixture, Rows, search
 from faultcli.recover.reference import MOST_CLASSES, Reference
 from faultcli.recover.structure import MeanStructure
 
@@ -20,25 +20,29 @@ _ROWS_PER_CLASS = 4  # fewer, and components are single inputs
 
 @dataclass(frozen=True)
 class FittedMixture:
-    """A mixture on a window: the alignment that standardises, the components, and how the fit came about."""
+    """A mixture on a window: the alignment that standardises, the Gaussians, and what the window says of its class mix.
+
+    Attributes:
+        free_weights: by how much the window's log-likelihood per row grows when class shares are fitted as well.
+    """
 
     alignment: Alignment
-    shared: SharedMixture
     classes: ClassMixture
+    free_weights: float
 
     @classmethod
     def fit(cls, window: Array, reference: Reference, structure: MeanStructure) -> FittedMixture:
         """Fit a window [n, K]; the same window gives the same fit."""
         alignment = Alignment.between(window, reference)
         x = alignment.standardise(window)
-        shared = search(x, alignment(window), reference.prior, structure, np.random.default_rng(0))
-        return cls(alignment, shared, fit_class_covariances(x, shared))
+        fit = search(x, alignment(window), reference.prior, structure, np.random.default_rng(0))
+        classes = ClassMixture.of(fit.means, fit.covariances, reference.prior)
+        return cls(alignment, classes, Rows(x, reference.prior).gain_of_free_weights(fit))
 
     @property
     def numbers(self) -> int:
-        """K means, K symmetric covariances and K offsets; the standardisation is absorbed in them."""
-        k = len(self.classes.means)
-        return k * k + k * k * (k + 1) // 2 + k
+        """The Gaussians'; the standardisation is absorbed in them."""
+        return self.classes.numbers
 
     def log_posterior(self, logits: Array) -> Array:
         """Return the log probability of every class, [n, K]."""
@@ -51,7 +55,6 @@ class Mixture(Corrector):
 
     name: ClassVar[str] = "mixture"
     summary: ClassVar[str] = "fit one Gaussian per class to a window by EM and classify by it; no labels"
-    needs_window: ClassVar[bool] = True
 
     reference: Reference
     structure: MeanStructure

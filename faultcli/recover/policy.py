@@ -80,14 +80,12 @@ class Policy:
         blends: [S, 3], weights of raw logits, aligned logits and mixture.
         heats: [S], temperatures that the blend is divided by.
         gains: [S], mean gain in top-1 accuracy over the step's windows.
-        lows: [S], the gain less twice its standard error.
     """
 
     upper: Array
     blends: Array
     heats: Array
     gains: Array
-    lows: Array
 
     @classmethod
     def learn(cls, cases: Sequence[Case]) -> Policy:
@@ -98,22 +96,21 @@ class Policy:
         ordered = sorted(cases, key=lambda case: case.severity)
         steps = max(1, min(_MOST_STEPS, len(ordered) // _CASES_PER_STEP))
         groups = [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), steps)]
-        upper, blends, heats, gains, lows = [], [], [], [], []
+        upper, blends, heats, gains = [], [], [], []
         for number, group in enumerate(groups):
             table = np.stack([case.gains for case in group])
             mean = table.mean(axis=0)
             best = int(mean.argmax())
             error = float(table[:, best].std() / np.sqrt(len(group)))
             if mean[best] <= error:
-                best, error = 0, 0.0
+                best = 0
             heat = int(np.stack([case.losses[best] for case in group]).mean(axis=0).argmin())
             last = number + 1 == len(groups)
             upper.append(np.inf if last else (group[-1].severity + groups[number + 1][0].severity) / 2)
             blends.append(BLENDS[best])
             heats.append(1.0 if best == 0 else HEATS[heat])
             gains.append(mean[best])
-            lows.append(mean[best] - 2 * error)
-        return cls(*(np.array(values, dtype=np.float64) for values in (upper, blends, heats, gains, lows)))
+        return cls(*(np.array(values, dtype=np.float64) for values in (upper, blends, heats, gains)))
 
     def step(self, severity: float) -> int:
         """Return the step that a severity falls in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from faultcli.recover.base import Correction, Corrector, CorrectorError, identity
+from faultcli.recover.base import Correction, Corrector, identity
 
 
 class StreamingCorrector:
@@ -27,10 +27,7 @@ class StreamingCorrector:
     def __init__(
         self, corrector: Corrector, *, window: int = 1000, refresh: int | None = None, strength: float = 1.0
     ) -> None:
-        if window < max(1, corrector.smallest_window):
-            raise CorrectorError(
-                f"a window of {window} inputs is too small: {corrector.name} needs {corrector.smallest_window} or more"
-            )
+        corrector.check_window(window)
         self.corrector = corrector
         self.strength = strength
         self.correction: Correction = identity(f"waiting for {window} answers")
@@ -38,13 +35,13 @@ class StreamingCorrector:
         self._count = 0  # answers so far
         self._refresh = refresh or window
         self._due = window
-        if not corrector.needs_window and corrector.smallest_window == 0:
+        if not corrector.needs_window:
             self.correction = corrector.observe(strength=strength)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Take note of logits [n, K], and return them corrected: float32 [n, K]."""
         self.corrector.check_classes(logits)
-        if self.corrector.needs_window or self.corrector.smallest_window:
+        if self.corrector.needs_window:
             self._note(logits.detach().cpu().float())
         return self.correction(logits)
 

@@ -21,6 +21,7 @@ Labels = NDArray[np.int64]
 
 _SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
 _FLIP_FLOPS = 5
+_LEFT = (0.3, 0.8)  # share of the class means' squares that is still clean, in what is drawn
 _THREE_CYCLES_UP_TO = 12  # classes; above, only swaps are tried: there are K³/3 cycles
 
 
@@ -102,9 +103,22 @@ class MeanStructure:
                 return labels, best
             labels, best = candidates[top], float(scores[top])
 
+    def draw(self, size: float, random: np.random.Generator) -> Array:
+        """Return class means [K, K], of root mean square `size`, as damage of this law may leave them."""
+        between, within = (np.linalg.cholesky(np.linalg.inv(p)) for p in (self.class_precision, self.logit_precision))
+        noise = between @ random.standard_normal(self.means.shape) @ within.T
+        left = random.uniform(*_LEFT)
+        result: Array = size * (np.sqrt(left) * _unit(self.means) + np.sqrt(1 - left) * _unit(noise))
+        return result
+
     def retention(self, means: Array) -> float:
         """Return r: the share of the clean class means that is still in `means`, at least 0."""
         return max(0.0, _overlap(means, self.means))
+
+
+def _unit(means: Array) -> Array:
+    result: Array = means / np.sqrt((means**2).mean())
+    return result
 
 
 def _overlap(moved: Array, means: Array) -> float:

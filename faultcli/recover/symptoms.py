@@ -28,8 +28,8 @@ class Symptoms:
         split: share whose top class differs between aligned logits and mixture: the severity; `moved` without one.
         retention: what is left of the clean class means, about 1 for the clean model; None without a mixture.
         agreement: how well the mixture's means fit the way that damage moves them, per entry; None without a mixture.
-        mix: divergence in nats of the mixture's class shares from those of training; None without a mixture.
-        histogram: the same as chi-square for the top classes of the raw logits.
+        free_weights: how much likelier a row gets when class shares are fitted, too; None without a mixture.
+        histogram: chi-square of the raw logits' top classes against the class mix of training.
     """
 
     shift: float
@@ -38,7 +38,7 @@ class Symptoms:
     histogram: float
     retention: float | None = None
     agreement: float | None = None
-    mix: float | None = None
+    free_weights: float | None = None
 
     @classmethod
     def of(
@@ -54,8 +54,7 @@ class Symptoms:
             return cls(shift, moved, moved, histogram)
         log_posterior = fitted.log_posterior(window)
         split = float((aligned != log_posterior.argmax(axis=1)).mean())
-        shares = np.maximum(np.exp(log_posterior).mean(axis=0), 1e-12)
-        means = fitted.shared.means
+        means = fitted.classes.means
         names = np.arange(len(means))
         return cls(
             shift,
@@ -64,14 +63,14 @@ class Symptoms:
             histogram,
             structure.retention(means),
             float(structure.agreement(means, names[None])[0]) / means.size,
-            float((shares * np.log(shares / reference.prior)).sum()),
+            fitted.free_weights,
         )
 
     def vector(self) -> Array:
         """Return them on scales on which they are about normal, for the class-mix test."""
         assert self.retention is not None
         assert self.agreement is not None
-        assert self.mix is not None
+        assert self.free_weights is not None
         return np.array(
             [
                 np.log(self.shift + 1e-3),
@@ -80,7 +79,7 @@ class Symptoms:
                 np.log(self.histogram + 0.003),
                 self.retention,
                 self.agreement,
-                np.log(max(self.mix, 0) + 0.003),
+                np.log(max(self.free_weights, 0) + 0.003),
             ]
         )
 

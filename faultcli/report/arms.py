@@ -13,6 +13,7 @@ _NESTED = {
     "accuracy": ("mean", "low", "high", "worst"),
     "gain_over_none": ("mean", "low", "high"),
     "drop_from_baseline": ("mean", "low", "high"),
+    "perplexity": ("mean", "low", "high"),
 }
 
 

@@ -49,7 +49,7 @@ def campaign_document(result: CampaignResult, confidence: float, rates: Sequence
         "confidence": confidence,
         "inputs": result.inputs,
         "bits": max(arm.bits for arm in result.arms),
-        "arms": [_arm(arm, result, confidence) for arm in result.arms],
+        "arms": [_arm(number, result, confidence) for number in range(len(result.arms))],
         "gates": [
             {
                 "name": gate.gate.name,
@@ -68,9 +68,10 @@ def campaign_document(result: CampaignResult, confidence: float, rates: Sequence
     }
 
 
-def _arm(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str, Any]:
+def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, Any]:
+    arm = result.arms[number]
     accuracy, rates = arm.accuracy(confidence), arm.mean_rates()
-    gain, drop = result.gain_over_none(arm, confidence), paired_drop(result, result.arms.index(arm))
+    gain, drop = result.gain_over_none(arm, confidence), paired_drop(result, number)
     return {
         "format": arm.arm.format,
         "protect": arm.arm.protect.text,

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.gates import Verdict
+from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import CampaignResult
+from faultcli.report.curve import curve_lines
+from faultcli.report.curve_plots import curve_plots
 from faultcli.report.html_style import STYLE_SHEET
 from faultcli.report.plot import Plot
-from faultcli.report.sections import SECTIONS, Section
+from faultcli.report.sections import CURVES, SECTIONS, Section
 from faultcli.report.summary import (
-    ARM_COLUMNS,
     GATE_COLUMNS,
     VERDICTS,
     arm_cells,
+    arm_columns,
+    curve_provenance_rows,
     findings,
     gate_cells,
     headline,
     provenance_rows,
 )
-from faultcli.report.table import percent
+from faultcli.report.table import failure_lines, percent
 from faultcli.report.text import printable
 
 _SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", None: "–"}
@@ -30,8 +35,45 @@ _TEXTS = ("format", "fault", "protection", "arm", "gate", "verdict", "unbeaten")
 def campaign_html(result: CampaignResult) -> str:
     """Return the page. The same result gives the same bytes."""
     sections = [(section, plots) for section in SECTIONS if (plots := section.draw(result))]
-    model = result.provenance.model if result.provenance else "a checkpoint"
-    title = f"Bit-flip campaign: {model}"
+    return _page(
+        f"Bit-flip campaign: {_model(result)}",
+        _subtitle(result),
+        [
+            *_verdict(result),
+            *_contents(section for section, _ in sections),
+            *_summary(result),
+            *_tested(provenance_rows(result), result.provenance),
+            '<div class="sections">',
+            *(line for section, plots in sections for line in _section(section, plots)),
+            "</div>",
+            *_all_arms(result),
+        ],
+        result.plan.confidence,
+    )
+
+
+def curve_html(result: CurveResult) -> str:
+    """Return the page of a campaign of curves. The same result gives the same bytes."""
+    formats = ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms))
+    trials = sum(arm.curve.trials for arm in result.arms)
+    return _page(
+        f"Accuracy against bit-error rate: {_model(result)}",
+        f"{formats} · {len(result.arms):,} curves · {trials:,} trials · {result.inputs:,} inputs",
+        [
+            '<section id="summary">',
+            "<h2>Findings</h2>",
+            "<p>For every number format and protection, over all rates at once.</p>",
+            '<ul class="findings card">',
+            *(f"<li>{_text(line)}</li>" for line in curve_lines(result)),
+            "</ul></section>",
+            *_section(CURVES, curve_plots(result)),
+            *_tested(curve_provenance_rows(result), result.provenance),
+        ],
+        result.plan.confidence,
+    )
+
+
+def _page(title: str, subtitle: str, body: Iterable[str], confidence: float) -> str:
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -47,25 +89,22 @@ def campaign_html(result: CampaignResult) -> str:
             "<body>",
             '<a class="skip" href="#summary">To the summary</a>',
             f"<header><h1>{_text(title)}</h1>",
-            f'<p class="sub">{_text(_subtitle(result))}</p></header>',
+            f'<p class="sub">{_text(subtitle)}</p></header>',
             "<main>",
-            *_verdict(result),
-            *_contents(section for section, _ in sections),
-            *_summary(result),
-            *_tested(result),
-            '<div class="sections">',
-            *(line for section, plots in sections for line in _section(section, plots)),
-            "</div>",
-            *_all_arms(result),
+            *body,
             "</main>",
             "<footer>Rates are in percent of the inputs, averaged over fault maps; gains in percentage points; "
-            f"intervals are {percent(result.plan.confidence, 0)} % over fault maps. The unit of every statement is the "
-            "fault map, not the input.</footer>",
+            f"intervals are {percent(confidence, 0)} % over fault maps. The unit of every statement is the fault map, "
+            "not the input.</footer>",
             "</body>",
             "</html>",
             "",
         ]
     )
+
+
+def _model(result: CampaignResult | CurveResult) -> str:
+    return result.provenance.model if result.provenance else "a checkpoint"
 
 
 def _text(text: str) -> str:
@@ -120,6 +159,10 @@ def _summary(result: CampaignResult) -> list[str]:
     if gates:
         lines += ["<h2>Gates</h2>", "<p>Decided trial by trial; looking early does not spoil the error rate.</p>"]
         lines += ['<div class="card">', _table(GATE_COLUMNS, [gate_cells(gate, result) for gate in gates]), "</div>"]
+    failed = failure_lines(result)
+    if failed:
+        lines += ["<h2>Trials that could not be run</h2>", "<p>Counted nowhere; no gate passes without them.</p>"]
+        lines += ['<ul class="findings card">', *(f"<li>{_text(line)}</li>" for line in failed), "</ul>"]
     lines += ["<h2>Findings</h2>", "<p>Mean accuracy in percent with its interval, for every format and fault law.</p>"]
     lines += ['<ul class="findings card">']
     lines += [f"<li><b>{_text(name)}</b>{_text(text)}</li>" for name, text in findings(result)]
@@ -131,17 +174,17 @@ def _range(fractions: Sequence[float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-def _tested(result: CampaignResult) -> list[str]:
+def _tested(rows: Iterable[tuple[str, str]], about: Provenance | None) -> list[str]:
     lines = [
         '<section id="tested">',
         "<h2>What was tested</h2>",
         "<p>All that changes a result, and the command that gives it again.</p>",
         '<div class="card"><dl class="facts">',
     ]
-    lines += [f"<dt>{name}</dt><dd>{_text(value)}</dd>" for name, value in provenance_rows(result)]
+    lines += [f"<dt>{name}</dt><dd>{_text(value)}</dd>" for name, value in rows]
     lines.append("</dl>")
-    if result.provenance is not None:
-        lines.append(f'<pre aria-label="Command to reproduce">{_text(result.provenance.command)}</pre>')
+    if about is not None:
+        lines.append(f'<pre aria-label="Command to reproduce">{_text(about.command)}</pre>')
     return [*lines, "</div></section>"]
 
 
@@ -158,7 +201,7 @@ def _section(section: Section, plots: Sequence[Plot]) -> list[str]:
 def _all_arms(result: CampaignResult) -> list[str]:
     lines = ['<section id="arms">', "<h2>All arms</h2>", "<p>Every arm with what it costs and what it did.</p>"]
     lines.append('<div class="card">')
-    return [*lines, _table(ARM_COLUMNS, [arm_cells(arm, result) for arm in result.arms]), "</div></section>"]
+    return [*lines, _table(arm_columns(result), [arm_cells(arm, result) for arm in result.arms]), "</div></section>"]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ Series colours are those of Okabe and Ito, "Color Universal Design" (2008), dark
 dark screen where they would be faint; their order puts the most different ones first.
 """
 
-_LIGHT = """
+LIGHT = """
   --page: #f6f7f9; --card: #ffffff; --ink: #1b2430; --faint: #5d6878; --grid: #e3e7ed; --line: #d9dee6;
   --code: #f0f2f6; --link: #0a58a8;
   --series-0: #0072b2; --series-1: #d55e00; --series-2: #008f68; --series-3: #b3548e;
@@ -13,7 +13,7 @@ _LIGHT = """
   --pass: #00754f; --pass-soft: #e2f4ec; --fail: #b3261e; --fail-soft: #fdeae8;
   --inconclusive: #8a5a00; --inconclusive-soft: #fdf3dc; --none: #44505f; --none-soft: #eceff4;
 """
-_DARK = """
+DARK = """
   --page: #0f141b; --card: #171e27; --ink: #e6ebf2; --faint: #9aa6b6; --grid: #28313d; --line: #2c3643;
   --code: #1f2833; --link: #7cbcf5;
   --series-0: #56b4e9; --series-1: #ff8a3d; --series-2: #2cc79a; --series-3: #e79bc8;
@@ -64,7 +64,7 @@ td .chip { display: inline-block; padding: 0 .6em; border-radius: 1em; font-weig
 .sections > * { min-width: 0; }
 .sections > .wide { grid-column: 1 / -1; }
 .plots { gap: 1rem; }
-figure svg { display: block; width: 100%; height: auto; overflow: visible; }
+figure svg { display: block; width: 100%; max-width: 44rem; height: auto; margin: 0 auto; overflow: visible; }
 svg text { font-family: inherit; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin-top: .8rem; max-height: 27rem; overflow-y: auto; border-top: 1px solid var(--line); }
 .scroll:first-child { margin-top: 0; border-top: 0; }
@@ -116,6 +116,6 @@ footer { color: var(--faint); font-size: .85rem; padding-top: 2rem; padding-bott
 """
 
 STYLE_SHEET = (
-    f":root {{ color-scheme: light dark; {_LIGHT}}}\n"
-    f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {_DARK}}} }}\n{_RULES}"
+    f":root {{ color-scheme: light dark; {LIGHT}}}\n"
+    f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {DARK}}} }}\n{_RULES}"
 )

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as Tree
 
 from faultcli.campaign.gates import Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.summary import ARM_COLUMNS, arm_cells, gate_text, measured, provenance_rows
+from faultcli.report.summary import arm_cells, arm_columns, gate_text, measured, provenance_rows
 from faultcli.report.table import hardening
 from faultcli.report.text import printable
 
@@ -41,7 +41,9 @@ def campaign_junit(result: CampaignResult) -> str:
 
 
 def _cases(suite: Tree.Element, arm: ArmResult, result: CampaignResult) -> None:
-    numbers = "\n".join(f"{name}: {cell}" for name, cell in zip(ARM_COLUMNS, arm_cells(arm, result), strict=True))
+    numbers = "\n".join(
+        f"{name}: {cell}" for name, cell in zip(arm_columns(result), arm_cells(arm, result), strict=True)
+    )
     group = f"faultcli.{arm.arm.format}.{arm.arm.fault.spec}".replace(" ", "")
     # The trials are the same for all gates of an arm; their time is shared so that it adds up.
     share = _seconds(sum(record.seconds for record in arm.records) / max(1, len(arm.gates)))

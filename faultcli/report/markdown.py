@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from faultcli.campaign.gates import Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.report.summary import (
-    ARM_COLUMNS,
     GATE_COLUMNS,
     VERDICTS,
     arm_cells,
+    arm_columns,
     findings,
     gate_cells,
     headline,
     provenance_rows,
 )
-from faultcli.report.table import percent
+from faultcli.report.table import failure_lines, percent
 from faultcli.report.text import printable
 
 MOST_BYTES = 1_000_000  # GitHub takes 1 MiB per step (docs.github.com, "Adding a job summary") and drops more whole
@@ -46,6 +46,9 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
             ordered = sorted(gates, key=lambda gate: list(Verdict).index(gate.verdict) == 0)
             rows = [gate_cells(gate, result) for gate in ordered]
         lines += ["## Gates", "", *_table(GATE_COLUMNS, rows, room // 3, "gates", texts=2), ""]
+    failed = failure_lines(result)
+    if failed:
+        lines += [f"**{len(failed):,} trials could not be run**; the first: {_text(failed[0])}", ""]
     said = [(name, text) for name, text in findings(result)]
     if len(said) <= 50:
         lines += ["## Findings", ""]
@@ -56,7 +59,7 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
     if not _fits(rows, room // 2):
         arms = sorted(arms, key=lambda arm: 1.0 if arm.worst is None else arm.worst)
         rows = [arm_cells(arm, result) for arm in arms]
-    lines += ["## Arms", "", *_table(ARM_COLUMNS, rows, room // 2, "arms", texts=3), ""]
+    lines += ["## Arms", "", *_table(arm_columns(result), rows, room // 2, "arms", texts=3), ""]
     lines += [
         f"In percent of the inputs, averaged over fault maps, with {percent(result.plan.confidence, 0)} % intervals; "
         "gains in points over the unprotected memory on the same faults.",

@@ -34,7 +34,12 @@ class Look:
 
 def looks(result: CampaignResult) -> dict[str, Look]:
     """Return the look of every hardening, in the order of the plan."""
-    names = dict.fromkeys(hardening(arm) for arm in result.arms)
+    return looks_of(hardening(arm) for arm in result.arms)
+
+
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """Return a look for every name, told apart up to `MOST_SERIES`."""
+    names = dict.fromkeys(names)
     return {
         name: Look(SERIES[number % MOST_SERIES], MARKERS[number % MOST_SERIES], LINES[number % MOST_SERIES])
         for number, name in enumerate(names)

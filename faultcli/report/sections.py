@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from faultcli.campaign.records import CampaignResult
-from faultcli.report.curves import accuracy_curves, corrector_plots, overhead_plots
+from faultcli.report.level_plots import accuracy_curves, corrector_plots, overhead_plots
 from faultcli.report.plot import Plot
-from faultcli.report.rows import answer_plots, gain_plots, trial_plots
+from faultcli.report.row_plots import answer_plots, gain_plots, trial_plots
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,12 @@ class Section:
     draw: Callable[[CampaignResult], list[Plot]]
 
 
+CURVES = Section(
+    "curves",
+    "Accuracy against bit-error rate",
+    "From trials at chosen numbers of flips. The band holds at all rates at once, the table's intervals at one each.",
+    lambda result: [],
+)
 SECTIONS = (
     Section(
         "accuracy",

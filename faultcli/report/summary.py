@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from faultcli.campaign.baseline import paired_drop
+from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.gates import GateResult, Verdict
-from faultcli.campaign.plan import Arm
+from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval
+from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval, perplexity_interval
 
 VERDICTS = {Verdict.PASS: "Pass", Verdict.FAIL: "Fail", Verdict.INCONCLUSIVE: "Inconclusive", None: "No gate was set"}
-ARM_COLUMNS = (
+_ARM_COLUMNS = (
     "format",
     "fault",
     "protection",
@@ -79,8 +80,17 @@ def _mean(arm: ArmResult) -> float:
     return -1.0 if accuracy is None else accuracy.mean
 
 
+def arm_columns(result: CampaignResult) -> tuple[str, ...]:
+    """Return the header of a table of arms; language models have their perplexity at the end."""
+    return (*_ARM_COLUMNS, "perplexity") if _is_language(result) else _ARM_COLUMNS
+
+
+def _is_language(result: CampaignResult) -> bool:
+    return result.original.scored is not None
+
+
 def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
-    """Return an arm's row under `ARM_COLUMNS`; rates in percent, gain in points."""
+    """Return an arm's row under `arm_columns`; rates in percent, gain in points."""
     rates, confidence = arm.mean_rates(), result.plan.confidence
     return (
         arm.arm.format,
@@ -95,6 +105,7 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
         percent_interval(result.gain_over_none(arm, confidence)),
         percent(rates.get("sdc")),
         percent(rates.get("due")),
+        *([perplexity_interval(arm.perplexity(confidence))] if _is_language(result) else []),
     )
 
 
@@ -125,25 +136,41 @@ def measured(gate: GateResult, result: CampaignResult) -> str:
 
 def provenance_rows(result: CampaignResult) -> list[tuple[str, str]]:
     """Return what was tested, as pairs of name and value; what nobody recorded is left out."""
+    arms = [
+        ("Number formats", ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms))),
+        ("Fault laws", ", ".join(dict.fromkeys(arm.arm.fault.spec for arm in result.arms))),
+        ("Bits at risk", f"{max(arm.bits for arm in result.arms):,} at the most"),
+        ("Trials", f"{sum(len(arm.records) for arm in result.arms):,} in {len(result.arms):,} arms"),
+    ]
+    return _tested(result, arms)
+
+
+def curve_provenance_rows(result: CurveResult) -> list[tuple[str, str]]:
+    """Return what was tested, as `provenance_rows`."""
+    arms = [
+        ("Number formats", ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms))),
+        ("Bit-error rates", result.question.axis.asked),
+        ("Bits at risk", f"{max(arm.memory.bits for arm in result.arms):,} at the most"),
+        ("Trials", f"{sum(arm.curve.trials for arm in result.arms):,} on {len(result.arms):,} curves"),
+    ]
+    return _tested(result, arms)
+
+
+def _tested(result: CampaignResult | CurveResult, arms: list[tuple[str, str]]) -> list[tuple[str, str]]:
     plan, about = result.plan, result.provenance
-    rows: list[tuple[str, str]] = []
+    rows = [("Inputs", f"{result.inputs:,}")]
     if about is not None:
-        rows += [
+        rows = [
             ("Checkpoint", about.model),
             ("SHA-256 of the checkpoint", about.checkpoint_sha256),
             ("Architecture", about.architecture),
             ("Data", f"{about.data}, {result.inputs:,} inputs"),
             ("SHA-256 of the data", about.data_sha256),
         ]
-    else:
-        rows.append(("Inputs", f"{result.inputs:,}"))
     rows += [
-        ("Number formats", ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms))),
-        ("Fault laws", ", ".join(dict.fromkeys(arm.arm.fault.spec for arm in result.arms))),
-        ("Tensors at risk", _selection(result)),
-        ("Bits at risk", f"{max(arm.bits for arm in result.arms):,} at the most"),
+        *arms,
+        ("Tensors at risk", _selection(plan)),
         ("Seed", str(plan.seed)),
-        ("Trials", f"{sum(len(arm.records) for arm in result.arms):,} in {len(result.arms):,} arms"),
         ("Confidence", f"{percent(plan.confidence, 0)} %"),
         ("Plan", result.plan_hash),
     ]
@@ -155,7 +182,6 @@ def provenance_rows(result: CampaignResult) -> list[tuple[str, str]]:
     return rows
 
 
-def _selection(result: CampaignResult) -> str:
-    plan = result.plan
+def _selection(plan: Plan) -> str:
     narrowed = [*(f"--include {glob}" for glob in plan.include), *(f"--exclude {glob}" for glob in plan.exclude)]
     return " ".join([plan.target, *narrowed])

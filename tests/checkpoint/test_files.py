@@ -151,7 +151,9 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "plain.d").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
     cases = {
+        "device": "is not a regular file",
         "missing/out": "its directory .*missing does not exist",
         "file/out": "a part of its path is not a directory",
         "directory": "is a directory",

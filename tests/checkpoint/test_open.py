@@ -34,6 +34,7 @@ BAD_HEADERS: dict[str, tuple[object, bytes, str]] = {
     "NUL padding": ('{"a":' + json.dumps(F32_2) + "}\0", bytes(8), "header is no valid JSON"),
     "NaN": ('{"a": NaN}', b"", "NaN is not allowed"),
     "half a surrogate pair": ('{"\\ud800":' + json.dumps(F32_2) + "}", bytes(8), "header is no valid JSON"),
+    "half a surrogate pair in metadata": ('{"__metadata__":{"a":"\\ud800"}}', b"", "header is no valid JSON"),
     "huge number": ('{"a": ' + "1" * 5000 + "}", b"", "header is no valid JSON"),
     "name twice": ('{"a":' + json.dumps(F32_2) + ',"a":' + json.dumps(F32_2) + "}", bytes(8), "'a' occurs twice"),
     "key twice": ('{"a":{"dtype":"F32","dtype":"F32"}}', b"", "'dtype' occurs twice"),

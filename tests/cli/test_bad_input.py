@@ -67,6 +67,7 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(here / "none.npz", images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, np.int64))
     (here / "is-a-file").touch()
     (here / "config.json").write_text('{"model_type": "digits"}')
+    (here / "device").symlink_to("/dev/null")
     os.mkdir(here / "directory")
     return here
 
@@ -184,19 +185,17 @@ CASES: dict[str, tuple[str, str]] = {
     "inject model.safetensors --ber 1e-4 -o model.safetensors --force": ("is the input; inputs are never", "-o"),
     "inject model.safetensors --ber 1e-4 -o ./model.safetensors --force": ("is the input; inputs are never", "-o"),
     "inject model.safetensors --ber 1e-4 -o directory --force": ("directory: is a directory", "name a file"),
+    "inject model.safetensors --ber 1e-4 -o device --force": ("device: is not a regular file", "regular file"),
     "inject model.safetensors --ber 1e-4 -o gone/out": ("its directory gone does not exist", "mkdir -p 'gone'"),
     "inject model.safetensors --ber 1e-4 -o is-a-file/out": ("out: .*directory", ""),
     f"{INJECT} --ber 1e-4 --save-faults nan.safetensors": (r"nan\.safetensors: exists already", "--force"),
-    f"{INJECT} --ber 1e-4 --save-faults out": (
-        "out: --output and --save-faults cannot be one file",
-        "another --save-faults",
-    ),
-    f"{INJECT} --ber 1e-4 --save-faults ./out": (
-        "--output and --save-faults cannot be one file",
-        "another --save-faults",
-    ),
+    f"{INJECT} --ber 1e-4 --save-faults out": ("out: --output and --save-faults cannot be one file", "another"),
+    f"{INJECT} --ber 1e-4 --save-faults ./out": ("--output and --save-faults cannot be one file", "another"),
     f"{INJECT} --ber 1e-4 --save-faults model.safetensors --force": ("is the input; inputs are never changed", ""),
     f"{INJECT} --ber 1e-4 --save-faults gone/map": ("its directory gone does not exist", "mkdir"),
+    f"{INJECT} --ber 1e-4 --json ./out": ("out: --output and --json cannot be one file", "another --json"),
+    f"{INJECT} --ber 1e-4 --save-faults map --json map": ("--save-faults and --json cannot be one", "another --json"),
+    "scale model.safetensors --factor 2 -o out --json out": ("--output and --json cannot be one file", "another"),
     f"{INJECT} --ber 1e-4 --json gone/x.json": ("its directory gone does not exist", "mkdir"),
     f"{CAMPAIGN} --ber 1e-4 --json gone/x.json": ("its directory gone does not exist", "mkdir"),
     f"{CAMPAIGN} --ber 1e-4 --json directory": ("directory: is a directory", "name a file"),

@@ -10,6 +10,7 @@ from faultcli.cli import app
 
 TREE = typer.main.get_command(app)
 COMMANDS = TREE.commands  # type: ignore[attr-defined]
+LONG = ("campaign", "train-corrector")
 
 
 def parameters() -> Iterator[tuple[str, object]]:
@@ -49,3 +50,11 @@ def test_the_exit_codes_are_in_the_help(faultcli: Callable[..., object]) -> None
     text = " ".join(faultcli("--help").out.split())
     for code in ("0 done", "1 a gate failed", "2 usage", "3 internal", "4 inconclusive", "130 interrupted"):
         assert code in text
+
+
+@pytest.mark.parametrize(("name", "lines"), [(name, 110 if name in LONG else 66) for name in COMMANDS])
+def test_help_fits_a_screen(name: str, lines: int, shell: Callable[..., object]) -> None:
+    """66 lines of 120 columns, a printed page; the two commands with over forty options need more."""
+    done = shell(f"COLUMNS=120 faultcli {name} --help")
+    assert len(done.out.splitlines()) <= lines
+    assert max(map(len, done.out.splitlines())) <= 120

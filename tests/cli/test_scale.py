@@ -1,7 +1,9 @@
 """Scaled checkpoints: undone to the last byte, read by everything else as the model they are."""
 
+import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from faultcli.checkpoint import Checkpoint
-from faultcli.scaling import METADATA_KEY, Scaling, read_weights
+from faultcli.errors import CheckpointError
+from faultcli.scaling import METADATA_KEY, SCHEMA, Scaling, read_weights
 from faultcli.workload.demo import demo_checkpoint_path
 
 FACTORS = ["0.25", "3.7", "1", "1e-30", "0.1", "max", "auto"]
@@ -129,13 +132,72 @@ def test_a_scaled_file_that_was_changed_is_not_undone(tmp_path: Path, faultcli: 
     assert not back.exists()
 
 
-@pytest.mark.parametrize("record", ["nonsense", "{}", '{"schema": "faultcli.scale/1", "factors": {"x": 1}}'])
+def record(factor: str, corrections: str = "{}") -> str:
+    factors = f'"factors": {{"w": {factor}}}'
+    return f'{{"schema": "{SCHEMA}", {factors}, "corrections": {corrections}, "original_sha256": "0"}}'
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *("nonsense", "{}", "[" * 100_000, '{"schema": "faultcli.scale/1", "factors": {"x": 1}}'),
+        *map(record, ("0", "-1", "NaN", "Infinity", "[]", "[1, 2, 3]", "[[2.0]]", '"x"')),
+    ],
+    ids=range(12),
+)
 def test_a_damaged_record_is_refused(record: str, tmp_path: Path, faultcli: Callable[..., Any]) -> None:
     model = tmp_path / "model.safetensors"
     save_file({"w": np.ones((2, 2), np.float32)}, model, metadata={METADATA_KEY: record})
     done = faultcli("evaluate", model)
     assert done.code == 2
     assert "record of its scaling is damaged" in done.err
+
+
+@pytest.mark.parametrize("packed", [b"int8:x", b"int8:" + zlib.compress(bytes(10**7)), b"float128", b"U9:"])
+def test_damaged_corrections_are_refused(packed: bytes, tmp_path: Path) -> None:
+    """Also those that would unpack to more than a tensor's worth."""
+    model = tmp_path / "model.safetensors"
+    corrections = json.dumps({"w": base64.b64encode(packed).decode()})
+    save_file({"w": np.ones((2, 2), np.float32)}, model, metadata={METADATA_KEY: record("2.0", corrections)})
+    read, _ = read_weights(Checkpoint.open(model))
+    with pytest.raises(CheckpointError, match="tensor 'w': the record of its scaling is damaged"):
+        read("w")
+
+
+@pytest.mark.parametrize("factor", ["3.7", "max", "max:channel"])
+def test_work_in_tiles_changes_nothing(
+    factor: str, tmp_path: Path, faultcli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, whole, tiled, back = (tmp_path / f"{name}.safetensors" for name in ("model", "whole", "tiled", "back"))
+    save_torch(odd_weights(torch.float32), model)
+    number, _, granularity = factor.partition(":")
+    options = ["--factor", number, "--granularity", granularity or "tensor", "--format", "q2.5"]
+    assert faultcli("scale", model, *options, "-o", whole).code == 0
+    monkeypatch.setattr("faultcli.formats.values.TILE", 7)
+    monkeypatch.setattr("faultcli.scaling.TILE", 7)
+    assert faultcli("scale", model, *options, "-o", tiled).code == 0
+    assert sha(tiled) == sha(whole)
+    assert faultcli("scale", tiled, "--undo", "-o", back).code == 0
+    assert sha(back) == sha(model)
+
+
+def test_tensors_that_cannot_be_scaled(tmp_path: Path, faultcli: Callable[..., Any]) -> None:
+    model = tmp_path / "model.safetensors"
+    save_torch({"w": torch.ones(4, 4), "none": torch.empty(0, 4), "steps": torch.ones(2, 2).long()}, model)
+    done = faultcli("scale", model, "--factor", "2", "--target", "any")
+    assert done.code == 2
+    assert "tensor 'steps' has dtype I64, which cannot be scaled" in done.err
+    for factor in ("3", "auto", "max"):
+        for granularity in ("model", "tensor", "channel"):
+            done = faultcli(
+                *("scale", model, "--factor", factor, "--granularity", granularity, "--format", "q2.5"),
+                *("-o", tmp_path / "scaled.safetensors", "--force", "--json", "-"),
+            )
+            assert [row["name"] for row in json.loads(done.out)["tensors"]] == ["w"]
+    save_torch({"w": torch.full((4, 4), 1e200, dtype=torch.float64)}, model)
+    done = faultcli("scale", model, "--factor", "2")
+    assert done.code == 2
+    assert "tensor 'w' holds NaN, infinite or huge values" in done.err
 
 
 def test_another_version_is_named(tmp_path: Path, faultcli: Callable[..., Any]) -> None:

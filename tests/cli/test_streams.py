@@ -211,6 +211,37 @@ def test_default_output_lies_beside_the_model(faultcli: Callable[..., object], t
     assert sorted(os.listdir("deep")) == ["model.faulty.safetensors", "model.safetensors"]
 
 
+def test_default_output_of_the_directory_one_is_in(
+    faultcli: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep").mkdir()
+    shutil.copy("model.safetensors", "deep/model.safetensors")
+    monkeypatch.chdir("deep")
+    assert faultcli("inject", ".", "--ber", "1e-4").code == 0
+    assert faultcli("scale", ".", "--factor", "2").code == 0
+    assert os.listdir("../deep.faulty") == os.listdir("../deep.scaled") == ["model.safetensors"]
+
+
+def test_inspect_lists_what_no_format_stores_and_what_squares_cannot_hold(faultcli: Callable[..., object]) -> None:
+    odd = {
+        "flags": torch.ones(2, 2, dtype=torch.bool),
+        "four": torch.zeros(2, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+        "huge": torch.tensor([[1e300, -1e300]], dtype=torch.float64),
+        "none": torch.empty(0, 3),
+    }
+    save_file(odd, "odd.safetensors")
+    done = faultcli("inspect", "odd.safetensors", "--json")
+    assert done.code == 0
+    rows = {row["name"]: row for row in json.loads(done.out)["tensors"]}
+    assert (rows["four"]["word_bits"], rows["four"]["bits"]) == (None, 0)
+    assert (rows["huge"]["low"], rows["huge"]["high"], rows["huge"]["std"]) == (-1e300, 1e300, None)
+    done = faultcli("inspect", "odd.safetensors", "--ber", "1e-4")
+    assert "tensor 'four' has dtype F4, which no number format stores" in done.err
+    done = faultcli("inspect", "odd.safetensors", "--ber", "1e-4", "--exclude", "four")
+    assert "tensor 'huge' holds NaN, infinite or huge values" in done.err
+    assert faultcli("inspect", "odd.safetensors", "--ber", "1e-4", "--include", "none").code == 0
+
+
 def test_replay_says_that_every_byte_is_back(faultcli: Callable[..., object]) -> None:
     faultcli("inject", "model.safetensors", "--ber", "1e-4", "-o", "bad", "--save-faults", "map")
     done = faultcli("inject", "bad", "--replay", "map", "-o", "back")

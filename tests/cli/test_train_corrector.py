@@ -101,6 +101,9 @@ def test_correctors_that_do_not_fit(faultcli: Callable[..., object], tmp_path: P
     done = faultcli("campaign", "--ber", "1e-4", "--corrector", tmp_path / "other.safetensors")
     assert done.code == 2
     assert "trained for another model" in done.err
+    done = faultcli("campaign", "--ber", "1e-4", "--corrector", tmp_path / "other.safetensors", "--window", 5)
+    assert done.code == 2
+    assert "a window of 5 inputs is too small: align needs 20 or more" in done.err
     (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
     for command in ("evaluate", "campaign --ber 1e-4"):
         done = faultcli(*command.split(), "--corrector", tmp_path / "broken.safetensors")

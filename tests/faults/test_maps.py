@@ -70,6 +70,14 @@ GOOD = {
         (None, [0], [1], "is not a fault map"),
         ({"schema": "faultcli.faults/99"}, [0], [1], r"is faultcli.faults/99, this faultcli reads faultcli.faults/1"),
         ({"schema": "faultcli.faults/1"}, [0], [1], "is damaged"),
+        ({**GOOD, "layout": []}, [0], [1], "is damaged"),
+        ({**GOOD, "layout": {"w": [float("inf"), 8]}}, [0], [1], "is damaged"),
+        ({**GOOD, "layout": {"w": [4, 10**12]}}, [0], [1], "'w' cannot be 4 words of 1000000000000 bits"),
+        ({**GOOD, "layout": {"w": [4, -1]}}, [0], [1], "'w' cannot be 4 words of -1 bits"),
+        ({**GOOD, "layout": {"w": [4, 8], "v": [-4, 8]}}, [0], [1], "'v' cannot be -4 words of 8 bits"),
+        ({**GOOD, "seed": float("inf")}, [0], [1], "is damaged"),
+        ({**GOOD, "after": "1" * 64}, [0], [1], "lacks a checksum"),
+        ({**GOOD, "before": 3, "after": 4}, [0], [1], "lacks a checksum"),
         ({**GOOD, "layout": {}}, [0], [1], "is damaged at 'w'"),
         (GOOD, [4], [1], "do not fit its layout"),
         (GOOD, [-1], [1], "do not fit its layout"),
@@ -88,7 +96,15 @@ def test_files_that_are_no_good_maps_are_refused(
         FaultMap.load(write(tmp_path / "bad.safetensors", header, **arrays))
 
 
+def test_a_map_without_its_masks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FaultError, match=r"is damaged \('w:masks'\)"):
+        FaultMap.load(write(tmp_path / "bad.safetensors", GOOD, **{"w:words": np.zeros(1, np.int64)}))
+
+
 def test_garbage_is_no_map(tmp_path: Path) -> None:
+    save_file({"x": np.zeros(1)}, tmp_path / "deep.safetensors", metadata={"faultcli": "[" * 100_000})
+    with pytest.raises(FaultError, match="is not a fault map"):
+        FaultMap.load(tmp_path / "deep.safetensors")
     (tmp_path / "garbage.safetensors").write_bytes(b"garbage" * 10)
     with pytest.raises(CheckpointError):
         FaultMap.load(tmp_path / "garbage.safetensors")

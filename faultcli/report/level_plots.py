@@ -41,7 +41,7 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
     confidence = result.plan.confidence
     look_of = looks(result)
     with drawing():
-        figure, axes = new_figure(2.9 + _legend_height(series))
+        figure, axes = new_figure(2.9 + legend_height(series))
         original = 100 * result.original.top1
         axes.axhline(original, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         for label, arms in series.items():
@@ -56,7 +56,7 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
                 levels, means, color=look.colour, marker=look.marker, linestyle=look.line, label=label, clip_on=False
             )
         first = next(iter(series.values()))[0]
-        _level_axis(axes, sorted({_level(arm) for arms in series.values() for arm in arms}))
+        level_axis(axes, sorted({_level(arm) for arms in series.values() for arm in arms}))
         axes.set(xlabel=first.arm.fault.unit.removesuffix(", 0 to 1"), ylabel="top-1 accuracy, %", ylim=(0, 100))
         axes.annotate(
             f"original {original:.1f}",
@@ -69,7 +69,7 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
             fontsize=8.5,
         )
         axes.grid(axis="y")
-        _legend(figure, series)
+        legend(figure, series)
         ends = "; ".join(
             f"{label} from {percent_interval(arms[0].accuracy(confidence))} at {short_number(_level(arms[0]))} to "
             f"{percent_interval(arms[-1].accuracy(confidence))} at {short_number(_level(arms[-1]))}"
@@ -101,8 +101,8 @@ def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult],
     overheads = sorted({arm.overhead_bits_per_weight for arm in arms})
     fronts: list[tuple[ArmResult, ...]] = [tuple(_front(group)) for group in _conditions(result, arms)]
     with drawing():
-        figure, axes = new_figure(3.2 + _legend_height(drawn))
-        _level_axis(axes, overheads)
+        figure, axes = new_figure(3.2 + legend_height(drawn))
+        level_axis(axes, overheads)
         ends: list[tuple[float, str]] = []
         for front in fronts:
             steps = [(arm.overhead_bits_per_weight, 100 * _mean(arm)) for arm in front]
@@ -134,7 +134,7 @@ def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult],
             )
         axes.set(xlabel="overhead, bits per weight", ylabel="top-1 accuracy, %", ylim=(0, 100))
         axes.grid(axis="y")
-        _legend(figure, drawn)
+        legend(figure, drawn)
         best = "; ".join(
             f"{level_of(front[-1])}: best is {hardening(front[-1])} with "
             f"{percent_interval(front[-1].accuracy(confidence))} at {front[-1].overhead_bits_per_weight:.3g}"
@@ -196,7 +196,7 @@ def _corrector_plot(result: CampaignResult, form: str, pairs: Sequence[tuple[Arm
     names = dict.fromkeys((hardening(arm) for arm, _ in pairs), None)
     rows = []
     with drawing():
-        figure, axes = new_figure(3.1 + _legend_height(names))
+        figure, axes = new_figure(3.1 + legend_height(names))
         axes.axhline(0, color=FAINT, linewidth=1)
         for label in names:
             look, lost, gained = look_of[label], [], []
@@ -223,14 +223,14 @@ def _corrector_plot(result: CampaignResult, form: str, pairs: Sequence[tuple[Arm
             )
         axes.set(xlabel="accuracy lost to the faults, points", ylabel="gain, points")
         axes.grid()
-        _legend(figure, names)
+        legend(figure, names)
         means = "; ".join(f"{row[0]} at {row[1]}: {row[3]} points of {row[2]} lost" for row in rows)
         text = f"Scatter plot of the accuracy that the corrector gives back by the accuracy lost, in points. {means}"
         svg = to_svg(figure, name, f"Corrector's gain against severity, {form}", text)
     return Plot(form, svg, ("arm", "fault", "lost, points", "gain, points", "maps with a gain, %"), tuple(rows))
 
 
-def _level_axis(axes: Axes, levels: Sequence[float]) -> None:
+def level_axis(axes: Axes, levels: Sequence[float]) -> None:
     """A logarithmic axis with a tick at every level, and a place for 0 where there is one."""
     positive = [level for level in levels if level > 0]
     if positive and positive[-1] / positive[0] > 5:
@@ -273,9 +273,11 @@ def _columns(names: Mapping[str, object]) -> int:
     return max(1, min(len(names), int(WIDTH * 72 / (5.2 * widest + 48))))
 
 
-def _legend_height(names: Mapping[str, object]) -> float:
+def legend_height(names: Mapping[str, object]) -> float:
+    """Return the inches that the legend of these names takes."""
     return 0.2 * -(-len(names) // _columns(names))
 
 
-def _legend(figure: Figure, names: Mapping[str, object]) -> None:
+def legend(figure: Figure, names: Mapping[str, object]) -> None:
+    """Put the legend above the axes, in as many columns as there is room for."""
     figure.legend(loc="outside upper left", ncols=_columns(names), labelcolor=INK, borderaxespad=0.2)
