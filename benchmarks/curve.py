@@ -2,6 +2,7 @@
 
     python -m benchmarks.curve lenet [--limit 1000] [--trials 100] [--half-width 0.03] [--format native] [-o FILE]
     python -m benchmarks.curve resnet20 ...
+    python -m benchmarks.curve demo ...
 
 Direct campaigns have as many trials at each of eleven rates. From their spread follow the trials that they would need
 for the half-width that the curve stops at: if all of them had as many as the worst one needs, if each knew its own
@@ -26,10 +27,12 @@ from faultcli.campaign.statistics import Interval, trials_needed
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import AnyFlips, BitFlip
 from faultcli.faults.selection import select
+from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.evaluate import build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
-MODELS = {
+MODELS: dict[str, tuple[Path, str | None]] = {
+    "demo": (demo_checkpoint_path(), None),
     "lenet": (DATA / "mnist" / "lenet.safetensors", f"mnist:{DATA / 'mnist'}"),
     "resnet20": (DATA / "cifar10" / "resnet20.safetensors", str(DATA / "cifar10" / "cifar10_test1000.npz")),
 }
