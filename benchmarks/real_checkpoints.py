@@ -144,7 +144,7 @@ def _table(subject: Subject, formats: list[str], *, trials: int, limit: int | No
         workload,
         {name: state[name] for name in names},
         checkpoint_hash=checkpoint.sha256(),
-        on_record=lambda record: print(f"{record.arm + 1}/{len(arms)} {record.trial}", file=sys.stderr, flush=True),
+        on_record=lambda found, watch: print(f"{found.arm + 1}/{len(arms)} {found.trial}", file=sys.stderr, flush=True),
     )
     language = result.original.scored is not None
     clean = f"perplexity {result.original.perplexity:.3f}" if language else f"{percent(result.original.top1)} %"
