@@ -100,7 +100,7 @@ def _cells(level: Level) -> list[str]:
         str(len(level.trials)),
         percent(level.mean("corrupted"), 2),
         percent(level.mean("corrected"), 2),
-        points(gain),
+        "+0.00" if verdict(level) == "left alone" else points(gain),
         UNDEFINED if back is None or abs(level.clean.top1 - level.mean("corrupted")) < 1e-4 else f"{100 * back:.0f} %",
         UNDEFINED if predicted is None else f"{100 * predicted:+.2f}",
         verdict(level),
