@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -37,6 +38,8 @@ class RayActors(Crew):
         self._ray: Any = ray
         self._own = not self._ray.is_initialized()
         if self._own:
+            if address == LOCAL:  # by default Ray's workers give way to everything else on the machine
+                os.environ.setdefault("RAY_worker_niceness", "0")
             try:
                 self._ray.init(
                     address=LOCAL if address == LOCAL else address,
