@@ -1,4 +1,4 @@
-"""Train `mnist-cnn`, two convolutions and two dense layers, to 99 % on MNIST: deterministic, two minutes on one core.
+"""Train `mnist-cnn`, two convolutions and two dense layers, to 99 % on MNIST: deterministic, minutes on one core.
 
     python examples/train_mnist.py DIR -o mnist-cnn.safetensors [--epochs N]
 
