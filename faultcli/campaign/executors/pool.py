@@ -17,6 +17,7 @@ from faultcli.errors import WorkloadError
 
 ATTEMPTS = 3  # a trial that takes its worker with it as often is recorded as failed
 PATIENCE = 60.0, 30.0  # a trial may take so many seconds, plus so many times the fault-free run
+START_SECONDS = 600.0  # more for the first answer of a worker, which has to start and to load the bench
 AHEAD = 4  # trials per worker that may be finished before the oldest one is
 _LOSSES = 10  # workers lost in a row, with no answer in between, that end the campaign
 
@@ -124,6 +125,7 @@ class Pool:
         self._patience = patience
         self._bench: Bench | None = None
         self._seconds = 0.0  # that a trial may take
+        self._ready: set[int] = set()  # workers that have answered on this bench
         self._busy: dict[int, tuple[_Queue, _Job]] = {}  # by worker; also for a call of `run` that was cut short
         self._losses = 0
 
@@ -133,13 +135,14 @@ class Pool:
             self._seconds = self._patience or fixed + factor * bench.stored.seconds
             self._crew.share(bench)
             self._bench = bench
+            self._ready.clear()
         queue = _Queue(trials, AHEAD * self._crew.size)
         while True:
             for worker in range(self._crew.size):
                 job = queue.next() if worker not in self._busy else None
                 if job is not None:
                     job.attempts += 1
-                    job.deadline = time.monotonic() + self._seconds
+                    job.deadline = time.monotonic() + self._seconds + self._start_seconds(worker)
                     self._busy[worker] = queue, job
                     self._crew.send(worker, job.trial)
             yield from queue.finished()
@@ -148,15 +151,20 @@ class Pool:
             for answer in self._answers():
                 whose, job = self._busy.pop(answer.worker)
                 if answer.content is None:
+                    self._ready.discard(answer.worker)
                     self._crew.restart(answer.worker)
                     self._count_loss(answer.cause)
                 else:
+                    self._ready.add(answer.worker)
                     self._losses = 0
                 if whose is queue:
                     queue.take(job, answer)
 
     def close(self) -> None:
         self._crew.close()
+
+    def _start_seconds(self, worker: int) -> float:
+        return 0.0 if worker in self._ready or self._patience is not None else START_SECONDS
 
     def _answers(self) -> list[Answer]:
         """Wait for the next answers of busy workers; one that is past its deadline counts as lost."""
