@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import shutil
 import signal
@@ -59,13 +60,11 @@ class Processes(Crew):
         if worker not in self._workers:
             self._start(worker)
         connection = self._workers[worker][1]
-        try:
+        with contextlib.suppress(OSError):  # a worker that is gone: `receive` says so
             if self._holds.get(worker) != self._file:
                 connection.send(self._file)
                 self._holds[worker] = self._file
             connection.send(trial)
-        except OSError:
-            pass  # it is gone: `receive` says so
 
     def receive(self, seconds: float) -> list[Answer]:
         where = {connection: worker for worker, (_, connection) in self._workers.items()}
