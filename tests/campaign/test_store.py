@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +19,6 @@ from faultcli.campaign.store import VERSION, Store, StoreError
 from faultcli.errors import OutputError
 from faultcli.faults.laws import parse_law
 from faultcli.report.trials import trials_jsonl
-
-KILLS = int(os.environ.get("FAULTCLI_KILLS", "2"))  # per executor; 20 were done for the record
-SCRIPT = Path(__file__).with_name("small_campaign.py")
 
 
 @pytest.fixture(scope="module")
@@ -153,29 +144,3 @@ def test_new_arms_with_other_trials_still_pair(tmp_path: Path) -> None:
         return [(record.flips, record.outcome.correct1) for record in records]
 
     assert values(both.arms[1].records) == values(alone.arms[0].records)
-
-
-@pytest.mark.parametrize("kind", ["serial", "processes", "ray"])
-def test_killed_at_random_moments_nothing_acknowledged_is_lost(kind: str, tmp_path: Path, undisturbed: bytes) -> None:
-    if kind == "ray":
-        pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
-    path = tmp_path / "s"
-    chance = random.Random(kind)
-    acknowledged: set[tuple[int, int]] = set()
-    command = [sys.executable, str(SCRIPT), str(path), kind, "0.01"]
-    for _ in range(KILLS):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "started\n"
-        time.sleep(chance.uniform(0, 3 if kind == "serial" else 6))
-        process.send_signal(signal.SIGKILL)
-        lines = process.stdout.read().splitlines()
-        process.wait()
-        acknowledged |= {
-            (int(arm), int(trial)) for word, arm, trial in (x.split() for x in lines if x.startswith("kept"))
-        }
-        with closing(Store.open(path)) as store:
-            held = {(n, trial) for n, arm in enumerate(store.arms) for trial in store.records(arm, n)}
-        assert acknowledged <= held
-    with closing(Store.open(path)) as store:
-        assert trials_jsonl(run_demo(store)) == undisturbed

@@ -122,7 +122,7 @@ def _work(connection: Connection, threads: int) -> None:
     while True:
         try:
             message = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # closed, or reset: the supervisor ended with an answer of ours unread
             return
         if isinstance(message, Path):
             bench = None  # frees the old one first
