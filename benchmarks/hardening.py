@@ -102,13 +102,15 @@ SQUEEZENET = [
 TABLES = {"resnet20": RESNET20, "squeezenet": SQUEEZENET, "mobilenet": SQUEEZENET}
 
 
-def workload_of(network: str, limit: int | None) -> tuple[Workload, Checkpoint, Dataset | None]:
+def workload_of(network: str, limit: int | None, device: str) -> tuple[Workload, Checkpoint, Dataset | None]:
     """Return the network on its data, its checkpoint, and unlabelled inputs where there are any."""
     if network == "resnet20":
         cifar = DATA / "cifar10"
         checkpoint = Checkpoint.open(cifar / "resnet20.safetensors")
         data = str(cifar / "cifar10_test1000.npz")
-        workload = build_workload(checkpoint.state(), checkpoint.metadata, data=data, limit=limit, batch_size=100)
+        workload = build_workload(
+            checkpoint.state(), checkpoint.metadata, data=data, limit=limit, batch_size=100, device=device
+        )
         return workload, checkpoint, load_data(str(cifar / "cifar10_train5000.npz"))
     imagenet = DATA / "imagenet"
     checkpoint = Checkpoint.open(imagenet / {"squeezenet": "squeezenet1_1.safetensors"}.get(network, "mobilenet_v2-hf"))
@@ -117,7 +119,8 @@ def workload_of(network: str, limit: int | None) -> tuple[Workload, Checkpoint, 
         checkpoint.metadata,
         data=f"images:{imagenet / 'images'},classes={imagenet / 'classes.csv'}",
         limit=limit,
-        batch_size=5,
+        batch_size=5 if device == "cpu" else None,
+        device=device,
         directory=checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent,
         is_directory=checkpoint.path.is_dir(),
     )
@@ -138,11 +141,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", help="tables whose name (`q2.5 1e-2 bn:1000`) starts so")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workload, checkpoint, unlabelled = workload_of(options.network, options.limit)
+    workload, checkpoint, unlabelled = workload_of(options.network, options.limit, options.device)
     tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
     lines: list[str] = []
 
