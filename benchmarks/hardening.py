@@ -93,11 +93,11 @@ RESNET20 = [
 SQUEEZENET = [
     table
     for format, chains, best in (
-        ("q2.5", ["none", "scale=max", POSTERIOR, "scale=max:channel,inplace=1"], "scale=max:channel,inplace=1"),
-        ("int8-channel", ["none", "secded=64", "inplace=1"], "inplace=1"),
+        ("q2.5", ["none", "scale=max", POSTERIOR], ["scale=max:channel,inplace=0.5", "scale=max:channel,inplace=1"]),
+        ("int8-channel", ["none", "secded=64"], ["inplace=0.5", "inplace=1"]),
     )
     for ber in ("1e-4", "1e-3")
-    for table in (Table(format, ber, chains), Table(format, ber, [best], trials=MANY))
+    for table in (Table(format, ber, [*chains, *best]), Table(format, ber, best, trials=MANY))
 ]
 TABLES = {"resnet20": RESNET20, "squeezenet": SQUEEZENET, "mobilenet": SQUEEZENET}
 

@@ -28,15 +28,15 @@ from faultcli.workload.evaluate import build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
-# Number format to the hardening that takes no memory but the padding of a tensor's last block and, where it scales, one
-# factor per output channel: in-place BCH parity in the lowest bits.
+# Number format to what hardens it for (nearly) nothing: the padding of a tensor's last block, a bound per tensor, and
+# where it scales, one factor per output channel.
 HARDENED = {
-    "fp32": "inplace=4",
-    "fp16": "inplace=2",
-    "bf16": "inplace=2",
-    "fp8-e4m3": "scale=max:channel,inplace=1",
-    "int8-channel": "inplace=1",
-    "q2.5": "scale=max:channel,inplace=1",
+    "fp32": ("guard,inplace=4",),
+    "fp16": ("guard,inplace=2",),
+    "bf16": ("guard,inplace=2",),
+    "fp8-e4m3": ("scale=max:channel,inplace=0.5", "scale=max:channel,inplace=1"),
+    "int8-channel": ("inplace=0.5", "inplace=1"),
+    "q2.5": ("scale=max:channel,inplace=0.5", "scale=max:channel,inplace=1"),
 }
 BERS = ("1e-5", "1e-4", "1e-3")
 
@@ -137,7 +137,7 @@ def _table(subject: Subject, formats: list[str], *, trials: int, limit: int | No
         Arm(format_name, parse_law(f"bitflip:{ber}"), parse_chain(chain))
         for format_name in formats
         for ber in BERS
-        for chain in ("none", HARDENED[format_name])
+        for chain in ("none", *HARDENED[format_name])
     )
     result = run_campaign(
         Plan(arms, trials, seed),
@@ -156,12 +156,8 @@ def _table(subject: Subject, formats: list[str], *, trials: int, limit: int | No
         "|---" * (4 + len(BERS)) + "|",
     ]
     for format_name in formats:
-        for hardened in (False, True):
-            row = [
-                arm
-                for arm in result.arms
-                if arm.arm.format == format_name and (arm.arm.protect != UNPROTECTED) is hardened
-            ]
+        for chain in (UNPROTECTED, *map(parse_chain, HARDENED[format_name])):
+            row = [arm for arm in result.arms if arm.arm.format == format_name and arm.arm.protect == chain]
             stored = row[0].stored
             lines.append(
                 f"| {format_name} | `{row[0].arm.protect.text}` | {row[0].overhead_bits_per_weight:.3f} | "

@@ -158,6 +158,15 @@ class Protection(ABC):
             UsageError: the protection does not work on words of this format.
         """
 
+    def nearest(self, written: Written) -> Words:
+        """Return the words, of those that can be stored and read back, that come nearest to the values: flat, like
+        `written.words`. All links are fitted to what the last one asked returns.
+
+        Raises:
+            UsageError: as `fit` does.
+        """
+        return written.words
+
 
 def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index: Tensor | None) -> Tensor:
     """Return `constants` (one per tensor or one per output channel) spread over elements.

@@ -148,6 +148,8 @@ class StoredTensor(TensorSlot):
             if isinstance(fitted_format, ScaledFormat) and fitted_format.at_risk:
                 scales = cls._write_scales(name, fitted_format, links, ber)
             words = words_of(fitted_format.encode(values))
+            for link in links:
+                words = link.nearest(Written(values, words, fitted_format, ber))
             group = math.lcm(*(1, *(link.fit_block(fitted_format) for link in links)))
             elements = len(words)
             padded = words if elements % group == 0 else np.pad(words, (0, -elements % group))

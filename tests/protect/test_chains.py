@@ -33,6 +33,7 @@ CHAINS = [
     "secded=128",
     "tmr",
     "tmr=msb:2",
+    "inplace=1.5",
     "inplace=2",
     "scale=max:channel,inplace=2",
     "scale=max,guard,mset,secded=64",

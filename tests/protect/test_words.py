@@ -10,6 +10,7 @@ from faultcli.formats import parse_format
 from faultcli.protect.base import Fitted, Words, Written, codes_of, words_of
 from faultcli.protect.bch import bch_code
 from faultcli.protect.chain import PROTECTIONS, parse_chain
+from faultcli.protect.inplace import FittedInPlace
 
 ALL16 = np.arange(1 << 16, dtype=np.uint16)
 DOUBLES = [(a, b) for a, b in combinations(range(16), 2) if (a * 5 + b) % 3 == 0]
@@ -227,43 +228,57 @@ def test_bch_corrects_every_single_flip_and_says_when_it_cannot() -> None:
     assert lost.mean() > 0.95  # about 19 flips; what is not noticed looks like another code word
 
 
-@pytest.mark.parametrize(
-    ("format", "spare"), [("q2.5", 1), ("q2.5", 2), ("q2.5", 3), ("fp16", 4), ("bf16", 2), ("fp32", 8), ("int4", 1)]
-)
-def test_inplace_blocks_survive_their_flips(format: str, spare: int) -> None:
+INPLACE = [
+    *(("q2.5", spare) for spare in (0.25, 0.5, 0.75, 1, 1.5, 2, 3)),
+    *(("fp16", spare) for spare in (0.5, 2, 4)),
+    *(("fp32", spare) for spare in (1, 8)),
+    ("bf16", 2), ("int4", 1), ("int4", 0.5), ("int8-channel", 0.5), ("fp8-e4m3", 1), ("fp6-e2m3", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format", "spare"), INPLACE)
+def test_inplace_blocks_survive_their_flips(format: str, spare: float) -> None:
     fmt = parse_format(format)
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(40, 256 // fmt.bits, generator=generator) / 2  # nothing saturates
+    values = torch.randn(40, 256 // fmt.bits, generator=torch.Generator().manual_seed(0)) / 2
     fmt = fmt.fitted(values)
-    words = words_of(fmt.encode(values))
     (link,) = parse_chain(f"inplace={spare}").links
-    fitted = link.fit(Written(values, words, fmt, None))
-    t = spare * (256 // fmt.bits) // 8
-    stored = fitted.write_words(words.reshape(-1, fitted.block))
+    written = Written(values, words_of(fmt.encode(values)), fmt, None)
+    fitted = link.fit(written)
+    assert isinstance(fitted, FittedInPlace)
+    words = link.nearest(written).reshape(-1, fitted.block)
+    assert fitted.code.t == int(spare * (256 // fmt.bits) / 8)
+    stored = fitted.write_words(words)
     none = np.empty((0, 0), np.uint8)
-    clean = fitted.read_words(stored, none)
-    assert not (clean & stored.dtype.type((1 << spare) - 1)).any()
-    read = fmt.decode(codes_of(clean.reshape(-1)).view(values.shape))
-    exact = fmt.decode(fmt.encode(values))
-    step = 2.0**spare * (exact.abs() * 2.0**-10 if format == "fp16" else 1 / 32 if format == "q2.5" else 1)
-    if format in ("fp16", "q2.5"):
-        assert bool(((read - exact).abs() <= step / 2 + 1e-12).all())
+    assert np.array_equal(fitted.read_words(stored, none), words)
     rng = np.random.default_rng(1)
-    # The last data bit of a full block is beyond the code's 255 bits: the lowest kept bit of the block's last word.
-    unprotected = fitted.block * fmt.bits - fitted.covered - fitted.code.parity_bits  # type: ignore[attr-defined]
-    safe = [
-        (word, bit)
-        for word in range(fitted.block)
-        for bit in range(fmt.bits)
-        if not (bit == spare and word >= fitted.block - max(0, unprotected))
-    ]
+    width = 8 * stored.dtype.itemsize
+    unsafe = fitted.places[fitted.covered : -fitted.code.parity_bits]
+    assert len(unsafe) == max(0, fitted.block * fmt.bits - 255)  # of 256 bits, one is beyond the code
+    safe = [divmod(int(place), width) for place in fitted.places if place not in unsafe]
     for _ in range(20):
         hit = stored.copy()
         for row in hit:
-            for choice in rng.choice(len(safe), t, replace=False):
+            for choice in rng.choice(len(safe), fitted.code.t, replace=False):
                 word, bit = safe[choice]
                 row[word] ^= row.dtype.type(1 << bit)
-        assert np.array_equal(fitted.read_words(hit, none), clean)
+        assert np.array_equal(fitted.read_words(hit, none), words)
+
+
+@pytest.mark.parametrize(("format", "spare"), [case for case in INPLACE if "32" not in case[0] and "16" not in case[0]])
+def test_inplace_stores_the_nearest_value_that_it_can(format: str, spare: float) -> None:
+    fmt = parse_format(format)
+    values = torch.randn(8, 256 // fmt.bits, generator=torch.Generator().manual_seed(3))  # some saturate
+    fmt = fmt.fitted(values)
+    (link,) = parse_chain(f"inplace={spare}").links
+    written = Written(values, words_of(fmt.encode(values)), fmt, None)
+    gives = link.fit(written).spare_of(values.numel())  # type: ignore[attr-defined]
+    words = link.nearest(written)
+    assert not (words & (1 << gives) - 1).any()
+    read = fmt.decode(codes_of(words).view(values.shape)).reshape(-1)
+    for place, value in enumerate(values.reshape(-1)):
+        codes = np.arange(0, 1 << fmt.bits, 1 << gives[place], dtype=words.dtype)
+        could = fmt.decode(codes_of(codes), torch.full((len(codes),), place))
+        assert abs(read[place] - value) == (could - value).abs().nan_to_num(torch.inf).min()
 
 
 def test_every_protection_says_what_it_stores() -> None:
