@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -23,8 +23,8 @@ _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a
 _JUDGED = 3000  # labelled inputs per window in training
 _CLEAN_WINDOWS = 8
 _STEPS = ("upper", "blends", "heats", "gains")  # what a policy is made of
+_DRAWS = 4  # windows of the training mix, and of each other mix, that are looked at per damaged copy in training
 _FEWEST_UNFAIR = 6
-_HARM, _FEW = 0.02, 0.15  # loss of accuracy that counts as harm, and the share of windows that it may befall
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class Adaptive(Corrector):
     policy: Policy
     intact_below: float  # `Reference.shift` up to which the model counts as intact
     mix_test: ClassMixTest | None
-    mix_matters_below: float = np.inf  # `Reference.shift` above which another class mix did no harm in training
 
     @property
     def smallest_window(self) -> int:
@@ -61,7 +60,7 @@ class Adaptive(Corrector):
                 return identity(f"{reason}, and the damage is too light to align so few", 0.0)
             return Correction(alignment, alignment.numbers, "align", reason)
         symptoms, alignment, fitted = self._look(window)
-        if shift < self.mix_matters_below and self.mix_test is not None and self.mix_test.suspects(symptoms):
+        if self.mix_test is not None and self.mix_test.suspects(symptoms):
             return identity("the window's class mix seems to be another one than in training", symptoms.split)
         step = self.policy.step(symptoms.split)
         weights, heat = self.policy.blend(step), float(self.policy.heats[step])
@@ -101,26 +100,28 @@ class Adaptive(Corrector):
         structure = learn_structure(data, reference)
         draft = cls(reference, structure, _NO_POLICY, 0.0, None, card=card)
         copies = [clean, *(logits for _, logits in _usable_copies(data))]
-        windows = [w for logits in copies for w in _windows(logits, labels, window, structure, random)]
-        tried = draft._try_all(windows, labels)
-        fair = [found for w, found in zip(windows, tried, strict=True) if w.fair]
-        unfair = [found for w, found in zip(windows, tried, strict=True) if not w.fair]
-        drawn = [w for _ in range(_CLEAN_WINDOWS) for w in unfair_windows(labels, window, random)]
-        intact = [reference.shift(clean[w]) for w in drawn] + [symptoms.shift for symptoms, _ in fair[:2]]
+        orders = [(logits, random.permutation(len(labels))) for logits in copies for _ in range(_DRAWS)]
+        fair = [draft._try(logits, order[:window], order[window:][:_JUDGED], labels) for logits, order in orders]
+        drawn = [rows for _ in range(_CLEAN_WINDOWS) for rows in unfair_windows(labels, window, random)]
+        intact = [reference.shift(clean[rows]) for rows in drawn] + [symptoms.shift for symptoms, _ in fair[:_DRAWS]]
+        unfair = []
+        if structure is not None:  # without a mixture nothing shows another class mix
+            for logits in (logits for logits in copies for _ in range(_DRAWS)):
+                windows = (logits[rows] for rows in unfair_windows(labels, window, random))
+                unfair += [draft._look(usable_rows(rows))[0] for rows in windows]
         test = None
         if len(unfair) >= _FEWEST_UNFAIR:
-            test = ClassMixTest.learn([symptoms for symptoms, _ in fair], [symptoms for symptoms, _ in unfair])
+            test = ClassMixTest.learn([symptoms for symptoms, _ in fair], unfair)
         policy = Policy.learn([case for _, case in fair])
-        return cls(reference, structure, policy, max(intact), test, _harmless_from(policy, unfair), card=card)
+        return cls(reference, structure, policy, max(intact), test, card=card)
 
-    def _try_all(self, windows: Sequence[_Window], labels: NDArray[np.int64]) -> list[tuple[Symptoms, Case]]:
-        """Look at every window and judge every blend on inputs that are not in it."""
-        return [self._try(window, labels) for window in windows]
-
-    def _try(self, window: _Window, labels: NDArray[np.int64]) -> tuple[Symptoms, Case]:
-        symptoms, alignment, fitted = self._look(usable_rows(window.logits[window.chosen]))
-        rest = window.rest[np.isfinite(window.logits[window.rest]).all(axis=1)]
-        rows = window.logits[rest]
+    def _try(
+        self, logits: Array, window: NDArray[np.int64], rest: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> tuple[Symptoms, Case]:
+        """Look at the window's rows of logits [N, K] and judge every blend on the rest of them."""
+        symptoms, alignment, fitted = self._look(usable_rows(logits[window]))
+        rest = rest[np.isfinite(logits[rest]).all(axis=1)]
+        rows = logits[rest]
         posterior = None if fitted is None else fitted.log_posterior(rows)
         return symptoms, Case.judge(symptoms.split, labels[rest], rows, alignment(rows), posterior)
 
@@ -136,8 +137,6 @@ class Adaptive(Corrector):
         policy = self.policy
         arrays |= {f"policy.{name}": getattr(policy, name) for name in _STEPS}
         values: dict[str, Any] = {"intact_below": self.intact_below}
-        if np.isfinite(self.mix_matters_below):
-            values["mix_matters_below"] = self.mix_matters_below
         if self.mix_test is not None:
             test = self.mix_test
             arrays |= {"mix.centre": test.centre, "mix.scale": test.scale, "mix.weights": test.weights}
@@ -157,27 +156,10 @@ class Adaptive(Corrector):
                 arrays[f"mix.{name}"].astype(np.float64) for name in ("centre", "scale", "weights")
             )
             test = ClassMixTest(centre, scale, slopes, float(values["mix_threshold"]))
-        matters = float(values.get("mix_matters_below", np.inf))
-        return cls(reference, structure, policy, float(values["intact_below"]), test, matters, card=card)
+        return cls(reference, structure, policy, float(values["intact_below"]), test, card=card)
 
 
 _NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))
-
-
-def _harmless_from(policy: Policy, unfair: Sequence[tuple[Symptoms, Case]]) -> float:
-    """Return the shift from which on the policy did windows of another class mix surely good and hardly any one harm.
-
-    Under heavy damage such windows cannot be told from fair ones, and there is little left to be harmed.
-    """
-    heaviest_first = sorted(unfair, key=lambda found: -found[0].shift)
-    gains = np.array([case.gains[policy.index(policy.step(case.severity))] for _, case in heaviest_first])
-    found = np.inf
-    for count in range(_FEWEST_UNFAIR, len(gains) + 1):
-        heaviest = gains[:count]
-        harmed = float((heaviest < -_HARM).mean())
-        if heaviest.mean() > 2 * heaviest.std() / np.sqrt(count) and harmed <= _FEW:
-            found = heaviest_first[count - 1][0].shift
-    return float(found)
 
 
 def learn_structure(data: LabelledLogits, reference: Reference) -> MeanStructure | None:
@@ -208,29 +190,6 @@ def _usable_copies(data: LabelledLogits) -> list[tuple[str, Array]]:
     if not found:
         raise CorrectorError("no damaged copy has usable logits to learn from", "lower the level of --fault")
     return found
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A window in training: of the logits [N, K] of one copy, the rows in it, and others to judge by."""
-
-    logits: Array
-    chosen: NDArray[np.int64]
-    rest: NDArray[np.int64]
-    fair: bool  # drawn evenly
-
-
-def _windows(
-    logits: Array, labels: NDArray[np.int64], size: int, structure: MeanStructure | None, random: np.random.Generator
-) -> Iterator[_Window]:
-    """Yield two windows drawn evenly and, where a mixture can show it, those of another class mix."""
-    for _ in range(2):
-        order = random.permutation(len(labels))
-        yield _Window(logits, order[:size], order[size:][:_JUDGED], True)
-    if structure is not None:
-        for chosen in unfair_windows(labels, size, random):
-            rest = np.setdiff1d(np.arange(len(labels)), chosen)
-            yield _Window(logits, chosen, random.permutation(rest)[:_JUDGED], False)
 
 
 def unfair_windows(labels: NDArray[np.int64], window: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
