@@ -5,25 +5,29 @@ from __future__ import annotations
 import sys
 
 from benchmarks import bench_campaign, bench_curve, bench_inject, bench_startup, bench_trial, bench_workers
+from faultcli.workload.allocator import keep_freed_memory
 
 BENCHMARKS = (bench_startup, bench_trial, bench_campaign, bench_curve, bench_workers, bench_inject)
 
 
 def main() -> int:
+    keep_freed_memory()  # as the commands do
     chosen = sys.argv[1:]
     missed = 0
     for benchmark in BENCHMARKS:
         name = benchmark.__name__.removeprefix("benchmarks.bench_")
         if chosen and name not in chosen:
             continue
-        rows = benchmark.run()
-        if not rows:
-            print(f"skipped  {name}: its data are not here (FAULTCLI_DATA names another folder)")
-        for row in rows:
+        measured = 0
+        for row in benchmark.run():
+            measured += 1
             missed += not row.met
             sign = "≥" if row.at_least else "≤"
             verdict = "met   " if row.met else "MISSED"
-            print(f"{verdict}  {row.what}: {row.measured:.3g} {row.unit} (goal {sign} {row.goal:g}) {row.detail}")
+            goal = f"(goal {sign} {row.goal:g})"
+            print(f"{verdict}  {row.what}: {row.measured:.3g} {row.unit} {goal} {row.detail}", flush=True)
+        if not measured:
+            print(f"skipped  {name}: its data are not here (FAULTCLI_DATA names another folder)")
     return 1 if missed else 0
 
 

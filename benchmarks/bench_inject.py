@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from faultcli.inject import inject
 TENSORS, ROWS = 64, 4096  # of 1024 fp32 values each: 16 MB a tensor
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         model, copy, faulty = (Path(folder) / f"{name}.safetensors" for name in ("model", "copy", "faulty"))
         values = np.random.default_rng(0).normal(0, 0.05, (ROWS, 1024)).astype(np.float32)
@@ -30,7 +31,6 @@ def run() -> list[Row]:
         def copying() -> None:
             subprocess.run([cp, model, copy], check=True)
 
-        rows = []
         for format, rate, goal in (("native", 1e-5, 2.5), ("q2.5", 1e-5, 2.5)):
             law = parse_law(f"bitflip:{rate}")
 
@@ -39,5 +39,4 @@ def run() -> list[Row]:
 
             ours, theirs = side_by_side(injecting, copying, repeats=3)
             detail = f"{ours:.2f} s against {theirs:.2f} s, flushed to the disk where cp is not"
-            rows.append(Row(f"inject into 1 GB, {format} / cp", ours / theirs, goal, "×", detail=detail))
-        return rows
+            yield Row(f"inject into 1 GB, {format} / cp", ours / theirs, goal, "×", detail=detail)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -13,7 +15,7 @@ WEIGHTS = 25_000_000
 RATE = 1e-4
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     weights = torch.randn(WEIGHTS, generator=torch.Generator().manual_seed(0)).view(-1, 1000) * 0.05
     image = MemoryImage({"w": weights})
     state = {"w": weights.clone()}
@@ -33,7 +35,5 @@ def run() -> list[Row]:
     dense = 20 * seconds(dense_mask, repeats=3)
     flips = image.draw(law, seed=0, trial=0).flips
     detail = f"{flips:,} flips: {1e3 * sparse:.1f} ms; clone {1e3 * clone:.1f} ms; dense mask {dense:.1f} s"
-    return [
-        Row("draw, apply and undo faults / clone the weights", sparse / clone, 3, "×", detail=detail),
-        Row("dense mask over all bits / draw, apply and undo", dense / sparse, 100, "×", at_least=True, detail=detail),
-    ]
+    yield Row("draw, apply and undo faults / clone the weights", sparse / clone, 3, "×", detail=detail)
+    yield Row("dense mask over all bits / draw, apply and undo", dense / sparse, 100, "×", at_least=True, detail=detail)

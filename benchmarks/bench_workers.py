@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from faultcli.campaign.executors.processes import Processes
 from faultcli.campaign.plan import Plan, cross
 from faultcli.campaign.runner import run_campaign
 from faultcli.campaign.store import Store
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
@@ -44,9 +46,7 @@ class Campaign:
         with tempfile.TemporaryDirectory() as folder, closing(Store.open(Path(folder) / "store")) as store:
             result = run_campaign(
                 Plan(cross(["q2.5"], [parse_law("bitflip:1e-3")]), trials),
-                self.workload,
-                self.tensors,
-                checkpoint_hash=self.checkpoint.sha256(),
+                Subject(self.workload, self.tensors, self.checkpoint.sha256()),
                 executor=executor,
                 store=store,
                 on_record=lambda found, watch: times.append(time.perf_counter()),
@@ -102,13 +102,12 @@ def peak_memory(campaign: Campaign, size: int) -> int:
     return peak
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     if not DATA.exists():
-        return []
+        return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = []
         resnet = Campaign("cifar10/resnet20.safetensors", "cifar10", 1000)
         records, seconds = {}, {}
         for size in (1, 2):
@@ -116,16 +115,13 @@ def run() -> list[Row]:
                 records[size], seconds[size] = resnet.run(pool)
         assert records[1] == records[2]
         detail = f"{seconds[1]:.3f} s against {seconds[2]:.3f} s a trial, {os.cpu_count()} cores; identical records"
-        rows.append(
-            Row("1 worker / 2 workers on ResNet-20, 1000 images", seconds[1] / seconds[2], 1.8, "×", True, detail)
-        )
+        yield Row("1 worker / 2 workers on ResNet-20, 1000 images", seconds[1] / seconds[2], 1.8, "×", True, detail)
         for campaign, name, goal in ((resnet, "ResNet-20", 0.03), (Campaign(*LENET), "LeNet", None)):
-            rows.append(_overhead(campaign, name, goal))
+            yield _overhead(campaign, name, goal)
         if Path("/proc/self/smaps_rollup").exists():
             one, two = peak_memory(resnet, 1), peak_memory(resnet, 2)
             detail = f"{two / 2**20:.0f} MiB against {one / 2**20:.0f} MiB"
-            rows.append(Row("memory of 2 workers / 1 worker, ResNet-20", two / one, 1.3, "×", detail=detail))
-        return rows
+            yield Row("memory of 2 workers / 1 worker, ResNet-20", two / one, 1.3, "×", detail=detail)
     finally:
         torch.set_num_threads(threads)
 

@@ -24,6 +24,7 @@ from faultcli.campaign.curves import run_curves
 from faultcli.campaign.plan import Plan, Question, cross
 from faultcli.campaign.runner import run_campaign
 from faultcli.campaign.statistics import Interval, trials_needed
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import AnyFlips, BitFlip
 from faultcli.faults.selection import select
@@ -93,10 +94,11 @@ def compare(
     question = Question(rates)
     bers = [float(ber) for ber in np.geomspace(question.axis.low, question.axis.high, RATES)]
     plan = Plan(cross([format], [AnyFlips()]), trials=20_000, seed=seed, until_half_width=half_width, question=question)
-    curve = run_curves(plan, workload, tensors, checkpoint_hash=checkpoint.sha256()).arms[0].curve
+    subject = Subject(workload, tensors, checkpoint.sha256())
+    curve = run_curves(plan, subject).arms[0].curve
     # Other fault maps than those of the curve: the two have to agree without sharing any.
     direct = Plan(cross([format], [BitFlip(ber) for ber in bers]), trials=trials, seed=seed + 1)
-    campaigns = run_campaign(direct, workload, tensors, checkpoint_hash=checkpoint.sha256())
+    campaigns = run_campaign(direct, subject)
     known = [_there(arm.accuracy()) for arm in campaigns.arms]
     found = [_there(curve.estimate(ber)) for ber in bers]
     spread = [float(np.std([r.outcome.top1 for r in arm.records], ddof=1)) for arm in campaigns.arms]

@@ -1,4 +1,4 @@
-"""Trials on a GPU against the same trials on the CPU: the table of docs/gpu.md.
+"""Trials on a GPU against the same trials on the CPU: the tables of benchmarks/gpu.md.
 
     python -m benchmarks.gpu lenet resnet20 squeezenet mobilenet llama [--trials 8] [--limit N] -o results.md
 

@@ -21,6 +21,7 @@ import torch
 
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.runner import run_campaign
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
@@ -148,6 +149,7 @@ def main() -> None:
     torch.set_num_threads(1)
     workload, checkpoint, unlabelled = workload_of(options.network, options.limit, options.device)
     tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
+    subject = Subject(workload, tensors, checkpoint.sha256(), unlabelled=unlabelled)
     lines: list[str] = []
 
     def say(line: str) -> None:
@@ -161,7 +163,7 @@ def main() -> None:
         arms = tuple(Arm(table.format, law, parse_chain(chain), recalibration) for chain in table.chains)
         plan = Plan(arms, table.trials or options.trials, options.seed)
         start = time.time()
-        result = run_campaign(plan, workload, tensors, checkpoint_hash=checkpoint.sha256(), unlabelled=unlabelled)
+        result = run_campaign(plan, subject)
         what = f"{plan.trials} fault maps, {result.inputs} inputs, original {percent(result.original.top1)} %"
         say(f"\n**{options.network}, {table.format}, BER {table.ber}**, {what}\n")
         say("| protection | bits per weight | fault-free | accuracy, 95 % | worst map | gain over none |")

@@ -19,6 +19,7 @@ from pathlib import Path
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult
 from faultcli.campaign.runner import run_campaign
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
@@ -42,7 +43,7 @@ BERS = ("1e-5", "1e-4", "1e-3")
 
 
 @dataclass(frozen=True)
-class Subject:
+class Case:
     """A checkpoint, what it runs on, and how much of it."""
 
     title: str
@@ -57,14 +58,14 @@ class Subject:
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGES = f"images:{DATA}/imagenet/images,classes={DATA}/imagenet/classes.csv"
-SUBJECTS = {
-    "llama": Subject(
+CASES = {
+    "llama": Case(
         "Llama, 260 k parameters, TinyStories (Hugging Face directory)",
         "stories260k/hf",
         f"{DATA}/stories260k/eval_tokens.safetensors",
         trials=10,
     ),
-    "resnet20": Subject(
+    "resnet20": Case(
         "ResNet-20, CIFAR-10 (.pt2)",
         "cifar10/resnet20.safetensors",
         f"cifar10:{DATA}/cifar10",
@@ -74,7 +75,7 @@ SUBJECTS = {
         mean=_MEAN,
         std=_STD,
     ),
-    "squeezenet": Subject(
+    "squeezenet": Case(
         "SqueezeNet 1.1, ImageNet (.pt2)",
         "imagenet/squeezenet1_1.safetensors",
         _IMAGES,
@@ -84,7 +85,7 @@ SUBJECTS = {
         mean=_MEAN,
         std=_STD,
     ),
-    "mobilenet": Subject(
+    "mobilenet": Case(
         "MobileNetV2, ImageNet (Hugging Face directory)", "imagenet/mobilenet_v2-hf", _IMAGES, trials=3, limit=30
     ),
 }
@@ -93,7 +94,7 @@ SUBJECTS = {
 def main() -> None:
     """Print one Markdown table per checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("subjects", nargs="+", choices=SUBJECTS)
+    parser.add_argument("cases", nargs="+", choices=CASES)
     parser.add_argument("--trials", type=int)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seed", type=int, default=1000)
@@ -103,32 +104,32 @@ def main() -> None:
     options = parser.parse_args()
     formats = options.format.split(",") if options.format else list(HARDENED)
     output = options.output.open("w") if options.output else sys.stdout
-    for name in options.subjects:
-        subject = SUBJECTS[name]
+    for name in options.cases:
+        case = CASES[name]
         text = _table(
-            subject,
+            case,
             formats,
-            trials=options.trials or subject.trials,
-            limit=options.limit or subject.limit,
+            trials=options.trials or case.trials,
+            limit=options.limit or case.limit,
             seed=options.seed,
             device=options.device,
         )
         print(text, file=output, flush=True)
 
 
-def _table(subject: Subject, formats: list[str], *, trials: int, limit: int | None, seed: int, device: str) -> str:
+def _table(case: Case, formats: list[str], *, trials: int, limit: int | None, seed: int, device: str) -> str:
     start = time.perf_counter()
-    checkpoint = Checkpoint.open(DATA / subject.model)
+    checkpoint = Checkpoint.open(DATA / case.model)
     state = checkpoint.state()
     workload = build_workload(
         state,
         checkpoint.metadata,
-        arch=subject.arch,
-        data=subject.data,
+        arch=case.arch,
+        data=case.data,
         limit=limit,
         device=device,
-        mean=subject.mean,
-        std=subject.std,
+        mean=case.mean,
+        std=case.std,
         directory=checkpoint.directory,
         is_directory=checkpoint.kind == "directory",
     )
@@ -141,15 +142,13 @@ def _table(subject: Subject, formats: list[str], *, trials: int, limit: int | No
     )
     result = run_campaign(
         Plan(arms, trials, seed),
-        workload,
-        {name: state[name] for name in names},
-        checkpoint_hash=checkpoint.sha256(),
+        Subject(workload, {name: state[name] for name in names}, checkpoint.sha256()),
         on_record=lambda found, watch: print(f"{found.arm + 1}/{len(arms)} {found.trial}", file=sys.stderr, flush=True),
     )
     language = result.original.scored is not None
     clean = f"perplexity {result.original.perplexity:.3f}" if language else f"{percent(result.original.top1)} %"
     lines = [
-        f"### {subject.title}\n",
+        f"### {case.title}\n",
         f"{sum(state[name].numel() for name in names):,} weights at risk, {len(workload)} inputs, {trials} fault maps"
         f" (seed {seed}), clean {clean}.\n",
         "| format | hardening | bits per weight | fault-free | " + " | ".join(f"BER {ber}" for ber in BERS) + " |",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from faultcli.campaign.plan import Plan, cross
 from faultcli.campaign.runner import run_campaign
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
@@ -42,7 +43,7 @@ def main(directory: Path) -> None:
     workload = build_workload(checkpoint.state(), checkpoint.metadata, data="digits", limit=200)
     plan = Plan(cross(["fp16", "q2.5"], [parse_law("bitflip:1e-4")]), trials=10)
     tensors = {name: checkpoint.read(name) for name in names}
-    result = run_campaign(plan, workload, tensors, checkpoint_hash=checkpoint.sha256())
+    result = run_campaign(plan, Subject(workload, tensors, checkpoint.sha256()))
     for arm in result.arms:
         accuracy = arm.accuracy(confidence=0.95)
         assert accuracy is not None

@@ -13,6 +13,7 @@ from faultcli.campaign.gates import Gate, Verdict
 from faultcli.campaign.plan import Plan, cross
 from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.runner import run_campaign
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
@@ -30,7 +31,7 @@ def result() -> CampaignResult:
     tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
     arms = cross(["q2.5", "fp16"], [parse_law("bitflip:1e-6")])
     plan = Plan(arms, trials=300, gates=(Gate("max-drop", MOST_LOST),))
-    found = run_campaign(plan, workload, tensors, checkpoint_hash=checkpoint.sha256())
+    found = run_campaign(plan, Subject(workload, tensors, checkpoint.sha256()))
     Path(os.environ.get("SUMMARY", os.devnull)).write_text(campaign_markdown(found), encoding="utf-8")
     return found
 

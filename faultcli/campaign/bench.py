@@ -15,12 +15,12 @@ from torch import Tensor
 
 from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import Record
+from faultcli.campaign.subject import Subject
 from faultcli.faults.law import FaultLaw
 from faultcli.memory import MemoryImage
 from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.base import BaseWorkload, Golden
-from faultcli.workload.data import Dataset
 from faultcli.workload.evaluate import Workload
 from faultcli.workload.metrics import Outcome
 
@@ -67,26 +67,22 @@ class Bench:
     @classmethod
     def set_up(
         cls,
-        workload: BaseWorkload,
-        image: MemoryImage,
-        tensors: Mapping[str, Tensor],
-        original: FaultFree,
+        subject: Subject,
         arms: Mapping[int, Arm],
+        original: FaultFree,
         *,
         seed: int,
-        unlabelled: Dataset | None = None,
     ) -> Bench:
-        """Put the values of a memory into the model and run it without faults.
+        """Put the values as they lie in the memory into the model and run it without faults.
 
         Args:
-            workload: holds the checkpoint; afterwards, the values as stored.
-            image: the memory.
-            tensors: the checkpoint's tensors that lie in it.
+            subject: its workload holds the checkpoint; afterwards, the values as stored.
+            arms: those of one memory, by position in the plan.
             original: the run of the checkpoint as it is.
-            arms: those of this memory, by position in the plan.
             seed: of all faults.
-            unlabelled: inputs for arms that recalibrate or correct.
         """
+        workload, tensors, unlabelled = subject.workload, subject.tensors, subject.unlabelled
+        image = subject.image(next(iter(arms.values())))
         stored = fault_free(workload) if write_stored(image, workload, tensors) else original
         recalibrations, corrections = {}, {}
         for number, arm in arms.items():

@@ -14,8 +14,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
 from faultcli.campaign.plan import Arm, Identity, Plan, Question
@@ -23,12 +21,9 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import Memory, Store
 from faultcli.campaign.strata import FlipCurve, MaxBer
+from faultcli.campaign.subject import Subject
 from faultcli.errors import UsageError
 from faultcli.faults.laws import AnyFlips, Flips
-from faultcli.memory import MemoryImage
-from faultcli.protect.scale import Factors
-from faultcli.workload.base import BaseWorkload
-from faultcli.workload.data import Dataset
 from faultcli.workload.metrics import Outcome
 
 CURVE_SCHEMA = "faultcli.curve/1"
@@ -71,12 +66,8 @@ Look = Callable[[Record | Failure, FlipCurve], None]  # what a trial gave, and t
 
 def run_curves(
     plan: Plan,
-    workload: BaseWorkload,
-    tensors: Mapping[str, Tensor],
+    subject: Subject,
     *,
-    checkpoint_hash: str,
-    factors: Mapping[str, Factors] | None = None,
-    unlabelled: Dataset | None = None,
     executor: Executor | None = None,
     store: Store | None = None,
     budget_seconds: float | None = None,
@@ -87,11 +78,7 @@ def run_curves(
 
     Args:
         plan: has a question, and arms that follow the law `flips:any`; `trials` is per arm, without the fault-free one.
-        workload: holds the checkpoint; it is in the same state, bit for bit, when this returns or raises.
-        tensors: the tensors at risk, by name, as in the checkpoint.
-        checkpoint_hash: content hash of the checkpoint, for the plan's identity.
-        factors: those of a scaled checkpoint, for arms that do not scale by themselves.
-        unlabelled: inputs for arms that recalibrate or correct.
+        subject: the model, its data and what is at risk; in the same state, bit for bit, when this returns or raises.
         executor: who runs the trials; None: this process. It is left open.
         store: where trials are kept; None: nowhere.
         budget_seconds: no round starts later than this; what is left is shared out evenly among the arms to come.
@@ -108,25 +95,21 @@ def run_curves(
     start = time.perf_counter()
     store = store or Store.open(None)
     executor = executor or Serial()
-    identity = plan.identity(
-        checkpoint=checkpoint_hash,
-        workload=workload.identity(),
-        unlabelled=unlabelled.sha256() if unlabelled else None,
-    )
+    identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload)
     store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
     found: dict[int, ArmCurve] = {}
     try:
         for memory in dict.fromkeys(arm.memory for arm in plan.arms):
             arms = {number: arm for number, arm in enumerate(plan.arms) if arm.memory == memory}
-            benches = _BenchOnDemand(workload, tensors, original, arms, plan.seed, factors, unlabelled)
+            benches = _BenchOnDemand(subject, arms, original, plan.seed)
             for number in arms:
                 left = None if budget_seconds is None else budget_seconds - (time.perf_counter() - start)
                 seconds = None if left is None else left / (len(plan.arms) - len(found))
                 trials = _ArmTrials(store, identity.arms[number], number, benches, executor)
                 found[number] = _grow(plan, number, trials, seconds, on_record)
     finally:
-        workload.load(tensors)
+        workload.load(subject.tensors)
     return CurveResult(
         plan,
         identity.sha256,
@@ -241,28 +224,15 @@ def _values(record: Record) -> dict[str, float]:
 class _BenchOnDemand:
     """The test bench of one memory, set up when a trial has to be run."""
 
-    workload: BaseWorkload
-    tensors: Mapping[str, Tensor]
-    original: FaultFree
+    subject: Subject
     arms: Mapping[int, Arm]
+    original: FaultFree
     seed: int
-    factors: Mapping[str, Factors] | None
-    unlabelled: Dataset | None
     _bench: Bench | None = None
 
     def get(self) -> Bench:
         if self._bench is None:
-            memory = next(iter(self.arms.values())).memory
-            image = MemoryImage(self.tensors, *memory, self.factors)
-            self._bench = Bench.set_up(
-                self.workload,
-                image,
-                self.tensors,
-                self.original,
-                self.arms,
-                seed=self.seed,
-                unlabelled=self.unlabelled,
-            )
+            self._bench = Bench.set_up(self.subject, self.arms, self.original, seed=self.seed)
         return self._bench
 
 

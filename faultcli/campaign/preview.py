@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from faultcli.campaign.bench import fault_free
 from faultcli.campaign.curves import check_arms
@@ -15,11 +14,9 @@ from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import Record
 from faultcli.campaign.statistics import sample_size, trials_needed
 from faultcli.campaign.store import Store
+from faultcli.campaign.subject import Subject
 from faultcli.faults.laws import Flips
 from faultcli.memory import MemoryImage
-from faultcli.protect.scale import Factors
-from faultcli.workload.base import BaseWorkload
-from faultcli.workload.data import Dataset
 
 HALF_WIDTH = 0.01  # of the interval, where the plan asks for none
 WORST = 0.5  # the largest deviation that accuracies can have: every map does nothing or everything
@@ -63,19 +60,13 @@ class Preview:
 
 def preview(
     plan: Plan,
-    workload: BaseWorkload,
-    tensors: Mapping[str, Tensor],
-    *,
-    checkpoint_hash: str,
-    factors: Mapping[str, Factors] | None = None,
-    unlabelled: Dataset | None = None,
+    subject: Subject,
     store: Store | None = None,
 ) -> Preview:
     """Look at a campaign without running a trial. The model runs twice without faults, and only the second time counts.
 
     Args:
-        plan, workload, tensors, checkpoint_hash, factors: as `run_campaign`.
-        unlabelled: inputs for recalibration and correction.
+        plan, subject: as `run_campaign`.
         store: trials to go by.
 
     Raises:
@@ -83,11 +74,7 @@ def preview(
     """
     if plan.question is not None:
         check_arms(plan)
-    identity = plan.identity(
-        checkpoint=checkpoint_hash,
-        workload=workload.identity(),
-        unlabelled=unlabelled.sha256() if unlabelled else None,
-    )
+    identity, workload = subject.identity(plan), subject.workload
     fault_free(workload)
     seconds = fault_free(workload).seconds
     half_width = plan.until_half_width or HALF_WIDTH
@@ -95,7 +82,7 @@ def preview(
     arms = []
     for number, arm in enumerate(plan.arms):
         if arm.memory not in images:
-            images = {arm.memory: MemoryImage(tensors, *arm.memory, factors)}
+            images = {arm.memory: subject.image(arm)}
         key = identity.arms[number]
         records = store.records(key, number) if store is not None and key in store.arms else {}
         arms.append(_arm(plan, arm, images[arm.memory], half_width, seconds, records))

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from faultcli import __version__
 
@@ -30,6 +31,7 @@ class Provenance:
     command: str
     versions: Mapping[str, str]
     tensors: Mapping[str, Sequence[int]] = field(default_factory=dict)  # shapes of those at risk
+    memories: Sequence[Mapping[str, Any]] = ()  # those that --ber named: their rates, and the sources of these
 
 
 def installed_versions() -> dict[str, str]:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import tee
 
-from torch import Tensor
-
 from faultcli.campaign.bench import Bench, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
 from faultcli.campaign.gates import gate_values
@@ -20,24 +18,17 @@ from faultcli.campaign.records import CampaignResult, Failure, Record
 from faultcli.campaign.result import result_of
 from faultcli.campaign.shard import WHOLE, Shard
 from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.subject import Subject
 from faultcli.campaign.watch import Watch
 from faultcli.faults.law import FaultLaw
-from faultcli.memory import MemoryImage
-from faultcli.protect.scale import Factors
-from faultcli.workload.base import BaseWorkload
-from faultcli.workload.data import Dataset
 
 Listener = Callable[[Record | Failure, Watch], None]  # what a trial gave, and all of its arm's so far
 
 
 def run_campaign(
     plan: Plan,
-    workload: BaseWorkload,
-    tensors: Mapping[str, Tensor],
+    subject: Subject,
     *,
-    checkpoint_hash: str,
-    factors: Mapping[str, Factors] | None = None,
-    unlabelled: Dataset | None = None,
     executor: Executor | None = None,
     store: Store | None = None,
     shard: Shard = WHOLE,
@@ -49,11 +40,7 @@ def run_campaign(
 
     Args:
         plan: what to run.
-        workload: holds the checkpoint; it is in the same state, bit for bit, when this returns or raises.
-        tensors: the tensors at risk, by name, as in the checkpoint.
-        checkpoint_hash: content hash of the checkpoint, for the plan's identity.
-        factors: those of a scaled checkpoint, for arms that do not scale by themselves.
-        unlabelled: inputs for arms that recalibrate or correct; not those that are evaluated.
+        subject: the model, its data and what is at risk; in the same state, bit for bit, when this returns or raises.
         executor: who runs the trials; None: this process. It is left open.
         store: where trials are kept; None: nowhere.
         shard: which trials; a part of a campaign never stops early.
@@ -73,11 +60,7 @@ def run_campaign(
     executor = executor or Serial()
     if shard.count > 1:
         plan = replace(plan, gates=(), until_half_width=None)
-    identity = plan.identity(
-        checkpoint=checkpoint_hash,
-        workload=workload.identity(),
-        unlabelled=unlabelled.sha256() if unlabelled else None,
-    )
+    identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload)
     for gate in plan.gates:
         gate.check_measured(gate_values(original.outcome), workload.architecture.name)
@@ -93,10 +76,7 @@ def run_campaign(
                 about = store.memory(key)
                 if about is None or not _complete(plan, number, about, known, shard):
                     if bench is None:
-                        image = MemoryImage(tensors, *memory, factors)
-                        bench = Bench.set_up(
-                            workload, image, tensors, original, arms, seed=plan.seed, unlabelled=unlabelled
-                        )
+                        bench = Bench.set_up(subject, arms, original, seed=plan.seed)
                     about = Memory(bench.image.bits, bench.overhead_bits_per_weight(number), bench.stored.outcome)
                     store.keep_memory(key, about)
                 clock = time.perf_counter()
@@ -113,7 +93,7 @@ def run_campaign(
                         if enough:
                             break
     finally:
-        workload.load(tensors)
+        workload.load(subject.tensors)
     return replace(result_of(store, plan, identity), seconds=time.perf_counter() - start)
 
 

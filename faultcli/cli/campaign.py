@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,17 +14,17 @@ from faultcli.cli import options
 from faultcli.cli.console import note, stdout, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.curves import CurveResult
+    from faultcli.campaign.executors.base import Executor
     from faultcli.campaign.gates import Gate
     from faultcli.campaign.plan import Plan, Question
+    from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.records import CampaignResult
     from faultcli.campaign.shard import Shard
+    from faultcli.campaign.subject import Subject
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
-    from faultcli.workload.base import BaseWorkload
 
 FIXED_TRIALS = 30
 SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
@@ -212,6 +212,7 @@ def campaign(
     """
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.shard import WHOLE, parse_shard
+    from faultcli.campaign.subject import Subject
     from faultcli.cli.curve import ask
     from faultcli.cli.running import command_line, in_seconds, make_executor, set_threads
     from faultcli.cli.session import (
@@ -260,45 +261,42 @@ def campaign(
     workload = make_workload(
         checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
     )
-    provenance = provenance_of(workload, model or "demo", checkpoint, names, command_line())
+    provenance = provenance_of(workload, model or "demo", checkpoint, names, command_line(), rates)
     plan = replace(plan, baseline=older.accuracies(plan, provenance, len(workload)) if older else ())
     read, factors = read_weights(checkpoint)
     note_what_runs(model, checkpoint, workload, scaled=bool(factors), quiet=quiet)
-    common: dict[str, Any] = {
-        "factors": factors,
-        "checkpoint_hash": checkpoint.sha256(),
-        "unlabelled": unlabelled_inputs(arms, correct, unlabelled, data, workload),
-    }
-    tensors = {name: read(name) for name in names}
+    subject = Subject(
+        workload,
+        {name: read(name) for name in names},
+        checkpoint.sha256(),
+        factors,
+        unlabelled_inputs(arms, correct, unlabelled, data, workload),
+    )
     if plan_only:
         with naming(checkpoint):
-            _show_preview(plan, workload, tensors, store, json, **common)
+            _show_preview(plan, subject, store, json)
         return
     with naming(checkpoint), make_executor(workers, ray, torch_threads) as executor:
         result = _run(
             plan,
-            workload,
-            tensors,
+            subject,
             part,
             store,
-            quiet=quiet,
-            **common,
             executor=executor,
             budget_seconds=budget_seconds,
             provenance=provenance,
+            quiet=quiet,
         )
-    _show(result, rates, json, quiet=quiet)
+    _show(result, json, quiet=quiet)
 
 
-def _show_preview(
-    plan: Plan, workload: BaseWorkload, tensors: dict[str, Tensor], store: Path | None, json: str | None, **how: Any
-) -> None:
+def _show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | None) -> None:
     from faultcli.campaign.preview import preview
     from faultcli.campaign.store import Store
     from faultcli.report.preview import preview_document, preview_lines, preview_table
 
     with closing(Store.read(store)) if store is not None and store.exists() else nullcontext() as known:
-        found = preview(plan, workload, tensors, store=known, **how)
+        found = preview(plan, subject, known)
     write_json(preview_document(found), json)
     if json != "-":
         stdout().print(preview_table(found))
@@ -308,13 +306,14 @@ def _show_preview(
 
 def _run(
     plan: Plan,
-    workload: BaseWorkload,
-    tensors: dict[str, Tensor],
+    subject: Subject,
     shard: Shard,
     store: Path | None,
     *,
+    executor: Executor,
+    budget_seconds: float | None,
+    provenance: Provenance,
     quiet: bool,
-    **how: Any,  # arguments that all campaigns have in common
 ) -> CampaignResult | CurveResult:
     from faultcli.campaign.curves import run_curves
     from faultcli.campaign.runner import run_campaign
@@ -326,9 +325,26 @@ def _run(
         try:
             if plan.question is not None:
                 with watching_curves(plan, quiet) as look_at_curve:
-                    return run_curves(plan, workload, tensors, store=kept, on_record=look_at_curve, **how)
+                    return run_curves(
+                        plan,
+                        subject,
+                        executor=executor,
+                        store=kept,
+                        budget_seconds=budget_seconds,
+                        provenance=provenance,
+                        on_record=look_at_curve,
+                    )
             with watching(plan, shard, quiet) as look:
-                return run_campaign(plan, workload, tensors, store=kept, shard=shard, on_record=look, **how)
+                return run_campaign(
+                    plan,
+                    subject,
+                    executor=executor,
+                    store=kept,
+                    shard=shard,
+                    budget_seconds=budget_seconds,
+                    provenance=provenance,
+                    on_record=look,
+                )
         except KeyboardInterrupt:
             note(where_trials_are(store, kept.trials), quiet=quiet)
             raise
@@ -372,7 +388,7 @@ def _laws(rates: list[Rate], faults: list[str], question: Question | None, *, qu
     return laws
 
 
-def _show(result: CampaignResult | CurveResult, rates: list[Rate], json: str | None, *, quiet: bool) -> None:
+def _show(result: CampaignResult | CurveResult, json: str | None, *, quiet: bool) -> None:
     """Print a result and end with the exit code of its gates."""
     from faultcli.campaign.curves import CurveResult
     from faultcli.campaign.gates import Verdict
@@ -384,7 +400,7 @@ def _show(result: CampaignResult | CurveResult, rates: list[Rate], json: str | N
         show_curves(result, json, quiet=quiet)
         return
     confidence = result.plan.confidence
-    write_json(campaign_document(result, confidence, rates), json)
+    write_json(campaign_document(result, confidence), json)
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)

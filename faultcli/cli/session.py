@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.checkpoint import Checkpoint
+    from faultcli.faults.memories import Rate
     from faultcli.recover.applied import Correct
     from faultcli.workload.base import BaseWorkload
     from faultcli.workload.data import Dataset
@@ -71,12 +72,18 @@ def make_workload(
 
 
 def provenance_of(
-    workload: BaseWorkload, model: str, checkpoint: Checkpoint, names: Sequence[str], command: str
+    workload: BaseWorkload,
+    model: str,
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    command: str,
+    rates: Sequence[Rate],
 ) -> Provenance:
     """Say where a campaign's numbers will come from."""
     import torch
 
     from faultcli.campaign.provenance import Provenance, installed_versions
+    from faultcli.report.document import rates_document
 
     return Provenance(
         model=model,
@@ -90,6 +97,7 @@ def provenance_of(
         command=command,
         versions=installed_versions(),
         tensors={name: list(checkpoint.tensors[name].shape) for name in names},
+        memories=rates_document(rates),
     )
 
 

@@ -29,14 +29,15 @@ def json_text(document: Mapping[str, object]) -> str:
     return _NUMBERS.sub(lambda match: "[" + " ".join(match[0][1:-1].split()) + "]", text)
 
 
-def campaign_document(result: CampaignResult, confidence: float, rates: Sequence[Rate] = ()) -> dict[str, Any]:
+def campaign_document(result: CampaignResult, confidence: float) -> dict[str, Any]:
     """Return a campaign's result. Everything outside of `timing` is the same for the same plan.
 
     Args:
         result: the campaign.
         confidence: of the intervals.
-        rates: bit-error rates that were asked for; those of a memory are listed with their source.
     """
+    about = None if result.provenance is None else asdict(result.provenance)
+    memories = about.pop("memories") if about else ()
     return {
         "schema": RESULT_SCHEMA,
         "plan_hash": result.plan_hash,
@@ -62,8 +63,8 @@ def campaign_document(result: CampaignResult, confidence: float, rates: Sequence
             for gate in arm.gates
         ],
         "verdict": None if result.verdict is None else str(result.verdict),
-        "memories": rates_document(rates),
-        "provenance": None if result.provenance is None else asdict(result.provenance),
+        "memories": list(memories),
+        "provenance": about,
         "timing": {"seconds": round(result.seconds, 3)},
     }
 

@@ -175,6 +175,7 @@ def _tested(result: CampaignResult | CurveResult, arms: list[tuple[str, str]]) -
         ("Plan", result.plan_hash),
     ]
     if about is not None:
+        rows += [(f"Memory {known['memory']}", f"{known['meaning']}; {known['source']}") for known in about.memories]
         rows += [
             ("Device", f"{about.device}, {about.threads} threads, batches of {about.batch_size:,}"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),

@@ -24,6 +24,8 @@ from faultcli.workload.tokens import load_tokens
 DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, LeNet and the demo
 # With more numbers per batch a CPU is slower: MobileNetV2 takes twice as long with 32 images of 224×224 as with 4.
 _BATCH_NUMBERS = 1 << 20
+# A GPU wants as many as its memory takes; with these, the activations of MobileNetV2 take about 1 GB.
+_GPU_BATCH_SIZE, _GPU_BATCH_NUMBERS = 1000, 1 << 25
 CACHE_BYTES = 1 << 30  # preprocessed inputs are kept up to this size, else made anew batch by batch
 
 
@@ -37,8 +39,8 @@ class Workload(BaseWorkload):
         architecture: what `model` is; its preprocessing is applied.
         model: from `load_model`; it is moved to `device`.
         dataset: inputs that fit the architecture.
-        batch_size: inputs per forward pass; None: `DEFAULT_BATCH_SIZE`, fewer on a CPU where inputs are large, or what
-            the architecture is made for.
+        batch_size: inputs per forward pass; None: `DEFAULT_BATCH_SIZE` (1000 on a GPU), fewer where inputs are large,
+            or what the architecture is made for.
         device: where the model runs; `logits()` come back to the CPU, outcomes are computed where the model is.
         cache_bytes: the bound below which the preprocessed inputs (float32, on `device`) are kept.
 
@@ -221,9 +223,9 @@ class Workload(BaseWorkload):
 
 
 def _batch_size(shape: tuple[int, ...], device: torch.device | None) -> int:
-    if device is not None and device.type != "cpu":
-        return DEFAULT_BATCH_SIZE
-    return max(1, min(DEFAULT_BATCH_SIZE, _BATCH_NUMBERS // torch.Size(shape).numel()))
+    gpu = device is not None and device.type != "cpu"
+    most, numbers = (_GPU_BATCH_SIZE, _GPU_BATCH_NUMBERS) if gpu else (DEFAULT_BATCH_SIZE, _BATCH_NUMBERS)
+    return max(1, min(most, numbers // torch.Size(shape).numel()))
 
 
 def _input_shape(architecture: Architecture, dataset: Dataset) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.runner import Listener, run_campaign
 from faultcli.campaign.shard import WHOLE, Shard
 from faultcli.campaign.store import Store
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
@@ -50,14 +51,13 @@ def run_demo(
 ) -> CampaignResult:
     """Run the plan with one thread."""
     checkpoint = Checkpoint.open(demo_checkpoint_path())
+    tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return run_campaign(
             plan,
-            workload or demo_workload(),
-            {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())},
-            checkpoint_hash="demo",
+            Subject(workload or demo_workload(), tensors, "demo"),
             store=store,
             executor=executor,
             shard=shard,

@@ -19,6 +19,7 @@ from faultcli.campaign.plan import Plan, Question, cross
 from faultcli.campaign.result import result_of
 from faultcli.campaign.runner import run_campaign
 from faultcli.campaign.store import Store
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import UsageError
 from faultcli.faults.laws import AnyFlips, BitFlip
@@ -47,7 +48,7 @@ def plan(trials: int = 96, *, hold: float | None = None, formats: str = "q2.5", 
 
 def run(demo: tuple[Workload, dict[str, Tensor], str], asked: Plan, **how: Any) -> CurveResult:
     workload, tensors, sha256 = demo
-    return run_curves(asked, workload, tensors, checkpoint_hash=sha256, **how)
+    return run_curves(asked, Subject(workload, tensors, sha256), **how)
 
 
 def said(result: CurveResult) -> list[object]:
@@ -104,7 +105,7 @@ def test_a_curve_agrees_with_direct_campaigns(demo: Any) -> None:
     (arm,) = run(demo, plan(256)).arms
     bers = [1e-5, 1e-4, 3e-4, 1e-3, 3e-3]
     laws = [BitFlip(ber) for ber in bers]
-    direct = run_campaign(Plan(cross(["q2.5"], laws), 40, seed=1), workload, tensors, checkpoint_hash=sha256)
+    direct = run_campaign(Plan(cross(["q2.5"], laws), 40, seed=1), Subject(workload, tensors, sha256))
     scores = []
     for ber, other in zip(bers, direct.arms, strict=True):
         for quantity, mean in (("accuracy", other.accuracy()), ("sdc", None)):
@@ -171,7 +172,7 @@ def test_arms_that_no_curve_can_be_drawn_for(demo: Any) -> None:
 def test_curves_and_direct_campaigns_share_a_store(demo: Any) -> None:
     workload, tensors, sha256 = demo
     store = Store.open(None)
-    run_campaign(Plan(cross(["q2.5"], [BitFlip(1e-4)]), 2), workload, tensors, checkpoint_hash=sha256, store=store)
+    run_campaign(Plan(cross(["q2.5"], [BitFlip(1e-4)]), 2), Subject(workload, tensors, sha256), store=store)
     with pytest.raises(UsageError, match="holds no curves"):
         curves_of(store)
     curves = run(demo, plan(32), store=store)

@@ -14,6 +14,7 @@ from faultcli.campaign.plan import Plan, cross
 from faultcli.campaign.records import CampaignResult, Record
 from faultcli.campaign.runner import run_campaign
 from faultcli.campaign.stored import evaluate_stored
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.cli import run
 from faultcli.errors import FormatError, UsageError
@@ -61,9 +62,8 @@ def campaign(
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> CampaignResult:
     plan = Plan(cross(formats.split(","), [parse_law(law) for law in laws]), trials, seed)
-    return run_campaign(
-        plan, workload, tensors, checkpoint_hash="demo", on_record=lambda record, watch: on_record(record)
-    )
+    subject = Subject(workload, tensors, "demo")
+    return run_campaign(plan, subject, on_record=lambda record, watch: on_record(record))
 
 
 def bits_of(workload: Workload) -> dict[str, bytes]:

@@ -35,13 +35,17 @@ def test_years_as_the_axis(faultcli: Callable[..., Any]) -> None:
     assert "IEC 61508" in done.err
 
 
-def test_a_memory_is_explained_and_its_arm_is_a_plain_law(faultcli: Callable[..., Any]) -> None:
-    done = faultcli("campaign", "--ber", "bram-undervolt,1e-5", *SMALL, "--trials", "2", "--json", "-")
+def test_a_memory_is_explained_and_its_arm_is_a_plain_law(faultcli: Callable[..., Any], tmp_path: Path) -> None:
+    kept = ("--store", tmp_path / "kept")
+    done = faultcli("campaign", "--ber", "bram-undervolt,1e-5", *SMALL, "--trials", "2", "--json", "-", *kept)
     content = json.loads(done.out)
     assert [arm["fault"] for arm in content["arms"]] == ["bitflip:0.000624", "bitflip:1e-05"]
     (memory,) = content["memories"]
     assert memory["fault"] == "bitflip:0.000624"
     assert "Salami" in memory["source"]
+    faultcli("report", tmp_path / "kept", "-o", tmp_path / "r.json", "-o", tmp_path / "r.md")
+    assert json.loads((tmp_path / "r.json").read_text())["memories"] == [memory]
+    assert "Salami" in (tmp_path / "r.md").read_text()
     assert "bram-undervolt is a BER of 0.000624" in done.err
     assert "bram" not in faultcli("inspect", "--ber", "bram-undervolt", "--quiet").err
     assert faultcli("evaluate", "--format", "q2.5", "--protect", "posterior", "--ber", "rram-mlc:bits=3").code == 0

@@ -14,6 +14,7 @@ from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.runner import run_campaign
 from faultcli.campaign.store import Store
+from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
@@ -48,10 +49,12 @@ def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(place / "campaign.sqlite")
     run_campaign(
         Plan(arms, trials=4, gates=(Gate("min-accuracy", 0.9), Gate("max-sdc", 1.0))),
-        workload,
-        {name: checkpoint.read(name) for name in names},
-        checkpoint_hash=checkpoint.sha256(),
-        unlabelled=unlabelled,
+        Subject(
+            workload,
+            {name: checkpoint.read(name) for name in names},
+            checkpoint.sha256(),
+            unlabelled=unlabelled,
+        ),
         store=store,
         provenance=Provenance(
             model="demo <b>&amp;</b>",  # what a user may name a file
