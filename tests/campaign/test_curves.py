@@ -60,17 +60,27 @@ def said(result: CurveResult) -> list[object]:
     ]
 
 
-@pytest.fixture
-def processes() -> Iterator[Executor]:
-    executor = Pool(Processes(2))
-    yield executor
-    executor.close()
+@pytest.fixture(params=["processes", "ray"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    if request.param == "ray":
+        pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
+        from faultcli.campaign.executors.actors import RayActors
+
+        pool = Pool(RayActors("local", 2))
+    else:
+        pool = Pool(Processes(2))
+    yield pool
+    pool.close()
 
 
-def test_whoever_runs_the_trials_and_in_how_many_goes(demo: Any, processes: Executor, tmp_path: Path) -> None:
+def test_whoever_runs_the_trials(demo: Any, executor: Executor) -> None:
+    asked = plan(64, formats="q2.5,fp16")
+    assert said(run(demo, asked, executor=executor)) == said(run(demo, asked))
+
+
+def test_in_how_many_goes_a_curve_is_measured(demo: Any, tmp_path: Path) -> None:
     asked = plan(64, formats="q2.5,fp16")
     undisturbed = run(demo, asked)
-    assert said(run(demo, asked, executor=processes)) == said(undisturbed)
     path = tmp_path / "run.sqlite"
     for after in (0, 40, 70):
         seen = 0

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -242,3 +243,38 @@ def test_copy_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: str
             copy_range(source, 3_000_000, 2, target)
     assert (tmp_path / "b").read_bytes()[:-1] == b"head" + data[7:2_500_007] + b"tail"
     assert sum(steps) == 2_500_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to know which file a descriptor is")
+@pytest.mark.parametrize("force", [False, True])
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(
+    force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spy on what the operating system is asked for, in order."""
+    asked: list[str] = []
+    flush, link, rename = os.fsync, os.link, os.replace
+
+    def spy_flush(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        asked.append("directory" if path == tmp_path else f"content {path.read_bytes()!r}")
+        flush(descriptor)
+
+    def spy_link(*paths: Any, **how: Any) -> None:
+        asked.append("name")
+        link(*paths, **how)
+
+    def spy_rename(*paths: Any, **how: Any) -> None:
+        asked.append("name")
+        rename(*paths, **how)
+
+    monkeypatch.setattr(os, "fsync", spy_flush)
+    monkeypatch.setattr(os, "link", spy_link)
+    monkeypatch.setattr(os, "replace", spy_rename)
+    monkeypatch.setattr(os, "rename", spy_rename)
+    target = tmp_path / "out"
+    if force:
+        target.write_bytes(b"old")
+    with atomic_output(target, force=force) as temporary:
+        temporary.write_bytes(b"all of it")
+    assert asked == ["content b'all of it'", "name", "directory"]
+    assert target.read_bytes() == b"all of it"
