@@ -23,7 +23,7 @@ _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a
 _JUDGED = 3000  # labelled inputs per window in training
 _CLEAN_WINDOWS = 8
 _STEPS = ("upper", "blends", "heats", "gains")  # what a policy is made of
-_DRAWS = 4  # windows of the training mix, and of each other mix, that are looked at per damaged copy in training
+_DRAWS = 2  # windows of the training mix, and of each other mix, that are looked at per damaged copy in training
 _FEWEST_UNFAIR = 6
 
 

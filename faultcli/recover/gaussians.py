@@ -67,6 +67,17 @@ class ClassMixture:
             scores[:, c] = self.offsets[c] - 0.5 * (((x - mean) @ factor) ** 2).sum(axis=1)
         return log_normalised(scores)
 
+    def separation(self) -> float:
+        """Return how far apart classes are: the mean, over classes, of the distance of the mean to the nearest other
+        one, in standard deviations of the two classes' average covariance."""
+        covariances = np.linalg.inv(self.factors @ self.factors.transpose(0, 2, 1))
+        nearest = []
+        for c, mean in enumerate(self.means):
+            apart = np.delete(self.means, c, axis=0) - mean
+            average = (np.delete(covariances, c, axis=0) + covariances[c]) / 2
+            nearest.append((apart * np.linalg.solve(average, apart[:, :, None])[:, :, 0]).sum(axis=1).min())
+        return float(np.sqrt(nearest).mean())
+
 
 @dataclass(frozen=True)
 class Fit:

@@ -15,6 +15,7 @@ from faultcli.recover.structure import MeanStructure
 
 _RIDGE = 0.3  # of the class-mix test
 _NEWTON_STEPS = 30
+_COUNT = 8  # symptoms that the test looks at
 _FARTHEST = 5.0  # a symptom counts as at most so many standard deviations from the mean
 _FALSE_ALARMS = 0.03  # of the fair windows in training, at most; they cost a correction, not an answer
 
@@ -29,6 +30,8 @@ class Symptoms:
         retention: what is left of the clean class means, about 1 for the clean model; None without a mixture.
         agreement: how well the mixture's means fit the way that damage moves them, per entry; None without a mixture.
         free_weights: how much likelier a row gets when class shares are fitted, too; None without a mixture.
+        separation: of the mixture's classes. Where classes are missing from the window, others are split among their
+            names and lie close together, which tells such windows better than all else. None without a mixture.
         histogram: chi-square of the raw logits' top classes against the class mix of training.
     """
 
@@ -39,6 +42,7 @@ class Symptoms:
     retention: float | None = None
     agreement: float | None = None
     free_weights: float | None = None
+    separation: float | None = None
 
     @classmethod
     def of(
@@ -64,6 +68,7 @@ class Symptoms:
             structure.retention(means),
             float(structure.agreement(means, names[None])[0]) / means.size,
             fitted.free_weights,
+            fitted.classes.separation(),
         )
 
     def vector(self) -> Array:
@@ -71,6 +76,7 @@ class Symptoms:
         assert self.retention is not None
         assert self.agreement is not None
         assert self.free_weights is not None
+        assert self.separation is not None
         return np.array(
             [
                 np.log(self.shift + 1e-3),
@@ -80,6 +86,7 @@ class Symptoms:
                 self.retention,
                 self.agreement,
                 np.log(max(self.free_weights, 0) + 0.003),
+                np.log(self.separation + 0.01),
             ]
         )
 
@@ -98,6 +105,12 @@ class ClassMixTest:
     scale: Array
     weights: Array
     threshold: float
+
+    def __post_init__(self) -> None:
+        count = len(self.centre)
+        expected = 1 + count + count * (count + 1) // 2
+        if count != _COUNT or len(self.scale) != count or len(self.weights) != expected:
+            raise ValueError(f"its class-mix test looks at {count} symptoms, and there are {_COUNT}")
 
     @classmethod
     def learn(cls, fair: Sequence[Symptoms], unfair: Sequence[Symptoms]) -> ClassMixTest:

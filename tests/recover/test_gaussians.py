@@ -67,3 +67,12 @@ def test_free_weights_are_worth_something_only_where_the_class_mix_is_another_on
         gains.append(window.gain_of_free_weights(window.fit(np.eye(CLASSES)[:, LABELS[rows]], 20)))
     assert gains[0] < 0.005
     assert gains[1] > 10 * gains[0]
+
+
+def test_separation_is_in_standard_deviations_to_the_nearest_class() -> None:
+    means = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 8.0, 0.0]])
+    spread = np.array([np.diag([4.0, 1.0, 1.0]), np.diag([5.0, 1.0, 1.0]), np.diag([1.0, 7.0, 1.0])])
+    nearest = [3 / 4.5**0.5, 3 / 4.5**0.5, 8 / 4**0.5]  # variances between two classes: (4 + 5) / 2, (1 + 7) / 2
+    between = 3**2 / ((5 + 1) / 2) + 8**2 / ((1 + 7) / 2)  # of the second and the third, which are farther apart
+    assert between > nearest[2] ** 2
+    assert ClassMixture.of(means, spread, np.full(3, 1 / 3)).separation() == pytest.approx(np.mean(nearest))
