@@ -179,6 +179,19 @@ def test_answers_come_in_order_whatever_happens() -> None:
     assert crew.restarts == 4 + ATTEMPTS
 
 
+def test_a_worker_that_is_lost_while_it_is_idle_is_replaced() -> None:
+    class Fragile(Scripted):
+        def receive(self, seconds: float) -> list[Answer]:
+            if len(self.given) == 1 and not self.restarts:  # the last trial runs, and the others wait
+                return [Answer(worker, None, "it died") for worker in range(self.size) if worker not in self.given]
+            return super().receive(seconds)
+
+    crew = Fragile({})
+    asked = (Trial(0, number, parse_law("flips:1")) for number in range(5))
+    assert [found.trial for found in Pool(crew, patience=0.4).run(make_bench(2), asked)] == list(range(5))
+    assert crew.restarts == 2
+
+
 def test_a_trial_that_hangs_for_good_fails_with_its_cause() -> None:
     found, _ = scripted({2: ["hang"] * ATTEMPTS}, trials=4)
     assert found[2] == Failure(0, 2, "no answer within 0 s")

@@ -46,7 +46,7 @@ class Crew(ABC):
 
     @abstractmethod
     def receive(self, seconds: float) -> list[Answer]:
-        """Wait up to so many seconds for answers and losses of busy workers; return those there are."""
+        """Wait up to so many seconds for answers of busy workers and losses of any; return those there are."""
 
     @abstractmethod
     def restart(self, worker: int) -> None:
@@ -149,7 +149,7 @@ class Pool:
             if queue.empty:
                 return
             for answer in self._answers():
-                whose, job = self._busy.pop(answer.worker)
+                whose, job = self._busy.pop(answer.worker, (None, None))  # one that was idle may be lost, too
                 if answer.content is None:
                     self._ready.discard(answer.worker)
                     self._crew.restart(answer.worker)
@@ -157,7 +157,7 @@ class Pool:
                 else:
                     self._ready.add(answer.worker)
                     self._losses = 0
-                if whose is queue:
+                if whose is queue and job is not None:
                     queue.take(job, answer)
 
     def close(self) -> None:
