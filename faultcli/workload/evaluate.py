@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, split
 
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.architectures import Architecture
@@ -76,7 +76,7 @@ class Workload(BaseWorkload):
             )
         try:
             bytes_needed = 4 * len(dataset) * torch.Size(self._shape).numel()
-            self._cache = self._prepare(0, len(dataset)) if bytes_needed <= cache_bytes else None
+            self._cache = split(self._prepare(0, len(dataset)), batch_size) if bytes_needed <= cache_bytes else None
         except Exception as error:
             self.explain(error)
 
@@ -95,23 +95,25 @@ class Workload(BaseWorkload):
     def answers(self) -> Tensor:
         """Return what `logits` returns, on the device of the model."""
         out: Tensor | None = None
-        for start, batch in self._batches():
-            version = batch._version
-            try:
-                with self.inference():
+        with self.inference():
+            for start, batch in self._batches():
+                version = batch._version
+                try:
                     answer = self.model(batch)
-            except Exception as error:
-                self.explain(error)
-            if batch._version != version:
-                raise WorkloadError(
-                    f"{self.architecture.name}: the model changes its inputs in place, so no two runs would be alike",
-                    "make its first operation out of place",
-                )
-            answer = self._checked(answer, len(batch))
-            if out is None:
-                out = torch.empty(len(self), answer.shape[1], device=self.device)
-            out[start : start + len(batch)] = answer
-            self.ran = True
+                except Exception as error:
+                    self.explain(error)
+                if batch._version != version:
+                    raise WorkloadError(
+                        f"{self.architecture.name}: the model changes its inputs in place, so no two runs would be"
+                        " alike",
+                        "make its first operation out of place",
+                    )
+                answer = self._checked(answer, len(batch))
+                if out is None:
+                    with torch.inference_mode(mode=False):
+                        out = torch.empty(len(self), answer.shape[1], device=self.device)
+                out[start : start + len(batch)] = answer
+                self.ran = True
         assert out is not None  # a data set has at least one input
         return out
 
@@ -119,7 +121,7 @@ class Workload(BaseWorkload):
         """Yield where every batch starts, and the batch."""
         starts = range(0, len(self), self.batch_size)
         if self._cache is not None:
-            yield from ((start, self._cache[start : start + self.batch_size]) for start in starts)
+            yield from zip(starts, self._cache, strict=True)
             return
         with ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(self._prepare, 0, self.batch_size)
