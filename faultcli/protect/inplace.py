@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
+from faultcli.formats.values import TILE
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, more_flips_than, needs_zero_bits
 from faultcli.protect.bch import LENGTH, Bits, bch_code
 
@@ -83,17 +84,17 @@ class InPlace(Protection):
         return FittedInPlace(format, correctable, written.words.dtype)
 
     def nearest(self, written: Written) -> Words:
-        spare = self.fit(written).spare_of(len(written.words))
-        below, above = neighbours(written.words, written.format.element, spare)
-        goal = written.values.reshape(-1)
-        goal = goal if goal.dtype == torch.float64 else goal.float()
-        down, up = (
-            (written.format.decode(codes_of(words).view(written.values.shape)).reshape(-1).to(goal.dtype) - goal).abs_()
-            for words in (below, above)
-        )
-        odd = torch.from_numpy((below >> spare & 1).astype(bool))
-        rises = torch.where(odd, up <= down, up < down).numpy()
-        return np.where(rises, above, below)
+        gives, goals = self.fit(written).spare_of(len(written.words)), written.values.reshape(-1)
+        out = np.empty_like(written.words)
+        for start in range(0, len(out), TILE):  # so that little is held beside the tensor
+            part = slice(start, start + TILE)
+            spare, goal = gives[part], goals[part].double()
+            below, above = neighbours(written.words[part], written.format.element, spare)
+            index = torch.arange(start, start + len(below))
+            down, up = ((written.format.decode(codes_of(w), index).double() - goal).abs_() for w in (below, above))
+            odd = torch.from_numpy((below >> spare & 1).astype(bool))
+            out[part] = np.where(torch.where(odd, up <= down, up < down).numpy(), above, below)
+        return out
 
 
 class FittedInPlace(Fitted):
