@@ -76,7 +76,7 @@ class Workload(BaseWorkload):
             )
         try:
             bytes_needed = 4 * len(dataset) * torch.Size(self._shape).numel()
-            self._cache = split(self._prepare(0, len(dataset)), batch_size) if bytes_needed <= cache_bytes else None
+            self._cache = self._prepare(0, len(dataset)) if bytes_needed <= cache_bytes else None
         except Exception as error:
             self.explain(error)
 
@@ -121,7 +121,7 @@ class Workload(BaseWorkload):
         """Yield where every batch starts, and the batch."""
         starts = range(0, len(self), self.batch_size)
         if self._cache is not None:
-            yield from zip(starts, self._cache, strict=True)
+            yield from zip(starts, split(self._cache, self.batch_size), strict=True)
             return
         with ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(self._prepare, 0, self.batch_size)
