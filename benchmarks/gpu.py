@@ -12,13 +12,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.measure import seconds
 from faultcli.campaign.bench import Bench, Trial, fault_free
 from faultcli.campaign.records import Record
 from faultcli.checkpoint import Checkpoint
@@ -70,8 +71,8 @@ class Lab:
             limit=self.limit,
             batch_size=batch_size,
             device=device,
-            directory=self.checkpoint.path if self.checkpoint.path.is_dir() else self.checkpoint.path.parent,
-            is_directory=self.checkpoint.path.is_dir(),
+            directory=self.checkpoint.directory,
+            is_directory=self.checkpoint.kind == "directory",
         )
         workload.load(dict(self.image.values()))
         return Bench(workload, self.image, fault_free(workload), 0, {}, {})
@@ -118,16 +119,15 @@ def stacked_seconds(workload: Workload, image: MemoryImage, size: int) -> float:
     return timed(once, workload.device) / size
 
 
-def timed(action: object, device: torch.device) -> float:
-    """Return the median seconds of five calls, after two that do not count."""
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        action()  # type: ignore[operator]
+def timed(action: Callable[[], object], device: torch.device) -> float:
+    """Return the median seconds of a call, until the device has done what it asks for."""
+
+    def whole() -> None:
+        action()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[2:])[2]
+
+    return seconds(whole)
 
 
 def compare(name: str, trials: int, limit: int | None, device: str) -> list[str]:

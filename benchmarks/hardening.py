@@ -122,8 +122,8 @@ def workload_of(network: str, limit: int | None, device: str) -> tuple[Workload,
         limit=limit,
         batch_size=5 if device == "cpu" else None,
         device=device,
-        directory=checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent,
-        is_directory=checkpoint.path.is_dir(),
+        directory=checkpoint.directory,
+        is_directory=checkpoint.kind == "directory",
     )
     return _channels_last(workload), checkpoint, None
 

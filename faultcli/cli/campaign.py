@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import note, stdout, write_json
+from faultcli.cli.console import note
 
 if TYPE_CHECKING:
     from faultcli.campaign.baseline import Baseline
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 FIXED_TRIALS = 30
 SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
-GATE_FAILED, INCONCLUSIVE = 1, 4
 
 
 def campaign(
@@ -214,6 +213,7 @@ def campaign(
     from faultcli.campaign.shard import WHOLE, parse_shard
     from faultcli.campaign.subject import Subject
     from faultcli.cli.curve import ask
+    from faultcli.cli.results import show_preview, show_result
     from faultcli.cli.running import command_line, in_seconds, make_executor, set_threads
     from faultcli.cli.session import (
         make_workload,
@@ -274,7 +274,7 @@ def campaign(
     )
     if plan_only:
         with naming(checkpoint):
-            _show_preview(plan, subject, store, json)
+            show_preview(plan, subject, store, json)
         return
     with naming(checkpoint), make_executor(workers, ray, torch_threads) as executor:
         result = _run(
@@ -287,21 +287,7 @@ def campaign(
             provenance=provenance,
             quiet=quiet,
         )
-    _show(result, json, quiet=quiet)
-
-
-def _show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | None) -> None:
-    from faultcli.campaign.preview import preview
-    from faultcli.campaign.store import Store
-    from faultcli.report.preview import preview_document, preview_lines, preview_table
-
-    with closing(Store.read(store)) if store is not None and store.exists() else nullcontext() as known:
-        found = preview(plan, subject, known)
-    write_json(preview_document(found), json)
-    if json != "-":
-        stdout().print(preview_table(found))
-        for line in preview_lines(found):
-            stdout().print(line, markup=False, soft_wrap=True)
+    show_result(result, json, quiet=quiet)
 
 
 def _run(
@@ -386,28 +372,3 @@ def _laws(rates: list[Rate], faults: list[str], question: Question | None, *, qu
         if law.repeats:
             note(f"{spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
     return laws
-
-
-def _show(result: CampaignResult | CurveResult, json: str | None, *, quiet: bool) -> None:
-    """Print a result and end with the exit code of its gates."""
-    from faultcli.campaign.curves import CurveResult
-    from faultcli.campaign.gates import Verdict
-    from faultcli.cli.curve import show_curves
-    from faultcli.report.document import campaign_document
-    from faultcli.report.table import campaign_tables, failure_lines, gate_lines, winners
-
-    if isinstance(result, CurveResult):
-        show_curves(result, json, quiet=quiet)
-        return
-    confidence = result.plan.confidence
-    write_json(campaign_document(result, confidence), json)
-    if json != "-":
-        for table in campaign_tables(result, confidence):
-            stdout().print(table)
-        for line in [*winners(result, confidence), *failure_lines(result), *gate_lines(result)]:
-            stdout().print(line, markup=False, soft_wrap=True)
-        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
-    if result.verdict is Verdict.FAIL:
-        raise typer.Exit(GATE_FAILED)
-    if result.verdict is Verdict.INCONCLUSIVE:
-        raise typer.Exit(INCONCLUSIVE)

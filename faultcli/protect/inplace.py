@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Self
 
 import numpy as np
@@ -58,7 +59,7 @@ class InPlace(Protection):
 
     @property
     def text(self) -> str:
-        return f"inplace={self.spare:.17g}"
+        return f"inplace={self.spare!r}".removesuffix(".0")
 
     def spare_bits(self, format: NumberFormat) -> int:
         return math.ceil(self.spare)
@@ -75,13 +76,13 @@ class InPlace(Protection):
             raise UsageError(
                 f"{self.text}: words of {written.format.name} have {room} bits to spare, "
                 f"and {self.spare:g} of them correct {correctable} flips a block",
-                "choose another number of bits",
+                f"choose {8 / (BLOCK_BITS // format.bits):.3g} to {room}",
             )
         if format.bits > 32:
             raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
         if not bool(written.values.isfinite().all()):
             raise UsageError(f"{self.text}: stores finite values only, the tensor holds NaN or infinities")
-        return FittedInPlace(format, correctable, written.words.dtype)
+        return _fitted(format, correctable, written.words.dtype)
 
     def nearest(self, written: Written) -> Words:
         gives, goals = self.fit(written).spare_of(len(written.words)), written.values.reshape(-1)
@@ -95,6 +96,12 @@ class InPlace(Protection):
             odd = torch.from_numpy((below >> spare & 1).astype(bool))
             out[part] = np.where(torch.where(odd, up <= down, up < down).numpy(), above, below)
         return out
+
+
+@lru_cache(maxsize=32)
+def _fitted(format: NumberFormat, t: int, dtype: np.dtype[np.unsignedinteger]) -> FittedInPlace:
+    """Return what all tensors of a format share: it knows nothing else of them."""
+    return FittedInPlace(format, t, dtype)
 
 
 class FittedInPlace(Fitted):

@@ -106,9 +106,12 @@ class Adaptive(Corrector):
         intact = [reference.shift(clean[rows]) for rows in drawn] + [symptoms.shift for symptoms, _ in fair[:_DRAWS]]
         unfair = []
         if structure is not None:  # without a mixture nothing shows another class mix
-            for logits in (logits for logits in copies for _ in range(_DRAWS)):
-                windows = (logits[rows] for rows in unfair_windows(labels, window, random))
-                unfair += [draft._look(usable_rows(rows))[0] for rows in windows]
+            unfair = [
+                draft._look(usable_rows(logits[rows]))[0]
+                for logits in copies
+                for _ in range(_DRAWS)
+                for rows in unfair_windows(labels, window, random)
+            ]
         test = None
         if len(unfair) >= _FEWEST_UNFAIR:
             test = ClassMixTest.learn([symptoms for symptoms, _ in fair], unfair)

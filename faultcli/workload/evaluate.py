@@ -24,7 +24,7 @@ from faultcli.workload.tokens import load_tokens
 DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, LeNet and the demo
 # With more numbers per batch a CPU is slower: MobileNetV2 takes twice as long with 32 images of 224×224 as with 4.
 _BATCH_NUMBERS = 1 << 20
-# A GPU wants as many as its memory takes; with these, the activations of MobileNetV2 take about 1 GB.
+# A GPU is faster the more there are (benchmarks/gpu.md); the bound keeps activations of large inputs in its memory.
 _GPU_BATCH_SIZE, _GPU_BATCH_NUMBERS = 1000, 1 << 25
 CACHE_BYTES = 1 << 30  # preprocessed inputs are kept up to this size, else made anew batch by batch
 

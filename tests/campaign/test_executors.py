@@ -29,11 +29,6 @@ from faultcli.memory import MemoryImage
 from faultcli.report.trials import trials_csv, trials_jsonl, trials_parquet
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> bytes:
-    return trials_jsonl(run_demo())
-
-
 def make_bench(limit: int = 10) -> Bench:
     workload = demo_workload(limit)
     image = MemoryImage({name: t.clone() for name, t in workload.parameters.items()})

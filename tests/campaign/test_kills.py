@@ -30,11 +30,6 @@ SCRIPT = Path(__file__).with_name("small_campaign.py")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc and POSIX signals")
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> bytes:
-    return trials_jsonl(run_demo())
-
-
 @pytest.mark.parametrize("kind", ["serial", "processes", "ray"])
 def test_a_supervisor_killed_at_random_moments_loses_nothing(kind: str, tmp_path: Path, undisturbed: bytes) -> None:
     if kind == "ray":

@@ -21,11 +21,6 @@ from faultcli.faults.laws import parse_law
 from faultcli.report.trials import trials_jsonl
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> bytes:
-    return trials_jsonl(run_demo())
-
-
 def test_a_store_reads_as_the_campaign_that_wrote_it(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "s")) as store:
         written = run_demo(store, plan=replace(PLAN, gates=(Gate("max-drop", 0.2),), trials=12))

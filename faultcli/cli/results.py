@@ -1,0 +1,59 @@
+"""What a campaign prints: what it would do, and what came out."""
+
+from __future__ import annotations
+
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from faultcli.cli.console import note, stdout, write_json
+
+if TYPE_CHECKING:
+    from faultcli.campaign.curves import CurveResult
+    from faultcli.campaign.plan import Plan
+    from faultcli.campaign.records import CampaignResult
+    from faultcli.campaign.subject import Subject
+
+GATE_FAILED, INCONCLUSIVE = 1, 4
+
+
+def show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | None) -> None:
+    """Print what a campaign would do, going by the trials of its store if there is one."""
+    from faultcli.campaign.preview import preview
+    from faultcli.campaign.store import Store
+    from faultcli.report.preview import preview_document, preview_lines, preview_table
+
+    with closing(Store.read(store)) if store is not None and store.exists() else nullcontext() as known:
+        found = preview(plan, subject, known)
+    write_json(preview_document(found), json)
+    if json != "-":
+        stdout().print(preview_table(found))
+        for line in preview_lines(found):
+            stdout().print(line, markup=False, soft_wrap=True)
+
+
+def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet: bool) -> None:
+    """Print a result and end with the exit code of its gates."""
+    from faultcli.campaign.curves import CurveResult
+    from faultcli.campaign.gates import Verdict
+    from faultcli.cli.curve import show_curves
+    from faultcli.report.document import campaign_document
+    from faultcli.report.table import campaign_tables, failure_lines, gate_lines, winners
+
+    if isinstance(result, CurveResult):
+        show_curves(result, json, quiet=quiet)
+        return
+    confidence = result.plan.confidence
+    write_json(campaign_document(result, confidence), json)
+    if json != "-":
+        for table in campaign_tables(result, confidence):
+            stdout().print(table)
+        for line in [*winners(result, confidence), *failure_lines(result), *gate_lines(result)]:
+            stdout().print(line, markup=False, soft_wrap=True)
+        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
+    if result.verdict is Verdict.FAIL:
+        raise typer.Exit(GATE_FAILED)
+    if result.verdict is Verdict.INCONCLUSIVE:
+        raise typer.Exit(INCONCLUSIVE)
