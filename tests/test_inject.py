@@ -1,8 +1,7 @@
-"""Writing corrupted checkpoints and taking the faults back, byte for byte."""
+"""Writing corrupted checkpoints."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,99 +11,25 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_checkpoints import (
+    FLOATS_ONLY,
+    KINDS,
+    LAWS,
+    corrupt,
+    digests,
+    same_bytes,
+    sharded,
+    single,
+    tensors,
+)
 
 from faultcli.checkpoint import DTYPES, Checkpoint
-from faultcli.errors import CheckpointError, FaultError, FormatError, OutputError, UsageError
+from faultcli.errors import FormatError, OutputError, UsageError
 from faultcli.faults.laws import parse_law
-from faultcli.faults.maps import FaultMap, Layout
-from faultcli.faults.selection import select
+from faultcli.faults.maps import FaultMap
 from faultcli.formats import parse_format
-from faultcli.inject import Injection, inject, replay
+from faultcli.inject import inject, replay
 from faultcli.memory import MemoryImage
-
-LAWS = ["bitflip:1e-3", "flips:37", "stuck-at-0:2e-3", "stuck-at-1:2e-3", "burst:1e-3,length=4", "zero:0.05"]
-LAWS += ["gaussian:0.1", "bitflip:0.01,bits=exponent", "burst:1e-3,length=3,across=row", "bitflip:1e-2,include=conv*"]
-FLOATS_ONLY = {"bitflip:0.01,bits=exponent"}
-
-
-def tensors(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return {
-        "conv.weight": torch.randn(8, 4, 3, 3, generator=generator).to(dtype),
-        "conv.bias": torch.randn(8, generator=generator).to(dtype),
-        "fc.weight": (torch.randn(10, 72, generator=generator) / 8).to(dtype),
-        "steps": torch.tensor(12345),
-    }
-
-
-def single(path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    save_file(tensors(dtype), path, {"format": "pt", "note": "keep mé"})
-    return path
-
-
-def sharded(directory: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Two shards, their index, and a file that is no weight."""
-    directory.mkdir()
-    state = tensors(dtype)
-    parts = {"model-1.safetensors": ["fc.weight", "conv.bias"], "model-2.safetensors": ["conv.weight", "steps"]}
-    for file, names in parts.items():
-        save_file({name: state[name] for name in names}, directory / file, {"format": "pt"})
-    weight_map = {name: file for file, names in parts.items() for name in names}
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}, indent=1))
-    (directory / "config.json").write_text('{"model_type": "test"}')
-    return directory
-
-
-def in_a_directory(directory: Path) -> Path:
-    directory.mkdir()
-    single(directory / "weights.safetensors")
-    (directory / "config.json").write_text("{}")
-    return directory
-
-
-def digests(path: Path) -> dict[str, str]:
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    return {file.name if path.is_dir() else "": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def corrupt(model: Path, law: str, output: Path, format: str = "native", **options: object) -> Injection:
-    checkpoint = Checkpoint.open(model)
-    names = select(checkpoint.tensors.values())
-    return inject(checkpoint, parse_law(law), output, names=names, format_name=format, **options)  # type: ignore[arg-type]
-
-
-def same_bytes(one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Whether two tensors are alike bit for bit: NaN is NaN, and -0 is not 0."""
-    return one.dtype == two.dtype and one.reshape(-1).view(torch.uint8).equal(two.reshape(-1).view(torch.uint8))
-
-
-KINDS = {
-    "file": lambda place: (single(place / "model.safetensors"), "out.safetensors"),
-    "index": lambda place: (sharded(place / "m") / "model.safetensors.index.json", "out"),
-    "shards": lambda place: (sharded(place / "m"), "out"),
-    "directory": lambda place: (in_a_directory(place / "m"), "out"),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("law", LAWS)
-def test_native_replay_restores_every_byte(kind: str, law: str, tmp_path: Path) -> None:
-    model, out = KINDS[kind](tmp_path)
-    whole = model if kind in ("file", "directory", "shards") else model.parent
-    before = digests(whole)
-    done = corrupt(model, law, tmp_path / out, save_faults=tmp_path / "map", seed=3)
-    assert digests(whole) == before
-    assert digests(tmp_path / out).keys() == before.keys()
-    assert digests(tmp_path / out) != before
-    assert done.faults.flips > 0
-
-    faults = FaultMap.load(tmp_path / "map")
-    back = replay(Checkpoint.open(tmp_path / out), faults, tmp_path / f"back-{out}")
-    assert back.restored
-    assert digests(tmp_path / f"back-{out}") == before
-    again = replay(Checkpoint.open(model), faults, tmp_path / f"again-{out}")
-    assert not again.restored
-    assert digests(tmp_path / f"again-{out}") == digests(tmp_path / out)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -238,69 +163,6 @@ def test_every_bit_flips_at_rate_one(tmp_path: Path) -> None:
     assert flipped.equal(~tensors()["fc.weight"].view(torch.int32))
 
 
-def test_replay_where_it_does_not_belong(tmp_path: Path) -> None:
-    model = single(tmp_path / "model.safetensors")
-    other = tmp_path / "other.safetensors"
-    save_file({**tensors(), "steps": torch.tensor(12346)}, other, {"format": "pt"})  # one unselected byte differs
-    for format in ("native", "q2.5"):
-        corrupt(model, "bitflip:1e-3", tmp_path / format, format, save_faults=tmp_path / "map", force=True)
-        faults = FaultMap.load(tmp_path / "map")
-        with pytest.raises(FaultError, match="is not the checkpoint that the fault map belongs to"):
-            replay(Checkpoint.open(other), faults, tmp_path / "no")
-    with pytest.raises(FaultError, match=r"faults drawn in q2\.5 cannot be taken back"):
-        replay(Checkpoint.open(tmp_path / "q2.5"), faults, tmp_path / "no")
-    assert not (tmp_path / "no").exists()
-
-
-@pytest.mark.parametrize("format", ["mxfp4", "fp8-e4m3-tensor", "int4-g64"])
-def test_flips_of_scales_are_saved_and_replayed(format: str, tmp_path: Path) -> None:
-    model = single(tmp_path / "model.safetensors")
-    corrupt(model, "bitflip:0", tmp_path / "stored", format)
-    done = corrupt(model, "flips:3,bits=scale", tmp_path / "out", format, save_faults=tmp_path / "map")
-    assert done.values_changed > 3
-    assert {name.partition("#")[2] for name in done.faults.faults} == {"scale"}
-    faults = FaultMap.load(tmp_path / "map")
-    assert faults.layout == done.faults.layout
-    assert replay(Checkpoint.open(model), faults, tmp_path / "again").values_changed == done.values_changed
-    assert digests(tmp_path / "again") == digests(tmp_path / "out") != digests(tmp_path / "stored")
-    with pytest.raises(FaultError, match=f"faults drawn in {format} cannot be taken back"):
-        replay(Checkpoint.open(tmp_path / "out"), faults, tmp_path / "no")
-    unbound = FaultMap(faults.faults, {**faults.layout, "gone#scale": Layout(1, 8)}, format=format)
-    with pytest.raises(FaultError, match="has no tensor 'gone#scale', which the fault map covers"):
-        replay(Checkpoint.open(model), unbound, tmp_path / "no")
-
-
-def test_format_that_is_the_files_own_can_be_taken_back(tmp_path: Path) -> None:
-    model = single(tmp_path / "model.safetensors")
-    corrupt(model, "bitflip:1e-3", tmp_path / "out", "fp32", save_faults=tmp_path / "map")
-    assert replay(Checkpoint.open(tmp_path / "out"), FaultMap.load(tmp_path / "map"), tmp_path / "back").restored
-    assert digests(tmp_path / "back") == digests(model)
-
-
-def test_map_without_checksums_is_checked_by_layout(tmp_path: Path) -> None:
-    """A map measured on a device belongs to no checkpoint; it has to fit all the same."""
-    model = single(tmp_path / "model.safetensors")
-    faults = corrupt(model, "bitflip:1e-3", tmp_path / "out").faults
-    assert faults.before is None
-    replay(Checkpoint.open(model), faults, tmp_path / "again")
-    assert digests(tmp_path / "again") == digests(tmp_path / "out")
-    save_file({"conv.weight": torch.zeros(3, 3)}, tmp_path / "small")
-    save_file({**tensors(), "fc.weight": torch.zeros(3, 3)}, tmp_path / "reshaped")
-    with pytest.raises(FaultError, match=r"has no tensor 'fc\.weight', which the fault map covers"):
-        replay(Checkpoint.open(tmp_path / "small"), faults, tmp_path / "no")
-    with pytest.raises(FaultError, match=r"'fc\.weight' is 9 words of 32 bits; the fault map was drawn over 720"):
-        replay(Checkpoint.open(tmp_path / "reshaped"), faults, tmp_path / "no")
-
-
-def test_result_that_breaks_the_promise_of_its_map_never_appears(tmp_path: Path) -> None:
-    model = single(tmp_path / "model.safetensors")
-    faults = corrupt(model, "bitflip:1e-3", tmp_path / "out").faults
-    forged = faults.bound(before=Checkpoint.open(model).sha256(), after="0" * 64)
-    with pytest.raises(CheckpointError, match="the fault map promises 0000"):
-        replay(Checkpoint.open(model), forged, tmp_path / "no")
-    assert not (tmp_path / "no").exists()
-
-
 def test_what_cannot_be(tmp_path: Path) -> None:
     model = single(tmp_path / "model.safetensors")
     for options, words in (({"seed": -1}, "--seed -1"), ({"trial": -2}, "--trial -2")):
@@ -370,16 +232,6 @@ def test_dtypes_that_no_format_stores_are_named(dtype: str, format: str, tmp_pat
         inject(
             Checkpoint.open(tmp_path / "model"), parse_law("flips:1"), tmp_path / "no", names=["a"], format_name=format
         )
-
-
-def test_a_failed_replay_keeps_what_was_there(tmp_path: Path) -> None:
-    model = single(tmp_path / "model.safetensors")
-    faults = corrupt(model, "bitflip:1e-3", tmp_path / "out").faults
-    forged = faults.bound(before=Checkpoint.open(model).sha256(), after="0" * 64)
-    (tmp_path / "precious").write_text("mine")
-    with pytest.raises(CheckpointError, match="the fault map promises 0000"):
-        replay(Checkpoint.open(model), forged, tmp_path / "precious", force=True)
-    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_a_map_whose_output_cannot_appear_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
