@@ -16,7 +16,7 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.faults.selection import select
-from faultcli.inject import inject, replay
+from faultcli.injection import inject, replay
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.evaluate import build_workload
 

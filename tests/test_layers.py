@@ -18,7 +18,7 @@ LAYERS = [
     "faults",
     "protect",
     "memory",
-    "inject",
+    "injection",
     "scaling",
     "prediction",
     "survey",

@@ -52,7 +52,7 @@ def inject(
 
     Example: faultcli inject model.safetensors --ber 1e-5 -o faulty.safetensors --save-faults faults.safetensors
     """
-    from faultcli import inject as library
+    from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
@@ -113,7 +113,7 @@ def inject(
 
 
 def _sentence(result: object) -> str:
-    from faultcli.inject import Injection
+    from faultcli.injection import Injection
 
     assert isinstance(result, Injection)
     faults = result.faults

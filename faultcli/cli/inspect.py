@@ -84,16 +84,17 @@ def _inspect_checkpoint(
     json: str | None,
     quiet: bool,
 ) -> None:
-    from faultcli.cli.session import naming, open_model
+    from faultcli.campaign.subject import open_checkpoint
+    from faultcli.cli.session import naming
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import TARGETS, select
-    from faultcli.inject import slots
+    from faultcli.injection import slots
     from faultcli.prediction import Prediction, predict
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
-    checkpoint = open_model(model)
+    checkpoint = open_checkpoint(model)
     try:
         names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
     except UsageError:

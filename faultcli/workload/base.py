@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn
 
 import torch
@@ -103,13 +103,26 @@ class BaseWorkload(ABC):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Run without gradients; on CUDA, with convolutions that give the same answer every time."""
-        with torch.inference_mode():
-            if self.device.type != "cuda":
+        """Run in evaluation mode, without gradients; on CUDA, with convolutions that give the same answer every time.
+
+        A module that comes from a user's program, and may be in training, is left in its mode."""
+        training = [module for module in self.model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.inference_mode(), self._exact_convolutions():
                 yield
-            else:
-                with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                    yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def _exact_convolutions(self) -> AbstractContextManager[object]:
+        if self.device.type != "cuda":
+            return nullcontext()
+        flags: AbstractContextManager[object] = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        return flags
 
     def explain(self, error: Exception) -> NoReturn:
         """Raise what `error` means to somebody who does not know the model's code."""
