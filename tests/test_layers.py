@@ -26,6 +26,7 @@ LAYERS = [
     "recover",
     "campaign",
     "report",
+    "api",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

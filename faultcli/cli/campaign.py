@@ -209,12 +209,13 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
+    from faultcli.campaign.executors import executor_of
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.shard import WHOLE, parse_shard
     from faultcli.campaign.subject import Subject, open_checkpoint
     from faultcli.cli.curve import ask
     from faultcli.cli.results import show_preview, show_result
-    from faultcli.cli.running import command_line, in_seconds, make_executor, set_threads
+    from faultcli.cli.running import command_line, in_seconds, set_threads
     from faultcli.cli.session import looking, note_what_runs, provenance_of
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.applied import Correct
@@ -268,7 +269,7 @@ def campaign(
     if plan_only:
         show_preview(plan, subject, store, json)
         return
-    with make_executor(workers, ray, torch_threads) as executor:
+    with executor_of(workers, ray, torch_threads) as executor:
         result = _run(
             plan,
             subject,
