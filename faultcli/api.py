@@ -69,8 +69,9 @@ class Conducting(TypedDict, total=False):
     `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals, and
     that no verdict is wrong. `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file.
     `window`: how many unlabelled inputs it looks at. `unlabelled`: where these come from, a name or a data set.
-    `workers`: processes (a script that asks for several needs `if __name__ == "__main__":`, as they import it). `budget_seconds`: no trial starts later. `listener`: called with every trial and its arm so
-    far. `command`: how reports say that the campaign is run again.
+    `workers`: processes; they import the program, so a script needs `if __name__ == "__main__":`. `budget_seconds`: no
+    trial starts later. `listener`: called with every trial and its arm so far. `command`: how reports say that the
+    campaign is run again.
     """
 
     seed: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Unpack
@@ -206,11 +206,13 @@ class MemoryImage:
             yield
             return
         saved = {name: tensor.detach().clone() for name, tensor in self._live.items()}
-        with ExitStack() as undo:
-            undo.callback(self._copy_in, saved.items())
-            self._holding = True
+        try:
             self._copy_in(self.values())
+            self._holding = True
             yield
+        finally:
+            self._holding = False
+            self._copy_in(saved.items())
 
     @cached_property
     def _exact(self) -> bool:
@@ -223,7 +225,6 @@ class MemoryImage:
         with torch.no_grad():
             for name, tensor in values:
                 self._live[name].copy_(tensor)
-        self._holding = False
 
     @cached_property
     def regions(self) -> list[StoredTensor | CheckRegion]:

@@ -27,6 +27,7 @@ LAYERS = [
     "campaign",
     "report",
     "api",
+    "extend",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
