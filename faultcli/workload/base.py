@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.workload.architectures import Architecture
-from faultcli.workload.metrics import GoldenRun, Outcome
+from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
 from faultcli.workload.models import live_tensors
 from faultcli.workload.token_metrics import GoldenTokens
 
-Golden = GoldenRun | GoldenTokens
+Golden = GoldenRun | GoldenTokens | GoldenScores
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -103,14 +103,20 @@ class BaseWorkload(ABC):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Run in evaluation mode, without gradients; on CUDA, with convolutions that give the same answer every time.
+        """Run as `evaluating`, without gradients."""
+        with self.evaluating(), torch.inference_mode():
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run in evaluation mode; on CUDA, with convolutions that give the same answer every time.
 
         A module that comes from a user's program, and may be in training, is left in its mode."""
         training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            with torch.inference_mode(), self._exact_convolutions():
+            with self._exact_convolutions():
                 yield
         finally:
             for module in training:
