@@ -12,6 +12,7 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import note
+from faultcli.cli.places import KEEPS, READS
 
 if TYPE_CHECKING:
     from faultcli.campaign.baseline import Baseline
@@ -85,6 +86,7 @@ def campaign(
             rich_help_panel=options.STOPPING,
             show_default=False,
         ),
+        READS,
     ] = None,
     max_sdc: Annotated[
         float | None,
@@ -121,6 +123,7 @@ def campaign(
             rich_help_panel=options.RUNNING,
             show_default=False,
         ),
+        KEEPS,
     ] = None,
     workers: Annotated[
         int,

@@ -9,6 +9,7 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, stdout, write_json
+from faultcli.cli.places import READS, WRITES, writes
 from faultcli.report.text import printable
 
 
@@ -34,6 +35,7 @@ def inject(
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
+        WRITES,
     ] = None,
     replay: Annotated[
         Path | None,
@@ -43,6 +45,7 @@ def inject(
             rich_help_panel=options.FAULTS,
             show_default=False,
         ),
+        READS,
     ] = None,
     force: options.Force = False,
     json: options.Json = None,
@@ -60,15 +63,12 @@ def inject(
     from faultcli.faults.selection import select
 
     checkpoint = Checkpoint.open(model)
-    written_to = output or options.beside(checkpoint.path, "faulty")
-    options.check_distinct(output=written_to, save_faults=save_faults, json=json)
+    written_to = output or writes("--output", options.beside(checkpoint.path, "faulty"))
     if replay is not None:
         if ber is not None or fault is not None or save_faults is not None:
             raise UsageError(
                 "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
             )
-        if written_to.exists() and replay.exists() and written_to.samefile(replay):
-            raise UsageError(f"{written_to}: is the fault map to replay; inputs are never changed", "another -o")
         faults = FaultMap.load(replay)
         passes = 3 if faults.before else 1  # with checksums before and after
         with byte_progress(quiet, "replaying", passes * checkpoint.nbytes) as advance:

@@ -10,6 +10,7 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import note, progress, stdout, write_json
+from faultcli.cli.places import READS, WRITES
 
 if TYPE_CHECKING:
     from faultcli.faults.maps import FaultMap
@@ -42,6 +43,7 @@ def train_corrector(
             rich_help_panel=options.FAULTS,
             show_default=False,
         ),
+        READS,
     ] = None,
     format: options.Format = "native",
     protect: options.Protect = "none",
@@ -57,6 +59,7 @@ def train_corrector(
             rich_help_panel=TRAINING,
             show_default="the training split of the data, else half of the data",
         ),
+        READS,
     ] = None,
     train_limit: Annotated[
         int, typer.Option(metavar="N", help="Use at most N of them.", rich_help_panel=TRAINING)
@@ -106,6 +109,7 @@ def train_corrector(
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Where to write the corrector.", show_default=False,
                      rich_help_panel=options.OUTPUT),
+        WRITES,
     ] = None,
     report: Annotated[
         Path | None,
@@ -115,6 +119,7 @@ def train_corrector(
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
+        WRITES,
     ] = None,
     force: options.Force = False,
     json: options.Json = None,
@@ -148,7 +153,6 @@ def train_corrector(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
     kind_of(method, "unseen damage")
-    options.check_distinct(output=output, json=json)
     if output is not None:
         check_output(output, force=force)
     if report is not None:
