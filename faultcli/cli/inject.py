@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import byte_progress, note, stdout, write_json
+from faultcli.cli.console import byte_progress, note, say, write_json
 from faultcli.cli.places import READS, WRITES, writes
-from faultcli.report.text import printable
 
 
 def inject(
@@ -106,7 +105,7 @@ def inject(
     }
     write_json(summary, json)
     if json != "-":
-        stdout().print(printable(_sentence(result)), markup=False, soft_wrap=True)
+        say(_sentence(result))
         if replay is None:
             text = f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere"
             note(text, quiet=quiet)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import byte_progress, note, stdout, write_json
+from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 
 BUILT_IN = "Tables of what is built in"
 
@@ -115,7 +115,7 @@ def _inspect_checkpoint(
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), json)
     if json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))
-        stdout().print(inspection_summary(tensors, format, fault, expected), markup=False, soft_wrap=True)
+        say(inspection_summary(tensors, format, fault, expected))
         if predictions:
             stdout().print(prediction_table(format, predictions))
         if checkpoint.metadata:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import byte_progress, note, stdout, write_json
+from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 from faultcli.cli.places import WRITES, writes
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def scale(
             sha256 = unscale_checkpoint(checkpoint, restored, force=force, progress=advance)
         write_json({"schema": "faultcli.scale/1", "output": str(restored), "sha256": sha256, "tensors": []}, json)
         if json != "-":
-            stdout().print(f"{restored}: every byte of the original, SHA-256 {sha256}", markup=False, soft_wrap=True)
+            say(f"{restored}: every byte of the original, SHA-256 {sha256}")
         return
     if factor is None:
         raise UsageError("no --factor to scale by", "say --factor X, --factor max or --factor auto")
@@ -129,5 +129,5 @@ def _show(checkpoint: Checkpoint, output: Path, format: str, ber: float, tensors
     from faultcli.report.scaling import scaling_table, verdict
 
     stdout().print(scaling_table(checkpoint.path, format, ber, tensors))
-    stdout().print(verdict(tensors), markup=False, soft_wrap=True)
-    stdout().print(f"written to {output}", markup=False, soft_wrap=True)
+    say(verdict(tensors))
+    say(f"written to {output}")

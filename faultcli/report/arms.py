@@ -9,6 +9,7 @@ from typing import Any
 
 from faultcli.campaign.records import CampaignResult
 from faultcli.report.document import campaign_document
+from faultcli.report.text import shown
 
 _NESTED = {
     "accuracy": ("mean", "low", "high", "worst"),
@@ -41,5 +42,5 @@ def arms_csv(result: CampaignResult) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(shown, rows))
     return text.getvalue().encode()
