@@ -123,20 +123,17 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
 
 
 def _escape_names(figure: Figure) -> None:
-    """Let no text of a figure hold what a terminal or a page would obey."""
+    """Let no text of a figure hold what a terminal or a page would obey. Labels of ticks are drawn anew from what was
+    set: whoever sets names there passes them through `spelled`."""
     from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
-
-    def escaped(text: str) -> str:
-        return "\n".join(map(printable, text.split("\n")))
 
     for text in figure.findobj(Text):
-        text.set_text(escaped(text.get_text()))
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            labels = axis.get_major_formatter()
-            if isinstance(labels, FixedFormatter):  # drawn anew from here
-                labels.seq = [escaped(label) for label in labels.seq]
+        text.set_text(spelled(text.get_text()))
+
+
+def spelled(text: str) -> str:
+    """Return lines of text in which nothing is obeyed."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _font(match: re.Match[str]) -> str:
