@@ -75,5 +75,5 @@ def test_globs_in_a_store(faultcli: Callable[..., object]) -> None:
     done = faultcli("report", "s.sqlite", *(word for file in files for word in ("-o", file)))
     assert done.code == 0, done.err
     assert "Warning" not in done.err
-    for file in files:
+    for file in set(files) - {"r.parquet"}:  # which is for programs, and holds texts as they are
         assert b"\x1b" not in Path(file).read_bytes(), file
