@@ -32,7 +32,7 @@ def interrupted(store: Path) -> fc.Result:
             trials=6,
             store=store,
             listener=stop,
-            gates={"max-sdc": 1},
+            gates={"max-sdc": 0.9},
         )
     return fc.read_result(store)
 
