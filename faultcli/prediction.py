@@ -13,7 +13,7 @@ from faultcli.errors import FormatError
 from faultcli.memory import format_for
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.protect.expected import expected_error, single_flips
-from faultcli.protect.factors import FactorSearch
+from faultcli.protect.factors import TABLE_BITS, FactorSearch
 from faultcli.protect.stored import StoredTensor
 from faultcli.scaling import read_weights
 
@@ -53,8 +53,11 @@ def predict(
         info, weights = checkpoint.info(name), read(name)
         if not weights.is_floating_point():
             raise FormatError(f"tensor {name!r} holds whole numbers; errors are predicted for weights", "leave it out")
-        search = FactorSearch(name, weights, format_for(format_name, info.dtype), UNPROTECTED, ber)
         given = factors[name] if factors and name in factors else None
+        per_channel = given is not None and len(given.values) > 1
+        format = format_for(format_name, info.dtype)
+        how = {"per_channel": per_channel, "sample_bits": TABLE_BITS}
+        search = FactorSearch(name, weights, format, UNPROTECTED, ber, **how)  # type: ignore[arg-type]
         stored = StoredTensor.write(name, search.sample, search.format, factors=given)
         clean = expected_error(stored, search.sample, 0.0)
         added = {

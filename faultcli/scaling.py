@@ -28,13 +28,15 @@ from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.formats.values import TILE, tiles
 from faultcli.injection import slots
 from faultcli.protect.chain import Chain
-from faultcli.protect.factors import FactorSearch, choose_factors
-from faultcli.protect.scale import Factors, Scale, charged, divided, integers, multiplied
+from faultcli.protect.factors import TABLE_BITS, FactorSearch, choose_factors
+from faultcli.protect.scale import LARGEST_FACTOR, Factors, Scale, charged, divided, integers, multiplied
 
 METADATA_KEY = "faultcli.scale"
 SCHEMA = "faultcli.scale/1"
 _MAX_CORRECTIONS = 64 << 20  # bytes of compressed corrections that a header takes
-_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_MOST_ROUNDED = (
+    64 << 20
+)  # weights that factors may round; of more, corrections would not fit, so powers of two are used
 
 Progress = Callable[[int], None]
 
@@ -180,7 +182,7 @@ def scale_checkpoint(
 
     Args:
         checkpoint: the input; never changed.
-        scale: which factors.
+        scale: which factors. Beyond 64 million weights those that are chosen are rounded down to powers of two.
         output: file or directory, like the input.
         names: the tensors to scale, from `select`.
         format_name: number format of the memory that the factors and predictions are for.
@@ -192,17 +194,15 @@ def scale_checkpoint(
     Raises:
         CheckpointError: the checkpoint is scaled already.
         UsageError: a factor makes finite weights overflow; says how many, and the largest power of two that works. Or
-            what rounding loses does not fit into the header.
+            what rounding loses does not fit into the header, which is said before any work is done. Or undoing what was
+            written does not give every weight back, which is tried before it appears.
         FormatError: weights that the format cannot store, or that no factor makes fit.
 
     Peak memory is a few times the largest tensor, whatever the file's size.
     """
-    if METADATA_KEY in checkpoint.metadata:
-        raise CheckpointError(f"{checkpoint.path}: is scaled already", "undo that first: faultcli scale MODEL --undo")
     names = [name for name in names if checkpoint.info(name).elements]
     formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
-    for name in names:
-        _check_scalable(checkpoint.info(name))
+    rounds = _may_round(checkpoint, names, scale)
     common = None
     if scale.granularity == "model" and names:
         factors_of = choose_factors(_Weights(checkpoint, names), formats.__getitem__, Chain(scale), ber)
@@ -214,26 +214,20 @@ def scale_checkpoint(
         chosen = common
         if chosen is None:
             chosen = choose_factors({name: weights}, formats.__getitem__, Chain(scale), ber)[name].values
+        if not rounds:
+            chosen = torch.exp2(chosen.log2().floor())
         factor = chosen.double()
-        record, corrected = _corrections(checkpoint, info, weights, factor, room)
+        record, corrected = None, 0
+        if not _is_exact(weights, factor):
+            record, corrected = _corrections(checkpoint, names, info, weights, factor, room)
         if record:
             corrections[name] = record
             room -= len(record)
-        search = FactorSearch(name, weights, format, Chain(), ber)
-        best = float(chosen) if scale == Scale("auto") else search.best_factor()
-        listed = factor.tolist()
-        factors[name] = listed if len(listed) > 1 else listed[0]
-        rows.append(
-            ScaledTensor(
-                name,
-                factors[name],
-                best,
-                search.error(factor.float()),
-                search.error(torch.ones(1)),
-                search.error(torch.tensor([best])),
-                corrected,
-            )
-        )
+        how = {"per_channel": len(factor) > 1, "sample_bits": TABLE_BITS}
+        search = FactorSearch(name, weights, format, Chain(), ber, **how)  # type: ignore[arg-type]
+        row = _row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected)
+        factors[name] = row.factor
+        rows.append(row)
         if progress is not None:
             progress(info.nbytes)
     summary = {
@@ -250,9 +244,71 @@ def scale_checkpoint(
         for tile, factor in _tiles(constants[info.name], values):
             tile.copy_(multiplied(tile, factor))
 
+    def prove(partial: Path) -> None:
+        written = Checkpoint.open(partial)
+        scaling = Scaling.of(written)
+        assert scaling is not None
+        for name in names:
+            back = scaling.read(name, written.read(name))
+            if not torch.equal(integers(back), integers(checkpoint.read(name))):
+                problem = f"{checkpoint.path}: tensor {name!r}: scaling by {factors[name]} cannot be undone"
+                raise UsageError(problem, "a power of two loses nothing: --factor 4")
+
     metadata = {**checkpoint.metadata, METADATA_KEY: json.dumps(summary, sort_keys=True)}
-    checkpoint.edit(output, multiply, names=list(names), metadata=metadata, force=force, progress=progress)
+    how_written = {"names": list(names), "metadata": metadata, "force": force, "progress": progress, "check": prove}
+    checkpoint.edit(output, multiply, **how_written)  # type: ignore[arg-type]
     return rows
+
+
+def _may_round(checkpoint: Checkpoint, names: Sequence[str], scale: Scale) -> bool:
+    """Return whether there is room for what factors lose that are no powers of two.
+
+    Raises:
+        CheckpointError, FormatError, UsageError: the checkpoint, a tensor, or the factor for so many weights cannot be.
+    """
+    if METADATA_KEY in checkpoint.metadata:
+        raise CheckpointError(f"{checkpoint.path}: is scaled already", "undo that first: faultcli scale MODEL --undo")
+    for name in names:
+        _check_scalable(checkpoint.info(name))
+    rounds = sum(checkpoint.info(name).elements for name in names) <= _MOST_ROUNDED
+    if not rounds and not isinstance(scale.factor, str) and not _is_power_of_two(torch.tensor([scale.factor])):
+        near = 2.0 ** round(math.log2(scale.factor))
+        raise UsageError(
+            f"{checkpoint.path}: a factor of {scale.factor:g} rounds, and what rounding loses of so many weights takes"
+            " too much room",
+            f"a power of two loses nothing: --factor {near:g}",
+        )
+    return rounds
+
+
+def _row(search: FactorSearch, factor: Tensor, best: float | None, corrected: int) -> ScaledTensor:
+    """Return what is said of a tensor; `best` is the best factor if it is known."""
+    best = search.best_factor() if best is None else best
+    listed = factor.tolist()
+    asked, one, least = (search.error(values) for values in (factor.float(), torch.ones(1), torch.tensor([best])))
+    return ScaledTensor(search.name, listed if len(listed) > 1 else listed[0], best, asked, one, least, corrected)
+
+
+def _is_power_of_two(factor: Tensor) -> bool:
+    return bool((torch.frexp(factor.double()).mantissa == 0.5).all())
+
+
+def _is_exact(weights: Tensor, factor: Tensor) -> bool:
+    """Whether multiplying loses nothing: powers of two, and no value that overflows or comes near underflowing."""
+    if not _is_power_of_two(factor):
+        return False
+    about = torch.finfo(weights.dtype)
+    low, high = float(factor.min()), float(factor.max())
+    magnitude = (1 << 8 * weights.element_size() - 1) - 1
+    for tile in split(integers(weights).reshape(-1), TILE):
+        bits = tile & magnitude  # of floats, these are in the order of their magnitudes
+        least, most = bits.masked_fill(bits == 0, magnitude).min(), bits.max()
+        smallest, largest = (float(one.view(weights.dtype)) for one in (least.reshape(1), most.reshape(1)))
+        if not bool(bits.any()):
+            continue
+        if not (largest * max(high, 1.0) <= about.max and smallest * min(low, 1.0) >= about.tiny):
+            return False
+    return True
 
 
 def unscale_checkpoint(
@@ -287,29 +343,37 @@ def unscale_checkpoint(
 
 
 def _corrections(
-    checkpoint: Checkpoint, info: TensorInfo, weights: Tensor, factor: Tensor, room: int
+    checkpoint: Checkpoint, names: Sequence[str], info: TensorInfo, weights: Tensor, factor: Tensor, room: int
 ) -> tuple[bytes | None, int]:
     """Return the record, of `room` bytes at the most, of what dividing does not give back, and how many values it
     concerns."""
     largest = torch.finfo(weights.dtype).max
-    offsets = torch.empty(weights.shape, dtype=_SIGNED[weights.element_size()])
-    overflowing, wrong, peak = 0, 0, 0.0
+    offsets = torch.empty(weights.shape, dtype=integers(weights).dtype)
+    overflowing, wrong = 0, 0
     for target, tile, constant in _tiles(factor, offsets, weights):
         wide = tile.double()
-        wide = wide.where(wide.isfinite(), 0.0)
-        overflowing += int(((wide * constant).abs() > largest).sum())
-        peak = max(peak, float(wide.abs().max()))
+        overflowing += int(((wide.where(wide.isfinite(), 0.0) * constant).abs() > largest).sum())
         # Modulo 2^bits, so that it undoes anything, NaN included.
         target.copy_(integers(tile) - integers(divided(multiplied(tile, constant), constant)))
         wrong += int(target.count_nonzero())
     if overflowing:
-        works = 2.0 ** math.floor(math.log2(largest / peak))
         raise UsageError(
             f"{checkpoint.path}: tensor {info.name!r}: {overflowing} values overflow {info.dtype} when multiplied by "
             f"{float(factor.max()):g}",
-            f"the largest power of two that works is {works:g}",
+            f"the largest power of two that works is {_largest_that_works(checkpoint, names):g}",
         )
     return (_pack(checkpoint, offsets.view(-1), room), wrong) if wrong else (None, 0)
+
+
+def _largest_that_works(checkpoint: Checkpoint, names: Sequence[str]) -> float:
+    """Return the largest power of two with which no tensor overflows."""
+    works = math.log2(LARGEST_FACTOR)
+    for weights in map(checkpoint.read, names):
+        peak = max((float(t[t.isfinite()].abs().max()) for t in split(weights.double().reshape(-1), TILE)
+                    if bool(t.isfinite().any())), default=0.0)  # fmt: skip
+        if peak:
+            works = min(works, math.floor(math.log2(torch.finfo(weights.dtype).max) - math.log2(peak)))
+    return float(2.0**works)
 
 
 def _pack(checkpoint: Checkpoint, offsets: Tensor, room: int) -> bytes:

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, split
 
 from faultcli.errors import FormatError, UsageError
-from faultcli.formats import NumberFormat
+from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.values import TILE
 from faultcli.protect.chain import Chain
 from faultcli.protect.expected import expected_error
-from faultcli.protect.scale import Factors, charged, largest_fitting
+from faultcli.protect.scale import LARGEST_FACTOR, Factors, charged, largest_fitting
 from faultcli.protect.stored import StoredTensor
 
 _SAMPLE_BITS = 1 << 17  # bits of a tensor's words that a search looks at: 16 thousand weights of 8 bits
+TABLE_BITS = 1 << 15  # of one that is only shown, where a few percent of an error do not matter
 _LEAST_PER_CHANNEL = 4  # weights of each channel that it looks at beside the largest
 _COARSE = [2.0 ** (k / 2) for k in range(-16, 7)]  # relative to the largest factor that fits
 _FINE = [2.0 ** (k / 8) for k in range(-3, 4)]
@@ -69,18 +70,44 @@ class FactorSearch:
     """The expected squared error of one tensor, relative to its weights' mean square, as a function of its factor.
 
     Looks at a sample of each channel that always has the channel's largest weight.
+
+    Args:
+        name: of the tensor, for messages.
+        weights: any shape.
+        format: what one word is.
+        chain: the protections; its scale does not count.
+        ber: bit-error rate.
+        per_channel: whether factors may differ by output channel; else the sample is one of the whole tensor.
+        sample_bits: how many bits of words are looked at, about.
     """
 
-    def __init__(self, name: str, weights: Tensor, format: NumberFormat, chain: Chain, ber: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        weights: Tensor,
+        format: NumberFormat,
+        chain: Chain,
+        ber: float,
+        *,
+        per_channel: bool = True,
+        sample_bits: int = _SAMPLE_BITS,
+    ) -> None:
         self.name, self.format, self.ber = name, format, ber
         self.chain = replace(chain, scale=None)
         rounds = not (isinstance(format, FloatFormat) and format.bits >= 16)
         self.ratios = (_COARSE, _FINE) if rounds else (_OCTAVES, [1.0])
-        rows = weights.flatten(1) if weights.dim() >= 2 else weights.reshape(1, -1)
-        stride = min(weights.numel() * format.bits // _SAMPLE_BITS, rows.shape[1] // _LEAST_PER_CHANNEL)
+        by_row = weights.dim() >= 2 and (per_channel or isinstance(format, ScaledFormat))
+        rows = weights.flatten(1) if by_row else weights.reshape(1, -1)
+        stride = min(weights.numel() * format.bits // sample_bits, rows.shape[1] // _LEAST_PER_CHANNEL)
         if stride > 1:
-            height = max(1, TILE // rows.shape[1])
-            peak = torch.cat([part.double().abs().argmax(dim=1, keepdim=True) for part in split(rows, height)])
+            wide = torch.float64 if weights.dtype == torch.float64 else torch.float32
+            height, width = max(1, TILE // rows.shape[1]), rows.shape[1]
+            if by_row:
+                peak = torch.cat([part.to(wide).abs().argmax(dim=1, keepdim=True) for part in split(rows, height)])
+            else:
+                starts = range(0, width, TILE)
+                tops = [int(rows[0, at : at + TILE].to(wide).abs().argmax()) + at for at in starts]
+                peak = torch.tensor([[max(tops, key=lambda at: abs(float(rows[0, at])))]])
             rows = torch.cat([rows.gather(1, peak), rows[:, ::stride]], dim=1)
         self.sample = rows
         self.power = float(rows.double().square().sum()) or 1.0
@@ -132,4 +159,4 @@ def _nearest_best(ratios: list[float], error: Callable[[float], float]) -> float
 
 def _rounded(factors: Tensor) -> Tensor:
     """Return factors as bfloat16 keeps them, in float32."""
-    return factors.to(torch.bfloat16).float().clamp(min=torch.finfo(torch.float32).tiny)
+    return factors.to(torch.bfloat16).float().clamp(min=torch.finfo(torch.float32).tiny, max=LARGEST_FACTOR)

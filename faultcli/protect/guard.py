@@ -69,7 +69,8 @@ class _FittedGuard(Fitted):
         self.side_bits = BOUND_BITS * len(bounds)
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
-        bound = per_element(self.bounds.to(values.dtype), values, self.shape, index)
+        bounds = self.bounds.to(values.dtype).clamp(max=torch.finfo(values.dtype).max)  # bfloat16 ends before float32
+        bound = per_element(bounds, values, self.shape, index)
         if self.mode == "clamp":
             return torch.where(values.isnan(), 0, torch.minimum(torch.maximum(values, -bound), bound))
         return torch.where(values.abs() <= bound, values, 0)  # false for NaN

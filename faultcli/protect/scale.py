@@ -20,6 +20,7 @@ from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import per_element
 
 GRANULARITIES = ("model", "tensor", "channel")
+SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126  # so that a factor and its inverse are normal float32 numbers
 _SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -69,6 +70,12 @@ def positive(factor: float) -> float:
     """
     if not (math.isfinite(factor) and factor > 0):
         raise UsageError(f"a scaling factor of {factor:g}: it has to be positive and finite", "try: 0.25, max or auto")
+    if not SMALLEST_FACTOR <= factor <= LARGEST_FACTOR:
+        raise UsageError(
+            f"a scaling factor of {factor:g}: factors are kept in float32, which has none between"
+            f" 0 and {SMALLEST_FACTOR:.3g} or beyond {LARGEST_FACTOR:.3g}",
+            "try: 0.25, max or auto",
+        )
     return factor
 
 
@@ -103,6 +110,8 @@ class Factors:
 
 def multiplied(weights: Tensor, constants: Tensor) -> Tensor:
     """Return c·w in the dtype of w, rounded once from float64."""
+    if _by_exponent(weights, constants):
+        return _narrow(weights.float() * constants.float(), weights)
     return _narrow(weights.double() * constants, weights)
 
 
@@ -116,12 +125,23 @@ def divided(words: Tensor, constants: Tensor, offsets: Tensor | None = None) -> 
             the weight comes back of which c·w was written. It is added where that makes sense, that is, where times c
             it gives the word again; a word that a fault has hit is divided, and no more.
     """
-    quotient = _narrow(words.double() / constants, words)
+    if _by_exponent(words, constants):
+        quotient = _narrow(words.float() * (1 / constants).float(), words)
+    else:
+        quotient = _narrow(words.double() / constants, words)
     if offsets is None:
         return quotient
     exact = (integers(quotient) + offsets).view(quotient.dtype)
     written = integers(multiplied(exact, constants)) == integers(words)
     return integers(quotient).where(~written, integers(exact)).view(quotient.dtype)
+
+
+def _by_exponent(values: Tensor, constants: Tensor) -> bool:
+    """Whether float32 gives the same: one power of two, on values of no more digits."""
+    if values.dtype == torch.float64 or constants.numel() != 1:
+        return False
+    factor = float(constants)
+    return math.frexp(factor)[0] == 0.5 and SMALLEST_FACTOR <= factor <= LARGEST_FACTOR
 
 
 def integers(values: Tensor) -> Tensor:
@@ -157,7 +177,7 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
     Where all weights are 0 the factor is 1. `spare` is how many of the word's lowest bits do not hold the value.
 
     Raises:
-        FormatError: the weights hold NaN or infinities.
+        FormatError: the weights hold NaN or infinities, or are so large that no factor makes them fit.
     """
     groups = weights.flatten(1) if granularity == "channel" and weights.dim() >= 2 else weights.reshape(1, -1)
     peak = torch.zeros(len(groups)).double()
@@ -178,7 +198,12 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
             top = (1 << format.bits - 1) - 1
             largest *= (top >> spare << spare) / top
         factor = _rounded_down(largest / peak)
-    return torch.where(peak > 0, factor, 1.0).float()
+    if bool((factor < SMALLEST_FACTOR).any() & (peak > 0).any()):
+        raise FormatError(
+            f"holds values up to {float(peak.max()):.3g}; a factor that makes them fit {format.name} is 0 in float32",
+            "leave it out with --exclude",
+        )
+    return torch.where(peak > 0, factor.clamp(max=LARGEST_FACTOR), 1.0).float()  # of tiny weights: as far as it goes
 
 
 def _rounded_down(factors: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +229,78 @@ def test_a_python_caller_sees_the_factors(tmp_path: Path, faultcli: Callable[...
     assert {float(f) for f in scaling.factors.values()} == {8.0}
     assert scaling.original_sha256 == sha(demo_checkpoint_path())
     assert Scaling.of(Checkpoint.open(demo_checkpoint_path())) is None
+
+
+@pytest.mark.parametrize("factor", ["1e-300", "1e-46", "1e300", "1e-38"])
+def test_a_factor_that_float32_does_not_hold_is_refused(
+    factor: str, tmp_path: Path, faultcli: Callable[..., Any]
+) -> None:
+    model = tmp_path / "model.safetensors"
+    save_torch({"w": torch.ones(2, 2)}, model)
+    done = faultcli("scale", model, "--factor", factor)
+    assert done.code == 2
+    assert "factors are kept in float32" in done.err
+    assert list(tmp_path.iterdir()) == [model]
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("factor", ["max", "auto", "4", "3.7"])
+def test_tiny_weights_and_scalars(factor: str, granularity: str, tmp_path: Path, faultcli: Callable[..., Any]) -> None:
+    model, scaled, back = (tmp_path / f"{name}.safetensors" for name in ("model", "scaled", "back"))
+    w = torch.ones(4, 8)
+    w[1] = 1e-40
+    state = {"w": w, "one": torch.tensor(3.0), "tiny": torch.full((2, 2), 1e-300, dtype=torch.float64)}
+    save_torch(state, model)
+    words = ("--factor", factor, "--granularity", granularity, "--format", "q2.5", "--target", "all")
+    done = faultcli("scale", model, *words, "-o", scaled)
+    assert done.code == 0, done.err
+    assert "inf" not in done.out
+    assert faultcli("scale", scaled, "--undo", "-o", back).code == 0
+    assert sha(back) == sha(model)
+
+
+def test_huge_weights_that_no_factor_makes_fit(tmp_path: Path, faultcli: Callable[..., Any]) -> None:
+    model = tmp_path / "model.safetensors"
+    save_torch({"w": torch.full((2, 2), 1e46, dtype=torch.float64)}, model)
+    done = faultcli("scale", model, "--factor", "max", "--format", "q2.5")
+    assert done.code == 2
+    assert "holds values up to 1e+46" in done.err
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_the_remedy_works_for_all_tensors(tmp_path: Path, faultcli: Callable[..., Any]) -> None:
+    model = tmp_path / "model.safetensors"
+    save_torch({"a": torch.full((2, 2), 1e30), "b": torch.full((2, 2), 1e38)}, model)
+    done = faultcli("scale", model, "--factor", "1e10")
+    assert "tensor 'a'" in done.err
+    assert "largest power of two that works is 2" in done.err
+    assert faultcli("scale", model, "--factor", "2", "-o", tmp_path / "out").code == 0
+
+
+def test_many_weights_get_powers_of_two(
+    tmp_path: Path, faultcli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faultcli import scaling
+
+    monkeypatch.setattr(scaling, "_MOST_ROUNDED", 100)
+    scaled = tmp_path / "scaled.safetensors"
+    done = faultcli("scale", demo_checkpoint_path(), "--factor", "max", "--format", "q2.5", "-o", scaled, "--json")
+    assert done.code == 0, done.err
+    for tensor in json.loads(done.out)["tensors"]:
+        assert math.frexp(tensor["factor"])[0] == 0.5
+        assert tensor["corrections"] == 0
+    refused = faultcli("scale", demo_checkpoint_path(), "--factor", "3.7", "-o", tmp_path / "no")
+    assert refused.code == 2
+    assert "--factor 4" in refused.err
+
+
+def test_an_output_that_cannot_be_undone_does_not_appear(
+    tmp_path: Path, faultcli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faultcli import scaling
+
+    monkeypatch.setattr(scaling, "_corrections", lambda *given: (None, 0))  # as if nothing were lost
+    done = faultcli("scale", demo_checkpoint_path(), "--factor", "3.7", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "cannot be undone" in done.err
+    assert not list(tmp_path.iterdir())
