@@ -237,13 +237,13 @@ def _edmn_options(
     hidden: str, alpha: float, gamma: float, beta: float, temperature: float, clean_share: float, epochs: int
 ) -> EdmnOptions:
     from faultcli.errors import UsageError
+    from faultcli.foreign import whole_number
     from faultcli.recover.edmn import EdmnOptions
 
-    try:
-        sizes = tuple(int(size) for size in hidden.split(","))
-    except ValueError:
-        raise UsageError(f"--hidden {hidden}: is no list of whole numbers", "try: --hidden 256,256") from None
-    return EdmnOptions(sizes, alpha, gamma, beta, temperature, clean_share, epochs)
+    sizes = [whole_number(size) for size in hidden.split(",")]
+    if None in sizes:
+        raise UsageError(f"--hidden {hidden}: is no list of whole numbers", "try: --hidden 256,256")
+    return EdmnOptions(tuple(size or 0 for size in sizes), alpha, gamma, beta, temperature, clean_share, epochs)
 
 
 def _parts(
