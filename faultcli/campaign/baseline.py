@@ -160,7 +160,7 @@ def _key(arm: Mapping[str, Any]) -> tuple[str | None, ...]:
     return key
 
 
-def _accuracies(values: list[object]) -> tuple[float | None, ...]:
+def _accuracies(values: list[Any]) -> tuple[float | None, ...]:
     """Check the accuracies of an arm's trials, None for one that could not be run."""
     if not isinstance(values, list) or not all(value is None or is_number(value, 0, 1) for value in values):
         raise ValueError("an accuracy is a number from 0 to 1")

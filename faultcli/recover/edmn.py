@@ -94,6 +94,8 @@ class Perceptron:
             raise ValueError("it has no layers")
         weights = tuple(arrays[f"network.{n}.weight"] for n in range(count))
         biases = tuple(arrays[f"network.{n}.bias"] for n in range(count))
+        if any(part.dtype != np.float32 for part in (*weights, *biases)):
+            raise ValueError("its network is not of float32")
         for n in range(count):
             if weights[n].ndim != 2 or biases[n].shape != weights[n].shape[:1]:
                 raise ValueError(f"layer {n} has weights {weights[n].shape} and biases {biases[n].shape}")
