@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.measure import Row, side_by_side
 from faultcli.checkpoint import Checkpoint, TensorSource, write_safetensors
 from faultcli.faults.laws import parse_law
-from faultcli.inject import inject
+from faultcli.injection import inject
 
 TENSORS, ROWS = 64, 4096  # of 1024 fp32 values each: 16 MB a tensor
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from faultcli.workload.architectures import ARCHITECTURES
+from faultcli import extend
 
 EPOCHS, BATCH = 60, 64
 
@@ -36,7 +36,7 @@ def main(output: Path) -> None:
     is_test = np.arange(len(images)) >= len(images) - 500  # the last 500, as they lie
     np.savez_compressed(output / "digits.npz", images=images, labels=labels, is_test=is_test)
 
-    architecture = ARCHITECTURES["digits-cnn"]
+    architecture = extend.ARCHITECTURES["digits-cnn"]
     model = architecture.build()
     x = architecture.preprocess.apply(torch.from_numpy(images), "NHW")
     y, train, test = (

@@ -11,13 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from faultcli.workload.architectures import ARCHITECTURES
-from faultcli.workload.data import Dataset, load_data
+from faultcli import extend
 
-BATCH, ARCHITECTURE = 128, ARCHITECTURES["mnist-cnn"]
+BATCH, ARCHITECTURE = 128, extend.ARCHITECTURES["mnist-cnn"]
 
 
-def tensors(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(data: extend.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images float32 [N, 1, 28, 28] and labels."""
     return ARCHITECTURE.preprocess.apply(data.inputs, data.layout), data.labels
 
@@ -38,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)  # sums depend on the number of threads
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    x, y = tensors(load_data(f"mnist:{options.directory},split=train"))
+    x, y = tensors(extend.load_data(f"mnist:{options.directory},split=train"))
     model = ARCHITECTURE.build()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     steps = -(-len(x) // BATCH)
@@ -50,7 +49,7 @@ def main() -> None:
             optimizer.step()
             schedule.step()
     save_file(model.state_dict(), options.output, metadata={"faultcli.arch": ARCHITECTURE.name})
-    x, y = tensors(load_data(f"mnist:{options.directory}"))
+    x, y = tensors(extend.load_data(f"mnist:{options.directory}"))
     with torch.inference_mode():
         print(f"{options.output}: {(model(x).argmax(1) == y).float().mean():.2%} of {len(x)} test images")
 

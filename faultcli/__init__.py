@@ -1,3 +1,72 @@
-"""faultcli: what happens to a neural network when its stored bits flip, and what to do about it."""
+"""faultcli: what happens to a neural network when its stored bits flip, and what to do about it.
+
+The public names below are all that programs need; they are imported when they are first used, so that the command line
+answers at once. Everything else may move.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from faultcli.api import Result, faulty, inject, read_result, replay, run_campaign, write_report
+    from faultcli.campaign.subject import Subject
+    from faultcli.checkpoint import Checkpoint
+    from faultcli.errors import FaultcliError
+    from faultcli.faults.laws import parse_law
+    from faultcli.faults.maps import FaultMap
+    from faultcli.memory import MemoryImage
+    from faultcli.recover.file import load_corrector
+    from faultcli.recover.streaming import StreamingCorrector
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Checkpoint": "faultcli.checkpoint",
+    "FaultMap": "faultcli.faults.maps",
+    "FaultcliError": "faultcli.errors",
+    "MemoryImage": "faultcli.memory",
+    "Result": "faultcli.api",
+    "StreamingCorrector": "faultcli.recover.streaming",
+    "Subject": "faultcli.campaign.subject",
+    "faulty": "faultcli.api",
+    "inject": "faultcli.api",
+    "load_corrector": "faultcli.recover.file",
+    "parse_law": "faultcli.faults.laws",
+    "read_result": "faultcli.api",
+    "replay": "faultcli.api",
+    "run_campaign": "faultcli.api",
+    "write_report": "faultcli.api",
+}
+
+__all__ = [
+    "Checkpoint",
+    "FaultMap",
+    "FaultcliError",
+    "MemoryImage",
+    "Result",
+    "StreamingCorrector",
+    "Subject",
+    "__version__",
+    "faulty",
+    "inject",
+    "load_corrector",
+    "parse_law",
+    "read_result",
+    "replay",
+    "run_campaign",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'faultcli' has no attribute {name!r}")
+    found = getattr(import_module(_HOME[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

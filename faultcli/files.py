@@ -1,23 +1,36 @@
 """Outputs that appear whole or not at all, and the few ways of moving bytes that every reader and writer shares.
 
 An output is written under a temporary name beside its target, flushed to the disk and renamed. Whatever goes wrong
-before the rename (an exception, a full disk, Ctrl-C) removes the temporary file and leaves the target as it was.
+before the rename (an exception, a full disk, Ctrl-C) removes the temporary file and leaves the target as it was. A
+process that is killed removes nothing; but it lets go of the lock that it held on the temporary file, and the next
+output in the same folder removes what nobody holds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
 from faultcli.errors import OutputError
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\.faultcli-[0-9a-f]{12}(\.[^-]*)?")
+_YOUNG_SECONDS = 10.0
+_CWD, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _CHUNK = 1 << 20  # bytes per read of the fallback copy
 _KERNEL_CHUNK = 64 << 20  # bytes per system call of the kernel copy: short enough for progress and for Ctrl-C
 _NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
@@ -62,20 +75,22 @@ def atomic_output(path: str | Path, *, force: bool = False, inputs: Iterable[Pat
             raise OutputError(f"{target}: is a directory; the output is a file", "name a file")
         if old is not None and not _replaceable(target, old):
             raise OutputError(f"{target}: is not a regular file and cannot be replaced", "name a regular file")
+        remove_leftovers(target.parent)
         temporary = _temporary(target)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        with _reported(target, temporary):
-            yield temporary
-        with _reported(target):
-            _flush(temporary)
-            if old is not None and stat.S_ISREG(old.st_mode):
-                temporary.chmod(stat.S_IMODE(old.st_mode))
-            if force:
-                temporary.replace(target)
-            else:
-                _rename_new(temporary, target)
-            _flush(target.parent)
+        with _held(temporary):
+            with _reported(target, temporary):
+                yield temporary
+            with _reported(target):
+                _flush(temporary)
+                if old is not None and stat.S_ISREG(old.st_mode):
+                    temporary.chmod(stat.S_IMODE(old.st_mode))
+                if force:
+                    temporary.replace(target)
+                else:
+                    _rename_new(temporary, target)
+                _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -110,22 +125,27 @@ def atomic_directory(path: str | Path, *, force: bool = False, inputs: Iterable[
         old = _examine(target, force=force, inputs=inputs)
         if old is not None:
             _check_replaceable(target, inputs)
+        remove_leftovers(target.parent)
         temporary = _temporary(target)
         temporary.mkdir()
     aside = temporary.with_suffix(".old")
     try:
-        with _reported(target, temporary):
-            yield temporary
-        with _reported(target):
-            for entry in temporary.iterdir():
-                _flush(entry)
-            _flush(temporary)
-            if old is not None:
-                target.rename(aside)
-            elif os.path.lexists(target):
-                raise _exists(target)
-            temporary.rename(target)
-            _flush(target.parent)
+        with _held(temporary):
+            with _reported(target, temporary):
+                yield temporary
+            with _reported(target):
+                for entry in temporary.iterdir():
+                    _flush(entry)
+                _flush(temporary)
+                if old is not None and _exchange(temporary, target):
+                    aside = temporary  # which now holds the old one
+                else:
+                    if old is not None:
+                        target.rename(aside)
+                    elif os.path.lexists(target):
+                        raise _exists(target)
+                    temporary.rename(target)
+                _flush(target.parent)
     except BaseException:
         if os.path.lexists(aside) and not os.path.lexists(target):
             aside.rename(target)
@@ -228,6 +248,60 @@ def _check_replaceable(target: Path, inputs: Iterable[Path]) -> None:
     ):
         message = f"{target}: holds more than a checkpoint; it is not deleted to make room for the output"
         raise OutputError(message, "choose another -o, or delete it yourself")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders of processes that are gone: those on which nobody holds a lock. One that is
+    empty and young may just have been made, and not be locked yet."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+    except OSError:
+        return
+    for path in (folder / name for name in names):
+        with contextlib.suppress(OSError), _held(path, wait=False):
+            about = path.lstat()
+            empty = not any(path.iterdir()) if path.is_dir() else about.st_size == 0
+            if empty and time.time() - about.st_mtime < _YOUNG_SECONDS:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            path.unlink(missing_ok=True)
+            for companion in folder.glob(f"{path.name}-*"):  # of a database: its journal
+                companion.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on a temporary file or folder, which says that its process lives; a system may not have locks.
+
+    Raises:
+        OSError: `wait` is off and somebody holds it, or there is no such file.
+    """
+    if fcntl is None:
+        if not wait:
+            raise OSError(errno.ENOTSUP, "no locks here")
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; False where the system cannot."""
+    try:
+        change = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(change(_CWD, os.fsencode(one), _CWD, os.fsencode(other), _EXCHANGE) == 0)
 
 
 def _temporary(target: Path) -> Path:

@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from faultcli.checkpoint import DTYPES
 from faultcli.errors import UsageError
 from faultcli.faults.drawing import draw_faults
 from faultcli.faults.law import FaultLaw
+from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout
+from faultcli.faults.selection import Selecting, Selection
 from faultcli.formats import NumberFormat, native_format, parse_format
-from faultcli.protect.chain import UNPROTECTED, Chain
+from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import choose_factors
 from faultcli.protect.scale import Factors
 from faultcli.protect.stored import CheckRegion, ReadElements, StoredTensor
@@ -43,15 +46,46 @@ class Patch:
         try:
             with torch.no_grad():
                 for name, touched in self.elements.items():
-                    flat = state[name].view(-1)
-                    where = touched.index.to(flat.device)
-                    saved.append((flat, where, flat[where]))
-                    flat.index_copy_(0, where, touched.values.to(device=flat.device, dtype=flat.dtype))
+                    live = state[name]
+                    where = touched.index.to(live.device)
+                    saved.append((live, where, _swap(live, where, touched.values)))
             yield
         finally:
             with torch.no_grad():
-                for flat, where, old in reversed(saved):
-                    flat.index_copy_(0, where, old)
+                for live, where, old in reversed(saved):
+                    _swap(live, where, old)
+
+
+def _swap(live: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Put values at flat positions (row-major) of a live tensor and return what was there."""
+    values = values.to(device=live.device, dtype=live.dtype)
+    if live.is_contiguous():
+        flat = live.view(-1)
+        old = flat[index]
+        flat.index_copy_(0, index, values)
+    else:  # channels last, or transposed: where it lies
+        where = torch.unravel_index(index, live.shape)
+        old = live[where]
+        live.index_put_(where, values)
+    return old
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What one fault map did to a model."""
+
+    faults: FaultMap
+    patch: Patch
+
+    @property
+    def flips(self) -> int:
+        """Stored bits that differ."""
+        return self.faults.flips
+
+    @property
+    def values_changed(self) -> int:
+        """Values that read differently because of them."""
+        return self.patch.values_changed
 
 
 class MemoryImage:
@@ -98,6 +132,100 @@ class MemoryImage:
                 "leave one of the two out with --exclude, or rename it",
             )
 
+        self._live: Mapping[str, Tensor] = {}  # where `faulty` puts the values, for an image of a model
+        self._holding = False  # the live tensors have the values as stored
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module | Mapping[str, Tensor],
+        *,
+        format: str = "native",
+        protect: str | Chain = "none",
+        ber: float | None = None,
+        **selecting: Unpack[Selecting],
+    ) -> MemoryImage:
+        """Write the weights of a model, as they are now, into a memory; the model is left as it is.
+
+            memory = MemoryImage.of(model, format="q2.5", protect="secded=64")
+            with memory.faulty("flips:3", trial=7) as hit:
+                evaluate(model)
+
+        Args:
+            model: a module on any device, or its live tensors by name. Of tensors that share their memory (tied
+                weights), the first name counts: one copy lies in the memory.
+            format: number format of the memory; `native`: each tensor's own dtype.
+            protect: a chain of protections, as `--protect` takes it.
+            ber: the bit-error rate that protections which need one are designed for.
+            selecting: `target`, `include`, `exclude`: which tensors are at risk, see `faults.selection.select`.
+
+        Raises:
+            UsageError: nothing is selected, or names, formats or protections are unknown or do not go together.
+            FormatError: a value cannot be stored in the format; the tensor is named.
+        """
+        live = first_names(model.state_dict() if isinstance(model, nn.Module) else model)
+        tensors = at_risk(live, Selection(**selecting))
+        chain = parse_chain(protect) if isinstance(protect, str) else protect
+        image = cls(tensors, format, chain, ber)
+        image._live = {name: live[name] for name in tensors}
+        return image
+
+    @contextmanager
+    def faulty(self, fault: str | FaultLaw, *, seed: int = 0, trial: int = 0) -> Iterator[Hit]:
+        """Hold the values that the model reads from this memory after faults, for the length of a `with` block.
+
+        Afterwards every bit of the model is as it was before the block. Costs O(flips); in formats that round, the
+        values as stored are written and taken back besides, unless the block stands inside one of `as_stored`.
+
+        Args:
+            fault: a law, as `--fault` takes it: `bitflip:1e-4`, `flips:3`, `gaussian:0.1`.
+            seed, trial: fix the faults: those of the same trial of a campaign.
+
+        Raises:
+            UsageError: the image was not made of a model, or there is no such law.
+            FaultError: the law does not fit the memory.
+        """
+        law = parse_law(fault) if isinstance(fault, str) else fault
+        faults = self.draw(law, seed=seed, trial=trial)
+        patch = self.patch(faults)
+        with self.as_stored(), patch.applied(self._live):
+            yield Hit(faults, patch)
+
+    @contextmanager
+    def as_stored(self) -> Iterator[None]:
+        """Hold the values as this memory stores them, without faults, in the model for the length of a `with` block.
+
+        Raises:
+            UsageError: the image was not made of a model.
+        """
+        if not self._live:
+            raise UsageError(
+                "this memory was not made of a model, so there is none to run", "use MemoryImage.of(model)"
+            )
+        if self._holding or self._exact:
+            yield
+            return
+        saved = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+        try:
+            self._copy_in(self.values())
+            self._holding = True
+            yield
+        finally:
+            self._holding = False
+            self._copy_in(saved.items())
+
+    @cached_property
+    def _exact(self) -> bool:
+        """Whether the model reads what it holds already: nothing was rounded."""
+        return all(
+            _same_bits(values.to(self._live[name].dtype), self._live[name].cpu()) for name, values in self.values()
+        )
+
+    def _copy_in(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        with torch.no_grad():
+            for name, tensor in values:
+                self._live[name].copy_(tensor)
+
     @cached_property
     def regions(self) -> list[StoredTensor | CheckRegion]:
         """Everything that faults can hit."""
@@ -142,6 +270,38 @@ class MemoryImage:
         touched = dict.fromkeys(tensor_of[name] for name in faults.faults)
         elements = {name: self.tensors[name].faulty(faults.faults) for name in touched}
         return Patch({name: e for name, e in elements.items() if len(e.index)})
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A live tensor as `select` looks at it."""
+
+    name: str
+    dtype: str  # as safetensors names it
+    shape: tuple[int, ...]
+
+
+def at_risk(live: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
+    """Return copies, on the CPU and contiguous, of the live tensors that are selected."""
+    known = [_Named(name, _DTYPE_NAMES.get(str(t.dtype), str(t.dtype)), tuple(t.shape)) for name, t in live.items()]
+    return {
+        name: live[name].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name in selection.names(known)
+    }
+
+
+def first_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without those that are the very same memory as an earlier one: tied weights are stored once."""
+    kept: dict[tuple[int, tuple[int, ...], tuple[int, ...]], tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        place = tensor.data_ptr() if tensor.numel() else id(tensor)
+        kept.setdefault((place, tuple(tensor.shape), tensor.stride()), (name, tensor.detach()))
+    return dict(kept.values())
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one dtype and shape are alike bit for bit, NaN and the sign of 0 included."""
+    return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
 
 
 _DTYPE_NAMES = {f"torch.{known}": name for name, (_, known) in DTYPES.items() if known}

@@ -27,7 +27,7 @@ from faultcli import __version__
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.formats.values import TILE, tiles
-from faultcli.inject import slots
+from faultcli.injection import slots
 from faultcli.protect.chain import Chain
 from faultcli.protect.factors import FactorSearch, choose_factors
 from faultcli.protect.scale import Factors, Scale

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
-from faultcli.inject import Injection, inject
+from faultcli.injection import Injection, inject
 
 LAWS = ["bitflip:1e-3", "flips:37", "stuck-at-0:2e-3", "stuck-at-1:2e-3", "burst:1e-3,length=4", "zero:0.05"]
 LAWS += ["gaussian:0.1", "bitflip:0.01,bits=exponent", "burst:1e-3,length=3,across=row", "bitflip:1e-2,include=conv*"]

@@ -28,7 +28,7 @@ from faultcli.errors import FormatError, OutputError, UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.formats import parse_format
-from faultcli.inject import inject, replay
+from faultcli.injection import inject, replay
 from faultcli.memory import MemoryImage
 
 

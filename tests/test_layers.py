@@ -19,7 +19,7 @@ LAYERS = [
     "faults",
     "protect",
     "memory",
-    "inject",
+    "injection",
     "scaling",
     "prediction",
     "survey",
@@ -27,6 +27,8 @@ LAYERS = [
     "recover",
     "campaign",
     "report",
+    "api",
+    "extend",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

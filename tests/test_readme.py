@@ -76,8 +76,9 @@ def test_commands(
 def test_python(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [text for language, text in BLOCKS if language == "python"]
     assert blocks
+    page: dict[str, object] = {"__name__": "readme"}  # one program, from top to bottom
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+        exec(compile(block, "README.md", "exec"), page)
     assert "119 bits, 119 values" in capsys.readouterr().out
     assert (place / "faulty.safetensors").exists()
 

@@ -19,7 +19,7 @@ from small_checkpoints import (
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import CheckpointError, FaultError
 from faultcli.faults.maps import FaultMap, Layout
-from faultcli.inject import replay
+from faultcli.injection import replay
 
 
 @pytest.mark.parametrize("kind", KINDS)

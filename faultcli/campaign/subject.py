@@ -1,22 +1,56 @@
-"""What a campaign puts to the test: a model that runs on data, and the tensors of its checkpoint that are at risk."""
+"""What is put to the test: a model that runs, its data or score, and the tensors of its checkpoint that are at risk.
+
+The one place that opens a checkpoint, selects what is at risk, builds the model and reads the weights: once each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, Unpack
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from faultcli.campaign.plan import Arm, Identity, Plan
-from faultcli.memory import MemoryImage
+from faultcli.campaign.provenance import Provenance, installed_versions
+from faultcli.checkpoint import Checkpoint
+from faultcli.errors import FormatError, UsageError
+from faultcli.faults.selection import Selecting, Selection
+from faultcli.injection import about_checkpoint
+from faultcli.memory import MemoryImage, at_risk, first_names
+from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.scale import Factors
+from faultcli.scaling import read_weights
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.data import Dataset
+from faultcli.workload.data import Dataset, load_data, training_split
+from faultcli.workload.demo import demo_checkpoint_path
+from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.inmemory import module_workload
+
+DEMO = "demo"
+
+
+class Opening(Selecting, total=False):
+    """How a checkpoint is opened: what of it is at risk (`faults.selection.select`), and how it is run.
+
+    `arch`: as `--arch`; None: what the checkpoint says. `limit`: the first so many inputs. `batch_size`: inputs per
+    forward pass. `device`: `auto`, `cpu` or `cuda[:N]`. `mean`, `std`: per channel, in place of the architecture's own.
+    """
+
+    arch: str | None
+    limit: int | None
+    batch_size: int | None
+    device: str
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on data, and what of it lies in the memory.
+    """A model on data, and what of it lies in the memory. Made by `open` or `of`.
 
     Attributes:
         workload: holds the checkpoint; what takes a subject leaves it in the same state, bit for bit.
@@ -24,6 +58,10 @@ class Subject:
         checkpoint_hash: content hash of the checkpoint, for a plan's identity.
         factors: those of a scaled checkpoint, for arms that do not scale by themselves.
         unlabelled: inputs for arms that recalibrate or correct; not those that are evaluated.
+        selection: what `tensors` were selected by.
+        model: what the user calls the model.
+        data: the data as the user named it; None: the architecture's own, or data in memory.
+        checkpoint: the file; None for a model in memory.
     """
 
     workload: BaseWorkload
@@ -31,6 +69,142 @@ class Subject:
     checkpoint_hash: str
     factors: Mapping[str, Factors] | None = None
     unlabelled: Dataset | None = None
+    selection: Selection = field(default_factory=Selection)
+    model: str = "checkpoint"
+    data: str | None = None
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path | Checkpoint | None = None,
+        data: str | None = None,
+        **opening: Unpack[Opening],
+    ) -> Self:
+        """Open a checkpoint, as it is or scaled, and build the model that runs on its data.
+
+            subject = Subject.open("model.safetensors", data="digits")
+
+        Args:
+            model: a `.safetensors` file, an index of shards or a directory with either; None: the embedded demo.
+            data: as `--data`; None: the architecture's own, if it is embedded.
+            opening: see `Opening`.
+
+        Raises:
+            CheckpointError: the checkpoint is missing or damaged.
+            WorkloadError: checkpoint, architecture and data do not fit each other.
+            UsageError: a name or a number makes no sense.
+        """
+        running = {name: value for name, value in opening.items() if name not in Selecting.__annotations__}
+        selection = _selection(opening)
+        checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
+        names = selection.names(checkpoint.tensors.values())
+        read, factors = read_weights(checkpoint)
+        state = {name: read(name) for name in checkpoint.tensors}
+        workload = build_workload(
+            state,
+            checkpoint.metadata,
+            data=data,
+            directory=checkpoint.directory,
+            is_directory=checkpoint.kind == "directory",
+            **running,  # type: ignore[arg-type]
+        )
+        return cls(
+            workload,
+            {name: state[name] for name in names},
+            checkpoint.sha256(),
+            factors,
+            selection=selection,
+            model=DEMO if model is None else str(checkpoint.path),
+            data=data,
+            checkpoint=checkpoint,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        data: Any,
+        *,
+        name: str | None = None,
+        **selecting: Unpack[Selecting],
+    ) -> Self:
+        """Put a model in memory to the test, on data in memory.
+
+            subject = Subject.of(model, loader)
+            subject = Subject.of(model, (images, labels))
+
+        The model is left on its device and in its mode; after a campaign every bit of it is as before.
+
+        Args:
+            model: returns logits [N, classes].
+            data: labelled inputs as the model takes them: a DataLoader (or any iterable) of batches (inputs, labels),
+                gone through once and kept; or one such pair of tensors or arrays.
+            name: what reports call the model; None: the name of its class.
+            selecting: `target`, `include`, `exclude`: which tensors are at risk; see `faults.selection.select`.
+
+        Raises:
+            WorkloadError: the data are none, or do not fit the model.
+            UsageError: nothing is selected.
+        """
+        selection = _selection(selecting)
+        live = first_names(model.state_dict())
+        tensors = at_risk(live, selection)
+        workload = module_workload(model, data, name or type(model).__name__)
+        return cls(workload, tensors, state_sha256(live), selection=selection, model=name or type(model).__name__)
+
+    def looking_at(self, unlabelled: str | Dataset | None = None) -> Self:
+        """Return the subject with inputs for arms that recalibrate or correct.
+
+        Args:
+            unlabelled: a data set, or its name as `--data` takes it; None: the training split of the subject's data.
+
+        Raises:
+            UsageError: the data have no training split.
+        """
+        if isinstance(unlabelled, Dataset):
+            return replace(self, unlabelled=unlabelled)
+        named = unlabelled or training_split(self.data if self.data is not None else "digits")
+        if named is None:
+            raise UsageError(f"{self.data}: has no training split to look at", "name unlabelled inputs: --unlabelled D")
+        return replace(self, unlabelled=load_data(named, geometry=self.workload.architecture.geometry))
+
+    def classifier(self, option: str) -> Workload:
+        """Return the workload as one that answers with one of K classes, which `option` needs.
+
+        Raises:
+            UsageError: it does not.
+        """
+        if isinstance(self.workload, Workload):
+            return self.workload
+        raise UsageError(
+            f"{option} works on classifiers, whose answer is one of K classes; {self.workload.architecture.name} is a"
+            " language model",
+            "leave it out; for language models there are protections of the memory, --protect",
+        )
+
+    def provenance(self, command: str, memories: Sequence[Mapping[str, Any]] = ()) -> Provenance:
+        """Say where numbers that this subject gives come from.
+
+        Args:
+            command: how to get them again: a line for a shell, or of a program.
+            memories: those that rates were named after, and the sources of these.
+        """
+        workload = self.workload
+        return Provenance(
+            model=self.model,
+            checkpoint_sha256=self.checkpoint_hash,
+            architecture=workload.architecture.name,
+            data=workload.data_name,
+            data_sha256=workload.data_sha256(),
+            device=str(workload.device),
+            batch_size=workload.batch_size,
+            threads=torch.get_num_threads(),
+            command=command,
+            versions=installed_versions(),
+            tensors={name: list(tensor.shape) for name, tensor in self.tensors.items()},
+            memories=memories,
+        )
 
     def identity(self, plan: Plan) -> Identity:
         """Return what a plan is, run on this subject."""
@@ -40,10 +214,42 @@ class Subject:
             unlabelled=self.unlabelled.sha256() if self.unlabelled else None,
         )
 
-    def image(self, arm: Arm) -> MemoryImage:
-        """Return the tensors as they lie in the memory of an arm.
+    def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
+        """Return the tensors as they lie in a memory of this format, behind these protections.
 
         Raises:
             FormatError, UsageError: a tensor cannot be stored in this format, or so protected.
         """
-        return MemoryImage(self.tensors, *arm.memory, self.factors)
+        chain = parse_chain(protect) if isinstance(protect, str) else protect
+        try:
+            return MemoryImage(self.tensors, format, chain, ber, self.factors)
+        except FormatError as error:
+            if self.checkpoint is None:
+                raise
+            raise about_checkpoint(error, self.checkpoint) from None
+
+    def image(self, arm: Arm) -> MemoryImage:
+        """Return the tensors as they lie in the memory of an arm; raises as `memory` does."""
+        return self.memory(*arm.memory)
+
+
+def _selection(given: Mapping[str, Any]) -> Selection:
+    default = Selection()
+    return Selection(
+        given.get("target", default.target), tuple(given.get("include") or ()), tuple(given.get("exclude") or ())
+    )
+
+
+def open_checkpoint(model: str | Path | None) -> Checkpoint:
+    """Open a checkpoint; without a name, the embedded demo."""
+    return Checkpoint.open(demo_checkpoint_path() if model is None else model)
+
+
+def state_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hex SHA-256 of names, dtypes, shapes and bytes of tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name!r} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import sys
@@ -13,13 +12,20 @@ from typing import Annotated
 import typer
 
 from faultcli import __version__
-from faultcli.cli import campaign, evaluate, inject, inspect, merge, report, scale, train_corrector
-from faultcli.errors import FaultcliError, OutputError
+from faultcli.cli import campaign, evaluate, inject, inspect, merge, report, scale, streams, train_corrector
+from faultcli.cli.places import guarded
+from faultcli.errors import FaultcliError, OutputError, UsageError
 from faultcli.report.text import printable
 
 INTERNAL_ERROR = 3
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+_LIMITS = {
+    errno.ENOMEM: ("memory ran out", "pass a smaller --batch-size or --limit, or allow more (ulimit -v)"),
+    errno.EMFILE: ("too many files are open for the limit of this shell", "allow more: ulimit -n 1024"),
+    errno.ENFILE: ("too many files are open on this machine", "close some, or try again later"),
+}
+_NO_MEMORY = ("allocate memory", "failed to map segment", "can't start new thread", "out of memory")
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
 for command in (
@@ -32,7 +38,7 @@ for command in (
     scale.scale,
     train_corrector.train_corrector,
 ):
-    app.command()(command)
+    app.command()(guarded(command))
 
 
 def _print_version(asked: bool) -> None:
@@ -60,14 +66,12 @@ def _faultcli(
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    streams.prepare()
     if not sys.stdout.isatty():
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer writes colours into pipes under GITHUB_ACTIONS
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             signal.signal(number, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale without × and – still gets its table
     sys.exit(run(sys.argv[1:]))
 
 
@@ -83,6 +87,7 @@ _asked_to_end: list[int] = []
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. A mistake of the user is explained in two lines, no traceback."""
     try:
+        _check_words(arguments)
         code = app(args=_with_json_default(arguments), prog_name="faultcli", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
@@ -102,15 +107,35 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _leave_broken_pipe()
     except OSError as error:  # outputs report their own; what is left is standard output
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        if error.errno in _LIMITS:
+            _complain(*_LIMITS[error.errno])
+            return OutputError.exit_code
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
             return _internal_error()
         _leave_broken_pipe()
         _complain(f"standard output: cannot be written: {error.strerror}", "free some space, or write elsewhere")
         return OutputError.exit_code
+    except MemoryError:
+        _complain(*_LIMITS[errno.ENOMEM])
+        return OutputError.exit_code
     except SystemExit as stop:  # rich ends the process with 1, our code for a failed gate, when its pipe is closed
         return _leave_broken_pipe() if stop.code == 1 else int(stop.code or 0)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ImportError | RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+            _complain(*_LIMITS[errno.ENOMEM])
+            return OutputError.exit_code
         return _internal_error()
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse an argument that is empty, as an unset variable is: as a path it would be the current folder."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option = before if before.startswith("-") else ""
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            named = argument.removesuffix("=") or option or "an argument"
+            raise UsageError(f"{named}: is empty", "a variable of your shell may not be set; write its value")
+        if "\0" in argument:
+            raise UsageError(f"{option or 'an argument'}: holds a character that no file name has", "write it without")
 
 
 def _with_json_default(arguments: Sequence[str]) -> list[str]:

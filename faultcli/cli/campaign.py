@@ -12,6 +12,7 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import note
+from faultcli.cli.places import KEEPS, READS
 
 if TYPE_CHECKING:
     from faultcli.campaign.baseline import Baseline
@@ -85,6 +86,7 @@ def campaign(
             rich_help_panel=options.STOPPING,
             show_default=False,
         ),
+        READS,
     ] = None,
     max_sdc: Annotated[
         float | None,
@@ -121,6 +123,7 @@ def campaign(
             rich_help_panel=options.RUNNING,
             show_default=False,
         ),
+        KEEPS,
     ] = None,
     workers: Annotated[
         int,
@@ -209,25 +212,17 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
+    from faultcli.campaign.executors import executor_of
     from faultcli.campaign.plan import Plan, cross
     from faultcli.campaign.shard import WHOLE, parse_shard
-    from faultcli.campaign.subject import Subject
+    from faultcli.campaign.subject import Subject, open_checkpoint
     from faultcli.cli.curve import ask
     from faultcli.cli.results import show_preview, show_result
-    from faultcli.cli.running import command_line, in_seconds, make_executor, set_threads
-    from faultcli.cli.session import (
-        make_workload,
-        naming,
-        note_what_runs,
-        open_model,
-        provenance_of,
-        unlabelled_inputs,
-    )
-    from faultcli.faults.selection import select
+    from faultcli.cli.running import command_line, in_seconds, set_threads
+    from faultcli.cli.session import looking, note_what_runs, provenance_of
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.applied import Correct
     from faultcli.recover.batchnorm import parse_recalibration
-    from faultcli.scaling import read_weights
 
     asked = {"min-accuracy": min_accuracy, "max-sdc": max_sdc, "max-perplexity": max_perplexity}
     drop = {"max-drop" if baseline is None else "max-drop-from-baseline": max_drop}
@@ -254,29 +249,30 @@ def campaign(
     plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question)
     part = parse_shard(shard) if shard else WHOLE
     torch_threads = set_threads(threads, several=workers > 1 or ray is not None or shard is not None)
-    checkpoint = open_model(model)
+    checkpoint = open_checkpoint(model)
     if correct is not None:
         correct.corrector.check_model(checkpoint.sha256())
-    names = select(checkpoint.tensors.values(), target=target, include=plan.include, exclude=plan.exclude)
-    workload = make_workload(
-        checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
+    subject = Subject.open(
+        None if model is None else checkpoint,
+        data,
+        arch=arch,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        mean=options.numbers("--mean", mean),
+        std=options.numbers("--std", std),
+        target=target,
+        include=plan.include,
+        exclude=plan.exclude,
     )
-    provenance = provenance_of(workload, model or "demo", checkpoint, names, command_line(), rates)
-    plan = replace(plan, baseline=older.accuracies(plan, provenance, len(workload)) if older else ())
-    read, factors = read_weights(checkpoint)
-    note_what_runs(model, checkpoint, workload, scaled=bool(factors), quiet=quiet)
-    subject = Subject(
-        workload,
-        {name: read(name) for name in names},
-        checkpoint.sha256(),
-        factors,
-        unlabelled_inputs(arms, correct, unlabelled, data, workload),
-    )
+    provenance = provenance_of(subject, command_line(), rates)
+    plan = replace(plan, baseline=older.accuracies(plan, provenance, len(subject.workload)) if older else ())
+    note_what_runs(subject, quiet=quiet)
+    subject = looking(subject, arms, correct, unlabelled)
     if plan_only:
-        with naming(checkpoint):
-            show_preview(plan, subject, store, json)
+        show_preview(plan, subject, store, json)
         return
-    with naming(checkpoint), make_executor(workers, ray, torch_threads) as executor:
+    with executor_of(workers, ray, torch_threads) as executor:
         result = _run(
             plan,
             subject,

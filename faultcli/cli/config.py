@@ -52,6 +52,8 @@ def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object
     if not _is_scalar(value):
         problem = f"--config {path}: {key} is a {type(value).__name__}"
         raise UsageError(problem, "an option is a string, a number, true or false, or a list of these")
+    if value == "" or "\0" in str(value):
+        raise UsageError(f"--config {path}: {key} is empty or no text", "write its value, or leave the line out")
     if repeatable:
         return [str(value)]
     return value if isinstance(value, bool) else str(value)

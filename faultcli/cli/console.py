@@ -35,6 +35,12 @@ def _console(terminal: bool, *, stderr: bool) -> Console:
     )
 
 
+def say(*lines: str) -> None:
+    """Print lines of a result, names in them as they are spelled."""
+    for line in lines:
+        stdout().print(printable(line), markup=False, soft_wrap=True)
+
+
 def note(text: str, *, quiet: bool) -> None:
     """Say something that is no result, on stderr."""
     if not quiet:

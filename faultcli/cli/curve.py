@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from faultcli.cli.console import note, progress, stdout, write_json
+from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.errors import UsageError
 from faultcli.report.text import printable
 
@@ -78,6 +78,5 @@ def show_curves(result: CurveResult, json: str | None, *, quiet: bool) -> None:
     if json != "-":
         for table in curve_tables(result):
             stdout().print(table)
-        for line in curve_lines(result):
-            stdout().print(line, markup=False, soft_wrap=True)
+        say(*curve_lines(result))
         note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

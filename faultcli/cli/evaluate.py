@@ -34,34 +34,35 @@ def evaluate(
     Example: faultcli evaluate --format q2.5
     """
     from faultcli.campaign.stored import evaluate_corrected, evaluate_stored
-    from faultcli.cli.session import classifier, load_unlabelled, make_workload, naming, open_model
-    from faultcli.faults.selection import select
-    from faultcli.memory import MemoryImage
-    from faultcli.protect.chain import parse_chain
+    from faultcli.campaign.subject import Subject
     from faultcli.recover.applied import AppliedCorrection, Correct
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
-    from faultcli.scaling import read_weights
 
     rate = None if ber is None else options.explained_rate(ber, quiet).ber_per_bit
     correct = None if corrector is None else Correct.load(corrector, window)
-    checkpoint = open_model(model)
-    names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
-    workload = make_workload(
-        checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
+    subject = Subject.open(
+        model,
+        data,
+        arch=arch,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        mean=options.numbers("--mean", mean),
+        std=options.numbers("--std", std),
+        target=target,
+        include=include or (),
+        exclude=exclude or (),
     )
-    read, factors = read_weights(checkpoint)
-    tensors = {name: read(name) for name in names}
-    with naming(checkpoint):
-        image = MemoryImage(tensors, format, parse_chain(protect), rate, factors)
-    original, stored = evaluate_stored(image, workload, tensors)
+    workload, image = subject.workload, subject.memory(format, protect, rate)
+    original, stored = evaluate_stored(image, workload, subject.tensors)
     corrected = None
     if correct is not None:
-        answering = classifier(workload, "--corrector")
+        answering = subject.classifier("--corrector")
         looks = correct.corrector.needs_window
-        unlabelled_inputs = load_unlabelled(unlabelled, data, answering) if looks else None
-        correction = AppliedCorrection(answering, unlabelled_inputs, correct)
-        corrected = evaluate_corrected(image, answering, tensors, correction)
+        window_inputs = subject.looking_at(unlabelled).unlabelled if looks else None
+        correction = AppliedCorrection(answering, window_inputs, correct)
+        corrected = evaluate_corrected(image, answering, subject.tensors, correction)
     write_json(
         {
             "schema": "faultcli.evaluate/1",

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import byte_progress, note, stdout, write_json
-from faultcli.report.text import printable
+from faultcli.cli.console import byte_progress, note, say, write_json
+from faultcli.cli.places import READS, WRITES, writes
 
 
 def inject(
@@ -34,6 +34,7 @@ def inject(
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
+        WRITES,
     ] = None,
     replay: Annotated[
         Path | None,
@@ -43,6 +44,7 @@ def inject(
             rich_help_panel=options.FAULTS,
             show_default=False,
         ),
+        READS,
     ] = None,
     force: options.Force = False,
     json: options.Json = None,
@@ -52,7 +54,7 @@ def inject(
 
     Example: faultcli inject model.safetensors --ber 1e-5 -o faulty.safetensors --save-faults faults.safetensors
     """
-    from faultcli import inject as library
+    from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
@@ -60,15 +62,12 @@ def inject(
     from faultcli.faults.selection import select
 
     checkpoint = Checkpoint.open(model)
-    written_to = output or options.beside(checkpoint.path, "faulty")
-    options.check_distinct(output=written_to, save_faults=save_faults, json=json)
+    written_to = output or writes("--output", options.beside(checkpoint.path, "faulty"))
     if replay is not None:
         if ber is not None or fault is not None or save_faults is not None:
             raise UsageError(
                 "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
             )
-        if written_to.exists() and replay.exists() and written_to.samefile(replay):
-            raise UsageError(f"{written_to}: is the fault map to replay; inputs are never changed", "another -o")
         faults = FaultMap.load(replay)
         passes = 3 if faults.before else 1  # with checksums before and after
         with byte_progress(quiet, "replaying", passes * checkpoint.nbytes) as advance:
@@ -106,14 +105,14 @@ def inject(
     }
     write_json(summary, json)
     if json != "-":
-        stdout().print(printable(_sentence(result)), markup=False, soft_wrap=True)
+        say(_sentence(result))
         if replay is None:
             text = f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere"
             note(text, quiet=quiet)
 
 
 def _sentence(result: object) -> str:
-    from faultcli.inject import Injection
+    from faultcli.injection import Injection
 
     assert isinstance(result, Injection)
     faults = result.faults

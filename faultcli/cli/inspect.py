@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import byte_progress, note, stdout, write_json
+from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 
 BUILT_IN = "Tables of what is built in"
 
@@ -84,16 +84,17 @@ def _inspect_checkpoint(
     json: str | None,
     quiet: bool,
 ) -> None:
-    from faultcli.cli.session import naming, open_model
+    from faultcli.campaign.subject import open_checkpoint
+    from faultcli.cli.session import naming
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import TARGETS, select
-    from faultcli.inject import slots
+    from faultcli.injection import slots
     from faultcli.prediction import Prediction, predict
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
-    checkpoint = open_model(model)
+    checkpoint = open_checkpoint(model)
     try:
         names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
     except UsageError:
@@ -114,7 +115,7 @@ def _inspect_checkpoint(
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), json)
     if json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))
-        stdout().print(inspection_summary(tensors, format, fault, expected), markup=False, soft_wrap=True)
+        say(inspection_summary(tensors, format, fault, expected))
         if predictions:
             stdout().print(prediction_table(format, predictions))
         if checkpoint.metadata:

@@ -9,12 +9,14 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import note
+from faultcli.cli.places import READS, WRITES
 
 
 def merge(
     stores: Annotated[
         list[Path],
         typer.Argument(metavar="STORE...", help="Stores that `campaign --store` wrote.", show_default=False),
+        READS,
     ],
     output: Annotated[
         Path,
@@ -26,6 +28,7 @@ def merge(
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
+        WRITES,
     ],
     force: options.Force = False,
     config: options.Config = None,

@@ -9,6 +9,7 @@ import typer
 
 from faultcli.cli.config import read_config
 from faultcli.cli.console import check_json_target, note
+from faultcli.cli.places import READS, WRITES
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Config = Annotated[
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
+    READS,
 ]
 OptionalModel = Annotated[
     str | None,
@@ -40,6 +42,7 @@ OptionalModel = Annotated[
         "Left out: the embedded demo.",
         show_default=False,
     ),
+    READS,
 ]
 Model = Annotated[
     str,
@@ -48,6 +51,7 @@ Model = Annotated[
         help="Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either.",
         show_default=False,
     ),
+    READS,
 ]
 Arch = Annotated[
     str | None,
@@ -59,6 +63,7 @@ Arch = Annotated[
         rich_help_panel=WORKLOAD,
         show_default=False,
     ),
+    READS,
 ]
 Data = Annotated[
     str | None,
@@ -69,6 +74,7 @@ Data = Annotated[
         rich_help_panel=WORKLOAD,
         show_default="digits for the demo",
     ),
+    READS,
 ]
 Limit = Annotated[
     int | None,
@@ -160,6 +166,7 @@ Corrector = Annotated[
         rich_help_panel=WORKLOAD,
         show_default=False,
     ),
+    READS,
 ]
 Window = Annotated[
     int,
@@ -173,6 +180,7 @@ Unlabelled = Annotated[
         rich_help_panel=WORKLOAD,
         show_default="the training split of the data",
     ),
+    READS,
 ]
 Ber = Annotated[
     str | None,
@@ -210,12 +218,15 @@ FAULT_HELP = (
     "measured:FILE (a fault map; `,place=shift` moves it every trial); "
     "`,include=GLOB` and `,bits=SPEC` narrow it."
 )
-Fault = Annotated[str | None, typer.Option(metavar="SPEC", help=FAULT_HELP, rich_help_panel=FAULTS, show_default=False)]
+Fault = Annotated[
+    str | None, typer.Option(metavar="SPEC", help=FAULT_HELP, rich_help_panel=FAULTS, show_default=False), READS
+]
 Faults = Annotated[
     list[str] | None,
     typer.Option(
         "--fault", metavar="SPEC", help=FAULT_HELP + " Repeatable.", rich_help_panel=FAULTS, show_default=False
     ),
+    READS,
 ]
 Seed = Annotated[
     int, typer.Option(metavar="N", help="The same seed gives the same faults everywhere.", rich_help_panel=FAULTS)
@@ -230,6 +241,7 @@ Json = Annotated[
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
+    WRITES,
 ]
 Quiet = Annotated[
     bool,
@@ -252,7 +264,7 @@ def output(default: str) -> Any:
     )
 
 
-Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL")]
+Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL"), WRITES]
 
 
 def single_fault(ber: str | None, fault: str | None, *, quiet: bool) -> str:
@@ -290,22 +302,6 @@ def beside(path: Path, what: str) -> Path:
     path = path if path.name not in ("", "..") else path.resolve()
     stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
     return path.with_name(f"{stem}.{what}{'.safetensors' if path.suffix == '.safetensors' else ''}")
-
-
-def check_distinct(**outputs: Path | str | None) -> None:
-    """Refuse two outputs of one command that are the same file: the later would replace the earlier.
-
-    Args:
-        outputs: paths by the option that names them; None, and - for --json, are no files.
-    """
-    seen: dict[Path, str] = {}
-    for name, target in outputs.items():
-        if target is None or (name == "json" and target == "-"):
-            continue
-        option, path = f"--{name.replace('_', '-')}", Path(target)
-        first = seen.setdefault(path.parent.resolve() / path.name, option)
-        if first != option:
-            raise UsageError(f"{target}: {first} and {option} cannot be one file", f"another {option}")
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

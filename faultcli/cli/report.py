@@ -10,11 +10,14 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import note
+from faultcli.cli.places import READS, WRITES
 
 
 def report(
     store: Annotated[
-        Path, typer.Argument(metavar="STORE", help="What `campaign --store` or `merge` wrote.", show_default=False)
+        Path,
+        typer.Argument(metavar="STORE", help="What `campaign --store` or `merge` wrote.", show_default=False),
+        READS,
     ],
     output: Annotated[
         list[Path],
@@ -27,6 +30,7 @@ def report(
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
+        WRITES,
     ],
     force: options.Force = False,
     config: options.Config = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from faultcli.cli.console import note, stdout, write_json
+from faultcli.cli.console import note, say, stdout, write_json
 
 if TYPE_CHECKING:
     from faultcli.campaign.curves import CurveResult
@@ -30,8 +30,7 @@ def show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | N
     write_json(preview_document(found), json)
     if json != "-":
         stdout().print(preview_table(found))
-        for line in preview_lines(found):
-            stdout().print(line, markup=False, soft_wrap=True)
+        say(*preview_lines(found))
 
 
 def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet: bool) -> None:
@@ -50,8 +49,7 @@ def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)
-        for line in [*winners(result, confidence), *failure_lines(result), *gate_lines(result)]:
-            stdout().print(line, markup=False, soft_wrap=True)
+        say(*[*winners(result, confidence), *failure_lines(result), *gate_lines(result)])
         note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
     if result.verdict is Verdict.FAIL:
         raise typer.Exit(GATE_FAILED)

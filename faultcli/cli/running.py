@@ -16,7 +16,6 @@ from faultcli.report.text import printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from faultcli.campaign.executors.base import Executor
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.records import Failure, Record
     from faultcli.campaign.runner import Listener
@@ -45,29 +44,6 @@ def in_seconds(budget: float | None) -> float | None:
     if budget is not None and not budget > 0:
         raise UsageError(f"--budget {budget:g}: minutes are more than 0")
     return None if budget is None else 60 * budget
-
-
-@contextmanager
-def make_executor(workers: int, ray: str | None, threads: int) -> Iterator[Executor]:
-    """Give what runs the trials; its processes end with the block."""
-    from faultcli.campaign.executors.base import Serial
-    from faultcli.campaign.executors.pool import Pool
-
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: a campaign has at least 1 worker")
-    executor: Executor = Serial()
-    if ray is not None:
-        from faultcli.campaign.executors.actors import RayActors
-
-        executor = Pool(RayActors(ray, workers if workers > 1 else None, threads))
-    elif workers > 1:
-        from faultcli.campaign.executors.processes import Processes
-
-        executor = Pool(Processes(workers, threads))
-    try:
-        yield executor
-    finally:
-        executor.close()
 
 
 @contextmanager

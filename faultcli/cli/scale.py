@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import byte_progress, note, stdout, write_json
+from faultcli.cli.console import byte_progress, note, say, stdout, write_json
+from faultcli.cli.places import WRITES, writes
 
 if TYPE_CHECKING:
     from faultcli.checkpoint import Checkpoint
@@ -53,7 +54,9 @@ def scale(
     include: options.Include = None,
     exclude: options.Exclude = None,
     output: Annotated[
-        Path | None, options.output("MODEL.scaled.safetensors beside MODEL; with --undo MODEL.restored.safetensors")
+        Path | None,
+        options.output("MODEL.scaled.safetensors beside MODEL; with --undo MODEL.restored.safetensors"),
+        WRITES,
     ] = None,
     force: options.Force = False,
     json: options.Json = None,
@@ -75,19 +78,17 @@ def scale(
     if undo:
         if factor is not None:
             raise UsageError("--undo takes no --factor: the constants are in the file")
-        restored = output or options.beside(checkpoint.path, "restored")
-        options.check_distinct(output=restored, json=json)
+        restored = output or writes("--output", options.beside(checkpoint.path, "restored"))
         with byte_progress(quiet, "undoing", 2 * checkpoint.nbytes) as advance:
             sha256 = unscale_checkpoint(checkpoint, restored, force=force, progress=advance)
         write_json({"schema": "faultcli.scale/1", "output": str(restored), "sha256": sha256, "tensors": []}, json)
         if json != "-":
-            stdout().print(f"{restored}: every byte of the original, SHA-256 {sha256}", markup=False, soft_wrap=True)
+            say(f"{restored}: every byte of the original, SHA-256 {sha256}")
         return
     if factor is None:
         raise UsageError("no --factor to scale by", "say --factor X, --factor max or --factor auto")
     names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
-    written = output or options.beside(checkpoint.path, "scaled")
-    options.check_distinct(output=written, json=json)
+    written = output or writes("--output", options.beside(checkpoint.path, "scaled"))
     with byte_progress(quiet, "scaling", 3 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(
             checkpoint,
@@ -128,5 +129,5 @@ def _show(checkpoint: Checkpoint, output: Path, format: str, ber: float, tensors
     from faultcli.report.scaling import scaling_table, verdict
 
     stdout().print(scaling_table(checkpoint.path, format, ber, tensors))
-    stdout().print(verdict(tensors), markup=False, soft_wrap=True)
-    stdout().print(f"written to {output}", markup=False, soft_wrap=True)
+    say(verdict(tensors))
+    say(f"written to {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,15 +10,10 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import note, progress, stdout, write_json
+from faultcli.cli.places import READS, WRITES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from faultcli.checkpoint import Checkpoint
-    from faultcli.faults.law import FaultLaw
     from faultcli.faults.maps import FaultMap
-    from faultcli.memory import MemoryImage
-    from faultcli.protect.chain import Chain
     from faultcli.recover.edmn import EdmnOptions
     from faultcli.workload.data import Dataset
     from faultcli.workload.evaluate import Workload
@@ -47,6 +43,7 @@ def train_corrector(
             rich_help_panel=options.FAULTS,
             show_default=False,
         ),
+        READS,
     ] = None,
     format: options.Format = "native",
     protect: options.Protect = "none",
@@ -62,6 +59,7 @@ def train_corrector(
             rich_help_panel=TRAINING,
             show_default="the training split of the data, else half of the data",
         ),
+        READS,
     ] = None,
     train_limit: Annotated[
         int, typer.Option(metavar="N", help="Use at most N of them.", rich_help_panel=TRAINING)
@@ -111,6 +109,7 @@ def train_corrector(
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Where to write the corrector.", show_default=False,
                      rich_help_panel=options.OUTPUT),
+        WRITES,
     ] = None,
     report: Annotated[
         Path | None,
@@ -120,6 +119,7 @@ def train_corrector(
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
+        WRITES,
     ] = None,
     force: options.Force = False,
     json: options.Json = None,
@@ -132,7 +132,7 @@ def train_corrector(
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
-    from faultcli.cli.session import classifier, make_workload, open_model
+    from faultcli.campaign.subject import Subject
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
@@ -153,31 +153,38 @@ def train_corrector(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
     kind_of(method, "unseen damage")
-    options.check_distinct(output=output, json=json)
     if output is not None:
         check_output(output, force=force)
     if report is not None:
         check_report(report)
     training = TrainingOptions(window, _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs))
     laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
-    checkpoint = open_model(model)
     faults = None if replay is None else FaultMap.load(replay)
-    held_out = classifier(
-        make_workload(
-            checkpoint, arch=arch, data=data, limit=limit, batch_size=batch_size, device=device, mean=mean, std=std
-        ),
-        "train-corrector",
-    )
-    names = _at_risk(checkpoint, faults, target, include or [], exclude or [])
     if faults is not None:
-        format = faults.format
-    image = _image(checkpoint, names, format, chain, laws)
+        format, target = faults.format, "any"
+        include, exclude = _covered(model, faults), []
+    subject = Subject.open(
+        model,
+        data,
+        arch=arch,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        mean=options.numbers("--mean", mean),
+        std=options.numbers("--std", std),
+        target=target,
+        include=include or (),
+        exclude=exclude or (),
+    )
+    held_out = subject.classifier("train-corrector")
+    highest = max((law.ber for law in laws if law.ber is not None), default=None)
+    image = subject.memory(format, chain, highest if chain.needs_ber else None)
     parts = _parts(data, train_data, train_limit, window, held_out, seed, quiet)
     bench = experiment.Bench.around(image, held_out, *parts)
     card = Card(
         bench.held_out.logits().shape[1],
         "unseen damage" if faults is None else "known damage",
-        checkpoint.sha256(),
+        subject.checkpoint_hash,
         tuple(law.spec for law in laws) if faults is None else (faults.fault,),
         format,
         chain.text,
@@ -209,28 +216,12 @@ def train_corrector(
         note(f"{card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
 
 
-def _at_risk(
-    checkpoint: Checkpoint, faults: FaultMap | None, target: str, include: list[str], exclude: list[str]
-) -> list[str]:
-    from faultcli.faults.selection import select
+def _covered(model: str | None, faults: FaultMap) -> list[str]:
+    """Return the tensors that a fault map covers, as globs."""
+    from faultcli.campaign.subject import open_checkpoint
 
-    if faults is not None:
-        return [name for name in checkpoint.tensors if name in faults.layout]
-    return select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
-
-
-def _image(
-    checkpoint: Checkpoint, names: list[str], format: str, chain: Chain, laws: Sequence[FaultLaw]
-) -> MemoryImage:
-    from faultcli.cli.session import naming
-    from faultcli.memory import MemoryImage
-    from faultcli.scaling import read_weights
-
-    read, factors = read_weights(checkpoint)
-    rates = [law.ber for law in laws if law.ber is not None]
-    with naming(checkpoint):
-        tensors = {name: read(name) for name in names}
-        return MemoryImage(tensors, format, chain, max(rates, default=None) if chain.needs_ber else None, factors)
+    here = open_checkpoint(model).tensors
+    return [glob.escape(name) for name in faults.layout if name in here]
 
 
 def _edmn_options(

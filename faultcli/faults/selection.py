@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
 
 from faultcli.errors import UsageError, unknown_name
 
@@ -13,6 +14,14 @@ TARGETS = {
     "all": "every floating-point tensor",
     "any": "every tensor, whole numbers too",
 }
+
+
+class Selecting(TypedDict, total=False):
+    """What a selection is made of, as keyword arguments; see `select`."""
+
+    target: str
+    include: Sequence[str]
+    exclude: Sequence[str]
 
 
 class Tensorlike(Protocol):
@@ -24,6 +33,19 @@ class Tensorlike(Protocol):
     def dtype(self) -> str: ...
     @property
     def shape(self) -> Sequence[int]: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tensors lie in the memory at risk; see `select`."""
+
+    target: str = "weights"
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+    def names(self, tensors: Iterable[Tensorlike]) -> list[str]:
+        """Return the names of the tensors that are selected; raises as `select`."""
+        return select(tensors, target=self.target, include=self.include, exclude=self.exclude)
 
 
 def select(

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 from faultcli.campaign.records import CampaignResult
 from faultcli.report.document import campaign_document
+from faultcli.report.text import shown
 
 _NESTED = {
     "accuracy": ("mean", "low", "high", "worst"),
@@ -17,12 +19,12 @@ _NESTED = {
 }
 
 
-def arms_csv(result: CampaignResult) -> bytes:
+def arm_rows(result: CampaignResult) -> list[dict[str, Any]]:
     """Return one row per arm: the fields of the JSON document, nested ones as `accuracy_mean`."""
     document = campaign_document(result, result.plan.confidence)
     rows = []
     for number, arm in enumerate(document["arms"]):
-        row: dict[str, object] = {"arm": number}
+        row: dict[str, Any] = {"arm": number}
         for name, value in arm.items():
             if name in _NESTED:
                 row |= {f"{name}_{key}": None if value is None else value[key] for key in _NESTED[name]}
@@ -31,8 +33,14 @@ def arms_csv(result: CampaignResult) -> bytes:
         gates = [gate for gate in document["gates"] if gate["arm"] == number]
         row["gates"] = "; ".join(f"{gate['name']} {gate['threshold']:g} {gate['verdict']}" for gate in gates)
         rows.append(row)
+    return rows
+
+
+def arms_csv(result: CampaignResult) -> bytes:
+    """Return the rows of `arm_rows` as CSV."""
+    rows = arm_rows(result)
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(shown, rows))
     return text.getvalue().encode()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rich import box
-from rich.table import Table
-
 from faultcli.faults.laws import LAWS
 from faultcli.faults.memories import MEMORIES, parse_rate
 from faultcli.formats import describe_formats
 from faultcli.protect.chain import PROTECTIONS, SCALE_OVERHEAD, SCALE_SUMMARY
+from faultcli.report.table import PlainTable, new_table
 
 Rows = Sequence[dict[str, str]]
 
@@ -78,9 +76,9 @@ TABLES: dict[str, Callable[[], Rows]] = {
 }
 
 
-def render(title: str, rows: Rows) -> Table:
+def render(title: str, rows: Rows) -> PlainTable:
     """Return rows as a table, one column per key of the first."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = new_table(title)
     for position, header in enumerate(rows[0]):
         table.add_column(header, no_wrap=position == 0)
     for row in rows:

@@ -194,5 +194,5 @@ def _plot(path: Path, kind: str, corrector: Corrector, levels: Sequence[Level]) 
         title=f"{corrector.name}, {corrector.card.setting} (● measured, × predicted)",
     )
     axes.legend(fontsize="small")
-    with matplotlib.rc_context({"svg.hashsalt": "faultcli"}):
+    with matplotlib.rc_context({"svg.hashsalt": "faultcli", "text.parse_math": False}):
         figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)

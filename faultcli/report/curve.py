@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from faultcli.campaign.curves import CURVE_SCHEMA, QUANTITIES, ArmCurve, CurveResult
 from faultcli.campaign.statistics import Interval
 from faultcli.campaign.strata import MaxBer
 from faultcli.faults.memories import Rate, RateRange
 from faultcli.report.document import rates_document
-from faultcli.report.table import UNDEFINED, new_table, percent, percent_interval
-from faultcli.report.text import plain
+from faultcli.report.table import UNDEFINED, PlainTable, new_table, percent, percent_interval
 
 ROWS = 11  # of a table
 PER_DECADE = 10  # points of a document
@@ -91,7 +89,7 @@ def _max_ber(found: MaxBer, result: CurveResult, axis: RateRange) -> dict[str, f
     }
 
 
-def curve_tables(result: CurveResult) -> list[Table]:
+def curve_tables(result: CurveResult) -> list[PlainTable]:
     """Return one table per arm: the curve at eleven rates, in percent of the inputs."""
     tables, axis = [], result.question.axis
     for arm in result.arms:
@@ -112,7 +110,7 @@ def curve_tables(result: CurveResult) -> list[Table]:
             cells = [f"{ber:.3g}", *([] if years is None else [f"{years:.3g}"]), f"{_count(ber * arm.memory.bits)}"]
             cells += [percent_interval(accuracy), _ends(bands[i].interval) if bands else UNDEFINED]
             cells += [percent(None if one is None else one.mean) for one in (sdc, due)]
-            table.add_row(*map(plain, cells))
+            table.add_row(*cells)
         tables.append(table)
     return tables
 

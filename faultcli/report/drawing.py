@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
+from faultcli.report.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -40,6 +42,7 @@ WIDTH = 5.0  # inches of 72 units: as wide as a card of the page; on a phone tex
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "faultcli",
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "font.size": 9.5,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9.5,
@@ -97,6 +100,8 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         title: what it is, in a few words.
         description: what it shows, for those who cannot see it.
     """
+    _escape_names(figure)
+    title, description = printable(title), printable(description)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
@@ -115,6 +120,20 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         f"<title>{escape(title)}</title>\n<desc>{escape(description)}</desc>\n"
     )
     return head + svg[svg.index(">") + 1 :].strip() + "\n"
+
+
+def _escape_names(figure: Figure) -> None:
+    """Let no text of a figure hold what a terminal or a page would obey. Labels of ticks are drawn anew from what was
+    set: whoever sets names there passes them through `spelled`."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_text(spelled(text.get_text()))
+
+
+def spelled(text: str) -> str:
+    """Return lines of text in which nothing is obeyed."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _font(match: re.Match[str]) -> str:

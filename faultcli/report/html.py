@@ -198,6 +198,12 @@ def _section(section: Section, plots: Sequence[Plot]) -> list[str]:
     return [*lines, "</div></section>"]
 
 
+def campaign_fragment(result: CampaignResult) -> str:
+    """Return the verdict and a table of all arms as a piece of HTML, for a notebook."""
+    found = f"<p><strong>{VERDICTS[result.verdict]}</strong> {_text(headline(result))}</p>"
+    return found + _table(arm_columns(result), [arm_cells(arm, result) for arm in result.arms])
+
+
 def _all_arms(result: CampaignResult) -> list[str]:
     lines = ['<section id="arms">', "<h2>All arms</h2>", "<p>Every arm with what it costs and what it did.</p>"]
     lines.append('<div class="card">')

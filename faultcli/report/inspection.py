@@ -10,7 +10,6 @@ from rich.table import Table
 
 from faultcli.prediction import Prediction
 from faultcli.report.table import UNDEFINED, new_table
-from faultcli.report.text import plain
 from faultcli.survey import TensorSurvey
 
 
@@ -51,7 +50,7 @@ def inspection_table(path: str, tensors: Sequence[TensorSurvey]) -> Table:
     for tensor in tensors:
         numbers = (UNDEFINED if x is None else f"{x:.4g}" for x in (tensor.low, tensor.high, tensor.std))
         table.add_row(
-            plain(tensor.name),
+            tensor.name,
             tensor.dtype,
             "×".join(map(str, tensor.shape)) or "scalar",
             *numbers,
@@ -93,5 +92,5 @@ def prediction_table(format: str, predictions: Sequence[Prediction]) -> Table:
     )
     for p in predictions:
         carriers = ", ".join(f"{bit}: {100 * share:.0f} %" for bit, share in p.carriers if share >= 0.005)
-        table.add_row(plain(p.name), f"{p.error:.3g}", carriers, f"{p.best_factor:.4g}", f"{p.best_error:.3g}")
+        table.add_row(p.name, f"{p.error:.3g}", carriers, f"{p.best_factor:.4g}", f"{p.best_error:.3g}")
     return table

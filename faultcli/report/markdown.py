@@ -37,7 +37,7 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
     lines = [
         f"# {_SIGNS[result.verdict]} {VERDICTS[result.verdict]}: bit flips in {_text(model)}",
         "",
-        headline(result),
+        _text(headline(result)),
         "",
     ]
     if gates:

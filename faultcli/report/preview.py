@@ -8,7 +8,6 @@ from rich.table import Table
 
 from faultcli.campaign.preview import USUAL, WORST, ArmPreview, Preview
 from faultcli.report.table import UNDEFINED, new_table, percent
-from faultcli.report.text import plain
 
 PREVIEW_SCHEMA = "faultcli.plan/1"
 
@@ -64,7 +63,7 @@ def preview_table(preview: Preview) -> Table:
     for arm in preview.arms:
         cells = [arm.arm.format, arm.arm.fault.spec, arm.arm.hardening, f"{arm.bits:,}", _flips(arm), f"{arm.trials:,}"]
         cells += [_trials(arm.needed_likely), _trials(arm.needed_worst), duration(arm.seconds)]
-        table.add_row(*map(plain, cells))
+        table.add_row(*cells)
     return table
 
 

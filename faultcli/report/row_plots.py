@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.drawing import DUE, FAINT, INK, MASKED, PAGE, SDC, drawing, new_figure, to_svg
+from faultcli.report.drawing import DUE, FAINT, INK, MASKED, PAGE, SDC, drawing, new_figure, spelled, to_svg
 from faultcli.report.plot import Plot, by_format, level_of, looks, paged
 from faultcli.report.table import hardening, percent, percent_interval
 
@@ -203,7 +203,7 @@ class _Rows:
     def label(self, axes: Axes) -> None:
         """Write the labels beside the axis."""
         axes.set_ylim(self._end - 0.4, -0.6)
-        axes.set_yticks([place for place, *_ in self._ticks], [text for _, text, _ in self._ticks])
+        axes.set_yticks([place for place, *_ in self._ticks], [spelled(text) for _, text, _ in self._ticks])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         for tick, (_, _, is_heading) in zip(axes.get_yticklabels(), self._ticks, strict=True):

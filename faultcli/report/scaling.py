@@ -9,7 +9,6 @@ from rich.table import Table
 
 from faultcli.faults.law import shortest
 from faultcli.report.table import new_table
-from faultcli.report.text import printable
 from faultcli.scaling import ScaledTensor
 
 _RUINOUS = 1e6  # relative errors that only an unguarded exponent makes
@@ -29,7 +28,7 @@ def scaling_table(path: Path, format: str, ber: float, tensors: Sequence[ScaledT
     )
     for t in tensors:
         factor = f"{t.factor:.5g}" if isinstance(t.factor, float) else f"{min(t.factor):.4g} … {max(t.factor):.4g}"
-        table.add_row(printable(t.name), factor, *(f"{x:.3g}" for x in (t.asked, t.one, t.best_factor, t.best)))
+        table.add_row(t.name, factor, *(f"{x:.3g}" for x in (t.asked, t.one, t.best_factor, t.best)))
     return table
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -20,9 +21,30 @@ from faultcli.workload.metrics import Outcome
 UNDEFINED = "–"
 
 
-def new_table(title: str, **columns: str) -> Table:
+class PlainTable(Table):
+    """A table in which no text is markup: whatever a tensor is called is shown, and nothing of it is obeyed."""
+
+    def add_column(self, header: RenderableType = "", *args: Any, **how: Any) -> None:
+        super().add_column(_as_spelled(header), *args, **how)
+
+    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
+        super().add_row(*map(_as_spelled, cells), **how)
+
+
+def _as_spelled(cell: RenderableType | None) -> RenderableType:
+    return plain(cell) if isinstance(cell, str) else cell or ""
+
+
+def _lines(text: str) -> Text:
+    """Return a cell of several lines."""
+    return Text("\n").join(map(plain, text.split("\n")))
+
+
+def new_table(title: str, **columns: str) -> PlainTable:
     """Return an empty table with `columns`: header to justification (`left` or `right`); `_` in a header is a space."""
-    table = Table(title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = PlainTable(
+        title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for header, justify in columns.items():
         table.add_column(header.replace("_", " "), justify="right" if justify == "right" else "left", no_wrap=True)
     return table
@@ -130,7 +152,7 @@ def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> Fitt
     for header, cells, gap in ((str, rows, None), (_broken, broken, 1), (_broken, broken, 0)):
         table = new_table(title, **{header(name): "left" if name in _TEXTS else "right" for name in columns})
         for row in cells:
-            table.add_row(*(Text("\n").join(map(plain, text.split("\n"))) for text in row))
+            table.add_row(*map(_lines, row))
         if gap is not None:
             table.padding = (0, gap, 0, 0)
             table.show_lines = any("\n" in text for row in cells for text in row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.text import Text
 
 
@@ -13,3 +15,8 @@ def printable(text: str) -> str:
 def plain(text: str) -> Text:
     """Return printable text for a table, in which square brackets are no markup."""
     return Text(printable(text))
+
+
+def shown(row: Mapping[str, object]) -> dict[str, object]:
+    """Return a row of a table with what a terminal or a spreadsheet would obey in its texts escaped."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}

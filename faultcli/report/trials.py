@@ -9,6 +9,7 @@ from typing import Any
 
 from faultcli.campaign.records import CampaignResult
 from faultcli.errors import UsageError
+from faultcli.report.text import shown
 
 
 def trial_rows(result: CampaignResult) -> list[dict[str, Any]]:
@@ -46,7 +47,7 @@ def trials_csv(result: CampaignResult) -> bytes:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, rows[0] if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(shown, rows))
     return stream.getvalue().encode()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.workload.architectures import Architecture
-from faultcli.workload.metrics import GoldenRun, Outcome
+from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
 from faultcli.workload.models import live_tensors
 from faultcli.workload.token_metrics import GoldenTokens
 
-Golden = GoldenRun | GoldenTokens
+Golden = GoldenRun | GoldenTokens | GoldenScores
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -103,13 +103,32 @@ class BaseWorkload(ABC):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Run without gradients; on CUDA, with convolutions that give the same answer every time."""
-        with torch.inference_mode():
-            if self.device.type != "cuda":
+        """Run as `evaluating`, without gradients."""
+        with self.evaluating(), torch.inference_mode():
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run in evaluation mode; on CUDA, with convolutions that give the same answer every time.
+
+        A module that comes from a user's program, and may be in training, is left in its mode."""
+        training = [module for module in self.model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with self._exact_convolutions():
                 yield
-            else:
-                with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                    yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def _exact_convolutions(self) -> AbstractContextManager[object]:
+        if self.device.type != "cuda":
+            return nullcontext()
+        flags: AbstractContextManager[object] = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        return flags
 
     def explain(self, error: Exception) -> NoReturn:
         """Raise what `error` means to somebody who does not know the model's code."""

@@ -9,6 +9,8 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -25,17 +27,40 @@ def is_factory(spec: str) -> bool:
 def call_factory(kind: str, spec: str) -> object:
     """Import what `spec` names, call it without arguments and return what it returns.
 
-    The current directory is importable, as it is for `python -m`; it stays so for imports that come later.
-
     Args:
         kind: what is being made, for the messages: "architecture" or "data".
         spec: `package.module:factory`, from the command line only.
 
     Raises:
-        WorkloadError: the spec is malformed, the import fails, the name is missing or no factory, or the call fails.
+        WorkloadError: as `import_named`, or the call fails.
+    """
+    factory = import_named(kind, spec)
+    if isinstance(factory, nn.Module):
+        raise WorkloadError(
+            f"{kind} {spec!r}: {spec.partition(':')[2]!r} is a {type(factory).__name__} and not a factory",
+            "name a function or a class that can be called without arguments",
+        )
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise WorkloadError(f"{kind} {spec!r}: calling it failed: {type(error).__name__}: {error}") from error
+
+
+def import_named(kind: str, spec: str) -> Callable[..., Any]:
+    """Import the function or class that `spec` names.
+
+    The current directory is importable, as it is for `python -m`; it stays so for imports that come later.
+
+    Args:
+        kind: what it is for, for the messages: "architecture", "data", "score".
+        spec: `package.module:name`, from the command line only.
+
+    Raises:
+        WorkloadError: the spec is malformed, the import fails, the name is missing or cannot be called.
     """
     if not is_factory(spec):
-        raise WorkloadError(f"{kind} {spec!r} does not read as package.module:factory", "e.g. mymodels.nets:make_net")
+        wanted = f"package.module:{_wanted(kind)}"
+        raise WorkloadError(f"{kind} {spec!r} does not read as {wanted}", "e.g. mymodels.nets:make_net")
     module_name, _, name = spec.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -48,13 +73,14 @@ def call_factory(kind: str, spec: str) -> object:
         ) from error
     if not hasattr(module, name):
         raise WorkloadError(f"{kind} {spec!r}: module {module_name!r} has no {name!r}")
-    factory = getattr(module, name)
-    if isinstance(factory, nn.Module) or not callable(factory):
+    found = getattr(module, name)
+    if not callable(found):
         raise WorkloadError(
-            f"{kind} {spec!r}: {name!r} is a {type(factory).__name__} and not a factory",
-            "name a function or a class that can be called without arguments",
+            f"{kind} {spec!r}: {name!r} is a {type(found).__name__} and not a {_wanted(kind)}",
+            "name a function, or a class that can be called",
         )
-    try:
-        return factory()
-    except (Exception, SystemExit) as error:
-        raise WorkloadError(f"{kind} {spec!r}: calling it failed: {type(error).__name__}: {error}") from error
+    return found  # type: ignore[no-any-return]
+
+
+def _wanted(kind: str) -> str:
+    return "factory" if kind in ("architecture", "data") else "function"

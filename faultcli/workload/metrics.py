@@ -16,7 +16,9 @@ Ranks are deterministic: among equal logits the lower class comes first.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +31,12 @@ class Outcome:
     """What one evaluation gave. Counts of inputs; what is undefined is None, never 0.
 
     `top1`, `top5` and `rates()` are the fractions. A language model answers at every scored position of an input: of
-    it, `correct1`, `correct5`, `agreed` and `loss` count positions, and all others sequences (see `token_metrics`).
+    it, `correct1`, `correct5`, `agreed` and `loss` count positions, and all others sequences (see `token_metrics`). A
+    task with a score of its own has `scores`, and no accuracy (see `score`).
     """
 
     n: int  # inputs, at least 1; with a golden run masked + sdc + due = n
-    correct1: int  # the label is the top-1 class
+    correct1: int | None  # the label is the top-1 class; None where answers are no classes
     correct5: int | None  # the label is among the top 5; None with 5 classes or fewer
     loss: float | None  # mean cross entropy in nats over the rows that are finite; None if none is
     due: int  # rows with a NaN or infinite logit
@@ -45,6 +48,7 @@ class Outcome:
     sdc20pct: int | None = None  # the same with 20 %
     scored: int | None = None  # positions of a language model that were scored; None for classifiers
     agreed: int | None = None  # those whose top-1 token is the golden one
+    scores: Mapping[str, float | None] | None = None  # numbers of a score of the user's own; None is not finite
 
     @property
     def answers(self) -> int:
@@ -53,7 +57,13 @@ class Outcome:
 
     @property
     def top1(self) -> float:
-        """Top-1 accuracy, 0 to 1."""
+        """Top-1 accuracy, 0 to 1.
+
+        Raises:
+            ValueError: answers are no classes; see `scores`.
+        """
+        if self.correct1 is None:
+            raise ValueError("a task with a score of its own has no accuracy")
         return self.correct1 / self.answers
 
     @property
@@ -86,10 +96,11 @@ class Outcome:
         counts = {name: value for name, value in asdict(self).items() if name not in _NOT_OF_INPUTS}
         fractions = {name: None if count is None else count / self.n for name, count in counts.items()}
         tokens = {} if self.scored is None else {"agreement": self.agreement}
-        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, **tokens, **fractions}
+        top1 = None if self.correct1 is None else self.top1
+        return {"top1": top1, "top5": self.top5, "loss": self.loss, **tokens, **fractions, **(self.scores or {})}
 
 
-_NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed")
+_NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed", "scores")
 
 
 class GoldenRun:
@@ -111,6 +122,17 @@ class GoldenRun:
 
     def __len__(self) -> int:
         return len(self.top1)
+
+
+@dataclass(frozen=True)
+class GoldenScores:
+    """What outcomes are compared with.
+
+    `outputs`: what every call of the model returned, where the user compares them; else empty.
+    """
+
+    scores: Mapping[str, float | None]
+    outputs: tuple[Any, ...] = ()
 
 
 def measure(logits: Tensor, labels: Tensor, golden: GoldenRun | None = None) -> Outcome:

@@ -75,7 +75,8 @@ def test_a_bench_in_a_file_runs_the_same_trials_on_shared_pages(tmp_path: Path) 
     bench = make_bench()
     trials = [Trial(0, number, parse_law("bitflip:1e-3")) for number in range(3)]
     expected = [bench.run(trial).outcome for trial in trials]
-    pack(bench).save(tmp_path / "bench")
+    with (tmp_path / "bench").open("wb") as file:
+        pack(bench).save(file)
     before = (tmp_path / "bench").read_bytes()
     first, second = load_mapped(tmp_path / "bench"), load_mapped(tmp_path / "bench")
     assert [second.run(trial).outcome for trial in trials] == expected

@@ -20,7 +20,7 @@ from faultcli.cli import run
 from faultcli.errors import FormatError, UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
-from faultcli.inject import inject
+from faultcli.injection import inject
 from faultcli.memory import MemoryImage
 from faultcli.report.document import campaign_document
 from faultcli.workload.demo import demo_checkpoint_path

@@ -97,6 +97,7 @@ def test_interrupted_swap_of_directories_restores_the_old_one(tmp_path: Path, mo
             raise KeyboardInterrupt
         return rename(self, to)
 
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # a system that cannot do it in one step
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(KeyboardInterrupt), atomic_directory(target, force=True) as temporary:
         (temporary / "new.safetensors").write_text("new")
@@ -278,3 +279,61 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(
         temporary.write_bytes(b"all of it")
     assert asked == ["content b'all of it'", "name", "directory"]
     assert target.read_bytes() == b"all of it"
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from faultcli.files import atomic_directory, atomic_output
+with (atomic_directory if sys.argv[1] == "folder" else atomic_output)(Path(sys.argv[2])) as temporary:
+    (temporary / "part.safetensors" if temporary.is_dir() else temporary).write_bytes(b"x" * 100_000)
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_next_output_removes_what_a_killed_process_left(tmp_path: Path, kind: str) -> None:
+    write = {"file": atomic_output, "folder": atomic_directory}[kind]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, kind, str(tmp_path / "out")], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    with atomic_output(tmp_path / "other") as other:
+        other.write_text("beside it")
+    assert len(list(tmp_path.glob(".faultcli-*"))) == 1, "what a living process writes is left alone"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert len(list(tmp_path.glob(".faultcli-*"))) == 1
+    with write(tmp_path / "out") as temporary:  # type: ignore[operator]
+        if kind == "file":
+            temporary.write_text("new")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_a_database_goes_with_its_journal(tmp_path: Path) -> None:
+    for name in (".faultcli-0123456789ab.sqlite", ".faultcli-0123456789ab.sqlite-journal", ".faultcli.notes"):
+        (tmp_path / name).write_text("left")
+    files.remove_leftovers(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [".faultcli.notes"]
+
+
+def test_a_temporary_file_that_was_just_made_stays(tmp_path: Path) -> None:
+    (tmp_path / ".faultcli-0123456789ab").touch()
+    files.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir())
+    os.utime(tmp_path / ".faultcli-0123456789ab", (1, 1))
+    files.remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_change_places_in_one_step(tmp_path: Path) -> None:
+    """At no time is there nothing under the name; a system that cannot do it says so."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    (one / "a").touch()
+    if files._exchange(one, other):
+        assert not list(one.iterdir())
+        assert [entry.name for entry in other.iterdir()] == ["a"]
+    assert not files._exchange(one, tmp_path / "gone")

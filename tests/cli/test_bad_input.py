@@ -254,7 +254,7 @@ def test_replay_on_another_checkpoint(
         done = faultcli("inject", "b.safetensors", "--replay", form, "-o", "y")
         assert_explained(done, r"b\.safetensors: is not the checkpoint that the fault map belongs to", "drawn for")
         done = faultcli("inject", "a.safetensors", "--replay", form, "-o", form, "--force")
-        assert_explained(done, "is the fault map to replay; inputs are never changed", "another -o")
+        assert_explained(done, "is what --replay names; inputs are never changed", "another -o")
         if form != "native":
             done = faultcli("inject", "x", "--replay", form, "-o", "y")
             assert_explained(done, r"faults drawn in q2\.5 cannot be taken back", "original checkpoint")

@@ -14,12 +14,12 @@ from faultcli.workload.demo import demo_checkpoint_path
 # The signal comes from the process itself, in the middle of writing: nothing has to be waited for.
 STRUCK = """
 import os, sys
-from faultcli import cli, inject
+from faultcli import cli, injection
 number = int(sys.argv.pop())
 def strike(*_):
     print(*os.listdir("."), flush=True)
     os.kill(os.getpid(), number)
-inject._corrupt = strike
+injection._corrupt = strike
 cli.main()
 """
 

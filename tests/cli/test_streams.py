@@ -251,3 +251,60 @@ def test_replay_says_that_every_byte_is_back(faultcli: Callable[..., object]) ->
     done = faultcli("inject", "model.safetensors", "--replay", "map", "-o", "again", "--json")
     assert json.loads(done.out)["replayed"] == "map"
     assert Path("again").read_bytes() == Path("bad").read_bytes()
+
+
+STREAMS = {
+    "stdout closed": ">&-",
+    "stderr closed": "2>&-",
+    "both closed": ">&- 2>&-",
+    "all closed": "<&- >&- 2>&-",
+    "stderr full": "2>/dev/full >/dev/null",
+    "stdout full": ">/dev/full",
+    "both full": ">/dev/full 2>/dev/full",
+}
+LINES = {
+    "campaign": "faultcli campaign --ber 1e-4 --trials 2 --limit 20",
+    "gate that fails": "faultcli campaign --ber 1e-2 --format q2.5 --max-drop 0.1 --limit 20",
+    "json": "faultcli inspect --json -",
+    "inject": "faultcli inject model.safetensors --ber 1e-4 -o out --force",
+    "help": "faultcli --help",
+    "version": "faultcli --version",
+    "mistake": "faultcli campaign --nonsense",
+}
+
+
+QUICK_LINES = ("help", "version", "mistake")  # they load no torch
+TELLING = {"campaign": ["both closed", "stderr full"], "json": ["stdout full"], "inject": ["both full"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "streams"),
+    [
+        *((line, streams) for line in QUICK_LINES for streams in STREAMS),
+        *((line, streams) for line, listed in TELLING.items() for streams in listed),
+        *(("gate that fails", streams) for streams in ("all closed", "stderr full", "stdout full")),
+    ],
+)
+def test_streams_as_daemons_leave_them(line: str, streams: str, shell: Callable[..., object]) -> None:
+    """A closed stream wants nothing; a result that could not be written is 2; 1 is a gate that failed, nothing else."""
+    done = shell(f"{LINES[line]} {STREAMS[streams]}")
+    lost = "stdout full" in streams or "both full" in streams
+    expected = 2 if lost or line == "mistake" else 1 if line == "gate that fails" else 0
+    assert done.code == expected, done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("limit", "line", "said"),
+    [
+        ("ulimit -f 10", "faultcli inject model.safetensors --ber 1e-4 -o big", "limit (ulimit -f) allows"),
+        ("ulimit -f 10", "faultcli campaign --ber 1e-4 --trials 2 --limit 20 --store s.db", "s.db: cannot be used"),
+        ("ulimit -v 700000", "faultcli campaign --ber 1e-4 --trials 2 --limit 20", "memory ran out"),
+        ("mkdir gone; cd gone; rmdir ../gone", "faultcli inspect", "the working directory does not exist"),
+    ],
+)
+def test_limits_of_the_system_are_said(limit: str, line: str, said: str, shell: Callable[..., object]) -> None:
+    done = shell(f"{limit}; {line}")
+    assert done.code == 2
+    assert said in done.err
+    assert "Traceback" not in done.err

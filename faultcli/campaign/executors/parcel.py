@@ -16,7 +16,7 @@ import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -41,20 +41,20 @@ class Parcel:
         addresses = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         return frozenset(place for place, buffer in enumerate(self.buffers) if buffer.ctypes.data in addresses)
 
-    def save(self, path: Path) -> None:
+    def save(self, file: BinaryIO) -> None:
         """Write a file for `load_mapped`."""
         offsets, end = [], 0
         for buffer in self.buffers:
             offsets.append(end)
             end += -(-len(buffer) // _ALIGNMENT) * _ALIGNMENT
-        with path.open("wb") as file:
-            index = pickle.dumps((self.head, [(o, len(b)) for o, b in zip(offsets, self.buffers, strict=True)]))
-            start = -(-(8 + len(index)) // _ALIGNMENT) * _ALIGNMENT
-            file.write(len(index).to_bytes(8, "little") + index)
-            for offset, buffer in zip(offsets, self.buffers, strict=True):
-                file.seek(start + offset)
-                file.write(buffer.data)
-            file.truncate(start + end + _ALIGNMENT)
+        index = pickle.dumps((self.head, [(o, len(b)) for o, b in zip(offsets, self.buffers, strict=True)]))
+        start = -(-(8 + len(index)) // _ALIGNMENT) * _ALIGNMENT
+        file.write(len(index).to_bytes(8, "little") + index)
+        for offset, buffer in zip(offsets, self.buffers, strict=True):
+            file.seek(start + offset)
+            file.write(buffer.data)
+        file.truncate(start + end + _ALIGNMENT)
+        file.flush()
 
 
 def pack(item: object) -> Parcel:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import shutil
+import os
 import signal
 import tempfile
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import load_mapped, pack
@@ -36,10 +36,11 @@ class Processes(Crew):
         self.size = size
         self._threads = threads
         self._context = multiprocessing.get_context("spawn")
-        self._folder = Path(tempfile.mkdtemp(prefix="faultcli-"))
-        self._benches = 0
+        self._shared: BinaryIO | None = None  # the file of the bench
+        self._file = Path()  # how workers open it
         self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
-        self._holds: dict[int, Path] = {}  # the bench that a worker was told to load
+        self._benches = 0  # shared so far
+        self._holds: dict[int, int] = {}  # which of them a worker was told to load
 
     def share(self, bench: Bench) -> None:
         if bench.workload.device.type != "cpu":
@@ -47,23 +48,31 @@ class Processes(Crew):
                 f"--workers: the model runs on {bench.workload.device}, which one process fills",
                 "leave out --workers, or share the trials out with --shard I/N",
             )
-        for old in self._folder.iterdir():
-            old.unlink()  # who has mapped it keeps it
+        self._let_go()
+        # Without a name where the system has such files: nobody has to clean up after a supervisor that is killed.
+        self._shared = cast(BinaryIO, tempfile.TemporaryFile(prefix="faultcli-"))  # noqa: SIM115
+        name = Path(f"/proc/{os.getpid()}/fd/{self._shared.fileno()}")
+        if not name.exists():
+            self._shared.close()
+            self._shared = cast(BinaryIO, tempfile.NamedTemporaryFile(prefix="faultcli-"))  # noqa: SIM115
+            name = Path(self._shared.name)
+        self._file = name
         self._benches += 1
-        pack(bench).save(self._file)
+        pack(bench).save(self._shared)
 
-    @property
-    def _file(self) -> Path:
-        return self._folder / f"bench-{self._benches}"
+    def _let_go(self) -> None:
+        if self._shared is not None:
+            self._shared.close()  # who has mapped it keeps it
+            self._shared = None
 
     def send(self, worker: int, trial: Trial) -> None:
         if worker not in self._workers:
             self._start(worker)
         connection = self._workers[worker][1]
         with contextlib.suppress(OSError):  # a worker that is gone: `receive` says so
-            if self._holds.get(worker) != self._file:
+            if self._holds.get(worker) != self._benches:
                 connection.send(self._file)
-                self._holds[worker] = self._file
+                self._holds[worker] = self._benches
             connection.send(trial)
 
     def receive(self, seconds: float) -> list[Answer]:
@@ -94,7 +103,7 @@ class Processes(Crew):
     def close(self) -> None:
         for worker in list(self._workers):
             self._end(worker)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._let_go()
 
     def _start(self, worker: int) -> None:
         ours, theirs = self._context.Pipe()

@@ -1,6 +1,6 @@
 """Both tables of the EDMN paper, with EDMN as published and with `adaptive`, as Markdown on stdout.
 
-    python examples/reproduce_edmn.py MNIST_DIR mnist-cnn.safetensors [--maps 20] [--known-maps 5] [--processes 2]
+    python -m benchmarks.reproduce_edmn MNIST_DIR mnist-cnn.safetensors [--maps 20] [--known-maps 5] [--processes 2]
 
 MNIST_DIR holds the four IDX files, the checkpoint comes from examples/train_mnist.py. Accuracy is measured on all
 10,000 test images, on fault maps that nothing was trained on; correctors are trained, and windows of unlabelled inputs

@@ -1,0 +1,292 @@
+"""The front door: what a program calls, in words that the command line uses. Everything behind it may move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
+
+from torch import Tensor, nn
+
+from faultcli.campaign.curves import CurveResult
+from faultcli.campaign.executors import executor_of
+from faultcli.campaign.gates import Gate
+from faultcli.campaign.plan import Plan, cross
+from faultcli.campaign.records import CampaignResult
+from faultcli.campaign.result import result_of
+from faultcli.campaign.runner import Listener
+from faultcli.campaign.runner import run_campaign as run_plan
+from faultcli.campaign.store import Store
+from faultcli.campaign.subject import Subject, open_checkpoint
+from faultcli.checkpoint import Checkpoint
+from faultcli.faults.law import FaultLaw
+from faultcli.faults.laws import parse_law
+from faultcli.faults.maps import FaultMap
+from faultcli.faults.selection import Selecting, Selection
+from faultcli.files import atomic_output, check_output
+from faultcli.injection import Injection
+from faultcli.injection import inject as inject_faults
+from faultcli.injection import replay as replay_faults
+from faultcli.memory import Hit, MemoryImage
+from faultcli.protect.chain import parse_chain
+from faultcli.recover.applied import DEFAULT_WINDOW, Correct
+from faultcli.recover.batchnorm import parse_recalibration
+from faultcli.report.arms import arm_rows
+from faultcli.report.formats import render, report_format
+from faultcli.report.html import campaign_fragment
+from faultcli.report.trials import trial_rows
+
+FIXED_TRIALS = 30
+SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
+
+
+class Result(CampaignResult):
+    """What a campaign found: `arms`, `original`, `verdict` ("pass", "fail", "inconclusive"; None without gates)."""
+
+    @classmethod
+    def around(cls, found: CampaignResult) -> Self:
+        """Return a result with what a notebook needs."""
+        return cls(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+    def to_frame(self, rows: str = "arms") -> Any:
+        """Return a pandas DataFrame with a row per arm, or per trial (`rows="trials"`); needs pandas.
+
+        Columns are the fields of the JSON document; what is undefined is missing.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(list(trial_rows(self)) if rows == "trials" else arm_rows(self))
+
+    def _repr_html_(self) -> str:
+        return campaign_fragment(self)
+
+
+class Conducting(TypedDict, total=False):
+    """How a campaign is conducted, beyond what is asked of it.
+
+    `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals, and
+    that no verdict is wrong. `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file.
+    `window`: how many unlabelled inputs it looks at. `unlabelled`: where these come from, a name or a data set.
+    `workers`: processes; they import the program, so a script needs `if __name__ == "__main__":`. `budget_seconds`: no
+    trial starts later. `listener`: called with every trial and its arm so far. `command`: how reports say that the
+    campaign is run again.
+    """
+
+    seed: int
+    until_ci: float | None
+    confidence: float
+    recalibrate: Sequence[str]
+    corrector: str | Path | None
+    window: int
+    unlabelled: Any
+    workers: int
+    budget_seconds: float | None
+    listener: Listener
+    command: str
+
+
+def run_campaign(
+    subject: Subject,
+    faults: str | FaultLaw | Sequence[str | FaultLaw],
+    *,
+    formats: Sequence[str] = ("native",),
+    protect: Sequence[str] = ("none",),
+    trials: int | None = None,
+    gates: Mapping[str, float] | None = None,
+    store: str | Path | None = None,
+    **how: Unpack[Conducting],
+) -> Result:
+    """Inject many fault maps and measure what they do to the model's answers.
+
+    Every format under every fault law behind every chain of protections is an arm; all arms meet the same faults.
+
+        subject = faultcli.Subject.open("model.safetensors", data="digits")
+        result = faultcli.run_campaign(subject, ["bitflip:1e-4"], formats=["fp16", "q2.5"], trials=30)
+
+    Args:
+        subject: what is put to the test; afterwards in the same state, bit for bit.
+        faults: laws, as `--fault` takes them.
+        formats: number formats of the memory.
+        protect: chains of protections, as `--protect` takes them.
+        trials: fault maps per arm, at the most; None: 30, or 1000 where gates or `until_ci` say when there are enough.
+        gates: thresholds by the gates' names, e.g. `{"max-drop": 0.01}`.
+        store: a file that keeps every trial; the same call continues from there.
+        how: see `Conducting`.
+
+    Raises:
+        FaultcliError: a name, a number or a combination makes no sense, or the model fails; says what to do.
+    """
+    confidence, until_ci = how.get("confidence", 0.95), how.get("until_ci")
+    laws = [parse_law(fault) if isinstance(fault, str) else fault for fault in _listed(faults)]
+    file = how.get("corrector")
+    correct = None if file is None else Correct.load(Path(file), how.get("window", DEFAULT_WINDOW))
+    arms = cross(
+        list(formats),
+        laws,
+        [parse_chain(text) for text in protect],
+        [parse_recalibration(text) for text in how.get("recalibrate", ())],
+        [None] if correct is None else [None, correct],
+    )
+    if trials is None:
+        trials = default_trials(laws, sequential=bool(gates) or until_ci is not None)
+    chosen = subject.selection
+    plan = Plan(
+        arms,
+        trials,
+        how.get("seed", 0),
+        chosen.target,
+        tuple(chosen.include),
+        tuple(chosen.exclude),
+        tuple(Gate(name, threshold) for name, threshold in (gates or {}).items()),
+        until_ci,
+        confidence,
+    )
+    if any(arm.looks for arm in arms) and subject.unlabelled is None:
+        subject = subject.looking_at(how.get("unlabelled"))
+    kept_in = None if store is None else Path(store)
+    with closing(Store.open(kept_in)) as kept, executor_of(how.get("workers", 1)) as executor:
+        found = run_plan(
+            plan,
+            subject,
+            executor=executor,
+            store=kept,
+            budget_seconds=how.get("budget_seconds"),
+            provenance=subject.provenance(how.get("command", "faultcli.run_campaign")),
+            on_record=how.get("listener", lambda found, watch: None),
+        )
+    return Result.around(found)
+
+
+def default_trials(laws: Sequence[FaultLaw], *, sequential: bool) -> int:
+    """Return how many fault maps an arm gets if nobody says."""
+    if laws and all(law.repeats for law in laws):
+        return 1
+    return SEQUENTIAL_TRIALS if sequential else FIXED_TRIALS
+
+
+def read_result(store: str | Path) -> Result:
+    """Return what a store holds, without running anything.
+
+    Raises:
+        StoreError: there is none, or it is damaged.
+    """
+    with closing(Store.read(Path(store))) as kept:
+        return Result.around(result_of(kept))
+
+
+def write_report(result: CampaignResult | CurveResult, *paths: str | Path, force: bool = True) -> None:
+    """Write reports; the ending of a name says what kind: `.html`, `.md`, `.xml` (JUnit), `.json`, `.csv`, ...
+
+    Args:
+        result: of a campaign, or of curves.
+        paths: one file per report; all are rendered before the first is written.
+        force: replace existing files.
+
+    Raises:
+        UsageError: no kind of report has this ending.
+        OutputError: a file cannot be written.
+    """
+    files = [Path(path) for path in paths]
+    for path in files:
+        report_format(path.name)
+        check_output(path, force=force)
+    contents = {path: render(path.name, result) for path in files}
+    for path, content in contents.items():
+        with atomic_output(path, force=force) as partial:
+            partial.write_bytes(content)
+
+
+@contextmanager
+def faulty(
+    model: nn.Module | Mapping[str, Tensor],
+    fault: str | FaultLaw,
+    *,
+    format: str = "native",
+    protect: str = "none",
+    seed: int = 0,
+    trial: int = 0,
+    **selecting: Unpack[Selecting],
+) -> Iterator[Hit]:
+    """Damage a model in memory for the length of a `with` block; afterwards every bit is as before.
+
+        with faultcli.faulty(model, "bitflip:1e-4", format="q2.5", trial=3) as hit:
+            print(hit.flips, hit.values_changed, evaluate(model))
+
+    For many fault maps, `MemoryImage.of` encodes the weights once.
+
+    Args:
+        model: a module on any device, or its live tensors by name.
+        fault: a law, as `--fault` takes it.
+        format: number format of the memory.
+        protect: a chain of protections, as `--protect` takes it.
+        seed, trial: fix the faults: those of the same trial of a campaign.
+        selecting: `target`, `include`, `exclude`: which tensors are at risk; floating-point tensors of two or more
+            dimensions if nothing is said.
+
+    Raises:
+        FaultcliError: a name, a number or a combination makes no sense, or a value cannot be stored.
+    """
+    law = parse_law(fault) if isinstance(fault, str) else fault
+    chain = parse_chain(protect)
+    image = MemoryImage.of(model, format=format, protect=chain, ber=law.ber if chain.needs_ber else None, **selecting)
+    with image.faulty(law, seed=seed, trial=trial) as hit:
+        yield hit
+
+
+class Damaging(Selecting, total=False):
+    """What `inject` takes besides: the selection (`faults.selection.select`), the number format of the memory, `seed`
+    and `trial` of the faults, where to save the fault map, and whether an existing output is replaced."""
+
+    format: str
+    seed: int
+    trial: int
+    save_faults: str | Path | None
+    force: bool
+
+
+def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damaging: Unpack[Damaging]) -> Injection:
+    """Write a corrupted copy of a checkpoint; the input is never changed.
+
+        done = faultcli.inject("model.safetensors", "bitflip:1e-4", "faulty.safetensors", save_faults="map.safetensors")
+        print(done.faults.flips, done.values_changed)
+
+    Args:
+        model: a file, an index of shards or a directory.
+        fault: a law, as `--fault` takes it.
+        output: file or directory, like the input.
+        damaging: see `Damaging`.
+
+    Raises:
+        FaultcliError: the checkpoint is damaged, the law does not fit it, the output cannot be written, ...
+    """
+    checkpoint = open_checkpoint(model)
+    chosen = Selection(
+        damaging.get("target", "weights"), tuple(damaging.get("include", ())), tuple(damaging.get("exclude", ()))
+    )
+    saved = damaging.get("save_faults")
+    return inject_faults(
+        checkpoint,
+        parse_law(fault) if isinstance(fault, str) else fault,
+        Path(output),
+        names=chosen.names(checkpoint.tensors.values()),
+        format_name=damaging.get("format", "native"),
+        seed=damaging.get("seed", 0),
+        trial=damaging.get("trial", 0),
+        force=damaging.get("force", False),
+        save_faults=None if saved is None else Path(saved),
+    )
+
+
+def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: bool = False) -> Injection:
+    """Apply a saved fault map to a checkpoint; on the corrupted one it gives every byte of the original back.
+
+    Raises:
+        FaultcliError: the map belongs to another checkpoint, or the output cannot be written.
+    """
+    return replay_faults(Checkpoint.open(model), FaultMap.load(Path(faults)), Path(output), force=force)
+
+
+def _listed(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> Sequence[str | FaultLaw]:
+    return [faults] if isinstance(faults, str | FaultLaw) else faults
