@@ -141,7 +141,7 @@ def train_corrector(
     from faultcli.recover import experiment
     from faultcli.recover.base import Card
     from faultcli.recover.file import save_corrector
-    from faultcli.recover.methods import TrainingOptions, kind_of
+    from faultcli.recover.methods import TrainingOptions
     from faultcli.report.correction import check_report, correction_document, correction_table, write_report
 
     specs = options.several_faults(bers, fault, quiet=quiet)
@@ -152,7 +152,7 @@ def train_corrector(
         raise UsageError(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
-    kind_of(method, "unseen damage")
+    _check(method, seed)
     if output is not None:
         check_output(output, force=force)
     if report is not None:
@@ -222,6 +222,16 @@ def _covered(model: str | None, faults: FaultMap) -> list[str]:
 
     here = open_checkpoint(model).tensors
     return [glob.escape(name) for name in faults.layout if name in here]
+
+
+def _check(method: str, seed: int) -> None:
+    """Refuse a method that is none, and a seed that generators do not take."""
+    from faultcli.errors import UsageError
+    from faultcli.recover.methods import kind_of
+
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(f"--seed {seed}: a seed is a whole number from 0, of 64 bits at most", "--seed 0")
+    kind_of(method, "unseen damage")
 
 
 def _edmn_options(

@@ -62,9 +62,11 @@ def check_numbers(arrays: Mapping[str, NDArray[Any]]) -> None:
     """Refuse NaN, infinities and absurdly large numbers; ValueError says where."""
     for name, found in arrays.items():
         values = found[:-1] if name == "policy.upper" and found.ndim else found  # whose last step has no upper end
+        if found.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{name} is {found.dtype}")
         if not np.isfinite(values).all():
             raise ValueError(f"{name} is not finite")
-        if values.size and np.abs(values).max() > LARGEST:
+        if values.size and float(np.abs(values).max()) > LARGEST:
             raise ValueError(f"{name} holds {float(np.abs(values).max()):.3g}")
 
 

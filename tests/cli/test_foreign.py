@@ -148,3 +148,23 @@ def test_a_config_that_no_option_can_take(
     (tmp_path / "c.toml").write_text(entry)
     done = faultcli("campaign", "--config", tmp_path / "c.toml")
     assert (done.code, words in done.err) == (2, True), done.err[-300:]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("campaign --ber 1e-4 --limit 4 --trials 1 --threads 99999999999999999999", "1 to 1024 threads compute"),
+        ("campaign --ber 1e-4 --limit 4 --trials 1 --workers 99999999999999999999", "at most 4096"),
+        ("evaluate --limit 4 --batch-size 99999999999999999999", "makes no batches"),
+        ("campaign --limit 4 --curve 1e-320:1e-2", "the ends of a range rise, between 1e-30 and 1"),
+        ("train-corrector --ber 1e-4 --seed -1", "a seed is a whole number from 0"),
+        ("train-corrector --ber 1e-4 --seed 99999999999999999999", "of 64 bits at most"),
+        ("evaluate --data {name}.npz", "the name of a file is longer than the system allows"),
+        ("evaluate --data mnist:{name}", "the name of a file is longer than the system allows"),
+        ("inspect {name}", "longer than the system allows"),
+        ("evaluate --arch {name}.pt2", "longer than the system allows"),
+    ],
+)
+def test_numbers_and_names_have_ends(line: str, words: str, faultcli: Callable[..., object]) -> None:
+    done = faultcli(*line.format(name="x" * 300).split())
+    assert (done.code, words in done.err) == (2, True), done.err[-300:]
