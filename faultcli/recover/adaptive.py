@@ -150,7 +150,8 @@ class Adaptive(Corrector):
     @classmethod
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
         reference = Reference.from_arrays(arrays)
-        structure = structure_from(reference, arrays) if "structure.classes" in arrays else None
+        mixed = any(name.startswith("structure.") for name in arrays)
+        structure = structure_from(reference, arrays) if mixed else None
         steps = arrays["policy.upper"].size
         policy = Policy(
             array(arrays, "policy.upper", steps),
@@ -161,7 +162,9 @@ class Adaptive(Corrector):
         if not steps or not (np.diff(policy.upper) >= 0).all():
             raise ValueError("its steps of severity contradict each other")
         test = None
-        if "mix_threshold" in values:
+        if "mix_threshold" in values or "mix.centre" in arrays:
+            if structure is None:
+                raise ValueError("its class-mix test looks at a mixture that it has not")
             symptoms = arrays["mix.centre"].size
             test = ClassMixTest(
                 array(arrays, "mix.centre", symptoms),
