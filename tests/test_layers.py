@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "faultcli"
 LAYERS = [
     "errors",
     "files",
+    "foreign",
     "formats",
     "checkpoint",
     "faults",

@@ -16,6 +16,7 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.statistics import ConfidenceSequence, Interval, mean_interval
 from faultcli.errors import FaultcliError
+from faultcli.foreign import ForeignError, is_number, parse_json, read_text
 
 _DIFFERENCE = (-1.0, 1.0)
 
@@ -38,19 +39,26 @@ class Baseline:
         self._name = str(path)
         remedy = "name what campaign --json FILE wrote"
         try:
-            self._document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            schema = self._document["schema"]
-        except OSError as error:
-            raise BaselineError(f"{path}: cannot be read: {error.strerror}", remedy) from None
-        except (ValueError, KeyError, TypeError):
+            text = read_text(path)
+        except ForeignError as error:
+            raise BaselineError(f"{path}: {error}", remedy) from None
+        try:
+            document = parse_json(text)
+            schema = document["schema"]
+        except (ForeignError, KeyError, TypeError):
             raise BaselineError(f"{path}: is no result of a campaign", remedy) from None
         if schema != RESULT_SCHEMA:
-            raise BaselineError(f"{path}: is {schema}, a baseline is {RESULT_SCHEMA}", remedy)
+            found = schema if isinstance(schema, str) else "something else"
+            raise BaselineError(f"{path}: is {found}, a baseline is {RESULT_SCHEMA}", remedy)
+        again = "measure it again with this faultcli"
         try:
-            self._arms = {_key(arm): tuple(arm["trial_accuracies"]) for arm in self._document["arms"]}
-        except (KeyError, TypeError):
-            problem = f"{path}: does not hold the accuracy of every trial"
-            raise BaselineError(problem, "measure it again with this faultcli") from None
+            self._arms = {_key(arm): _accuracies(arm["trial_accuracies"]) for arm in document["arms"]}
+        except (KeyError, TypeError, ValueError):
+            raise BaselineError(f"{path}: does not hold the accuracy of every trial", again) from None
+        try:
+            self._there = _stated(document)
+        except (KeyError, TypeError, AttributeError):
+            raise BaselineError(f"{path}: does not say what it was measured on", again) from None
 
     def trials(self, arms: tuple[Arm, ...]) -> int:
         """Return how many trials it has of each of these arms, at the least."""
@@ -68,7 +76,7 @@ class Baseline:
         Raises:
             BaselineError: faults or inputs are not the same; says what differs.
         """
-        there, here = self._conditions(), _conditions(plan, provenance, inputs)
+        there, here = self._there, _conditions(plan, provenance, inputs)
         different = [name for name in here if here[name] != there.get(name)]
         if different:
             what = ", ".join(
@@ -92,17 +100,27 @@ class Baseline:
             raise BaselineError(f"{self._name}: has no trials of the arm {arm.label}", f"its arms are: {known}")
         return found
 
-    def _conditions(self) -> dict[str, object]:
-        about = self._document.get("provenance") or {}
-        shapes = {f"shape of {name}": list(shape) for name, shape in about.get("tensors", {}).items()}
-        return {
-            "seed": self._document.get("seed"),
-            "inputs": self._document.get("inputs"),
-            "data": about.get("data_sha256"),
-            "tensors": sorted(about.get("tensors", {})),
-            **(self._document.get("selection") or {}),
-            **shapes,
-        }
+
+def _stated(document: Mapping[str, Any]) -> dict[str, object]:
+    """What a document says of that which `_conditions` compares. KeyError, TypeError, AttributeError: it is damaged."""
+    about, selection = document["provenance"], document["selection"]
+    found = {
+        "seed": document["seed"],
+        "inputs": document["inputs"],
+        "data": about["data_sha256"],
+        **{name: selection[name] for name in ("target", "include", "exclude")},
+        "tensors": sorted(about["tensors"]),
+        **{f"shape of {name}": shape for name, shape in about["tensors"].items()},
+    }
+    if not all(_is_plain(value) for value in found.values()):
+        raise TypeError("a condition is a number, a text or a list of these")
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(part, int | str) for part in value)
+    return isinstance(value, int | str)
 
 
 def _conditions(plan: Plan, provenance: Provenance, inputs: int) -> dict[str, object]:
@@ -136,7 +154,17 @@ def paired_drop(result: CampaignResult, number: int) -> Interval | None:
 
 
 def _key(arm: Mapping[str, Any]) -> tuple[str | None, ...]:
-    return arm["format"], arm["fault"], arm["protect"], arm["recalibrate"], arm["corrector"]
+    key = tuple(arm[part] for part in ("format", "fault", "protect", "recalibrate", "corrector"))
+    if not all(isinstance(part, str) or (part is None and place > 2) for place, part in enumerate(key)):
+        raise TypeError("an arm is named by texts")
+    return key
+
+
+def _accuracies(values: list[Any]) -> tuple[float | None, ...]:
+    """Check the accuracies of an arm's trials, None for one that could not be run."""
+    if not isinstance(values, list) or not all(value is None or is_number(value, 0, 1) for value in values):
+        raise ValueError("an accuracy is a number from 0 to 1")
+    return tuple(values)
 
 
 def _key_of(arm: Arm) -> tuple[str | None, ...]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from faultcli.errors import UsageError
+from faultcli.foreign import whole_number
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def parse_shard(text: str) -> Shard:
         UsageError: anything else.
     """
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-    index, count = map(int, match.groups()) if match else (0, 0)
+    index, count = (whole_number(part) or 0 for part in match.groups()) if match else (0, 0)
     if not 1 <= index <= count:
         raise UsageError(
             f"--shard {text}: is no part I/N with I from 1 to N", "try: --shard 1/3, --shard 2/3, --shard 3/3"

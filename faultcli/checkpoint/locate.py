@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 from faultcli.checkpoint.header import MAX_HEADER_BYTES, PICKLE_SUFFIXES, how_to_convert, load_json
 from faultcli.errors import CheckpointError
+from faultcli.foreign import ForeignError, read_small
 
 Kind = Literal["file", "index", "directory"]
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -76,12 +78,9 @@ def _locate_shards(kind: Kind, index: Path) -> Location:
     """Read an index: {"weight_map": {tensor: shard}}, the shards beside it."""
     damaged = "the index is damaged: download or export it again"
     try:
-        size = index.stat().st_size
-        if size > MAX_HEADER_BYTES:
-            raise CheckpointError(f"{index}: an index of {size} bytes is not plausible", damaged)
-        content = load_json(index.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise unreadable(index, error) from error
+        content = load_json(read_small(index, MAX_HEADER_BYTES).decode())
+    except ForeignError as error:
+        raise CheckpointError(f"{index}: {error}", "check the path and its permissions") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{index}: is no valid JSON: {error}", damaged) from None
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
@@ -95,7 +94,7 @@ def _locate_shards(kind: Kind, index: Path) -> Location:
             problem = f"tensor {name!r} lies in {shard!r}, which is not the name of a file beside it"
             raise CheckpointError(f"{index}: {problem}", damaged)
     files = tuple(index.parent / shard for shard in sorted(set(weight_map.values())))
-    missing = [file.name for file in files if not file.exists()]
+    missing = [file.name for file in files if not os.path.exists(file)]  # a name too long for a file is no file
     if missing:
         message = f"{index}: missing {'shard' if len(missing) == 1 else 'shards'} {some(missing)}"
         raise CheckpointError(message, "download the rest of the checkpoint into the same directory")

@@ -22,6 +22,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 _LIMITS = {
     errno.ENOMEM: ("memory ran out", "pass a smaller --batch-size or --limit, or allow more (ulimit -v)"),
+    errno.ENAMETOOLONG: ("the name of a file is longer than the system allows", "a shorter name"),
     errno.EMFILE: ("too many files are open for the limit of this shell", "allow more: ulimit -n 1024"),
     errno.ENFILE: ("too many files are open on this machine", "close some, or try again later"),
 }

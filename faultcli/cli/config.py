@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from faultcli.errors import UsageError, unknown_name
+from faultcli.foreign import ForeignError, parse_toml, read_text
 
 _ITSELF = ("config", "help")
 
@@ -24,11 +24,9 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read: {error.strerror}", "name a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: is no TOML: {error}", 'one option a line, such as ber = "1e-4"') from None
+        entries = parse_toml(read_text(path))
+    except ForeignError as error:
+        raise UsageError(f"--config {path}: {error}", 'a TOML file, an option a line: ber = "1e-4"') from None
     options = {_spelling(one): one for one in context.command.params if one.name not in _ITSELF}
     defaults: dict[str, Any] = {}
     for key, value in entries.items():
@@ -47,10 +45,11 @@ def _spelling(option: Any) -> str:
 
 
 def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object:
-    scalar = bool | int | float | str
-    if isinstance(value, list) and all(isinstance(one, scalar) for one in value):
+    if isinstance(value, list) and all(map(_is_scalar, value)):
         return [str(one) for one in value] if repeatable else ",".join(map(str, value))
-    if not isinstance(value, scalar):
+    if isinstance(value, int) and not _is_scalar(value):
+        raise UsageError(f"--config {path}: {key} is a number beyond 64 bits", "no option takes one")
+    if not _is_scalar(value):
         problem = f"--config {path}: {key} is a {type(value).__name__}"
         raise UsageError(problem, "an option is a string, a number, true or false, or a list of these")
     if value == "" or "\0" in str(value):
@@ -58,3 +57,8 @@ def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object
     if repeatable:
         return [str(value)]
     return value if isinstance(value, bool) else str(value)
+
+
+def _is_scalar(value: object) -> bool:
+    """Whether an option can take it; hexadecimal numbers have no end, and Python writes out only short ones."""
+    return isinstance(value, bool | float | str) or (isinstance(value, int) and value.bit_length() < 64)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from faultcli.campaign.watch import Watch
 
 _REDRAW_SECONDS = 0.2
+_MOST_THREADS = 1024
 
 
 def set_threads(threads: int | None, *, several: bool) -> int:
@@ -32,8 +33,8 @@ def set_threads(threads: int | None, *, several: bool) -> int:
 
     from faultcli.workload.allocator import keep_freed_memory
 
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads}: at least 1 thread computes")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute")
     keep_freed_memory()
     torch.set_num_threads(threads or (1 if several else torch.get_num_threads()))
     return torch.get_num_threads()

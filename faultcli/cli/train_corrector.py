@@ -141,7 +141,7 @@ def train_corrector(
     from faultcli.recover import experiment
     from faultcli.recover.base import Card
     from faultcli.recover.file import save_corrector
-    from faultcli.recover.methods import TrainingOptions, kind_of
+    from faultcli.recover.methods import TrainingOptions
     from faultcli.report.correction import check_report, correction_document, correction_table, write_report
 
     specs = options.several_faults(bers, fault, quiet=quiet)
@@ -152,7 +152,7 @@ def train_corrector(
         raise UsageError(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
-    kind_of(method, "unseen damage")
+    _check(method, seed)
     if output is not None:
         check_output(output, force=force)
     if report is not None:
@@ -224,17 +224,27 @@ def _covered(model: str | None, faults: FaultMap) -> list[str]:
     return [glob.escape(name) for name in faults.layout if name in here]
 
 
+def _check(method: str, seed: int) -> None:
+    """Refuse a method that is none, and a seed that generators do not take."""
+    from faultcli.errors import UsageError
+    from faultcli.recover.methods import kind_of
+
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(f"--seed {seed}: a seed is a whole number from 0, of 64 bits at most", "--seed 0")
+    kind_of(method, "unseen damage")
+
+
 def _edmn_options(
     hidden: str, alpha: float, gamma: float, beta: float, temperature: float, clean_share: float, epochs: int
 ) -> EdmnOptions:
     from faultcli.errors import UsageError
+    from faultcli.foreign import whole_number
     from faultcli.recover.edmn import EdmnOptions
 
-    try:
-        sizes = tuple(int(size) for size in hidden.split(","))
-    except ValueError:
-        raise UsageError(f"--hidden {hidden}: is no list of whole numbers", "try: --hidden 256,256") from None
-    return EdmnOptions(sizes, alpha, gamma, beta, temperature, clean_share, epochs)
+    sizes = [whole_number(size) for size in hidden.split(",")]
+    if None in sizes:
+        raise UsageError(f"--hidden {hidden}: is no list of whole numbers", "try: --hidden 256,256")
+    return EdmnOptions(tuple(size or 0 for size in sizes), alpha, gamma, beta, temperature, clean_share, epochs)
 
 
 def _parts(

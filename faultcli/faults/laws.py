@@ -22,6 +22,7 @@ from faultcli.faults.law import FaultLaw, Region, Site, StreamOf
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults, combine
 from faultcli.faults.measured import Measured, is_digest
 from faultcli.faults.sampling import Stream, bernoulli_positions, distinct_positions, first_events
+from faultcli.foreign import whole_number
 
 
 def _hits(positions: NDArray[np.int64], eligible: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -347,10 +348,10 @@ def _number(spec: str, text: str) -> float:
 
 
 def _whole_number(spec: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise FaultError(f"{spec}: {text!r} is not a whole number") from None
+    number = whole_number(text)
+    if number is None:
+        raise FaultError(f"{spec}: {text!r} is not a whole number, or beyond 64 bits")
+    return number
 
 
 _READERS: dict[str, Callable[[str, str], object]] = {  # by the type of a law's field

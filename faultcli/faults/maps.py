@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, write_safetensors
 from faultcli.errors import FaultError
+from faultcli.foreign import ForeignError, parse_json
 
 SCHEMA = "faultcli.faults/1"
 _ELSEWHERE = "replay the map on the checkpoint that it was drawn for"
@@ -137,12 +138,13 @@ class FaultMap:
         """
         file = Checkpoint.open(path)
         try:
-            header = json.loads(file.metadata["faultcli"])
+            header = parse_json(file.metadata["faultcli"])
             schema = header["schema"]
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except (KeyError, TypeError, ForeignError):
             raise FaultError(f"{path}: is not a fault map", "fault maps come from `inject --save-faults`") from None
         if schema != SCHEMA:
-            raise FaultError(f"{path}: is {schema}, this faultcli reads {SCHEMA}", "draw the map again")
+            found = schema if isinstance(schema, str) else "something else"
+            raise FaultError(f"{path}: is {found}, this faultcli reads {SCHEMA}", "draw the map again")
         try:
             layout = {name: Layout(int(words), int(bits)) for name, (words, bits) in header["layout"].items()}
             faults: dict[str, WordFaults] = {}
@@ -165,7 +167,7 @@ class FaultMap:
                 before=header["before"],
                 after=header["after"],
             )
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             raise FaultError(f"{path}: the fault map is damaged ({error})", "draw the map again") from None
         loaded._check(path)
         return loaded

@@ -236,6 +236,9 @@ def split_rates(text: str) -> list[str]:
     return parts
 
 
+_LOWEST = 1e-30  # rate of a range: a flip in more bits than there are
+
+
 def parse_range(text: str) -> RateRange:
     """Read a range of bit-error rates: `1e-7:1e-2`, or years of a memory, `sram:years=1:20`.
 
@@ -261,6 +264,6 @@ def parse_range(text: str) -> RateRange:
             found = RateRange(text, float(low), float(high))
         except ValueError:
             raise UsageError(f"--curve {text}: is no range LOW:HIGH of bit-error rates", remedy) from None
-    if not 0 < found.low < found.high < 1:
-        raise UsageError(f"--curve {text}: the ends of a range rise, between 0 and 1", remedy)
+    if not _LOWEST <= found.low < found.high < 1:
+        raise UsageError(f"--curve {text}: the ends of a range rise, between {_LOWEST:g} and 1", remedy)
     return found

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.errors import UsageError
+from faultcli.foreign import whole_number
 from faultcli.formats import NumberFormat
 from faultcli.protect.base import Fitted, Protection, Words, Written, more_flips_than, take_nothing
 
@@ -71,9 +72,10 @@ class Tmr(Protection):
         if value is None:
             return cls()
         head, _, count = value.partition(":")
-        if head != "msb" or not count.isdecimal() or int(count) < 1:
+        bits = whole_number(count) if count.isdecimal() else None
+        if head != "msb" or not bits:
             raise UsageError(f"tmr={value}: is not tmr or tmr=msb:K", "try: tmr=msb:2")
-        return cls(int(count))
+        return cls(bits)
 
     @property
     def text(self) -> str:

@@ -13,6 +13,7 @@ from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError, identity, usable_rows
 from faultcli.recover.logits import LabelledLogits
 from faultcli.recover.mixture import FittedMixture, structure_arrays, structure_from
+from faultcli.recover.parts import array, number
 from faultcli.recover.policy import ALIGN, IDENTITY, Case, Policy, blend, blend_name
 from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
 from faultcli.recover.structure import MeanStructure
@@ -149,17 +150,29 @@ class Adaptive(Corrector):
     @classmethod
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
         reference = Reference.from_arrays(arrays)
-        structure = structure_from(reference, arrays) if "structure.classes" in arrays else None
-        policy = Policy(*(arrays[f"policy.{name}"].astype(np.float64) for name in _STEPS))
-        if policy.blends.shape != (len(policy.upper), 3):
+        mixed = any(name.startswith("structure.") for name in arrays)
+        structure = structure_from(reference, arrays) if mixed else None
+        steps = arrays["policy.upper"].size
+        policy = Policy(
+            array(arrays, "policy.upper", steps),
+            array(arrays, "policy.blends", steps, 3),
+            array(arrays, "policy.heats", steps, positive=True),
+            array(arrays, "policy.gains", steps),
+        )
+        if not steps or not (np.diff(policy.upper) >= 0).all():
             raise ValueError("its steps of severity contradict each other")
         test = None
-        if "mix_threshold" in values:
-            centre, scale, slopes = (
-                arrays[f"mix.{name}"].astype(np.float64) for name in ("centre", "scale", "weights")
+        if "mix_threshold" in values or "mix.centre" in arrays:
+            if structure is None:
+                raise ValueError("its class-mix test looks at a mixture that it has not")
+            symptoms = arrays["mix.centre"].size
+            test = ClassMixTest(
+                array(arrays, "mix.centre", symptoms),
+                array(arrays, "mix.scale", symptoms, positive=True),
+                array(arrays, "mix.weights", arrays["mix.weights"].size),
+                number(values, "mix_threshold"),
             )
-            test = ClassMixTest(centre, scale, slopes, float(values["mix_threshold"]))
-        return cls(reference, structure, policy, float(values["intact_below"]), test, card=card)
+        return cls(reference, structure, policy, number(values, "intact_below"), test, card=card)
 
 
 _NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from faultcli.checkpoint import Checkpoint
 from faultcli.errors import WorkloadError
 from faultcli.recover.base import Corrector
 from faultcli.recover.file import load_corrector
@@ -46,7 +46,7 @@ class Correct(CorrectorId):
         """
         corrector = load_corrector(path)
         corrector.check_window(window)
-        return cls(corrector.name, window, hashlib.sha256(path.read_bytes()).hexdigest(), corrector)
+        return cls(corrector.name, window, Checkpoint.open(path).sha256(), corrector)
 
 
 class AppliedCorrection:

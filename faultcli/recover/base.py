@@ -140,7 +140,8 @@ class Corrector(ABC):
         """Look at unlabelled logits of the device as it is now, and return the correction for it.
 
         Rows with a non-finite or absurdly large logit (50 spreads from the median) are left out of the window. If too
-        few are left, the identity comes back, with the reason: such a device cannot be corrected.
+        few are left, or they cannot be fitted, the identity comes back, with the reason: such a device cannot be
+        corrected.
 
         Args:
             window: [n, K] logits of inputs that are a fair sample of the use; None where none is needed.
@@ -169,7 +170,10 @@ class Corrector(ABC):
         rows = usable_rows(window.detach().cpu().double().numpy())
         if len(rows) < self.smallest_window:
             return identity(f"only {len(rows)} of {len(window)} inputs in the window have usable logits")
-        return self.adapt(rows)
+        try:
+            return self.adapt(rows)
+        except np.linalg.LinAlgError as error:
+            return identity(f"the window's logits cannot be fitted ({error})")
 
     def check_classes(self, logits: Tensor) -> None:
         """Refuse logits of another number of classes."""

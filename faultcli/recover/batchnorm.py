@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from faultcli.errors import UsageError, WorkloadError
+from faultcli.foreign import whole_number
 from faultcli.workload.data import Dataset
 from faultcli.workload.evaluate import Workload
 
@@ -55,9 +56,9 @@ def parse_recalibration(text: str) -> Recalibrate | None:
     if text == "none":
         return None
     kind, colon, count = text.partition(":")
-    if kind != "bn" or (colon and not count.isdecimal()):
+    inputs = whole_number(count) if colon else DEFAULT_INPUTS
+    if kind != "bn" or inputs is None or (colon and not count.isdecimal()):
         raise UsageError(f"--recalibrate {text}: is not bn, bn:N or none", "try: --recalibrate bn:1000")
-    inputs = int(count) if colon else DEFAULT_INPUTS
     if inputs < _LEAST_INPUTS:
         raise UsageError(f"--recalibrate {text}: {inputs} inputs tell too little", f"use {_LEAST_INPUTS} or more")
     return Recalibrate(inputs)

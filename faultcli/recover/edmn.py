@@ -25,6 +25,8 @@ from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorE
 from faultcli.recover.logits import LabelledLogits
 from faultcli.recover.reference import Reference
 
+_WIDEST = 1 << 14  # of a hidden layer: two of them have 268 million weights
+
 
 @dataclass(frozen=True)
 class EdmnOptions:
@@ -49,6 +51,8 @@ class EdmnOptions:
     def __post_init__(self) -> None:
         if min(self.hidden, default=0) < 1 or self.epochs < 1 or self.batch < 1:
             raise UsageError("hidden sizes, epochs and the batch size of a corrector are 1 or more")
+        if max(self.hidden) > _WIDEST:
+            raise UsageError(f"a hidden size of {max(self.hidden)}: a layer has at most {_WIDEST} neurons")
         if not 0 <= self.clean_share < 1 or self.temperature <= 0 or self.learning_rate <= 0:
             raise UsageError("clean share lies in [0, 1); temperature and learning rate are positive")
         if min(self.alpha, self.beta, self.gamma) < 0 or self.alpha + self.gamma == 0:
@@ -90,6 +94,8 @@ class Perceptron:
             raise ValueError("it has no layers")
         weights = tuple(arrays[f"network.{n}.weight"] for n in range(count))
         biases = tuple(arrays[f"network.{n}.bias"] for n in range(count))
+        if any(part.dtype != np.float32 for part in (*weights, *biases)):
+            raise ValueError("its network is not of float32")
         for n in range(count):
             if weights[n].ndim != 2 or biases[n].shape != weights[n].shape[:1]:
                 raise ValueError(f"layer {n} has weights {weights[n].shape} and biases {biases[n].shape}")

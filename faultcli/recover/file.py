@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, write_safetensors
 from faultcli.errors import UsageError
-from faultcli.recover.base import Card, Corrector, CorrectorError
+from faultcli.foreign import ForeignError, parse_json
+from faultcli.recover.base import Corrector, CorrectorError
 from faultcli.recover.methods import kind_of
+from faultcli.recover.parts import check_numbers, read_card
 
 SCHEMA = "faultcli.corrector-file/1"
 _KEY = "faultcli.corrector"
@@ -24,8 +26,13 @@ def save_corrector(corrector: Corrector, path: Path, *, force: bool = False) -> 
 
     Raises:
         OutputError: it exists and `force` is not given, or cannot be written.
+        CorrectorError: it holds numbers that `load_corrector` would refuse.
     """
     arrays, values = corrector.parts()
+    try:
+        check_numbers(arrays)
+    except ValueError as error:
+        raise CorrectorError(f"{path}: the corrector cannot be written ({error})", "train it on other logits") from None
     header = {"schema": SCHEMA, "method": corrector.name, "card": asdict(corrector.card), "values": values}
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_safetensors(path, tensors, {_KEY: json.dumps(header, sort_keys=True)}, force=force)
@@ -40,29 +47,25 @@ def load_corrector(path: str | Path) -> Corrector:
     """
     file = Checkpoint.open(path)
     try:
-        header = json.loads(file.metadata[_KEY])
+        header = parse_json(file.metadata[_KEY])
         schema = header["schema"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ForeignError):
         raise CorrectorError(f"{path}: is not a corrector", "correctors come from `train-corrector`") from None
     if schema != SCHEMA:
-        raise CorrectorError(f"{path}: is {schema}, this faultcli reads {SCHEMA}", "train the corrector again")
+        found = schema if isinstance(schema, str) else "something else"
+        raise CorrectorError(f"{path}: is {found}, this faultcli reads {SCHEMA}", "train the corrector again")
     try:
-        card = Card(**{**header["card"], "faults": tuple(header["card"]["faults"])})
+        card = read_card(header["card"])
         kind = kind_of(header["method"], card.setting)
         arrays: dict[str, NDArray[Any]] = {name: file.read(name).numpy() for name in file.tensors}
-        _check_finite(arrays)
+        check_numbers(arrays)
         corrector = kind.from_parts(card, arrays, header["values"])
         _try_out(corrector)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, UsageError) as error:
         raise CorrectorError(f"{path}: the corrector is damaged ({error})", "train the corrector again") from None
+    except CorrectorError as error:
+        raise CorrectorError(f"{path}: {error.message}", error.remedy) from None
     return corrector
-
-
-def _check_finite(arrays: dict[str, NDArray[Any]]) -> None:
-    for name, array in arrays.items():
-        values = array[:-1] if name == "policy.upper" else array  # whose last step has no upper end
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} is not finite")
 
 
 def _try_out(corrector: Corrector) -> None:

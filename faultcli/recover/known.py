@@ -15,6 +15,7 @@ from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorE
 from faultcli.recover.edmn import EdmnOptions, Perceptron, known_damage_options, train_perceptron
 from faultcli.recover.gaussians import ClassMixture, Rows, log_normalised
 from faultcli.recover.logits import LabelledLogits
+from faultcli.recover.parts import array, number
 from faultcli.recover.policy import IDENTITY, Blend, blend
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
@@ -124,14 +125,20 @@ class Recalibrated(Corrector):
 
     @classmethod
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
+        k = card.classes
         names = ("mean", "spread", "clean_mean", "clean_spread")
-        alignment = Alignment(*(arrays[f"align.{name}"].astype(np.float64) for name in names))
+        alignment = Alignment(*(array(arrays, f"align.{name}", k, positive=name == "spread") for name in names))
         mixture = None
-        if "mixture.means" in arrays:
-            parts = (arrays[f"mixture.{n}"].astype(np.float64) for n in ("means", "factors", "offsets"))
-            mixture = ClassMixture(*parts)
-        raw, network, gaussian = (float(w) for w in values["weights"])
-        gain = float(values["predicted_gain"])
+        if any(name.startswith("mixture.") for name in arrays):
+            mixture = ClassMixture(
+                array(arrays, "mixture.means", k, k),
+                array(arrays, "mixture.factors", k, k, k),
+                array(arrays, "mixture.offsets", k),
+            )
+        raw, network, gaussian = (number({"weights": weight}, "weights") for weight in values["weights"])
+        if gaussian and mixture is None:
+            raise ValueError("it blends in Gaussian classes and has none")
+        gain = number(values, "predicted_gain")
         return cls(alignment, Perceptron.from_arrays(arrays), mixture, (raw, network, gaussian), gain, card=card)
 
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError
 from faultcli.recover.gaussians import ClassMixture, Rows, search
+from faultcli.recover.parts import precision
 from faultcli.recover.reference import MOST_CLASSES, Reference
 from faultcli.recover.structure import MeanStructure
 
+_FARTHEST = 1e6  # spreads, of a class mean from the mean
 _ROWS_PER_CLASS = 4  # fewer, and components are single inputs
 
 
@@ -89,9 +91,12 @@ def structure_arrays(structure: MeanStructure) -> dict[str, NDArray[Any]]:
 
 
 def structure_from(reference: Reference, arrays: Mapping[str, NDArray[Any]]) -> MeanStructure:
-    """Build the structure from what `structure_arrays` returned."""
-    return MeanStructure(
-        reference.standard_means,
-        arrays["structure.classes"].astype(np.float64),
-        arrays["structure.logits"].astype(np.float64),
-    )
+    """Build the structure from what `structure_arrays` returned. KeyError or ValueError where that is damaged."""
+    k = reference.classes
+    if reference.class_means is None or k > MOST_CLASSES:
+        raise ValueError(f"it has no class means for a mixture, or too many classes: {k}")
+    means = reference.standard_means
+    if not 0 < np.abs(means).max() < _FARTHEST:
+        raise ValueError("its class means lie absurdly far apart, or all at one place")
+    parts = ("structure.classes", "structure.logits")
+    return MeanStructure(means, *(precision(arrays, name, k) for name in parts))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.recover.base import Array, CorrectorError
+from faultcli.recover.parts import array, precision
 
 MOST_CLASSES = 64  # up to here the classes' means and covariance are kept, and a mixture can be fitted
 _TINY = 1e-9
@@ -92,10 +93,17 @@ class Reference:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Reference:
-        """Build it from what `arrays` returned."""
-        names = ("mean", "spread", "prior", "class_means", "precision")
-        found = {n: arrays[f"reference.{n}"].astype(np.float64) for n in names if f"reference.{n}" in arrays}
-        return cls(**found)
+        """Build it from what `arrays` returned. KeyError or ValueError where that is damaged."""
+        k = arrays["reference.mean"].size
+        found = cls(
+            array(arrays, "reference.mean", k),
+            array(arrays, "reference.spread", k, positive=True),
+            array(arrays, "reference.prior", k, positive=True),
+        )
+        if "reference.class_means" not in arrays and "reference.precision" not in arrays:
+            return found
+        means = array(arrays, "reference.class_means", k, k)
+        return replace(found, class_means=means, precision=precision(arrays, "reference.precision", k))
 
 
 def class_means(rows: Array, labels: NDArray[np.int64], classes: int) -> Array:

@@ -99,7 +99,7 @@ class MeanStructure:
             candidates = labels[moves]
             scores = self.agreement(means, candidates)
             top = int(scores.argmax())
-            if scores[top] <= best + 1e-9:
+            if not scores[top] > best + 1e-9:  # NaN is no gain either
                 return labels, best
             labels, best = candidates[top], float(scores[top])
 

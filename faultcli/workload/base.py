@@ -40,7 +40,7 @@ class BaseWorkload(ABC):
     def __init__(
         self, architecture: Architecture, model: nn.Module, *, batch_size: int, device: torch.device | None
     ) -> None:
-        if batch_size < 1:
+        if not 1 <= batch_size < 1 << 31:
             raise UsageError(f"a batch size of {batch_size} makes no batches", "--batch-size takes 1 or more")
         self.architecture = architecture
         self.batch_size = batch_size

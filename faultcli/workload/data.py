@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faultcli.errors import WorkloadError, unknown_name
+from faultcli.foreign import whole_number
 from faultcli.workload.factory import call_factory, is_factory
 from faultcli.workload.images import read_images
 from faultcli.workload.preprocess import Geometry, Layout, channels_first
@@ -80,7 +81,7 @@ def make_dataset(
         WorkloadError: no inputs, counts that differ, inputs that are neither uint8 nor floating point, labels that
             are no integers or are negative, or uint8 images whose layout cannot be told.
     """
-    inputs, labels = _tensor(name, "inputs", inputs), _tensor(name, "labels", labels)
+    inputs, labels = plain_tensor(name, "inputs", inputs), plain_tensor(name, "labels", labels)
     if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise WorkloadError(
             f"{name}: labels are {labels.dtype} of shape {list(labels.shape)}", "one integer class per input is needed"
@@ -94,16 +95,18 @@ def make_dataset(
         raise WorkloadError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
     if not inputs.numel():
         raise WorkloadError(f"{name}: there are no inputs")
+    labels = whole_numbers(name, "label", labels)
     if int(labels.min()) < 0:
         raise WorkloadError(f"{name}: label {int(labels.min())} is negative", "classes count from 0")
     if layout is not None and layout not in get_args(Layout):
         raise WorkloadError(f"{name}: layout {layout!r} is none of {', '.join(get_args(Layout))}")
     if layout is not None and layout != "other" and inputs.dim() != len(layout):
         raise WorkloadError(f"{name}: inputs of shape {list(inputs.shape)} cannot be {layout}")
-    return Dataset(inputs, labels.to(torch.int64), name, layout or _layout(name, inputs), class_names)
+    return Dataset(inputs, labels, name, layout or _layout(name, inputs), class_names)
 
 
-def _tensor(name: str, role: str, values: Tensor | NDArray[Any]) -> Tensor:
+def plain_tensor(name: str, role: str, values: Tensor | NDArray[Any]) -> Tensor:
+    """Return an array as a tensor on the CPU, in this machine's byte order. WorkloadError if it holds no numbers."""
     if isinstance(values, Tensor):
         return values.detach().cpu()
     try:
@@ -111,6 +114,14 @@ def _tensor(name: str, role: str, values: Tensor | NDArray[Any]) -> Tensor:
         return torch.from_numpy(native)
     except TypeError as error:
         raise WorkloadError(f"{name}: {role} are {values.dtype}, which is no plain number type") from error
+
+
+def whole_numbers(name: str, what: str, values: Tensor) -> Tensor:
+    """Return integers of any kind as int64. WorkloadError if one does not fit (torch wraps it)."""
+    converted = values.to(torch.int64)
+    if values.dtype == torch.uint64 and bool((converted < 0).any()):
+        raise WorkloadError(f"{name}: a {what} is 2^63 or more", "classes and tokens count from 0")
+    return converted
 
 
 def _layout(name: str, inputs: Tensor) -> Layout:
@@ -188,9 +199,10 @@ def _load(spec: str, source: str, options: dict[str, str], geometry: Geometry | 
         if kind == "images":
             classes = Path(options["classes"]) if "classes" in options else None
             return _from_arrays(read_images(Path(place), geometry, limit, classes), source)
-        return _from_arrays({"mnist": read_mnist, "cifar10": read_cifar10}[kind](Path(place), split), spec)
+        read = {"mnist": read_mnist, "cifar10": read_cifar10}[kind]
+        return _from_arrays(read(Path(place), split, limit), spec)
     if source.endswith(ARRAY_SUFFIXES):
-        return _from_arrays(read_arrays(Path(source)), source)
+        return _from_arrays(read_arrays(Path(source), limit), source)
     if is_factory(source):
         return _from_factory(source)
     raise unknown_name("data set", spec, KNOWN_DATA)
@@ -214,12 +226,13 @@ def _options(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def _whole(spec: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise WorkloadError(f"{spec}: an offset of {text!r} is no whole number", "e.g. offset=1") from None
+    number = whole_number(text)
+    if number is None or abs(number) > _FARTHEST_OFFSET:
+        raise WorkloadError(f"{spec}: an offset of {text!r} is no whole number that moves classes", "e.g. offset=1")
+    return number
 
 
+_FARTHEST_OFFSET = 1 << 31  # no network has as many classes
 _OPTIONS = {"split": "split=test or split=train", "classes": "classes=FILE.csv", "offset": "offset=N"}
 _DIRECTORIES = ("mnist", "cifar10", "images")
 KNOWN_DATA = (

@@ -6,7 +6,6 @@ never run.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
+from faultcli.foreign import ForeignError, parse_json, read_text
 from faultcli.workload.architectures import IGNORED_SUFFIX, Architecture, Language
 from faultcli.workload.models import Renamed
 from faultcli.workload.preprocess import Geometry, Preprocess
@@ -232,11 +232,10 @@ def _preprocessing(directory: Path, config: Any) -> tuple[Preprocess, Geometry |
         size = _pair(getattr(config, "image_size", None))
         return Preprocess(), None if size is None else Geometry(size, channels=channels)
     try:
-        processor = json.loads(path.read_text(encoding="utf-8"))
-        return _read_processor(processor, channels)
+        return _read_processor(parse_json(read_text(path)), channels)
     except WorkloadError as error:
         raise WorkloadError(f"{path}: {error.message}", error.remedy) from error
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+    except (ForeignError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise WorkloadError(f"{path}: cannot be used: {_line(error)}") from error
 
 

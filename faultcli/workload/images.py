@@ -12,6 +12,7 @@ import os
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.errors import WorkloadError
+from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.preprocess import Geometry
 from faultcli.workload.readers import Arrays
 
 IN_MEMORY = 1 << 30
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_MORE = "\0more"  # where the fields go that a line of a table has beyond its header's
 _NO_EIGHT_BITS = ("I", "F")  # Pillow's modes of 16 and 32 bits per channel start with these
 
 
@@ -89,20 +92,23 @@ def _numbered(folders: list[str], classes: Path | None) -> tuple[dict[str, int],
         return {folder: number for number, folder in enumerate(folders)}, tuple(folders)
     remedy = "it needs a header line with index and one other column that holds the folders' names"
     try:
-        with classes.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
-        numbers = [int(line["index"]) for line in lines]
-    except OSError as error:
-        raise WorkloadError(f"{classes}: cannot be read: {error.strerror or error}") from error
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        problem = "has no column index" if isinstance(error, KeyError) else f"is no table of classes: {error}"
-        raise WorkloadError(f"{classes}: {problem}", remedy) from error
+        table = StringIO(read_text(classes).removeprefix("\ufeff"), newline="")
+        lines = list(csv.DictReader(table, restkey=_MORE, restval=""))
+    except ForeignError as error:
+        raise WorkloadError(f"{classes}: {error}", remedy) from None
+    except csv.Error as error:
+        raise WorkloadError(f"{classes}: is no table of classes: {error}", remedy) from error
+    if lines and "index" not in lines[0]:
+        raise WorkloadError(f"{classes}: has no column index", remedy)
+    numbers = [number for line in lines if (number := whole_number(line["index"])) is not None]
+    if len(numbers) < len(lines):
+        raise WorkloadError(f"{classes}: is no table of classes: an index is no whole number", remedy)
     if not lines or min(numbers) < 0 or len(set(numbers)) != len(numbers):
         raise WorkloadError(f"{classes}: the indexes have to differ and to count from 0", remedy)
     columns: list[dict[Any, int]] = [
-        {line[column]: number for line, number in zip(lines, numbers, strict=True)}
+        {line.get(column, ""): number for line, number in zip(lines, numbers, strict=True)}
         for column in lines[0]
-        if column != "index"
+        if column not in ("index", _MORE)
     ]
     best = max(columns, key=lambda column: sum(folder in column for folder in folders), default={})
     lost = [folder for folder in folders if folder not in best]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from faultcli.errors import WorkloadError
+from faultcli.workload.archives import MOST_PER_BYTE, read_exactly, read_named
 from faultcli.workload.demo import demo_data_path
 from faultcli.workload.preprocess import Layout
 
@@ -51,15 +52,19 @@ def read_digits(split: str) -> Arrays:
         return Arrays(archive["images"][chosen], archive["labels"][chosen], layout="NHW")
 
 
-def read_mnist(directory: Path, split: str) -> Arrays:
-    """Read the IDX pair `t10k-…` or `train-…`, gzipped or not: uint8 [N, H, W].
+def read_mnist(directory: Path, split: str, limit: int | None = None) -> Arrays:
+    """Read the first `limit` of the IDX pair `t10k-…` or `train-…`, gzipped or not: uint8 [N, H, W].
 
     Raises:
-        WorkloadError: a file is missing, is no IDX file of the right kind, or is shorter or longer than it says.
+        WorkloadError: a file is missing, is no IDX file of the right kind, or is shorter or longer than it says (with a
+            limit, a packed one is not looked at that far), or the two are of different lengths.
     """
     stem = "t10k" if split == "test" else "train"
-    images = _read_idx(_find_idx(directory, f"{stem}-images", 3), 3)
-    return Arrays(images, _read_idx(_find_idx(directory, f"{stem}-labels", 1), 1), layout="NHW")
+    images, count = _read_idx(_find_idx(directory, f"{stem}-images", 3), 3, limit)
+    labels, others = _read_idx(_find_idx(directory, f"{stem}-labels", 1), 1, limit)
+    if count != others:
+        raise WorkloadError(f"mnist:{directory}: {count} inputs but {others} labels", "fetch them again")
+    return Arrays(images, labels, layout="NHW")
 
 
 def _find_idx(directory: Path, stem: str, dimensions: int) -> Path:
@@ -70,38 +75,49 @@ def _find_idx(directory: Path, stem: str, dimensions: int) -> Path:
     raise WorkloadError(f"{directory}: has no {names[0]}", f"it may also end in .gz; MNIST's {stem} file is needed")
 
 
-def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    raw = _read_bytes(path)
-    header = 4 + 4 * dimensions
-    magic = int.from_bytes(raw[:4], "big")
-    if len(raw) < header or magic != _IDX_UINT8 + dimensions:
-        raise WorkloadError(
-            f"{path}: starts with {raw[:4].hex() or 'nothing'} and not {_IDX_UINT8 + dimensions:08x}",
-            f"an IDX file of unsigned bytes with {dimensions} dimensions is needed",
-        )
-    shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, header, 4)]
-    expected = header + int(np.prod(shape, dtype=object))
-    if len(raw) != expected:
-        raise WorkloadError(f"{path}: has {len(raw)} bytes where its header promises {expected}", "fetch it again")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+def _read_idx(path: Path, dimensions: int, limit: int | None) -> tuple[NDArray[np.uint8], int]:
+    """Return the first `limit` items, and how many the file has."""
+    header, packed = 4 + 4 * dimensions, path.suffix == ".gz"
+    with _damage(path), gzip.open(path) if packed else path.open("rb") as file:
+        raw = file.read(header)
+        if len(raw) < header or int.from_bytes(raw[:4], "big") != _IDX_UINT8 + dimensions:
+            raise WorkloadError(
+                f"{path}: starts with {raw[:4].hex() or 'nothing'} and not {_IDX_UINT8 + dimensions:08x}",
+                f"an IDX file of unsigned bytes with {dimensions} dimensions is needed",
+            )
+        shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, header, 4)]
+        promised, size = header + prod(shape), path.stat().st_size
+        if not packed and size != promised:
+            raise WorkloadError(f"{path}: has {size} bytes where its header promises {promised}", "fetch it again")
+        if packed and promised > MOST_PER_BYTE * size:
+            problem = f"its header promises {promised} bytes, more than {size} packed ones can hold"
+            raise WorkloadError(f"{path}: is damaged: {problem}", "fetch it again")
+        kept = [shape[0] if limit is None else min(limit, shape[0]), *shape[1:]]
+        items = read_exactly(file, prod(kept)).reshape(kept)
+        if kept == shape and file.read(1):
+            raise WorkloadError(
+                f"{path}: goes on after the {promised} bytes that its header promises", "fetch it again"
+            )
+    return items, shape[0]
 
 
-def _read_bytes(path: Path) -> bytes:
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
     try:
-        if path.suffix != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as file:
-            return file.read()
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise WorkloadError(f"{path}: is damaged: {error}", "fetch it again") from error
+    except MemoryError:
+        raise WorkloadError(f"{path}: does not fit into memory", "read less of it: --limit N") from None
     except OSError as error:
         raise WorkloadError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def read_cifar10(directory: Path, split: str) -> Arrays:
-    """Read CIFAR-10 from its binary version, in `directory` or its `cifar-10-batches-bin`, else from an npz.
+def read_cifar10(directory: Path, split: str, limit: int | None = None) -> Arrays:
+    """Read the first `limit` images of CIFAR-10 from its binary version, else from an npz.
 
-    The npz is the only one in `directory` whose name contains the split. The pickled Python version is refused.
+    The binary version lies in `directory` or its `cifar-10-batches-bin`; the npz is the only one in `directory` whose
+    name contains the split. The pickled Python version is refused.
 
     Raises:
         WorkloadError: no such files, several npz, a batch is missing or is no whole number of records.
@@ -113,7 +129,7 @@ def read_cifar10(directory: Path, split: str) -> Arrays:
             missing = [name for name in names if name not in found]
             if missing:
                 raise WorkloadError(f"{folder}: has {found[0]} but no {', '.join(missing)}", "fetch it again")
-            return _read_cifar10_binary([folder / name for name in names])
+            return _read_cifar10_binary([folder / name for name in names], limit)
     archives = sorted(path for path in directory.glob("*.npz") if split in path.stem)
     if len(archives) > 1:
         raise WorkloadError(
@@ -121,7 +137,7 @@ def read_cifar10(directory: Path, split: str) -> Arrays:
             "pass one of them as --data FILE.npz",
         )
     if archives:
-        return read_arrays(archives[0])
+        return read_arrays(archives[0], limit)
     pickle = names[0].removesuffix(".bin")
     if any((folder / pickle).is_file() for folder in (directory, directory / "cifar-10-batches-py")):
         raise WorkloadError(
@@ -131,31 +147,39 @@ def read_cifar10(directory: Path, split: str) -> Arrays:
     raise WorkloadError(f"{directory}: has neither {names[0]} nor an npz for {split}")
 
 
-def _read_cifar10_binary(paths: list[Path]) -> Arrays:
-    batches = []
+def _read_cifar10_binary(paths: list[Path], limit: int | None) -> Arrays:
+    batches: list[NDArray[np.uint8]] = []
     for path in paths:
-        raw = _read_bytes(path)
-        if not raw or len(raw) % _CIFAR10_RECORD:
-            raise WorkloadError(
-                f"{path}: has {len(raw)} bytes, which is no whole number of {_CIFAR10_RECORD}-byte records",
-                "fetch it again",
-            )
-        batches.append(np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR10_RECORD))
+        with _damage(path), path.open("rb") as file:
+            size = path.stat().st_size
+            if not size or size % _CIFAR10_RECORD:
+                raise WorkloadError(
+                    f"{path}: has {size} bytes, which is no whole number of {_CIFAR10_RECORD}-byte records",
+                    "fetch it again",
+                )
+            count = size // _CIFAR10_RECORD
+            if limit is not None:
+                count = min(count, limit - sum(map(len, batches)))
+            batches.append(read_exactly(file, count * _CIFAR10_RECORD).reshape(-1, _CIFAR10_RECORD))
     records = np.concatenate(batches)
     return Arrays(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], _CIFAR10_CLASSES, "NCHW")
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Read `inputs` or `images`, and `labels`, and if it is there `class_names`, from an npz or safetensors file.
+def read_arrays(path: Path, limit: int | None = None) -> Arrays:
+    """Read the first `limit` of `inputs` or `images`, and of `labels`, from an npz or safetensors file.
+
+    Of an npz that has them also `class_names`.
 
     Raises:
-        WorkloadError: the file is missing or damaged, an array is missing, both `inputs` and `images` are there, or
-            an array holds Python objects (which would have to be unpickled).
+        WorkloadError: the file is missing or damaged, an array is missing, both `inputs` and `images` are there, they
+            have not a row for every label, or an array holds Python objects (which would have to be unpickled).
     """
-    found = read_named(path, (*_INPUT_KEYS, "labels", "class_names"))
+    found = read_named(path, (*_INPUT_KEYS, "labels"), ("class_names",), limit)
     keys = [key for key in _INPUT_KEYS if key in found]
     if len(keys) == 1 and "labels" in found:
         names = found.get("class_names")
+        if isinstance(names, np.ndarray) and names.ndim != 1:
+            raise WorkloadError(f"{path}: class_names are of shape {list(names.shape)}", "a list of names is needed")
         class_names = tuple(str(name) for name in names) if isinstance(names, np.ndarray) else None
         return Arrays(found[keys[0]], found["labels"], class_names)
     if len(keys) > 1:
@@ -165,43 +189,3 @@ def read_arrays(path: Path) -> Arrays:
         f"{path}: has {'no ' if keys else ''}{missing}; it has {', '.join(map(repr, sorted(found))) or 'no arrays'}",
         "name the arrays 'inputs' or 'images', and 'labels'",
     )
-
-
-def read_named(path: Path, wanted: Collection[str]) -> dict[str, Any]:
-    """Read the wanted arrays of an npz or safetensors file; of the others it has, only the names mean anything.
-
-    Raises:
-        WorkloadError: the file is missing or damaged, or an array holds Python objects.
-    """
-    if not path.is_file():
-        raise WorkloadError(f"{path}: there is no such file")
-    return _read_safetensors(path, wanted) if path.suffix == ".safetensors" else _read_npz(path, wanted)
-
-
-def _read_npz(path: Path, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(path):  # np.load takes other kinds of file, too
-            archive = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise WorkloadError(f"{path}: is no readable npz archive: {error}") from error
-    with archive:
-        found = {}
-        for key in archive.files:
-            try:
-                found[key] = archive[key] if key in wanted else np.empty(0)
-            except ValueError as error:
-                raise WorkloadError(
-                    f"{path}: array {key!r} holds Python objects or is damaged: {error}",
-                    "store plain numbers; nothing is unpickled",
-                ) from error
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-                raise WorkloadError(f"{path}: array {key!r} is damaged: {error}") from error
-    return found
-
-
-def _read_safetensors(path: Path, wanted: Collection[str]) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) if key in wanted else None for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WorkloadError(f"{path}: is no readable safetensors file: {error}") from error

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from faultcli.errors import UsageError, WorkloadError
+from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.architectures import Language
-from faultcli.workload.readers import ARRAY_SUFFIXES, read_named
+from faultcli.workload.archives import read_named
+from faultcli.workload.data import plain_tensor, whole_numbers
+from faultcli.workload.readers import ARRAY_SUFFIXES
 
 _KEYS = ("input_ids", "attention_mask")
+_LONGEST_TEXT = 1 << 30  # bytes
 TEXT_WINDOW = 512  # tokens per sequence that text is cut into, unless the model's context is shorter
 
 
@@ -74,14 +78,19 @@ def make_tokens(ids: Tensor, mask: Tensor | None, name: str, language: Language)
         raise WorkloadError(
             f"{name}: input_ids are {ids.dtype} of shape {list(ids.shape)}", "integers [N, T] are needed"
         )
-    mask = torch.ones_like(ids) if mask is None else mask
-    if mask.shape != ids.shape or not bool(((mask == 0) | (mask == 1)).all()):
+    ids = whole_numbers(name, "token", ids.detach().cpu())
+    mask = torch.ones_like(ids) if mask is None else mask.detach().cpu()
+    if mask.shape != ids.shape or mask.is_complex():
+        shapes = f"attention_mask is {mask.dtype} of shape {list(mask.shape)}, input_ids of {list(ids.shape)}"
+        raise WorkloadError(f"{name}: {shapes}", "a 1 for every token and a 0 for padding are needed")
+    if not mask.is_floating_point():
+        mask = whole_numbers(name, "mask", mask)
+    if not bool(((mask == 0) | (mask == 1)).all()):
         raise WorkloadError(
-            f"{name}: attention_mask is of shape {list(mask.shape)} with values {float(mask.min()):g} to"
-            f" {float(mask.max()):g}, input_ids of {list(ids.shape)}",
+            f"{name}: attention_mask has values from {float(mask.min()):g} to {float(mask.max()):g}",
             "a 1 for every token and a 0 for padding are needed",
         )
-    ids, mask = ids.detach().cpu().to(torch.int64), mask.detach().cpu() == 1
+    mask = mask == 1
     if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
         raise WorkloadError(f"{name}: the padding is not at the end of the sequences", "pad on the right")
     lengths = mask.sum(dim=1)
@@ -115,26 +124,28 @@ def load_tokens(spec: str, language: Language, limit: int | None = None) -> Toke
 
     Raises:
         UsageError: nothing known is named.
-        WorkloadError: files are missing or damaged, or do not fit the model.
+        WorkloadError: files are missing or damaged, or do not fit the model, or `limit` is below 1.
     """
+    if limit is not None and limit < 1:
+        raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
     if spec.endswith(ARRAY_SUFFIXES):
-        found = read_named(Path(spec), _KEYS)
+        found = read_named(Path(spec), _KEYS, limit=limit)
         if "input_ids" not in found:
             raise WorkloadError(
                 f"{spec}: has no 'input_ids'; it has {', '.join(map(repr, sorted(found))) or 'no arrays'}",
                 "a language model takes input_ids and attention_mask, both [N, T]",
             )
-        mask = found.get("attention_mask")
-        tokens = make_tokens(
-            torch.as_tensor(found["input_ids"]), None if mask is None else torch.as_tensor(mask), spec, language
-        )
-        return tokens.first(limit)
+        ids, mask = (None if (found.get(key)) is None else plain_tensor(spec, key, found[key]) for key in _KEYS)
+        assert ids is not None
+        return make_tokens(ids, mask, spec, language).first(limit)
     match = re.fullmatch(r"(.*\.txt)(?:,length=(\d+))?", spec, flags=re.DOTALL)
     if match is None:
         raise UsageError(
             f"{spec}: is no data for a language model", "pass --data FILE.npz, FILE.safetensors, or FILE.txt[,length=T]"
         )
-    length = int(match[2]) if match[2] else min(TEXT_WINDOW, language.context or TEXT_WINDOW)
+    length = whole_number(match[2]) if match[2] else min(TEXT_WINDOW, language.context or TEXT_WINDOW)
+    if length is None:
+        raise UsageError(f"{spec}: a length of more than 64 bits", "e.g. length=512")
     return _from_text(Path(match[1]), length, language, limit)
 
 
@@ -142,11 +153,9 @@ def _from_text(path: Path, length: int, language: Language, limit: int | None) -
     if length < 2:
         raise UsageError(f"{path},length={length}: two tokens are needed, so that one is predicted", "e.g. length=512")
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise WorkloadError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise WorkloadError(f"{path}: is no UTF-8 text: {error}") from error
+        text = read_text(path, _LONGEST_TEXT)
+    except ForeignError as error:
+        raise WorkloadError(f"{path}: {error}") from None
     ids = _tokenizer(language)(text)["input_ids"]
     if len(ids) < 2:
         raise WorkloadError(f"{path}: is {len(ids)} tokens long", "two are needed, so that one is predicted")

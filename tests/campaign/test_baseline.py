@@ -107,6 +107,42 @@ def test_what_is_no_baseline(content: str | None, said: str, tmp_path: Path, cap
     assert said in capfd.readouterr().err
 
 
+def test_a_baseline_that_nests_too_deeply(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text('{"schema": ' + "[" * 100_000)
+    assert run(["campaign", *PLAN, "--baseline", str(path), "--max-drop", "0.1"]) == 2
+    assert "is no result of a campaign" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, True, "x", -1, 1e300, [], [[]], {}, {"x": 1}, 10**30, "9" * 5000])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "schema arms seed inputs selection provenance selection.target selection.include provenance.tensors",
+        "provenance.data_sha256 provenance.tensors.fc1.weight arms.0 arms.0.format arms.0.fault arms.0.protect",
+        "arms.0.recalibrate arms.0.corrector arms.0.trial_accuracies arms.0.trial_accuracies.3",
+    ],
+    ids=["top", "provenance", "arms"],
+)
+def test_no_value_of_a_baseline_is_believed(
+    field: str, value: object, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each either ends with a message, or is a value that it may have."""
+    for path in field.replace("fc1.weight", "fc1/weight").split():
+        document = json.loads((place / "old.json").read_text())
+        *parts, last = path.split(".")
+        holder = document
+        for part in parts:
+            holder = holder[int(part) if part.isdecimal() else part]
+        holder[int(last) if last.isdecimal() else last.replace("/", ".")] = value
+        (tmp_path / "bad.json").write_text(json.dumps(document))
+        arguments = ["--baseline", str(tmp_path / "bad.json"), "--max-drop", "0.1", "--plan-only"]
+        code = run(["campaign", str(place / "old.safetensors"), *PLAN, *arguments])
+        text = capfd.readouterr().err
+        assert code == 2 or (code == 0 and not path.startswith(("arms.0.f", "arms.0.p", "schema"))), text
+        assert "Traceback" not in text
+
+
 def test_a_threshold_is_needed(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["campaign", *PLAN, "--baseline", str(place / "old.json")]) == 2
     assert "--baseline needs to know how much worse is too much" in capfd.readouterr().err

@@ -205,6 +205,8 @@ BAD_INDEXES: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (edit_index(lambda index: index["weight_map"].update(a="")), "not the name of a file"),
     "backslash": (edit_index(lambda index: index["weight_map"].update(a="..\\x")), "not the name of a file"),
     "NUL": (edit_index(lambda index: index["weight_map"].update(a="x\0")), "not the name of a file"),
+    "long name": (edit_index(lambda index: index["weight_map"].update(a="x" * 300)), "missing shard xxx"),
+    "deep": (lambda index: index.write_text("[" * 100_000), "is no valid JSON"),
     "missing shard": (lambda index: (index.parent / TWO).unlink(), f"missing shard {TWO}"),
     "dangling": (edit_index(lambda index: index["weight_map"].update(a="gone", b="lost")), "missing shards gone, lost"),
     "not in its shard": (edit_index(lambda index: index["weight_map"].update(d=ONE)), f"tensor 'd' is not in {ONE}"),

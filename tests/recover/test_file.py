@@ -68,7 +68,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         ({k: v for k, v in tensors.items() if k != "policy.gains"}, content, "damaged .'policy.gains'"),
         ({**tensors, "policy.blends": tensors["policy.blends"][:, :2].contiguous()}, content, "damaged"),
         ({**tensors, "reference.mean": tensors["reference.mean"] * torch.nan}, content, "not finite"),
-        ({**tensors, "mix.centre": tensors["mix.centre"][1:].clone()}, content, "looks at 7 symptoms"),
+        (
+            {**tensors, "mix.centre": tensors["mix.centre"][1:].clone()},
+            content,
+            "mix.scale is float64 of shape .8., not float64 of .7.",
+        ),
         (tensors, {**content, "card": {**content["card"], "classes": 7}}, "statistics are of 6 classes, not 7"),
     ]
     for bad_tensors, bad_content, message in cases:
@@ -92,3 +96,57 @@ def test_a_network_for_other_classes_is_refused(tmp_path: Path) -> None:
     save_file(tensors, path, {"faultcli.corrector": json.dumps(content)})
     with pytest.raises(CorrectorError, match="not one of 5 classes"):
         load_corrector(path)
+
+
+ABSURD = (1e300, -1e300, 1e31, float("inf"), float("nan"), 0.0)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "adaptive-known"])
+def test_parts_that_are_missing_mixed_or_absurd(method: str, tmp_path: Path) -> None:
+    """Each is refused when it is read, or gives a correction: nothing hangs, and nothing else is raised."""
+    path = tmp_path / "c.safetensors"
+    save_corrector(train(method), path)
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+
+    def read(changed: dict[str, torch.Tensor], text: str | None = None) -> bool:
+        save_file(changed, path, {"faultcli.corrector": text or header["faultcli.corrector"]})
+        try:
+            corrector = load_corrector(path)
+        except CorrectorError:
+            return False
+        corrector.observe(DATA.copies[-1].logits[:300])(DATA.copies[-1].logits[:9])
+        return True
+
+    assert read(tensors)
+    for name, tensor in tensors.items():
+        assert not read({key: value for key, value in tensors.items() if key != name})
+        assert not read({**tensors, name: tensor.reshape(-1, 1, 1, 1)})
+        assert not read({**tensors, name: torch.zeros(tensor.shape, dtype=torch.complex64)})
+        assert not read({**tensors, name: tensor.half()})
+        for number in ABSURD:
+            changed = tensor.clone()
+            if tensor.dtype == torch.float32 and 3e38 < abs(number) < float("inf"):
+                continue
+            changed.view(-1)[0] = number
+            fine = read({**tensors, name: changed})
+            assert not fine or number == 0 or name == "policy.upper", (name, number)
+        for other in tensors.values():
+            read({**tensors, name: other.clone()})
+    content = json.loads(header["faultcli.corrector"])
+    for section in ("card", "values"):
+        for key in content[section]:
+            for value in (None, [], "x", -1, 1e300, 10**30, {"a": 1}, float("nan")):
+                read(tensors, json.dumps({**content, section: {**content[section], key: value}}))
+    for value in (None, [], "x", 1, {"a": 1}):
+        for key in ("card", "method", "schema"):
+            assert not read(tensors, json.dumps({**content, key: value}))
+    assert not read(tensors, "[" * 100_000)
+
+
+def test_what_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    corrector = train("align")
+    absurd = replace(corrector, reference=replace(corrector.reference, mean=corrector.reference.mean * 1e40))
+    with pytest.raises(CorrectorError, match="cannot be written"):
+        save_corrector(absurd, tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()

@@ -35,6 +35,12 @@ def test_the_best_of_all_namings_is_found() -> None:
         assert np.array_equal(shuffled[labels], every[structure.agreement(means, every).argmax()])
 
 
+def test_a_search_among_nothing_but_nan_ends() -> None:
+    structure, means = made_up(5, 0)
+    labels, agreement = structure._climb(means * np.nan, np.arange(5))
+    assert (labels.tolist(), np.isnan(agreement)) == ([0, 1, 2, 3, 4], True)
+
+
 def test_retention_is_one_without_damage() -> None:
     structure, _ = made_up(6, 1)
     assert np.isclose(structure.retention(structure.means), 1)

@@ -224,7 +224,7 @@ LABELS_GZ = gzip.compress(idx(np.zeros(4, np.uint8)))
         (_mnist_then(IMAGES, idx(np.zeros((5, 2, 2), np.uint8))), "mnist:{}", "5 inputs but 4 labels"),
         (_mnist_then(f"{LABELS}.gz", LABELS_GZ[:-9]), "mnist:{}", r"ubyte.gz: is damaged: Compressed file ended"),
         (_mnist_then(f"{LABELS}.gz", b"not gzip"), "mnist:{}", r"ubyte.gz: is damaged: Not a gzipped file"),
-        (_mnist_then(f"{LABELS}.gz", LABELS_GZ[:12] + b"\xff" * 20), "mnist:{}", r"ubyte.gz: is damaged"),
+        (_mnist_then(f"{LABELS}.gz", LABELS_GZ[:-8] + b"\xff" * 8), "mnist:{}", r"ubyte.gz: is damaged"),
         (None, "cifar10:{}", "has neither test_batch.bin nor an npz for test"),
         (_write("test_batch.bin", b"1234"), "cifar10:{}", "has 4 bytes, which is no whole number of 3073-byte"),
         (_write("test_batch.bin", b""), "cifar10:{}", "has 0 bytes"),

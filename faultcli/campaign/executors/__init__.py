@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from faultcli.campaign.executors.base import Executor, Serial
 from faultcli.errors import UsageError
 
+_MOST_WORKERS = 4096
+
 
 @contextmanager
 def executor_of(workers: int = 1, ray: str | None = None, threads: int = 1) -> Iterator[Executor]:
@@ -23,8 +25,8 @@ def executor_of(workers: int = 1, ray: str | None = None, threads: int = 1) -> I
     """
     from faultcli.campaign.executors.pool import Pool
 
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: a campaign has at least 1 worker")
+    if not 1 <= workers <= _MOST_WORKERS:
+        raise UsageError(f"--workers {workers}: a campaign has at least 1 worker, and at most {_MOST_WORKERS}")
     executor: Executor = Serial()
     if ray is not None:
         from faultcli.campaign.executors.actors import RayActors
