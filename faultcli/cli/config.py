@@ -48,13 +48,14 @@ def _spelling(option: Any) -> str:
 
 def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object:
     scalar = bool | int | float | str
+    items = value if isinstance(value, list) else [value]
+    if any(one == "" or "\0" in str(one) for one in items):
+        raise UsageError(f"--config {path}: {key} is empty or no text", "write its value, or leave the line out")
     if isinstance(value, list) and all(isinstance(one, scalar) for one in value):
         return [str(one) for one in value] if repeatable else ",".join(map(str, value))
     if not isinstance(value, scalar):
         problem = f"--config {path}: {key} is a {type(value).__name__}"
         raise UsageError(problem, "an option is a string, a number, true or false, or a list of these")
-    if value == "" or "\0" in str(value):
-        raise UsageError(f"--config {path}: {key} is empty or no text", "write its value, or leave the line out")
     if repeatable:
         return [str(value)]
     return value if isinstance(value, bool) else str(value)
