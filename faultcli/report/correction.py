@@ -179,23 +179,23 @@ def _plot(path: Path, kind: str, corrector: Corrector, levels: Sequence[Level]) 
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, level in enumerate(levels):
-        lost = [100 * (level.clean.top1 - trial.corrupted.top1) for trial in level.trials]
-        gains = [100 * gain for gain in level.gains]
-        axes.scatter(lost, gains, s=14, alpha=0.6, color=f"C{number % 10}", label=printable(level.fault))
-        known = [(x, 100 * t.correction.predicted_gain) for x, t in zip(lost, level.trials, strict=True)
-                 if t.correction.predicted_gain is not None]  # fmt: skip
-        if known:
-            lost, gains = [x for x, _ in known], [y for _, y in known]
-            axes.scatter(lost, gains, s=14, marker="x", alpha=0.4, color=f"C{number % 10}")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(
-        xlabel="accuracy lost to the damage, points",
-        ylabel="accuracy that comes back, points",
-        title=f"{corrector.name}, {corrector.card.setting} (● measured, × predicted)",
-    )
-    axes.legend(fontsize="small")
     with matplotlib.rc_context({"svg.hashsalt": "faultcli", "text.parse_math": False}):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        for number, level in enumerate(levels):
+            lost = [100 * (level.clean.top1 - trial.corrupted.top1) for trial in level.trials]
+            gains = [100 * gain for gain in level.gains]
+            axes.scatter(lost, gains, s=14, alpha=0.6, color=f"C{number % 10}", label=printable(level.fault))
+            known = [(x, 100 * t.correction.predicted_gain) for x, t in zip(lost, level.trials, strict=True)
+                     if t.correction.predicted_gain is not None]  # fmt: skip
+            if known:
+                lost, gains = [x for x, _ in known], [y for _, y in known]
+                axes.scatter(lost, gains, s=14, marker="x", alpha=0.4, color=f"C{number % 10}")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(
+            xlabel="accuracy lost to the damage, points",
+            ylabel="accuracy that comes back, points",
+            title=f"{corrector.name}, {corrector.card.setting} (● measured, × predicted)",
+        )
+        axes.legend(fontsize="small")
         figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)
