@@ -108,7 +108,8 @@ def inject(
     saved: FaultMap | None = None
 
     def fault_map(drawn: dict[str, WordFaults]) -> FaultMap:
-        return FaultMap(drawn, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
+        how = {"format": format_name, "fault": law.spec, "on_values": law.on_values}
+        return FaultMap(drawn, layout, seed=seed, trial=trial, **how)  # type: ignore[arg-type]
 
     def save(partial: Path, drawn: dict[str, WordFaults]) -> None:
         nonlocal saved

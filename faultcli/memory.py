@@ -268,7 +268,7 @@ class MemoryImage:
         faults.check_layout(self.layout, "the checkpoint")
         tensor_of = {region.name: region.tensor for region in self.regions}
         touched = dict.fromkeys(tensor_of[name] for name in faults.faults)
-        elements = {name: self.tensors[name].faulty(faults.faults) for name in touched}
+        elements = {name: self.tensors[name].faulty(faults.faults, on_values=faults.on_values) for name in touched}
         return Patch({name: e for name, e in elements.items() if len(e.index)})
 
 

@@ -14,9 +14,8 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from faultcli.formats.values import TILE, tiles
 from faultcli.injection import slots
 from faultcli.protect.chain import Chain
 from faultcli.protect.factors import FactorSearch, choose_factors
-from faultcli.protect.scale import Factors, Scale
+from faultcli.protect.scale import Factors, Scale, charged, divided, integers, multiplied
 
 METADATA_KEY = "faultcli.scale"
 SCHEMA = "faultcli.scale/1"
@@ -92,26 +91,35 @@ class Scaling:
                 raise _damaged(checkpoint)
         return scaling
 
-    def restore(self, name: str, stored: Tensor) -> Tensor:
-        """Return the original tensor, bit for bit, of a scaled one."""
-        if name not in self.factors or not stored.numel():
-            return stored
-        restored = torch.empty_like(stored)
-        for target, source, factor in _tiles(self.factors[name], restored, stored):
-            target.copy_(_divide(source, factor))
+    def read(self, name: str, words: Tensor) -> Tensor:
+        """Return what words of the file stand for: the original's weight, bit for bit, where the word is as it was
+        written, and v/c, as on any device, where faults have changed it."""
+        if name not in self.factors or not words.numel():
+            return words
+        out, offsets = torch.empty_like(words), self.offsets(name, words)
+        for pieces in _tiles(self.factors[name], out, words, *([] if offsets is None else [offsets])):
+            target, source, *offset, factor = pieces
+            target.copy_(divided(source, factor, *offset))
+        return out
+
+    def offsets(self, name: str, words: Tensor) -> Tensor | None:
+        """Return what dividing a tensor's words does not give back, in units of the last place; None if nothing.
+
+        Raises:
+            CheckpointError: the record of it is damaged.
+        """
         if name not in self.corrections:
-            return restored
-        bits = _bits(restored)
+            return None
         try:
             kind, _, packed = self.corrections[name].partition(b":")
-            offset = np.dtype(kind.decode())
-            unpacked = zlib.decompressobj().decompress(packed, bits.size * offset.itemsize + 1)
-            offsets = np.frombuffer(unpacked, dtype=offset).reshape(bits.shape)
-            bits += offsets.astype(bits.dtype, copy=False)
-        except (ValueError, TypeError, zlib.error) as error:
+            width = np.dtype(kind.decode())
+            unpacked = zlib.decompressobj().decompress(packed, words.numel() * width.itemsize + 1)
+            own = integers(words)
+            values = np.frombuffer(unpacked, dtype=width).astype(f"i{own.element_size()}")
+            return torch.from_numpy(values).view(own.shape)
+        except (ValueError, TypeError, RuntimeError, zlib.error) as error:
             problem = f"tensor {name!r}: the record of its scaling is damaged ({error})"
             raise CheckpointError(problem, "use the original checkpoint") from None
-        return restored
 
 
 @dataclass(frozen=True)
@@ -137,8 +145,24 @@ def read_weights(checkpoint: Checkpoint) -> tuple[Callable[[str], Tensor], dict[
     scaling = Scaling.of(checkpoint)
     if scaling is None:
         return checkpoint.read, None
-    factors = {name: Factors(factor.float(), 16 * len(factor)) for name, factor in scaling.factors.items()}
-    return lambda name: scaling.restore(name, checkpoint.read(name)), factors
+    factors = charged({name: factor.float() for name, factor in scaling.factors.items()})
+    return lambda name: scaling.read(name, checkpoint.read(name)), factors
+
+
+def read_state(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Factors] | None]:
+    """Return all tensors of a checkpoint as they read, each read once, and the factors of a scaled one together with
+    c·w as the file has it (None if it is not scaled)."""
+    scaling = Scaling.of(checkpoint)
+    if scaling is None:
+        return checkpoint.state(), None
+    factors = charged({name: factor.float() for name, factor in scaling.factors.items()})
+    state = {}
+    for name in checkpoint.tensors:
+        words = checkpoint.read(name)
+        state[name] = scaling.read(name, words)
+        if name in factors:
+            factors[name] = replace(factors[name], multiplied=words, offsets=scaling.offsets(name, words))
+    return state, factors
 
 
 def scale_checkpoint(
@@ -224,7 +248,7 @@ def scale_checkpoint(
     def multiply(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         values = _view(info, data)
         for tile, factor in _tiles(constants[info.name], values):
-            tile.copy_(_multiply(tile, factor))
+            tile.copy_(multiplied(tile, factor))
 
     metadata = {**checkpoint.metadata, METADATA_KEY: json.dumps(summary, sort_keys=True)}
     checkpoint.edit(output, multiply, names=list(names), metadata=metadata, force=force, progress=progress)
@@ -245,7 +269,7 @@ def unscale_checkpoint(
 
     def divide(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         values = _view(info, data)
-        values.copy_(scaling.restore(info.name, values))
+        values.copy_(scaling.read(info.name, values))
 
     def proven(partial: Path) -> None:
         found = Checkpoint.open(partial).sha256(progress)
@@ -276,7 +300,7 @@ def _corrections(
         overflowing += int(((wide * constant).abs() > largest).sum())
         peak = max(peak, float(wide.abs().max()))
         # Modulo 2^bits, so that it undoes anything, NaN included.
-        target.copy_(_integers(tile) - _integers(_divide(_multiply(tile, constant), constant)))
+        target.copy_(integers(tile) - integers(divided(multiplied(tile, constant), constant)))
         wrong += int(target.count_nonzero())
     if overflowing:
         works = 2.0 ** math.floor(math.log2(largest / peak))
@@ -310,31 +334,6 @@ def _tiles(factor: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     rows = [tensor.reshape(len(factor), -1) for tensor in tensors]
     for tile in tiles(*rows[0].shape):
         yield *(row[tile] for row in rows), factor[tile[0], None]
-
-
-def _multiply(weights: Tensor, factor: Tensor) -> Tensor:
-    """Return c·w in the dtype of w, rounded once from float64."""
-    return _narrow(weights.double() * factor, weights)
-
-
-def _divide(stored: Tensor, factor: Tensor) -> Tensor:
-    """Return v/c in the dtype of v, rounded once from float64."""
-    return _narrow(stored.double() / factor, stored)
-
-
-def _narrow(wide: Tensor, like: Tensor) -> Tensor:
-    if like.dtype in (torch.float32, torch.float64):
-        return wide.to(like.dtype)
-    return wide.float().to(like.dtype)  # by way of float32, as numpy and everybody else do it
-
-
-def _bits(values: Tensor) -> NDArray[Any]:
-    unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[values.element_size()]
-    return values.view(-1).view(torch.uint8).numpy().view(unsigned)
-
-
-def _integers(values: Tensor) -> Tensor:
-    return values.contiguous().view(_SIGNED[values.element_size()])
 
 
 def _check_scalable(info: TensorInfo) -> None:

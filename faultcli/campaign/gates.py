@@ -5,7 +5,9 @@ with A arms and G gates each may err with (1 − confidence)/(A·G) in either di
 stated, **no** verdict of the campaign is wrong (Bonferroni's union bound; at a given truth only one direction can err).
 The combined verdict is then right too, and so is picking the arms that pass.
 
-A true mean exactly at the limit meets it: to fail it there is an error, to pass it is not.
+A true mean exactly at the limit meets it: to fail it there is an error, to pass it is not. Limits are worked out in
+fractions (counts of inputs, thresholds as they were typed) and rounded once, so that 470 of 480 lie exactly 0.0125
+below 476 of 480.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
+from statistics import fmean
 from typing import Literal
 
 from faultcli.campaign.statistics.intervals import error_rate
-from faultcli.campaign.statistics.sequences import MeanTest
+from faultcli.campaign.statistics.sequences import MeanTest, trials_to_show
 from faultcli.errors import UsageError, unknown_name
 from faultcli.workload.metrics import Outcome
 
@@ -28,29 +32,54 @@ class Verdict(StrEnum):
     PASS = "pass"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+    INCOMPLETE = "incomplete"  # of a campaign: arms or trials that were asked for have not been run
+
+
+@dataclass(frozen=True)
+class FaultFreeAccuracy:
+    """What an arm's accuracy is compared with: of the checkpoint as it is, and as stored in the arm's memory."""
+
+    original: float
+    stored: float
 
 
 @dataclass(frozen=True)
 class _Kind:
     quantity: str  # key of a trial's values
     good: Literal["above", "below"]  # the side of the limit where the gate holds
-    limit: Callable[[float, float], float]  # of the threshold and the accuracy as stored: the mean where it just holds
+    limit: Callable[[float, FaultFreeAccuracy], float]  # of the threshold: the mean where it just holds
     least: float = 0.0  # the thresholds that make sense
     most: float = 1.0
     bounds: tuple[float, float] = (0.0, 1.0)  # of a trial's value
     needs_baseline: bool = False
 
 
-def _itself(threshold: float, stored: float) -> float:
+_COUNTS = 10**8  # more answers than an accuracy is a fraction of
+
+
+def _itself(threshold: float, clean: FaultFreeAccuracy) -> float:
     return threshold
+
+
+def difference(minuend: float, subtrahend: float) -> float:
+    """Return the difference of two accuracies (fractions of counts), or of an accuracy and a threshold (a decimal),
+    rounded once: equal differences of counts are equal numbers."""
+    exact = [Fraction(repr(number)) for number in (minuend, subtrahend)]
+    nearest = [number.limit_denominator(_COUNTS) for number in exact]
+    # A fraction of counts is the one of small denominator that rounds to the number; a decimal is itself.
+    parts = [near if float(near) == float(number) else number for near, number in zip(nearest, exact, strict=True)]
+    return float(parts[0] - parts[1])
 
 
 GATES = {
     "min-accuracy": _Kind("accuracy", "above", _itself),
-    "max-drop": _Kind("accuracy", "above", lambda threshold, stored: stored - threshold),
+    "max-drop": _Kind("accuracy", "above", lambda threshold, clean: difference(clean.stored, threshold)),
+    "max-drop-from-original": _Kind(
+        "accuracy", "above", lambda threshold, clean: difference(clean.original, threshold)
+    ),
     "max-sdc": _Kind("sdc", "below", _itself),
     "max-perplexity": _Kind(
-        "token probability", "above", lambda threshold, stored: 1 / threshold, least=1.0, most=sys.float_info.max
+        "token probability", "above", lambda threshold, clean: 1 / threshold, least=1.0, most=sys.float_info.max
     ),
     "max-drop-from-baseline": _Kind("drop", "below", _itself, bounds=(-1.0, 1.0), needs_baseline=True),
 }
@@ -63,10 +92,12 @@ class Gate:
     `min-accuracy`: mean top-1 accuracy of at least the threshold. `max-drop`: a loss of at most the threshold against
     the accuracy of the fault-free checkpoint *as stored*, by definition: what the number format costs without faults is
     not fault loss and is not counted here. The stored accuracy is a constant of the campaign (the same inputs, no
-    faults), so this is `min-accuracy` at stored − threshold. `max-sdc`: a mean part of silently corrupted answers of at
-    most the threshold. `max-perplexity`, for language models: a mean token probability, exp(−NLL per token), of 1/P at
-    least, where a map with a logit that is not finite counts as 0. So it bounds the *harmonic* mean of the perplexity
-    over fault maps: perplexity itself has no upper bound, and of a mean without one nothing can be said from a sample.
+    faults), so this is `min-accuracy` at stored − threshold. `max-drop-from-original`: the same against the checkpoint
+    as it is, so that what the number format costs counts as well. `max-sdc`: a mean part of silently corrupted answers
+    of at most the threshold. `max-perplexity`, for language models: a mean token probability, exp(−NLL per token), of
+    1/P at least, where a map with a logit that is not finite counts as 0. So it bounds the *harmonic* mean of the
+    perplexity over fault maps: perplexity itself has no upper bound, and of a mean without one nothing can be said from
+    a sample.
     `max-drop-from-baseline`: a mean loss of at most the threshold against another checkpoint on the same fault maps,
     paired by trial (`faultcli.campaign.baseline`). All speak of the inputs of the campaign and of fault maps at large.
 
@@ -105,9 +136,9 @@ class Gate:
         """Whether a trial's value needs the same trial of another checkpoint."""
         return GATES[self.name].needs_baseline
 
-    def limit(self, stored_accuracy: float) -> float:
-        """Return the mean at which the gate just holds; below 0 for a drop larger than the stored accuracy."""
-        return GATES[self.name].limit(self.threshold, stored_accuracy)
+    def limit(self, clean: FaultFreeAccuracy) -> float:
+        """Return the mean at which the gate just holds; below 0 for a drop larger than the accuracy without faults."""
+        return GATES[self.name].limit(self.threshold, clean)
 
     def check_measured(self, values: Mapping[str, float], model: str) -> None:
         """Refuse a gate on what `values`, those of a run of `model`, do not have.
@@ -134,14 +165,16 @@ class GateCheck:
 
     Args:
         gate: the demand.
-        stored_accuracy: of the fault-free checkpoint as stored in this arm.
+        clean: what accuracy is compared with in this arm.
         alpha: the probability, at most, of a false pass, and of a false fail.
     """
 
-    def __init__(self, gate: Gate, *, stored_accuracy: float, alpha: float) -> None:
+    def __init__(self, gate: Gate, *, clean: FaultFreeAccuracy, alpha: float) -> None:
         self.gate = gate
-        self.limit = gate.limit(stored_accuracy)
+        self.limit = gate.limit(clean)
         self.trials = 0
+        self._alpha = alpha
+        self._values: list[float] = []
         bad: Literal["above", "below"] = "below" if gate.direction == "above" else "above"
         self._good = MeanTest(self.limit, alpha=alpha, direction=gate.direction, bounds=gate.bounds)
         self._bad = MeanTest(self.limit, alpha=alpha, direction=bad, bounds=gate.bounds)
@@ -155,6 +188,7 @@ class GateCheck:
         """Take the next trial's value, in the order of trial numbers; return the verdict so far."""
         if self._verdict is Verdict.INCONCLUSIVE:
             self.trials += 1
+            self._values.append(value)
             self._good.add(value)
             self._bad.add(value)
             self._settle()
@@ -178,6 +212,20 @@ class GateCheck:
         """The verdict so far."""
         return self._verdict
 
+    def needed(self) -> int | None:
+        """Return about how many trials would decide it, if the others are like those so far; None if it is decided,
+        nothing is known yet, or no number of them would: their mean lies at the limit."""
+        if self._verdict is not Verdict.INCONCLUSIVE or not self._values:
+            return None
+        above = fmean(self._values) > self.limit
+        return trials_to_show(
+            self._values,
+            self.limit,
+            alpha=self._alpha,
+            direction="above" if above else "below",
+            bounds=self.gate.bounds,
+        )
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -188,6 +236,7 @@ class GateResult:
     limit: float
     verdict: Verdict
     trials: int  # looked at until it was decided, or all
+    needed: int | None = None  # about how many would decide it; None where it is decided, or none would
 
 
 class GatePanel:
@@ -195,15 +244,13 @@ class GatePanel:
 
     Args:
         gates: none means no verdict.
-        stored_accuracies: one per arm.
+        clean: what accuracy is compared with, per arm.
         confidence: that no verdict at all is wrong.
     """
 
-    def __init__(self, gates: Sequence[Gate], stored_accuracies: Sequence[float], *, confidence: float = 0.95) -> None:
-        alpha = error_rate(confidence) / max(1, len(gates) * len(stored_accuracies))
-        self._checks = [
-            [GateCheck(gate, stored_accuracy=stored, alpha=alpha) for gate in gates] for stored in stored_accuracies
-        ]
+    def __init__(self, gates: Sequence[Gate], clean: Sequence[FaultFreeAccuracy], *, confidence: float = 0.95) -> None:
+        alpha = error_rate(confidence) / max(1, len(gates) * len(clean))
+        self._checks = [[GateCheck(gate, clean=one, alpha=alpha) for gate in gates] for one in clean]
 
     def add(self, arm: int, values: Mapping[str, float]) -> None:
         """Take the next trial of an arm, in the order of its trial numbers.
@@ -223,7 +270,7 @@ class GatePanel:
     def results(self) -> tuple[GateResult, ...]:
         """Every gate of every arm, arms outermost."""
         return tuple(
-            GateResult(arm, check.gate, check.limit, check.verdict, check.trials)
+            GateResult(arm, check.gate, check.limit, check.verdict, check.trials, check.needed())
             for arm, checks in enumerate(self._checks)
             for check in checks
         )
@@ -235,14 +282,15 @@ class GatePanel:
 
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """Return fail if any failed, else inconclusive if any is open, else pass; None without verdicts."""
+    """Return fail if any failed, else incomplete, else inconclusive if any is open, else pass; None of nothing."""
     found = set(verdicts)
-    return next((each for each in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS) if each in found), None)
+    order = (Verdict.FAIL, Verdict.INCOMPLETE, Verdict.INCONCLUSIVE, Verdict.PASS)
+    return next((each for each in order if each in found), None)
 
 
 def judge(
     gates: Sequence[Gate],
-    arms: Sequence[tuple[float, Sequence[Mapping[str, float]]]],
+    arms: Sequence[tuple[FaultFreeAccuracy, Sequence[Mapping[str, float]]]],
     *,
     confidence: float = 0.95,
 ) -> GatePanel:
@@ -250,10 +298,10 @@ def judge(
 
     Args:
         gates: the demands.
-        arms: stored accuracy and the trials' values in the order of trial numbers, per arm.
+        arms: what accuracy is compared with, and the trials' values in the order of trial numbers, per arm.
         confidence: as `GatePanel`.
     """
-    panel = GatePanel(gates, [stored for stored, _ in arms], confidence=confidence)
+    panel = GatePanel(gates, [clean for clean, _ in arms], confidence=confidence)
     for arm, (_, trials) in enumerate(arms):
         for values in trials:
             panel.add(arm, values)

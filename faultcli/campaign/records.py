@@ -11,7 +11,7 @@ import numpy as np
 from faultcli.campaign.gates import GateResult, Verdict, combine
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.provenance import Provenance
-from faultcli.campaign.statistics import ConfidenceSequence, Interval, mean_interval
+from faultcli.campaign.statistics import Interval, certain, mean_interval, sequence_interval, unseen_share
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.workload.metrics import Outcome
 
@@ -49,27 +49,40 @@ class ArmResult:
     gates: tuple[GateResult, ...] = ()
     sequential: bool = False  # whether the trials themselves decided how many there are
     failures: tuple[Failure, ...] = ()
+    outstanding: int = 0  # trials that were asked for, that nothing made needless, and that have not been run
 
     @property
     def condition(self) -> str:
         """What the arm shares with those that differ in protections only."""
         return f"{self.arm.format}, {self.arm.fault.spec}"
 
-    def accuracy(self, confidence: float = 0.95) -> Interval | None:
-        """Mean top-1 accuracy over trials with its interval; one that holds at every look, if the trials decided how
-        many there are."""
-        if confidence not in self._accuracies:
-            self._accuracies[confidence] = self._accuracy(confidence)
-        return self._accuracies[confidence]
+    @property
+    def repeats(self) -> bool:
+        """Whether all fault maps of the arm are the same one, so that nothing is uncertain."""
+        return self.arm.fault.repeats
 
-    def _accuracy(self, confidence: float) -> Interval | None:
-        values = [record.outcome.top1 for record in self.records]
-        if not self.sequential:
-            return mean_interval(values, confidence=confidence)
-        sequence = ConfidenceSequence(confidence=confidence)
-        for value in values:
-            sequence.add(value)
-        return sequence.interval
+    def unseen(self, confidence: float = 0.95) -> float:
+        """Return the largest part of fault maps that may be of a kind that no trial showed; 0 where there is one map.
+
+        Beside the interval of the kinds that were seen it is the other half of what is not known."""
+        return 0.0 if self.repeats else unseen_share(len(self.records), confidence)
+
+    def mean(
+        self, values: Sequence[float], confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+    ) -> Interval | None:
+        """Return the mean of one number per trial with its interval: that of the kinds of fault map that were seen, or,
+        if the trials decided how many there are, the one that holds at every look."""
+        if self.repeats and values:
+            return certain(values[0])
+        interval = sequence_interval if self.sequential else mean_interval
+        return interval(values, confidence=confidence, bounds=bounds)
+
+    def accuracy(self, confidence: float = 0.95) -> Interval | None:
+        """Mean top-1 accuracy over trials with its interval; see `mean`."""
+        if confidence not in self._accuracies:
+            values = [record.outcome.top1 for record in self.records]
+            self._accuracies[confidence] = self.mean(values, confidence)
+        return self._accuracies[confidence]
 
     @cached_property
     def _accuracies(self) -> dict[float, Interval | None]:
@@ -80,8 +93,7 @@ class ArmResult:
         probability, which has bounds; a trial with a logit that is not finite counts as infinite. None where the mean
         is infinite, and for classifiers; an end that is infinite is None."""
         values = [record.outcome.token_probability for record in self.records]
-        known = [value for value in values if value is not None]
-        mean = mean_interval(known, confidence=confidence)
+        mean = self.mean([value for value in values if value is not None], confidence)
         if mean is None or not mean.mean:
             return None
         return Interval(1 / mean.mean, 1 / mean.high if mean.high else None, 1 / mean.low if mean.low else None)
@@ -113,11 +125,19 @@ class CampaignResult:
     arms: tuple[ArmResult, ...]
     seconds: float
     provenance: Provenance | None = None  # None where a caller of the library did not say
+    missing: tuple[str, ...] = ()  # arms that were asked for, and of which nothing has been run, by their labels
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for has been run, or made needless by what was."""
+        return not self.missing and not any(arm.outstanding for arm in self.arms)
 
     @property
     def verdict(self) -> Verdict | None:
-        """What the gates say together; None without gates."""
-        return combine(gate.verdict for arm in self.arms for gate in arm.gates)
+        """What the gates say together; incomplete, with gates or without, if no gate has failed and something that was
+        asked for has not been run; None for a complete campaign without gates."""
+        found = [gate.verdict for arm in self.arms for gate in arm.gates]
+        return combine(found if self.complete else [*found, Verdict.INCOMPLETE])
 
     def gain_over_none(self, arm: ArmResult, confidence: float = 0.95) -> Interval | None:
         """Mean gain in top-1 accuracy over the unprotected arm of the same format and law, paired by trial; None where
@@ -130,7 +150,7 @@ class CampaignResult:
             return None
         without = {record.trial: record.outcome.top1 for record in plain.records}
         gains = [r.outcome.top1 - without[r.trial] for r in arm.records if r.trial in without]
-        return mean_interval(gains, confidence=confidence, bounds=(-1.0, 1.0))
+        return arm.mean(gains, confidence, (-1.0, 1.0))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from faultcli.campaign.gates import Verdict
+from faultcli.campaign.gates import FaultFreeAccuracy, Verdict
 from faultcli.campaign.plan import Identity, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
 from faultcli.campaign.store import Memory, Store
@@ -20,7 +20,8 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         plan: what to conclude, and from which arms; None: what was asked for last, all arms.
         identity: of the plan.
 
-    An arm without its fault-free run (it was interrupted before) is left out, and so are curves (`curves.curves_of`).
+    An arm without its fault-free run (it was interrupted before) is named among what is missing; curves are left out
+    (`curves.curves_of`).
     """
     if plan is None or identity is None:
         plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
@@ -29,6 +30,11 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         for number, arm in enumerate(identity.arms)
         if (memory := store.memory(arm)) is not None and not isinstance(plan.arms[number].fault, AnyFlips)
     }
+    missing = tuple(
+        arm.label
+        for number, arm in enumerate(plan.arms)
+        if number not in memories and not isinstance(arm.fault, AnyFlips)
+    )
     if len(memories) < len(identity.arms):
         baseline = tuple(plan.baseline[number] for number in memories) if plan.baseline else ()
         plan = replace(plan, arms=tuple(plan.arms[number] for number in memories), baseline=baseline)
@@ -36,20 +42,29 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     arms = []
     for number, (arm, memory) in enumerate(zip(identity.arms, memories.values(), strict=True)):
         records = store.records(arm, number)
-        arms.append(_arm_result(plan, number, memory, records, store.failures(arm, number)))
+        clean = FaultFreeAccuracy(store.original.top1, memory.stored.top1)
+        arms.append(_arm_result(plan, number, memory, clean, records, store.failures(arm, number)))
     seconds = sum(record.seconds for arm in arms for record in arm.records)
-    return CampaignResult(plan, identity.sha256, store.inputs, store.original, tuple(arms), seconds, store.provenance)
+    found = (tuple(arms), seconds, store.provenance, missing)
+    return CampaignResult(plan, identity.sha256, store.inputs, store.original, *found)
 
 
 def _arm_result(
-    plan: Plan, number: int, memory: Memory, records: dict[int, Record], failures: dict[int, Failure]
+    plan: Plan,
+    number: int,
+    memory: Memory,
+    clean: FaultFreeAccuracy,
+    records: dict[int, Record],
+    failures: dict[int, Failure],
 ) -> ArmResult:
     """Look at an arm's trials in the order of their numbers, up to where the campaign stops."""
-    watch = Watch(plan, number, memory.stored.top1)
+    watch = Watch(plan, number, clean)
     used = []
+    enough = False
     for record in records.values():
         used.append(record)
         if watch.enough(record):
+            enough = True
             break
     last = used[-1].trial if len(used) < len(records) else max(records | failures, default=-1)
     missing = tuple(failure for trial, failure in sorted(failures.items()) if trial <= last and trial not in records)
@@ -67,4 +82,5 @@ def _arm_result(
         gates,
         watch.rule.sequential,
         missing,
+        0 if enough else sum(trial not in records and trial not in failures for trial in range(plan.trials)),
     )

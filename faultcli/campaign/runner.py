@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import tee
 
-from faultcli.campaign.bench import Bench, Trial, fault_free
+from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
-from faultcli.campaign.gates import gate_values
+from faultcli.campaign.gates import FaultFreeAccuracy, gate_values
 from faultcli.campaign.plan import Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import CampaignResult, Failure, Record
@@ -44,7 +45,8 @@ def run_campaign(
         executor: who runs the trials; None: this process. It is left open.
         store: where trials are kept; None: nowhere.
         shard: which trials; a part of a campaign never stops early.
-        budget_seconds: no trial starts later than this; what is left is shared out evenly among the arms to come.
+        budget_seconds: no trial starts later than this; what is left is shared out evenly among the arms to come, and
+            an arm gets as many trials as fit if every one takes as long as a run without faults.
         provenance: for reports.
         on_record: called with every trial once it is kept, those of the store too, and its arm so far.
 
@@ -74,17 +76,20 @@ def run_campaign(
                 key = identity.arms[number]
                 known = store.records(key, number)
                 about = store.memory(key)
-                if about is None or not _complete(plan, number, about, known, shard):
+                if about is None or not _complete(plan, number, about, known, shard, original):
                     if bench is None:
                         bench = Bench.set_up(subject, arms, original, seed=plan.seed)
                     about = Memory(bench.image.bits, bench.overhead_bits_per_weight(number), bench.stored.outcome)
                     store.keep_memory(key, about)
                 clock = time.perf_counter()
-                until = None if budget_seconds is None else clock + (budget_seconds - (clock - start)) / waiting
+                budget = Budget()
+                if budget_seconds is not None:
+                    each = (original if bench is None else bench.stored).seconds
+                    budget = Budget.of((budget_seconds - (clock - start)) / waiting, each, clock)
                 waiting -= 1
-                watch = Watch(plan, number, about.stored.top1)
+                watch = Watch(plan, number, _clean(original, about))
                 run = partial(_run, executor, bench, number, arm.fault)
-                with closing(_in_order(_before(until, shard.trials(plan.trials)), known, run)) as found:
+                with closing(_in_order(budget.trials(shard.trials(plan.trials), known), known, run)) as found:
                     for result in found:
                         if isinstance(result, Failure) or result.trial not in known:
                             store.add(key, result)
@@ -97,9 +102,15 @@ def run_campaign(
     return replace(result_of(store, plan, identity), seconds=time.perf_counter() - start)
 
 
-def _complete(plan: Plan, number: int, about: Memory, known: Mapping[int, Record], shard: Shard) -> bool:
+def _clean(original: FaultFree, about: Memory) -> FaultFreeAccuracy:
+    return FaultFreeAccuracy(original.outcome.top1, about.stored.top1)
+
+
+def _complete(
+    plan: Plan, number: int, about: Memory, known: Mapping[int, Record], shard: Shard, original: FaultFree
+) -> bool:
     """Return whether an arm needs no trial beyond those that are known."""
-    watch = Watch(plan, number, about.stored.top1)
+    watch = Watch(plan, number, _clean(original, about))
     for trial in shard.trials(plan.trials):
         if trial not in known:
             return False
@@ -108,12 +119,32 @@ def _complete(plan: Plan, number: int, about: Memory, known: Mapping[int, Record
     return True
 
 
-def _before(until: float | None, trials: Iterable[int]) -> Iterator[int]:
-    """Yield trials up to a point in time, at least one."""
-    for position, trial in enumerate(trials):
-        if position and until is not None and time.perf_counter() >= until:
-            return
-        yield trial
+@dataclass(frozen=True)
+class Budget:
+    """Time for the trials of one arm.
+
+    How many there may be is settled before the first one runs, from what a run without faults takes. A trial that
+    changes nothing costs nothing; if the clock alone decided, the last trial would nearly always be a harmful one, and
+    the mean of few trials too low. The clock still ends what takes longer than was thought.
+    """
+
+    most: float = math.inf  # trials that are not known yet
+    until: float = math.inf  # a reading of `time.perf_counter`
+
+    @classmethod
+    def of(cls, seconds: float, seconds_per_trial: float, now: float) -> Budget:
+        """Return the budget of so many seconds from now."""
+        return cls(max(1.0, seconds // max(seconds_per_trial, 1e-9)), now + seconds)
+
+    def trials(self, trials: Iterable[int], known: Container[int]) -> Iterator[int]:
+        """Yield those of the trials that there is time for, at least one; known ones take none."""
+        fresh = 0
+        for trial in trials:
+            if trial not in known:
+                if fresh and (fresh >= self.most or time.perf_counter() >= self.until):
+                    return
+                fresh += 1
+            yield trial
 
 
 def _run(

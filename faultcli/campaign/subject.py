@@ -23,7 +23,7 @@ from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.scale import Factors
-from faultcli.scaling import read_weights
+from faultcli.scaling import read_state
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.data import Dataset, load_data, training_split
 from faultcli.workload.demo import demo_checkpoint_path
@@ -99,8 +99,7 @@ class Subject:
         selection = _selection(opening)
         checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
         names = selection.names(checkpoint.tensors.values())
-        read, factors = read_weights(checkpoint)
-        state = {name: read(name) for name in checkpoint.tensors}
+        state, factors = read_state(checkpoint)
         workload = build_workload(
             state,
             checkpoint.metadata,

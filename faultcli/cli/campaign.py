@@ -78,6 +78,15 @@ def campaign(
             show_default=False,
         ),
     ] = None,
+    max_drop_from_original: Annotated[
+        float | None,
+        typer.Option(
+            metavar="D",
+            help="Gate: mean accuracy at most D below the original's, so that what the format costs counts, too.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -226,8 +235,10 @@ def campaign(
 
     asked = {"min-accuracy": min_accuracy, "max-sdc": max_sdc, "max-perplexity": max_perplexity}
     drop = {"max-drop" if baseline is None else "max-drop-from-baseline": max_drop}
+    drop["max-drop-from-original"] = max_drop_from_original
     others: dict[str, object] = {"--ber": bers, "--fault": fault, "--shard": shard, "--baseline": baseline}
     others |= {"--max-drop": max_drop, "--max-sdc": max_sdc, "--max-perplexity": max_perplexity}
+    others["--max-drop-from-original"] = max_drop_from_original
     question = ask(curve, find_max_ber, min_accuracy, others, quiet=quiet)
     older = None if baseline is None else _baseline(baseline, max_drop)
     gates = _gates(asked | drop) if question is None else ()

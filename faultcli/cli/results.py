@@ -39,7 +39,7 @@ def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet
     from faultcli.campaign.gates import Verdict
     from faultcli.cli.curve import show_curves
     from faultcli.report.document import campaign_document
-    from faultcli.report.table import campaign_tables, failure_lines, gate_lines, winners
+    from faultcli.report.table import campaign_tables, failure_lines, format_lines, gate_lines, interval_lines, winners
 
     if isinstance(result, CurveResult):
         show_curves(result, json, quiet=quiet)
@@ -49,9 +49,10 @@ def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)
-        say(*[*winners(result, confidence), *failure_lines(result), *gate_lines(result)])
+        say(*interval_lines(result, confidence), *winners(result, confidence))
+        say(*format_lines(result), *failure_lines(result), *gate_lines(result))
         note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
     if result.verdict is Verdict.FAIL:
         raise typer.Exit(GATE_FAILED)
-    if result.verdict is Verdict.INCONCLUSIVE:
+    if result.verdict is not Verdict.PASS and any(arm.gates for arm in result.arms):
         raise typer.Exit(INCONCLUSIVE)

@@ -24,7 +24,8 @@ def draw_faults(law: FaultLaw, regions: Iterable[Region], *, seed: int, trial: i
         if len(drawn.words):
             faults[region.name] = drawn
     layout = {region.name: region.layout for region in sorted(regions, key=lambda r: r.name)}
-    return FaultMap(faults, layout, format=format_name, fault=law.spec, seed=seed, trial=trial)
+    how = {"format": format_name, "fault": law.spec, "on_values": law.on_values}
+    return FaultMap(faults, layout, seed=seed, trial=trial, **how)  # type: ignore[arg-type]
 
 
 def share_out(law: FaultLaw, regions: Sequence[Site], *, seed: int, trial: int) -> Mapping[str, int] | None:

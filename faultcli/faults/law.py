@@ -45,11 +45,14 @@ class Region(Site, Protocol):
     def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
         """The fault-free words at these positions."""
 
+    def decoded(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
+        """The same as they leave error correction: without parity in their low bits."""
+
     def encode_zero(self) -> int:
         """The word that stands for the number 0."""
 
     def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
-        """All words after `noise` (one number per word) was added to the values that they stand for."""
+        """All words, as they leave error correction, after `noise` (one number each) was added to their values."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class FaultLaw(ABC):
 
     name: ClassVar[str]
     unit: ClassVar[str]  # what the number behind the colon means, for help and tables
+    on_values: ClassVar[bool] = False  # whether it hits weights, as they leave error correction, and no stored bits
 
     include: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     bits: str | None = dataclasses.field(default=None, kw_only=True)

@@ -238,9 +238,11 @@ class Burst(FaultLaw):
 
 @dataclass(frozen=True)
 class Zero(FaultLaw):
-    """Every word that holds a number is replaced by the code of 0 with probability `rate` (pruned or lost weights)."""
+    """Every weight is lost and reads 0 with probability `rate` (pruned or lost weights). It is lost after error
+    correction, which neither helps nor hurts; the words that protect it are left alone."""
 
     name: ClassVar[str] = "zero"
+    on_values: ClassVar[bool] = True
     unit: ClassVar[str] = "probability that a value is set to 0, 0 to 1"
 
     rate: float
@@ -257,15 +259,17 @@ class Zero(FaultLaw):
         if not region.holds_values:
             return NO_FAULTS
         words = bernoulli_positions(stream, region.layout.words, self.rate)
-        return combine(words, region.codes(words) ^ np.uint64(region.encode_zero()))
+        return combine(words, region.decoded(words) ^ np.uint64(region.encode_zero()))
 
 
 @dataclass(frozen=True)
 class Gaussian(FaultLaw):
-    """Noise of standard deviation `sigma`, in the unit of the stored values, is added to every value, which is then
-    stored again. Every word changes, so this law alone costs O(weights) per trial."""
+    """Noise of standard deviation `sigma`, in the unit of the stored values (c·w behind a scale), is added to every
+    value and rounded to the format. It comes after error correction, which neither helps nor hurts against noise; a
+    scale divides it, a guard or posterior sees it. Every word changes, so this law alone costs O(weights) per trial."""
 
     name: ClassVar[str] = "gaussian"
+    on_values: ClassVar[bool] = True
     unit: ClassVar[str] = "standard deviation of the noise, in units of the stored values"
 
     sigma: float
@@ -283,7 +287,7 @@ class Gaussian(FaultLaw):
         if not region.holds_values or self.sigma == 0:
             return NO_FAULTS
         noisy = region.encode_noisy(self.sigma * stream.normal(region.layout.words))
-        return combine(np.arange(region.layout.words, dtype=np.int64), region.codes(slice(None)) ^ noisy)
+        return combine(np.arange(region.layout.words, dtype=np.int64), region.decoded(slice(None)) ^ noisy)
 
 
 def _check_probability(law: FaultLaw) -> None:

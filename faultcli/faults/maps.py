@@ -65,6 +65,7 @@ class FaultMap:
     trial: int = 0
     before: str | None = None  # SHA-256 of the checkpoint without and with the faults
     after: str | None = None
+    on_values: bool = False  # masks are of words as they leave error correction (`FaultLaw.on_values`)
 
     @property
     def flips(self) -> int:

@@ -15,7 +15,7 @@ from faultcli.formats.floats import FloatFormat
 from faultcli.formats.values import TILE
 from faultcli.protect.chain import Chain
 from faultcli.protect.expected import expected_error
-from faultcli.protect.scale import FACTOR_BITS, Factors, largest_fitting
+from faultcli.protect.scale import Factors, charged, largest_fitting
 from faultcli.protect.stored import StoredTensor
 
 _SAMPLE_BITS = 1 << 17  # bits of a tensor's words that a search looks at: 16 thousand weights of 8 bits
@@ -38,10 +38,8 @@ def choose_factors(
     scale = chain.scale
     if scale is None:
         return {}
-    bits = FACTOR_BITS[scale.granularity]
     if not isinstance(scale.factor, str):
-        given = Factors(torch.tensor([scale.factor], dtype=torch.float32), 32)
-        return dict.fromkeys(tensors, given)
+        return charged(dict.fromkeys(tensors, torch.tensor([scale.factor], dtype=torch.float32)))
     if scale.factor == "auto" and ber is None:
         raise UsageError("scale=auto: needs to know the bit-error rate", "draw faults by --ber, or use scale=max")
     fitting = {name: _fitting(name, weights, format_of(name), chain) for name, weights in tensors.items()}
@@ -49,14 +47,14 @@ def choose_factors(
         common = torch.stack([f.min() for f in fitting.values()]).min().reshape(1)
         fitting = dict.fromkeys(tensors, common)
     if scale.factor == "max":
-        return {name: Factors(fit, bits * len(fit)) for name, fit in fitting.items()}
+        return charged(fitting)
     assert ber is not None
     searches = {name: FactorSearch(name, weights, format_of(name), chain, ber) for name, weights in tensors.items()}
     if scale.granularity == "model":
         ratios = next(iter(searches.values())).ratios
         ratio = _best(lambda r: sum(s.error(_rounded(r * fitting[name])) for name, s in searches.items()), ratios)
-        return {name: Factors(_rounded(ratio * fit), bits) for name, fit in fitting.items()}
-    return {name: Factors(search.best(fitting[name]), bits * len(fitting[name])) for name, search in searches.items()}
+        return charged({name: _rounded(ratio * fit) for name, fit in fitting.items()})
+    return charged({name: search.best(fitting[name]) for name, search in searches.items()})
 
 
 def _fitting(name: str, weights: Tensor, format: NumberFormat, chain: Chain) -> Tensor:

@@ -7,6 +7,7 @@ saturates; in floats only exponent bits depend on c, and with |c·w| < 2 the exp
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import per_element
 
 GRANULARITIES = ("model", "tensor", "channel")
-FACTOR_BITS = {"model": 32, "tensor": 16, "channel": 16}  # factors that we choose are rounded to bfloat16
+_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,79 @@ def positive(factor: float) -> float:
 
 @dataclass(frozen=True)
 class Factors:
-    """The constants of one tensor: float32 [1] or [channels]; and what storing them takes, in bits."""
+    """The constants of one tensor: float32 [1] or [channels]; and what storing them takes, in bits.
+
+    `multiplied`: c·w where it lies in the checkpoint already, in the checkpoint's dtype. `offsets`: what dividing that
+    by c does not give back, see `divided`.
+    """
 
     values: Tensor
     side_bits: int
+    multiplied: Tensor | None = None
+    offsets: Tensor | None = None
 
     def multiply(self, weights: Tensor) -> Tensor:
         """Return c·w in the dtype of `weights`, float32 at the least."""
+        if self.multiplied is not None:
+            return self.multiplied
         wide = weights if weights.dtype in (torch.float32, torch.float64) else weights.float()
         return wide * per_element(self.values.to(wide.dtype), wide, tuple(wide.shape), None)
 
     def divide(self, stored: Tensor, shape: tuple[int, ...], index: Tensor | None) -> Tensor:
         """Return v/c for stored values, all of them or those at `index`."""
-        return stored / per_element(self.values.to(stored.dtype), stored, shape, index)
+        if self.multiplied is None:
+            return stored / per_element(self.values.to(stored.dtype), stored, shape, index)
+        words = stored.to(self.multiplied.dtype)  # the checkpoint holds no others
+        offsets = self.offsets if index is None or self.offsets is None else self.offsets.view(-1)[index]
+        return divided(words, per_element(self.values.double(), words, shape, index), offsets)
+
+
+def multiplied(weights: Tensor, constants: Tensor) -> Tensor:
+    """Return c·w in the dtype of w, rounded once from float64."""
+    return _narrow(weights.double() * constants, weights)
+
+
+def divided(words: Tensor, constants: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """Return v/c in the dtype of v, rounded once from float64.
+
+    Args:
+        words: v, any shape.
+        constants: float64, one for all or spread over the elements.
+        offsets: integers as wide as the words, in their shape: what is to be added to the bits of the quotient so that
+            the weight comes back of which c·w was written. It is added where that makes sense, that is, where times c
+            it gives the word again; a word that a fault has hit is divided, and no more.
+    """
+    quotient = _narrow(words.double() / constants, words)
+    if offsets is None:
+        return quotient
+    exact = (integers(quotient) + offsets).view(quotient.dtype)
+    written = integers(multiplied(exact, constants)) == integers(words)
+    return integers(quotient).where(~written, integers(exact)).view(quotient.dtype)
+
+
+def integers(values: Tensor) -> Tensor:
+    """Return the bits of floating-point values as signed integers that share their memory where they are contiguous."""
+    return values.contiguous().view(_SIGNED[values.element_size()])
+
+
+def _narrow(wide: Tensor, like: Tensor) -> Tensor:
+    if like.dtype in (torch.float32, torch.float64):
+        return wide.to(like.dtype)
+    return wide.float().to(like.dtype)  # by way of float32, as numpy and everybody else do it
+
+
+def charged(constants: Mapping[str, Tensor]) -> dict[str, Factors]:
+    """Return constants [1] or [channels] by tensor with the bits that storing them takes: one number that all tensors
+    share is stored once, 32 bits (charged to the first); others take 16 bits each where bfloat16 holds them, else 32.
+    """
+    shared = {float(one) for values in constants.values() for one in values[:1]} if constants else set()
+    if len(constants) > 1 and len(shared) == 1 and all(len(values) == 1 for values in constants.values()):
+        return {name: Factors(values, 0 if number else 32) for number, (name, values) in enumerate(constants.items())}
+    return {name: Factors(values, _bits_of(values) * len(values)) for name, values in constants.items()}
+
+
+def _bits_of(values: Tensor) -> int:
+    return 16 if torch.equal(values.to(torch.bfloat16).to(values.dtype), values) else 32
 
 
 def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "tensor", spare: int = 0) -> Tensor:

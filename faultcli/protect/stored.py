@@ -86,6 +86,8 @@ class CheckRegion:
     def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
         return self.words[words].astype(np.uint64)
 
+    decoded = codes  # nothing protects what protects
+
     def encode_zero(self) -> int:
         raise TypeError(f"{self.name} holds no values")
 
@@ -106,7 +108,8 @@ class StoredTensor(TensorSlot):
     """A tensor's words, and how they are read. The region of its words that fault laws draw over.
 
     `words`: unsigned, one per element in row-major order, then padding up to whole groups of blocks. `scales`: those
-    that lie in the memory, behind the protections that take words of any kind.
+    that lie in the memory, behind the protections that take words of any kind. `dtype`: of the weights, and of what
+    reads: a value is read into the dtype that the checkpoint has; None: the format's.
     """
 
     words: Words
@@ -115,6 +118,7 @@ class StoredTensor(TensorSlot):
     checks: tuple[Words, ...] = field(default=(), repr=False)  # per link [blocks, per_block]
     names: tuple[str, ...] = ()  # of the links
     scales: StoredTensor | None = None
+    dtype: torch.dtype | None = None
 
     @classmethod
     def write(
@@ -153,16 +157,27 @@ class StoredTensor(TensorSlot):
             group = math.lcm(*(1, *(link.fit_block(fitted_format) for link in links)))
             elements = len(words)
             padded = words if elements % group == 0 else np.pad(words, (0, -elements % group))
-            fitted: list[Fitted] = []
+            fitted: dict[Protection, Fitted] = {}
             for link in links:
-                fitted.append(link.fit(Written(values, padded[:elements], fitted_format, ber)))
-                padded = fitted[-1].write_words(padded.reshape(-1, fitted[-1].block)).reshape(-1)
-            checks = tuple(link.checks(padded.reshape(-1, link.block)) for link in fitted)
+                if link.rank != Protection.ESTIMATE:
+                    fitted[link] = own = link.fit(Written(values, padded[:elements], fitted_format, ber))
+                    padded = own.write_words(padded.reshape(-1, own.block)).reshape(-1)
+            # What looks at values (a guard, a posterior) is fitted to those that will be read: without the low bits
+            # that other links give up. Check words change no word that is as it was written.
+            readable = padded
+            for link in reversed([link for link in fitted if not fitted[link].per_block]):
+                blocks = readable.reshape(-1, fitted[link].block)
+                readable = fitted[link].read_words(blocks, np.empty((len(blocks), 0), dtype=np.uint8)).reshape(-1)
+            for link in links:
+                if link not in fitted:
+                    fitted[link] = link.fit(Written(values, readable[:elements], fitted_format, ber))
+            checks = tuple(fitted[link].checks(padded.reshape(-1, fitted[link].block)) for link in links)
         except FaultcliError as error:
             text = error.message if isinstance(error, FormatError) else f"({error.message})"
             raise type(error)(f"tensor {name!r} {text}", error.remedy) from None
         shape, names = tuple(weights.shape), tuple(link.name for link in links)
-        return cls(name, shape, fitted_format, padded, factors, tuple(fitted), checks, names, scales)
+        own_links = tuple(fitted[link] for link in links)
+        return cls(name, shape, fitted_format, padded, factors, own_links, checks, names, scales, weights.dtype)
 
     @classmethod
     def _write_scales(
@@ -181,6 +196,13 @@ class StoredTensor(TensorSlot):
     def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
         return self.data[words].astype(np.uint64)
 
+    def decoded(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
+        return self._decoded[words].astype(np.uint64)
+
+    @cached_property
+    def _decoded(self) -> Words:
+        return self.decode_words(self.words, self.checks)[: self.elements] if self.links else self.data
+
     def encode_zero(self) -> int:
         return self._zero
 
@@ -192,7 +214,7 @@ class StoredTensor(TensorSlot):
         if not self.format.value_dtype.is_floating_point:
             problem = f"tensor {self.name!r} holds whole numbers, which no noise can be added to"
             raise FormatError(problem, "leave it out with --exclude")
-        stored = self.format.decode(codes_of(self.data).view(self.shape))
+        stored = self.format.decode(codes_of(self._decoded).view(self.shape))
         return words_of(self.format.encode(stored.double() + torch.from_numpy(noise).view(self.shape))).astype(
             np.uint64
         )
@@ -216,25 +238,30 @@ class StoredTensor(TensorSlot):
 
     @property
     def extra_bits(self) -> int:
-        """Bits that the protections add: in the memory, and constants beside it."""
+        """Bits that are needed beside the words: what protections add to the memory, and constants beside it, those of
+        the format too. Scales that lie in the memory are bits of the memory."""
         added = sum(region.layout.words * region.layout.bits for region in self._extra)
         constants = (self.factors.side_bits if self.factors else 0) + sum(link.side_bits for link in self.links)
-        return added + constants + (self.scales.extra_bits if self.scales else 0)
+        return added + constants + self.format.side_bits + (self.scales.extra_bits if self.scales else 0)
 
     def read(self) -> Tensor:
-        """Return the whole tensor as read back without faults, in the format's value dtype.
+        """Return the whole tensor as read back without faults, in the dtype of the weights.
 
         It may share its memory with the image (fp32 is stored as it is), so it is for reading and copying only.
         """
-        words = self.decode_words(self.words, self.checks)[: self.elements]
-        return self.values_of(words, None)
+        return self.values_of(self.decode_words(self.words, self.checks)[: self.elements], None)
 
-    def faulty(self, faults: Mapping[str, WordFaults]) -> ReadElements:
+    def faulty(self, faults: Mapping[str, WordFaults], *, on_values: bool = False) -> ReadElements:
         """Return the elements that read another value once the faults are there (bit for bit: −0 is not 0).
 
         Args:
             faults: by region name.
+            on_values: they hit words as they leave error correction.
         """
+        if on_values:
+            words, masks = faults.get(self.name, NO_FAULTS)
+            before = self._decoded[words]
+            return self._differing(torch.from_numpy(words), before, before ^ masks.astype(before.dtype))
         group = math.lcm(*(1, *(link.block for link in self.links)))
         own: tuple[StoredTensor | CheckRegion, ...] = (self, *self._extra)
         hits = {region.name: faults[region.name] for region in own if region.name in faults}
@@ -266,8 +293,13 @@ class StoredTensor(TensorSlot):
         if group > 1 and rescaled is None:
             kept &= before != after  # most words of a touched block come back as they were
         index = torch.from_numpy(element[kept])
-        old_values = self.values_of(before[kept], index)
-        values = self.values_of(after[kept], index, self._units(index, rescaled) if rescaled is not None else None)
+        units = self._units(index, rescaled) if rescaled is not None else None
+        return self._differing(index, before[kept], after[kept], units)
+
+    def _differing(self, index: Tensor, before: Words, after: Words, units: Tensor | None = None) -> ReadElements:
+        """Return the elements at `index` that read another value from words after than from words before; `units` as
+        in `values_of`, after."""
+        old_values, values = self.values_of(before, index), self.values_of(after, index, units)
         differs = words_of(_bit_view(old_values)) != words_of(_bit_view(values))
         if not differs.all():
             chosen = torch.from_numpy(differs)
@@ -326,7 +358,9 @@ class StoredTensor(TensorSlot):
                 units = self.format.units(index)
         for link in reversed(self.links):
             values = link.read_values(values, words, index, units)
-        return self.factors.divide(values, self.shape, index) if self.factors else values
+        if self.factors is not None:
+            values = self.factors.divide(values, self.shape, index)
+        return values if self.dtype is None else values.to(self.dtype)
 
 
 def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

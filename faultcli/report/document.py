@@ -58,11 +58,14 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
                 "arm": gate.arm,
                 "verdict": str(gate.verdict),
                 "trials": gate.trials,
+                "trials_needed": gate.needed,
             }
             for arm in result.arms
             for gate in arm.gates
         ],
         "verdict": None if result.verdict is None else str(result.verdict),
+        "complete": result.complete,
+        "missing": list(result.missing),
         "memories": list(memories),
         "provenance": about,
         "timing": {"seconds": round(result.seconds, 3)},
@@ -80,6 +83,9 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
         "corrector": arm.arm.correct.text if arm.arm.correct else None,
         "recalibrate": arm.arm.recalibrate.text if arm.arm.recalibrate else None,
         "trials": len(arm.records),
+        "trials_outstanding": arm.outstanding,
+        "interval": "at every look" if arm.sequential else "fixed number of trials",
+        "unseen_share": arm.unseen(confidence),
         "bits": arm.bits,
         "original_accuracy": result.original.top1,
         "stored_accuracy": arm.stored.top1,

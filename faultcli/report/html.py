@@ -25,10 +25,10 @@ from faultcli.report.summary import (
     headline,
     provenance_rows,
 )
-from faultcli.report.table import failure_lines, percent
+from faultcli.report.table import failure_lines, format_lines, interval_lines, outstanding_lines, percent
 from faultcli.report.text import printable
 
-_SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", None: "–"}
+_SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCOMPLETE: "…", Verdict.INCONCLUSIVE: "?", None: "–"}
 _TEXTS = ("format", "fault", "protection", "arm", "gate", "verdict", "unbeaten")  # columns that are no numbers
 
 
@@ -159,6 +159,10 @@ def _summary(result: CampaignResult) -> list[str]:
     if gates:
         lines += ["<h2>Gates</h2>", "<p>Decided trial by trial; looking early does not spoil the error rate.</p>"]
         lines += ['<div class="card">', _table(GATE_COLUMNS, [gate_cells(gate, result) for gate in gates]), "</div>"]
+    said = [*outstanding_lines(result), *format_lines(result)]
+    if said:
+        lines += ["<h2>Beside the verdict</h2>", "<p>What no gate looks at.</p>", '<ul class="findings card">']
+        lines += [*(f"<li>{_text(line)}</li>" for line in said), "</ul>"]
     failed = failure_lines(result)
     if failed:
         lines += ["<h2>Trials that could not be run</h2>", "<p>Counted nowhere; no gate passes without them.</p>"]
@@ -205,7 +209,8 @@ def campaign_fragment(result: CampaignResult) -> str:
 
 
 def _all_arms(result: CampaignResult) -> list[str]:
-    lines = ['<section id="arms">', "<h2>All arms</h2>", "<p>Every arm with what it costs and what it did.</p>"]
+    about = " ".join(["Every arm with what it costs and what it did.", *interval_lines(result, result.plan.confidence)])
+    lines = ['<section id="arms">', "<h2>All arms</h2>", f"<p>{_text(about)}</p>"]
     lines.append('<div class="card">')
     return [*lines, _table(arm_columns(result), [arm_cells(arm, result) for arm in result.arms]), "</div></section>"]
 

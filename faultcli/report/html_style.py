@@ -48,7 +48,7 @@ nav { margin: 1.3rem 0 0; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; fon
 .verdict p { margin: 0; color: var(--ink); align-self: start; }
 .pass { color: var(--pass); background: var(--pass-soft); }
 .fail { color: var(--fail); background: var(--fail-soft); }
-.inconclusive { color: var(--inconclusive); background: var(--inconclusive-soft); }
+.inconclusive, .incomplete { color: var(--inconclusive); background: var(--inconclusive-soft); }
 .none { color: var(--none); background: var(--none-soft); }
 td .chip { display: inline-block; padding: 0 .6em; border-radius: 1em; font-weight: 600; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1rem 0 0;

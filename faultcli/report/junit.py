@@ -2,8 +2,8 @@
 
 A gate that failed is a `failure`. One that the trials do not decide is an `error` and not `skipped`: a server counts
 skipped tests as fine, and an open gate is not (the command ends with 4, not with 0). An arm without gates is a test
-case that passes, so that its numbers are seen. Elements and attributes are those that servers agree on ("JUnit XML file
-format", github.com/testmoapp/junitxml).
+case that passes, so that its numbers are seen. What was asked for and has not been run is an `error` as well.
+Elements and attributes are those that servers agree on ("JUnit XML file format", github.com/testmoapp/junitxml).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from xml.etree import ElementTree as Tree
 
 from faultcli.campaign.gates import Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.summary import arm_cells, arm_columns, gate_text, measured, provenance_rows
-from faultcli.report.table import hardening
+from faultcli.report.summary import arm_cells, arm_columns, gate_text, measured, provenance_rows, unit
+from faultcli.report.table import hardening, outstanding_lines, until_decided
 from faultcli.report.text import printable
 
 
@@ -26,6 +26,9 @@ def campaign_junit(result: CampaignResult) -> str:
         Tree.SubElement(properties, "property", name=name, value=_text(value))
     for arm in result.arms:
         _cases(suite, arm, result)
+    for line in outstanding_lines(result):
+        case = Tree.SubElement(suite, "testcase", classname="faultcli.incomplete", name=_text(line), time=_seconds(0))
+        Tree.SubElement(case, "error", message="asked for, and not run yet", type="incomplete").text = _text(line)
     totals = {
         "tests": str(len(suite.findall("testcase"))),
         "failures": str(len(suite.findall("testcase/failure"))),
@@ -50,11 +53,11 @@ def _cases(suite: Tree.Element, arm: ArmResult, result: CampaignResult) -> None:
     for gate in arm.gates:
         name = f"{hardening(arm)}: {gate_text(gate)}"
         case = Tree.SubElement(suite, "testcase", classname=_text(group), name=_text(name), time=share)
-        found = f"{measured(gate, result)} % after {gate.trials} trials"
+        found = f"{measured(gate, result)}{unit(gate)} after {gate.trials} trials"
         if gate.verdict is Verdict.FAIL:
             Tree.SubElement(case, "failure", message=_text(f"measured {found}"), type=gate.gate.name).text = _text(name)
         elif gate.verdict is Verdict.INCONCLUSIVE:
-            message = f"not decided: measured {found}; run more trials"
+            message = f"not decided: measured {found}{until_decided(gate) or '; run more trials'}"
             Tree.SubElement(case, "error", message=_text(message), type="inconclusive").text = _text(name)
         Tree.SubElement(case, "system-out").text = _text(numbers, lines=True)
     if not arm.gates:

@@ -16,11 +16,11 @@ from faultcli.report.summary import (
     headline,
     provenance_rows,
 )
-from faultcli.report.table import failure_lines, percent
+from faultcli.report.table import failure_lines, format_lines, interval_lines, interval_name, outstanding_lines
 from faultcli.report.text import markdown, printable
 
 MOST_BYTES = 1_000_000  # GitHub takes 1 MiB per step (docs.github.com, "Adding a job summary") and drops more whole
-_SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCONCLUSIVE: "❔", None: "📊"}
+_SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCOMPLETE: "⏳", Verdict.INCONCLUSIVE: "❔", None: "📊"}
 
 
 def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> str:
@@ -46,6 +46,9 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
             ordered = sorted(gates, key=lambda gate: list(Verdict).index(gate.verdict) == 0)
             rows = [gate_cells(gate, result) for gate in ordered]
         lines += ["## Gates", "", *_table(GATE_COLUMNS, rows, room // 3, "gates", texts=2), ""]
+    lines += [
+        line for text in [*outstanding_lines(result), *format_lines(result)] for line in (f"**{markdown(text)}**", "")
+    ]
     failed = failure_lines(result)
     if failed:
         lines += [f"**{len(failed):,} trials could not be run**; the first: {markdown(failed[0])}", ""]
@@ -61,8 +64,9 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
         rows = [arm_cells(arm, result) for arm in arms]
     lines += ["## Arms", "", *_table(arm_columns(result), rows, room // 2, "arms", texts=3), ""]
     lines += [
-        f"In percent of the inputs, averaged over fault maps, with {percent(result.plan.confidence, 0)} % intervals; "
-        "gains in points over the unprotected memory on the same faults.",
+        f"In percent of the inputs, averaged over fault maps, with {interval_name(result, result.plan.confidence)} "
+        "intervals; gains in points over the unprotected memory on the same faults.",
+        *interval_lines(result, result.plan.confidence),
         "",
         "<details><summary>What was tested</summary>",
         "",

@@ -9,7 +9,13 @@ from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval, perplexity_interval
 
-VERDICTS = {Verdict.PASS: "Pass", Verdict.FAIL: "Fail", Verdict.INCONCLUSIVE: "Inconclusive", None: "No gate was set"}
+VERDICTS = {
+    Verdict.PASS: "Pass",
+    Verdict.FAIL: "Fail",
+    Verdict.INCOMPLETE: "Incomplete",
+    Verdict.INCONCLUSIVE: "Inconclusive",
+    None: "No gate was set",
+}
 _ARM_COLUMNS = (
     "format",
     "fault",
@@ -30,8 +36,9 @@ GATE_COLUMNS = ("arm", "gate", "measured", "trials", "verdict")
 def headline(result: CampaignResult) -> str:
     """Say in one sentence what the verdict rests on."""
     gates = [gate for arm in result.arms for gate in arm.gates]
+    rest = "" if result.complete else f" {_outstanding(result)}"
     if not gates:
-        return "The campaign measures; add a gate such as --max-drop 0.01 to decide."
+        return "The campaign measures; add a gate such as --max-drop 0.01 to decide." + rest
     count = {verdict: sum(gate.verdict is verdict for gate in gates) for verdict in Verdict}
     parts = [
         f"{count[verdict]} {word}"
@@ -42,7 +49,17 @@ def headline(result: CampaignResult) -> str:
         )
         if count[verdict]
     ]
-    return f"{len(gates)} gate{'s' if len(gates) > 1 else ''}: {', '.join(parts)}."
+    return f"{len(gates)} gate{'s' if len(gates) > 1 else ''}: {', '.join(parts)}.{rest}"
+
+
+def _outstanding(result: CampaignResult) -> str:
+    asked = len(result.arms) + len(result.missing)
+    begun = sum(arm.outstanding > 0 for arm in result.arms)
+    parts = [
+        *([f"{len(result.missing)} of {asked} arms have not been run"] if result.missing else []),
+        *([f"{begun} of {asked} arms lack trials"] if begun else []),
+    ]
+    return f"Not all of it has been run: {' and '.join(parts)}."
 
 
 def findings(result: CampaignResult) -> list[tuple[str, str]]:
@@ -112,7 +129,10 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
 def gate_cells(gate: GateResult, result: CampaignResult) -> tuple[str, ...]:
     """Return a gate's row under `GATE_COLUMNS`."""
     arm = result.arms[gate.arm]
-    return arm.arm.label, gate_text(gate), measured(gate, result), f"{gate.trials:,}", str(gate.verdict)
+    trials = f"{gate.trials:,}"
+    if gate.verdict is Verdict.INCONCLUSIVE and gate.needed is not None:
+        trials += f" of about {gate.needed:,}"
+    return arm.arm.label, gate_text(gate), measured(gate, result), trials, str(gate.verdict)
 
 
 def gate_text(gate: GateResult) -> str:
@@ -120,13 +140,22 @@ def gate_text(gate: GateResult) -> str:
     sign = "≥" if gate.gate.direction == "above" else "≤"
     if gate.gate.needs_baseline:
         return f"max-drop {gate.gate.threshold:g}: at most {percent(gate.limit, 2)} points below the baseline"
+    if gate.gate.quantity == "token probability":
+        return f"{gate.gate.name} {gate.gate.threshold:g}: perplexity ≤ {gate.gate.threshold:g}"
     quantity = {"accuracy": "accuracy", "sdc": "SDC"}[gate.gate.quantity]
     return f"{gate.gate.name} {gate.gate.threshold:g}: {quantity} {sign} {percent(gate.limit, 2)} %"
 
 
+def unit(gate: GateResult) -> str:
+    """Return the unit of what `measured` returns."""
+    return "" if gate.gate.quantity == "token probability" else " points" if gate.gate.needs_baseline else " %"
+
+
 def measured(gate: GateResult, result: CampaignResult) -> str:
-    """Return what the gate looks at as measured over all of the arm's trials, in percent or points."""
+    """Return what the gate looks at as measured over all of the arm's trials, in percent, points or as it is."""
     arm = result.arms[gate.arm]
+    if gate.gate.quantity == "token probability":
+        return perplexity_interval(arm.perplexity(result.plan.confidence))
     if gate.gate.needs_baseline:
         return percent_interval(paired_drop(result, gate.arm), 2)
     if gate.gate.quantity == "accuracy":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import Interval
+from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.report.text import plain
 from faultcli.workload.metrics import Outcome
@@ -104,17 +107,21 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
     same faults, overhead in bits per weight. For language models top-1 is that of the next token, masked, SDC and DUE
     count sequences, and perplexity is the harmonic mean over trials.
     """
-    trials = len(result.arms[0].records)
+    trials = trials_text(result.arms)
     language = result.original.scored is not None
-    what = f"top-1 accuracy in %, {trials} trials, {result.inputs:,} inputs, original {percent(result.original.top1)}"
+    what = f"top-1 accuracy in %, {trials}, {result.inputs:,} inputs, original {percent(result.original.top1)}"
     if language:
         what = f"next token: {what}, perplexity {perplexity(result.original.perplexity)}"
-    interval = f"accuracy [{percent(confidence, 0)} %]"
+    interval = f"accuracy [{interval_name(result, confidence)}]"
     condition: Columns = {"format": lambda arm: arm.arm.format, "fault": lambda arm: arm.arm.fault.spec}
     flips: Columns = {"flips": lambda arm: flips_text(arm.flips_mean)}
+    differ = len({len(arm.records) for arm in result.arms}) > 1
+    if differ:
+        flips = {"trials": lambda arm: f"{len(arm.records):,}"} | flips
     protection: Columns = {
         "protect": hardening,
         "overhead": lambda arm: f"{arm.overhead_bits_per_weight:.3g}",
+        **({"trials": lambda arm: f"{len(arm.records):,}"} if differ else {}),
     }
     accuracy: Columns = {
         "stored": lambda arm: percent(arm.stored.top1),
@@ -123,7 +130,7 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
     }
     if language:
         accuracy |= {
-            f"perplexity [{percent(confidence, 0)} %]": lambda a: perplexity_interval(a.perplexity(confidence))
+            f"perplexity [{interval_name(result, confidence)}]": lambda a: perplexity_interval(a.perplexity(confidence))
         }
     gain: Columns = {"gain": lambda arm: percent_interval(result.gain_over_none(arm, confidence))}
     masked: Columns = {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}
@@ -186,14 +193,75 @@ def by_condition(result: CampaignResult) -> list[list[ArmResult]]:
 
 
 def gate_lines(result: CampaignResult) -> list[str]:
-    """Say what every gate of every arm decided, and all of them together; nothing without gates."""
+    """Say what every gate of every arm decided, and all of them together; nothing without gates in a complete
+    campaign."""
     lines = [
         f"{gate.verdict:>12}  {gate.gate.name} {gate.gate.threshold:g}: {result.arms[gate.arm].arm.label}, "
-        f"{gate.trials} trials"
+        f"{gate.trials:,} trials{until_decided(gate)}"
         for arm in result.arms
         for gate in arm.gates
     ]
-    return [*lines, f"verdict: {result.verdict}"] if result.verdict else []
+    return [*lines, *outstanding_lines(result), f"verdict: {result.verdict}"] if result.verdict else []
+
+
+def until_decided(gate: GateResult) -> str:
+    """Say of an open gate about how many trials would decide it, if the others are like those so far."""
+    if gate.verdict is not Verdict.INCONCLUSIVE or not gate.trials:
+        return ""
+    if gate.needed is None:
+        return "; no number of trials would decide it: their mean lies at the limit"
+    return f"; about {gate.needed:,} would decide it"
+
+
+def outstanding_lines(result: CampaignResult) -> list[str]:
+    """Say what was asked for and has not been run."""
+    return [
+        *(f"not run: {label}, no trial" for label in result.missing),
+        *(
+            f"not run: {arm.arm.label}, {arm.outstanding:,} of {arm.outstanding + len(arm.records):,} trials"
+            for arm in result.arms
+            if arm.outstanding
+        ),
+    ]
+
+
+def interval_name(result: CampaignResult, confidence: float) -> str:
+    """What an interval of this campaign is, in a column's header; `interval_lines` say the rest."""
+    sequential = any(arm.sequential for arm in result.arms)
+    return f"{percent(confidence, 0)} %{' at every look' if sequential else ''}"
+
+
+def interval_lines(result: CampaignResult, confidence: float) -> list[str]:
+    """Say what intervals are of, and what the trials cannot exclude."""
+    arms = [arm for arm in result.arms if arm.records and not arm.repeats]
+    if not arms:
+        return []
+    if any(arm.sequential for arm in arms):
+        return ["Intervals hold at every look, for all fault maps there are: the trials decided when to stop."]
+    shares: dict[int, float] = {len(arm.records): arm.unseen(confidence) for arm in arms}
+    said = [f"{n:,} trials cannot exclude that up to {percent(share)} %" for n, share in sorted(shares.items())]
+    return [f"Intervals are of the kinds of fault map that were seen; {' and '.join(said)} of maps are of another."]
+
+
+LOST_IN_FORMAT = 0.05  # a stored accuracy further below the original's is said beside every verdict
+
+
+def format_lines(result: CampaignResult) -> list[str]:
+    """Say which arms have lost accuracy before any fault, to being stored: gates on faults do not see it."""
+    original = result.original.top1
+    return [
+        f"{arm.arm.label}: stored without faults {percent(arm.stored.top1)} %, the original has {percent(original)} %; "
+        "--max-drop-from-original gates on both together"
+        for arm in result.arms
+        if original - arm.stored.top1 > LOST_IN_FORMAT
+    ]
+
+
+def trials_text(arms: Sequence[ArmResult]) -> str:
+    """Return `30 trials`, `1 trial` or, where arms differ, `5 to 30 trials`."""
+    counts = [len(arm.records) for arm in arms]
+    low, high = min(counts, default=0), max(counts, default=0)
+    return f"{low:,} to {high:,} trials" if low < high else f"{high:,} trial{'' if high == 1 else 's'}"
 
 
 def failure_lines(result: CampaignResult) -> list[str]:
@@ -206,24 +274,44 @@ def failure_lines(result: CampaignResult) -> list[str]:
 
 
 def winners(result: CampaignResult, confidence: float) -> list[str]:
-    """Say, for every format and law with several protections, which arm is best at which overhead: every line costs
-    more bits per weight than the one before it and is more accurate. A tie goes to the cheaper arm."""
+    """Say, for every fault law with several arms, which format and protection is best at which cost: every line takes
+    more bits per weight of memory than the one before it and is more accurate. A tie goes to the cheaper arm."""
     lines = []
-    for arms in by_condition(result):
-        best = -1.0
-        front = []
-        for arm in sorted(arms, key=lambda a: (a.overhead_bits_per_weight, -_mean(a))):
+    for law, front in fronts(result).items():
+        lines.append(f"best under {law}, by bits of memory per weight:")
+        lines += [
+            f"  {memory_bits(arm, result):8.4g}  {percent_interval(arm.accuracy(confidence)):>20}  "
+            f"SDC {percent(arm.mean_rates().get('sdc')):>5}  {arm.arm.format}, {hardening(arm)}"
+            for arm in front
+        ]
+    return lines
+
+
+def fronts(result: CampaignResult) -> dict[str, list[ArmResult]]:
+    """Return, by fault law with several arms, those that no cheaper arm equals in accuracy, cheapest first."""
+    by_law: dict[str, list[ArmResult]] = {}
+    for arm in result.arms:
+        if arm.records:
+            by_law.setdefault(arm.arm.fault.spec, []).append(arm)
+    found = {}
+    for law, arms in by_law.items():
+        best, front = -1.0, []
+        for arm in sorted(arms, key=lambda a: (memory_bits(a, result), -_mean(a))):
             if _mean(arm) > best:
                 best = _mean(arm)
                 front.append(arm)
         if len(arms) > 1:
-            lines.append(f"best of {arms[0].condition}, by bits per weight:")
-            lines += [
-                f"  {arm.overhead_bits_per_weight:8.3g}  {percent_interval(arm.accuracy(confidence)):>20}  "
-                f"{hardening(arm)}"
-                for arm in front
-            ]
-    return lines
+            found[law] = front
+    return found
+
+
+def memory_bits(arm: ArmResult, result: CampaignResult) -> float:
+    """Return what a weight takes in all: its word, and what the format and the protections add."""
+    if arm.arm.format != "native":
+        return parse_format(arm.arm.format).bits + arm.overhead_bits_per_weight
+    shapes = result.provenance.tensors.values() if result.provenance else ()
+    weights = sum(math.prod(shape) for shape in shapes)
+    return arm.bits / weights if weights else 32 + arm.overhead_bits_per_weight
 
 
 def _mean(arm: ArmResult) -> float:

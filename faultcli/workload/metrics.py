@@ -162,7 +162,7 @@ def measure(logits: Tensor, labels: Tensor, golden: GoldenRun | None = None) -> 
     outcome = Outcome(
         n=n,
         correct1=int(((top1 == labels) & finite).sum()),
-        correct5=None if fifth is None else int((_in_top(logits, fifth, labels) & finite).sum()),
+        correct5=None if fifth is None else int((in_top(logits, fifth, labels) & finite).sum()),
         loss=float(losses.mean()) if answered else None,
         due=n - answered,
     )
@@ -175,7 +175,7 @@ def measure(logits: Tensor, labels: Tensor, golden: GoldenRun | None = None) -> 
     drift = (1 / exp_sum - confidence).abs_() / confidence
     sdc5 = None
     if fifth is not None:
-        kept = _in_top(logits, fifth, golden_top1.clamp(min=0)) & (golden_top1 >= 0)
+        kept = in_top(logits, fifth, golden_top1.clamp(min=0)) & (golden_top1 >= 0)
         sdc5 = int((~kept & finite).sum())
     return Outcome(
         n=n,
@@ -208,7 +208,7 @@ def _exp_sum(logits: Tensor, largest: Tensor) -> Tensor:
     return (logits - largest[:, None]).exp_().sum(dim=1)
 
 
-def _in_top(logits: Tensor, fifth: Tensor, index: Tensor) -> Tensor:
+def in_top(logits: Tensor, fifth: Tensor, index: Tensor) -> Tensor:
     """Return whether class `index` [N] is among the first 5 of its row, whose fifth largest logit is `fifth` [N]."""
     value = logits.gather(1, index[:, None]).squeeze(1)
     inside = value > fifth

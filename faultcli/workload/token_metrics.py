@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from faultcli.workload.metrics import Outcome
+from faultcli.workload.metrics import Outcome, in_top
 
 _TOP = 5
 
@@ -68,7 +68,8 @@ class TokenMeter:
         self._answered += answered
         self._right += int(((top1 == targets) & finite).sum())
         if self._wide:
-            self._right5 += int((((logits > of_target[:, None]).sum(dim=1) < _TOP) & finite).sum())
+            fifth = logits.topk(_TOP, dim=1).values[:, -1]
+            self._right5 += int((in_top(logits, fifth, targets) & finite).sum())
         broken = answered < len(targets)
         self._due += broken
         golden = None

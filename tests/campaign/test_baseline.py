@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from faultcli.campaign.gates import Gate, GateCheck, Verdict
+from faultcli.campaign.gates import FaultFreeAccuracy, Gate, GateCheck, Verdict
 from faultcli.checkpoint import Checkpoint
 from faultcli.cli import run
 from faultcli.workload.demo import demo_checkpoint_path
@@ -50,6 +50,7 @@ def test_the_same_checkpoint_is_no_worse(compare: Callable[..., Any]) -> None:
         "threshold": 0.1,
         "arm": 0,
         "verdict": "pass",
+        "trials_needed": None,
         "trials": document["arms"][0]["trials"],
     }
     assert document["arms"][0]["drop_from_baseline"]["mean"] == 0
@@ -124,8 +125,8 @@ def test_a_store_remembers_the_baseline(place: Path, tmp_path: Path) -> None:
 def test_pairing_decides_where_means_do_not() -> None:
     """Accuracies swing by 60 points from map to map, the difference is always 1: unpaired, nothing is known."""
     gate = Gate("max-drop-from-baseline", 0.1)
-    check = GateCheck(gate, stored_accuracy=1.0, alpha=0.05)
-    plain = GateCheck(Gate("min-accuracy", 0.55), stored_accuracy=1.0, alpha=0.05)
+    check = GateCheck(gate, clean=FaultFreeAccuracy(1.0, 1.0), alpha=0.05)
+    plain = GateCheck(Gate("min-accuracy", 0.55), clean=FaultFreeAccuracy(1.0, 1.0), alpha=0.05)
     for trial in range(200):
         old = 0.3 if trial % 2 else 0.9
         check.add(old - (old - 0.01))
@@ -135,4 +136,7 @@ def test_pairing_decides_where_means_do_not() -> None:
 
 
 def test_a_drop_at_the_bound_is_met_by_every_mean() -> None:
-    assert GateCheck(Gate("max-drop-from-baseline", 1.0), stored_accuracy=1.0, alpha=0.05).verdict is Verdict.PASS
+    assert (
+        GateCheck(Gate("max-drop-from-baseline", 1.0), clean=FaultFreeAccuracy(1.0, 1.0), alpha=0.05).verdict
+        is Verdict.PASS
+    )

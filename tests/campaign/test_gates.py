@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from faultcli.campaign.gates import Gate, GateCheck, GatePanel, Verdict, combine, judge
+from faultcli.campaign.gates import FaultFreeAccuracy, Gate, GateCheck, GatePanel, Verdict, combine, difference, judge
 from faultcli.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def test_false_verdicts_under_early_stopping(name: str, offset: float, wrong: Ve
     gate = Gate(name, {"min-accuracy": 0.85, "max-drop": 0.06, "max-sdc": 0.15}[name])
     found = []
     for _ in range(100):
-        check = GateCheck(gate, stored_accuracy=0.91, alpha=0.05)
+        check = GateCheck(gate, clean=FaultFreeAccuracy(0.91, 0.91), alpha=0.05)
         values = accuracies(rng, 0.85 + offset, 300)
         for value in values if gate.quantity == "accuracy" else 1 - values:
             if check.add(value) is not Verdict.INCONCLUSIVE:
@@ -32,7 +32,7 @@ def test_false_verdicts_under_early_stopping(name: str, offset: float, wrong: Ve
 def test_a_clear_case_is_decided_early() -> None:
     rng = np.random.default_rng(1)
     for mean, verdict in ((0.85, Verdict.PASS), (0.5, Verdict.FAIL)):
-        check = GateCheck(Gate("min-accuracy", 0.7), stored_accuracy=0.9, alpha=0.05)
+        check = GateCheck(Gate("min-accuracy", 0.7), clean=FaultFreeAccuracy(0.9, 0.9), alpha=0.05)
         for value in accuracies(rng, mean, 100):
             check.add(value)
         assert check.verdict is verdict
@@ -40,17 +40,17 @@ def test_a_clear_case_is_decided_early() -> None:
 
 
 def test_a_verdict_stays() -> None:
-    check = GateCheck(Gate("min-accuracy", 0.5), stored_accuracy=0.9, alpha=0.05)
+    check = GateCheck(Gate("min-accuracy", 0.5), clean=FaultFreeAccuracy(0.9, 0.9), alpha=0.05)
     for value in [1.0] * 20 + [0.0] * 500:
         check.add(value)
     assert check.verdict is Verdict.PASS
 
 
 def test_a_drop_counts_from_the_accuracy_as_stored() -> None:
-    assert Gate("max-drop", 0.02).limit(0.9) == pytest.approx(0.88)
-    assert Gate("min-accuracy", 0.7).limit(0.9) == 0.7
-    assert Gate("max-sdc", 0.1).limit(0.9) == 0.1
-    check = GateCheck(Gate("max-drop", 0.95), stored_accuracy=0.9, alpha=0.05)
+    assert Gate("max-drop", 0.02).limit(FaultFreeAccuracy(0.95, 0.9)) == pytest.approx(0.88)
+    assert Gate("min-accuracy", 0.7).limit(FaultFreeAccuracy(0.95, 0.9)) == 0.7
+    assert Gate("max-sdc", 0.1).limit(FaultFreeAccuracy(0.95, 0.9)) == 0.1
+    check = GateCheck(Gate("max-drop", 0.95), clean=FaultFreeAccuracy(0.9, 0.9), alpha=0.05)
     assert check.verdict is Verdict.PASS  # no trial can lose more
 
 
@@ -66,7 +66,7 @@ def test_a_drop_counts_from_the_accuracy_as_stored() -> None:
     ],
 )
 def test_limits_at_the_ends(gate: Gate, value: float, verdict: Verdict) -> None:
-    check = GateCheck(gate, stored_accuracy=0.9, alpha=0.05)
+    check = GateCheck(gate, clean=FaultFreeAccuracy(0.9, 0.9), alpha=0.05)
     for _ in range(50):
         check.add(value)
     assert check.verdict is verdict
@@ -84,13 +84,16 @@ def test_unknown_gates_and_thresholds() -> None:
 
 def test_a_perplexity_is_tested_as_the_probability_of_a_token() -> None:
     gate = Gate("max-perplexity", 4.0)
-    assert gate.limit(0.9) == 0.25
+    assert gate.limit(FaultFreeAccuracy(0.95, 0.9)) == 0.25
     for perplexity, verdict in ((3.0, Verdict.PASS), (6.0, Verdict.FAIL)):
-        check = GateCheck(gate, stored_accuracy=0.9, alpha=0.05)
+        check = GateCheck(gate, clean=FaultFreeAccuracy(0.9, 0.9), alpha=0.05)
         for _ in range(200):
             check.add(1 / perplexity)
         assert check.verdict is verdict
-    assert GateCheck(Gate("max-perplexity", 1.0), stored_accuracy=0.9, alpha=0.05).add(0.5) is not Verdict.PASS
+    assert (
+        GateCheck(Gate("max-perplexity", 1.0), clean=FaultFreeAccuracy(0.9, 0.9), alpha=0.05).add(0.5)
+        is not Verdict.PASS
+    )
     gate.check_measured({"token probability": 0.2}, "a model")
     with pytest.raises(UsageError, match="--max-perplexity: resnet is no language model"):
         gate.check_measured({"accuracy": 0.9}, "resnet")
@@ -116,7 +119,7 @@ def test_a_panel_shares_one_error_rate() -> None:
     gates = [Gate("min-accuracy", 0.5), Gate("max-sdc", 0.5)]
     wrong = 0
     for _ in range(100):
-        panel = GatePanel(gates, [0.9, 0.9, 0.9])
+        panel = GatePanel(gates, [FaultFreeAccuracy(0.9, 0.9)] * 3)
         for _ in range(120):
             for arm in range(3):
                 panel.add(arm, {"accuracy": float(rng.random() < 0.5), "sdc": float(rng.random() < 0.5)})
@@ -127,7 +130,7 @@ def test_a_panel_shares_one_error_rate() -> None:
 def test_stored_trials_give_the_verdicts_of_the_running_campaign() -> None:
     gates = [Gate("min-accuracy", 0.8), Gate("max-sdc", 0.1)]
     trials = [[{"accuracy": 0.95, "sdc": 0.02}] * 80, [{"accuracy": 0.6, "sdc": 0.02}] * 80]
-    panel = judge(gates, [(0.96, trials[0]), (0.96, trials[1])])
+    panel = judge(gates, [(FaultFreeAccuracy(0.96, 0.96), trials[0]), (FaultFreeAccuracy(0.96, 0.96), trials[1])])
     assert [(r.arm, r.gate.name, r.verdict.value) for r in panel.results] == [
         (0, "min-accuracy", "pass"),
         (0, "max-sdc", "pass"),
@@ -137,6 +140,59 @@ def test_stored_trials_give_the_verdicts_of_the_running_campaign() -> None:
     assert panel.verdict is Verdict.FAIL
     assert panel.undecided(0) == panel.undecided(1) == 0
     assert all(result.trials < 80 for result in panel.results)
-    assert judge(gates, [(0.96, trials[0])]).verdict is Verdict.PASS
-    assert judge(gates, [(0.96, trials[0][:2])]).verdict is Verdict.INCONCLUSIVE
-    assert judge([], [(0.96, trials[0])]).verdict is None
+    assert judge(gates, [(FaultFreeAccuracy(0.96, 0.96), trials[0])]).verdict is Verdict.PASS
+    assert judge(gates, [(FaultFreeAccuracy(0.96, 0.96), trials[0][:2])]).verdict is Verdict.INCONCLUSIVE
+    assert judge([], [(FaultFreeAccuracy(0.96, 0.96), trials[0])]).verdict is None
+
+
+@pytest.mark.parametrize("n", [480, 500, 997])
+def test_a_loss_exactly_at_the_threshold_holds(n: int) -> None:
+    """In counts, whatever floats do: 476 of 480 to 470 of 480 is a loss of 0.0125."""
+    for stored in range(n + 1):
+        limits = {}
+        for lost in range(stored + 1):
+            threshold = float(f"{lost / n:.12g}")
+            if threshold * n != lost and n == 997:
+                continue  # no decimal of twelve digits is this fraction
+            limits[lost] = Gate("max-drop", threshold).limit(FaultFreeAccuracy(1.0, stored / n))
+        for lost, limit in limits.items():
+            if float(f"{lost / n:.6g}") * n == lost:  # a threshold that a person types
+                assert (stored - lost) / n >= limit, (stored, lost)
+            if lost + 1 <= stored:
+                assert (stored - lost - 1) / n < limit or lost / n != float(f"{lost / n:.6g}")
+    assert Gate("max-drop", 0.0125).limit(FaultFreeAccuracy(1.0, 476 / 480)) == 470 / 480
+
+
+def test_differences_of_counts_are_exact() -> None:
+    for n in (480, 500, 997, 10_000):
+        for one in range(0, n, max(1, n // 60)):
+            for other in range(0, n, max(1, n // 60)):
+                assert difference(one / n, other / n) == (one - other) / n
+
+
+def test_a_drop_from_the_original_counts_what_the_format_costs() -> None:
+    clean = FaultFreeAccuracy(0.992, 0.308)
+    check = GateCheck(Gate("max-drop-from-original", 0.05), clean=clean, alpha=0.05)
+    for _ in range(100):
+        check.add(0.3)
+    assert check.verdict is Verdict.FAIL
+    assert GateCheck(Gate("max-drop", 0.05), clean=clean, alpha=0.05).limit == pytest.approx(0.258)
+
+
+def test_how_many_trials_an_open_gate_needs() -> None:
+    rng = np.random.default_rng(0)
+    draw = rng.beta(20, 2, 20_000)  # mean 0.909
+    gate = Gate("min-accuracy", 0.88)
+    check = GateCheck(gate, clean=FaultFreeAccuracy(1.0, 1.0), alpha=0.025)
+    for value in draw[:30]:
+        check.add(float(value))
+    assert check.verdict is Verdict.INCONCLUSIVE
+    guess = check.needed()
+    assert guess is not None
+    took = next(n for n, value in enumerate(draw[30:], 31) if check.add(float(value)) is not Verdict.INCONCLUSIVE)
+    assert guess / 3 <= took <= guess * 3
+    assert check.needed() is None
+    at_the_limit = GateCheck(Gate("min-accuracy", 0.5), clean=FaultFreeAccuracy(1.0, 1.0), alpha=0.025)
+    for value in [0.4, 0.6] * 10:
+        at_the_limit.add(value)
+    assert at_the_limit.needed() is None

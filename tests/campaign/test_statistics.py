@@ -112,12 +112,20 @@ def test_skewness_moves_the_interval_towards_the_rare_maps() -> None:
     assert found.mean - found.low > 2 * (found.high - found.mean)
 
 
-def test_degenerate_trials_keep_the_floor_of_clopper_and_pearson() -> None:
-    found = mean_interval([1.0] * 20)
+def test_where_all_trials_agree_nothing_of_their_kind_is_uncertain() -> None:
+    assert mean_interval([1.0] * 20) == Interval(1.0, 1.0, 1.0)
+    assert mean_interval([0.0] * 20, bounds=(-1, 1)) == Interval(0.0, 0.0, 0.0)
     low = stats.binomtest(20, 20).proportion_ci(0.95, method="exact").low
-    assert found is not None
-    assert (found.mean, found.low, found.high) == (1.0, pytest.approx(low), 1.0)
-    assert mean_interval([0.0] * 20, bounds=(-1, 1)) == Interval(0.0, -unseen_share(20), unseen_share(20))
+    assert unseen_share(20) == pytest.approx(1 - low)  # the other half of what is not known
+
+
+def test_unseen_kinds_are_as_rare_as_said() -> None:
+    """The statement beside the interval: of campaigns in which no map of a kind showed, that kind is no larger."""
+    rng = np.random.default_rng(5)
+    for n in (5, 20, 100):
+        share = unseen_share(n)
+        missed = (rng.random((20_000, n)) >= share).all(axis=1).mean()  # a kind just as large shows nowhere
+        assert missed <= 0.025 + 3 * math.sqrt(0.025 / 20_000)
 
 
 def test_none_and_one() -> None:

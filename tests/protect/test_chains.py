@@ -155,7 +155,7 @@ def test_scales_stand_behind_the_checks_that_take_any_word() -> None:
 
 OVERHEADS = [  # of 135 + 77 weights of 8 bits
     ("none", 0),
-    ("scale=4", 2 * 32),
+    ("scale=4", 32),
     ("scale=max", 2 * 16),
     ("scale=max:channel", 12 * 16),
     ("guard", 2 * 16),

@@ -8,7 +8,7 @@
 Pure functions and small accumulators on plain numbers; undefined is None. docs/statistics.md has the measured coverage.
 """
 
-from faultcli.campaign.statistics.intervals import Interval, mean_interval, paired_interval, unseen_share
+from faultcli.campaign.statistics.intervals import Interval, certain, mean_interval, paired_interval, unseen_share
 from faultcli.campaign.statistics.samples import (
     Stratum,
     neyman_allocation,
@@ -16,7 +16,7 @@ from faultcli.campaign.statistics.samples import (
     stratified_estimate,
     trials_needed,
 )
-from faultcli.campaign.statistics.sequences import ConfidenceSequence, MeanTest
+from faultcli.campaign.statistics.sequences import ConfidenceSequence, MeanTest, sequence_interval
 from faultcli.campaign.statistics.stopping import StopReason, StopRule
 
 __all__ = [
@@ -26,10 +26,12 @@ __all__ = [
     "StopReason",
     "StopRule",
     "Stratum",
+    "certain",
     "mean_interval",
     "neyman_allocation",
     "paired_interval",
     "sample_size",
+    "sequence_interval",
     "stratified_estimate",
     "trials_needed",
     "unseen_share",

@@ -34,11 +34,9 @@ def mean_interval(
     `bounds`. Accuracies under faults are skewed (most maps are harmless, some ruin the model), and the plain t interval
     then ends too early on the side of the rare maps; without skewness the two are the same.
 
-    Where all trials agree the spread says nothing, so the interval reaches as far as the part of trials, at most, that
-    could still differ without one of n having been seen (`unseen_share`), taken as if such trials lay at the far bound.
-
-    The interval speaks of the kinds of fault map that were seen. If a part q of the maps is ruinous, none of them turns
-    up in n trials with probability (1 − q)^n, and no interval that is useful for harmless maps covers then.
+    The interval speaks of the kinds of fault map that were seen, and of no others: where all trials agree its width is
+    0. If a part q of the maps is of another kind, none of them turns up in n trials with probability (1 − q)^n. How
+    large q can be is a statement of its own, `unseen_share`; the two are never mixed into one number.
 
     Args:
         values: one number per trial, all inside `bounds`.
@@ -58,9 +56,7 @@ def mean_interval(
         return Interval(mean, None, None)
     low_bound, high_bound = bounds
     if array.min() == array.max():
-        unseen = unseen_share(n, confidence)
-        mean = float(array[0])
-        return Interval(mean, mean - unseen * (mean - low_bound), mean + unseen * (high_bound - mean))
+        return certain(float(array[0]))
     from scipy.special import stdtrit  # scipy.stats takes 0.8 s to import
 
     scale = float(np.abs(array - mean).max())  # powers of differences near 1e-108 would underflow
@@ -72,6 +68,11 @@ def mean_interval(
     low = mean - deviation * _hall_inverse(quantile, skewness, n)
     high = mean - deviation * _hall_inverse(-quantile, skewness, n)
     return Interval(mean, max(low_bound, low), min(high_bound, high))
+
+
+def certain(value: float) -> Interval:
+    """Return a mean that no other trial would change."""
+    return Interval(value, value, value)
 
 
 def paired_interval(

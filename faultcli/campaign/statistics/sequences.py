@@ -18,6 +18,7 @@ no forward pass and finishes first; what has finished is therefore no fair sampl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -100,6 +101,41 @@ class MeanTest:
         return self.decided
 
 
+def trials_to_show(
+    values: Sequence[float],
+    threshold: float,
+    *,
+    alpha: float,
+    direction: Literal["above", "below"],
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> int | None:
+    """Return about how many trials a `MeanTest` would take if all are like those so far; None where none would do, or
+    more than a million.
+
+    The wealth grows by the mean logarithm of what these trials multiply it by.
+    """
+    y = np.array([_scaled(value, bounds) for value in values])
+    mean = _scaled(threshold, bounds)
+    if direction == "below":
+        y, mean = 1 - y, 1 - mean
+    if not 0 < mean < 1:
+        return None
+    with np.errstate(divide="ignore"):
+        rates = np.log1p(FRACTIONS[:, None] * (y / mean - 1)).mean(axis=1)
+    low, high = len(values), 1 << 20
+    goal = math.log(1 / alpha)
+
+    def shown(n: int) -> bool:
+        return bool(np.logaddexp.reduce(n * rates + np.log(SPLIT)) >= goal)
+
+    if not shown(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shown(middle) else (middle + 1, high)
+    return low
+
+
 class ConfidenceSequence:
     """An interval for the mean of bounded trials that holds at all times at once with the confidence asked.
 
@@ -159,6 +195,17 @@ class ConfidenceSequence:
     def half_width(self) -> float:
         """Half of the interval's length; without trials that of the bounds."""
         return (self.bounds[1] - self.bounds[0]) * (self._high - self._low) / 2
+
+
+def sequence_interval(
+    values: Sequence[float], *, confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval | None:
+    """Return the mean of trials, in the order of their numbers, with the interval that holds however many there are and
+    whatever made them stop; None without trials."""
+    sequence = ConfidenceSequence(confidence=confidence, bounds=bounds)
+    for value in values:
+        sequence.add(value)
+    return sequence.interval
 
 
 def expected_end(values: NDArray[np.float64], n: int, goal: float) -> float:
