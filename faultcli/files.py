@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -28,8 +30,10 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-_TEMPORARY = re.compile(r"\.faultcli-[0-9a-f]{12}(\.[^-]*)?")
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # locks may not reach from one to another
+_TEMPORARY = re.compile(r"\.faultcli-([0-9a-f]{6})[0-9a-f]{12}(\.[^-]*)?")
 _YOUNG_SECONDS = 10.0
+_FOREIGN_SECONDS = 24 * 3600.0
 _CWD, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _CHUNK = 1 << 20  # bytes per read of the fallback copy
 _KERNEL_CHUNK = 64 << 20  # bytes per system call of the kernel copy: short enough for progress and for Ctrl-C
@@ -46,6 +50,8 @@ _REASONS: dict[int | None, tuple[str, str]] = {
     errno.ENOENT: ("its directory does not exist", "create the directory first"),
     errno.ENOTDIR: ("a part of its path is not a directory", "correct the path"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
+    errno.EMFILE: ("too many files are open for the limit of this shell", "allow more: ulimit -n 1024"),
+    errno.ELOOP: ("its links lead to each other", "correct the path"),
     errno.EBUSY: ("it is in use as a mount point", "choose another place"),
 }
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -128,7 +134,7 @@ def atomic_directory(path: str | Path, *, force: bool = False, inputs: Iterable[
         remove_leftovers(target.parent)
         temporary = _temporary(target)
         temporary.mkdir()
-    aside = temporary.with_suffix(".old")
+    aside = temporary.with_name(temporary.name.replace("faultcli-", "faultcli-old-"))
     try:
         with _held(temporary):
             with _reported(target, temporary):
@@ -252,16 +258,19 @@ def _check_replaceable(target: Path, inputs: Iterable[Path]) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files and folders of processes that are gone: those on which nobody holds a lock. One that is
-    empty and young may just have been made, and not be locked yet."""
+    empty and young may just have been made, and not be locked yet; of another machine, whose locks a network disk may
+    not show, only what nobody has written to for a day. What was moved aside stays: it may be all that is left."""
     try:
-        names = [entry.name for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+        found = [match for entry in os.scandir(folder) if (match := _TEMPORARY.fullmatch(entry.name))]
     except OSError:
         return
-    for path in (folder / name for name in names):
+    for match in found:
+        path = folder / match[0]
         with contextlib.suppress(OSError), _held(path, wait=False):
             about = path.lstat()
+            age = time.time() - about.st_mtime
             empty = not any(path.iterdir()) if path.is_dir() else about.st_size == 0
-            if empty and time.time() - about.st_mtime < _YOUNG_SECONDS:
+            if (empty and age < _YOUNG_SECONDS) or (match[1] != _MACHINE and age < _FOREIGN_SECONDS):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -283,7 +292,7 @@ def _held(path: Path, *, wait: bool = True) -> Iterator[None]:
             raise OSError(errno.ENOTSUP, "no locks here")
         yield
         return
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -305,7 +314,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _temporary(target: Path) -> Path:
-    return target.parent / f".faultcli-{secrets.token_hex(6)}{target.suffix}"
+    return target.parent / f".faultcli-{_MACHINE}{secrets.token_hex(6)}{target.suffix}"
 
 
 def _rename_new(temporary: Path, target: Path) -> None:

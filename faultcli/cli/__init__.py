@@ -26,7 +26,7 @@ _LIMITS = {
     errno.EMFILE: ("too many files are open for the limit of this shell", "allow more: ulimit -n 1024"),
     errno.ENFILE: ("too many files are open on this machine", "close some, or try again later"),
 }
-_NO_MEMORY = ("allocate memory", "failed to map segment", "can't start new thread", "out of memory")
+_NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
 for command in (
@@ -73,7 +73,11 @@ def main() -> None:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             signal.signal(number, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except MemoryError:  # not even enough to say so; an exception that got out would end with 1, as a failed gate
+        code = OutputError.exit_code
+    sys.exit(code)
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -159,7 +163,7 @@ def _leave_broken_pipe() -> int:
 def _internal_error() -> int:
     import traceback
 
-    traceback.print_exc()
+    sys.stderr.writelines(f"{printable(line)}\n" for line in traceback.format_exc().splitlines())
     _complain("this is a bug in faultcli, not in what you asked", "report it with the lines above")
     return INTERNAL_ERROR
 

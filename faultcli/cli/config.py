@@ -45,6 +45,9 @@ def _spelling(option: Any) -> str:
 
 
 def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object:
+    items = value if isinstance(value, list) else [value]
+    if any(one == "" or "\0" in str(one) for one in items):
+        raise UsageError(f"--config {path}: {key} is empty or no text", "write its value, or leave the line out")
     if isinstance(value, list) and all(map(_is_scalar, value)):
         return [str(one) for one in value] if repeatable else ",".join(map(str, value))
     if isinstance(value, int) and not _is_scalar(value):
@@ -52,8 +55,6 @@ def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object
     if not _is_scalar(value):
         problem = f"--config {path}: {key} is a {type(value).__name__}"
         raise UsageError(problem, "an option is a string, a number, true or false, or a list of these")
-    if value == "" or "\0" in str(value):
-        raise UsageError(f"--config {path}: {key} is empty or no text", "write its value, or leave the line out")
     if repeatable:
         return [str(value)]
     return value if isinstance(value, bool) else str(value)

@@ -8,6 +8,7 @@ link, a hard link, `./`) is the same file.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -18,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from faultcli.errors import OutputError, UsageError
+from faultcli.errors import FaultcliError, OutputError, UsageError
 
 
 class Role(Enum):
@@ -49,7 +50,7 @@ class Places:
         for other, path in self.read:
             if _same(target, path):
                 raise _is_input(option, target, other)
-            if path.is_dir() and _may_be_input(option, target) and path.resolve() in target.resolve().parents:
+            if path.is_dir() and _may_be_input(option, target) and _real(path) in _real(target).parents:
                 problem = f"{target}: lies in {path}, which {other} names; inputs are never changed"
                 raise OutputError(problem, f"choose another {_brief(option)}")
         for other, path in self.written:
@@ -71,6 +72,8 @@ class Places:
         self.read.append((option, path))
 
 
+_OF_A_MODEL = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
+_JOURNALS = ("-journal", "-wal", "-shm")
 _RESULTS = (".html", ".md", ".xml", ".jsonl", ".parquet", ".sqlite", ".db", ".svg")
 _here: ContextVar[Places] = ContextVar("places")
 
@@ -101,7 +104,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                             places.reads(option, path)
             for name, (option, role) in roles.items():
                 for text in _listed(values.get(name)):
-                    if role is not Role.READS and text != "-":
+                    if role is not Role.READS and (option, text) != ("--json", "-"):
                         places.writes(option, Path(text))
             command(**values)
         finally:
@@ -147,14 +150,29 @@ def _listed(value: object) -> list[str]:
 
 
 def _named(text: str) -> Iterator[Path]:
-    """Yield what a text names, as far as it exists: itself, the files of a checkpoint, `KIND:PLACE[,OPTION=PLACE]`."""
-    parts = [text, *(piece.partition("=")[2] or piece for piece in text.split(","))]
+    """Yield what a text names, as far as it exists: itself, `KIND:PLACE[,OPTION=PLACE]`, the module of a factory; and
+    what is read with that: the files of a checkpoint and of its folder, the journal of a store."""
+    parts = [text, *(part for piece in text.split(",") for part in (piece, piece.partition("=")[2]))]
     parts += [piece.partition(":")[2] for piece in parts if ":" in piece]
-    for path in {Path(part) for part in parts if part}:
-        if path.exists():
-            yield path
-            if path.name.endswith(".index.json"):
-                yield from sorted(path.parent.glob("*.safetensors"))
+    modules = [piece.partition(":")[0].replace(".", "/") for piece in (text, text.partition(",")[0]) if ":" in piece]
+    parts += [f"{module}{ending}" for module in modules if module for ending in (".py", "/__init__.py")]
+    for path in {Path(part) for part in parts if part and os.path.exists(part)}:
+        yield path
+        if not path.is_dir():
+            yield from _beside(path)
+
+
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield what is read with a file: the shards of an index, what says how a model in the same folder is built, and
+    the journal that SQLite would apply to it."""
+    if path.suffix == ".json":
+        from faultcli.checkpoint.locate import locate
+
+        with contextlib.suppress(FaultcliError):
+            yield from locate(path).files
+    if path.name.endswith((".safetensors", ".index.json")):
+        yield from (path.with_name(name) for name in _OF_A_MODEL if path.with_name(name).is_file())
+    yield from (path.with_name(path.name + ending) for ending in _JOURNALS)
 
 
 def _may_be_input(option: str, target: Path) -> bool:
@@ -168,4 +186,9 @@ def _same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:
-        return one.parent.resolve() / one.name == other.parent.resolve() / other.name
+        return _real(one.parent) / one.name == _real(other.parent) / other.name
+
+
+def _real(path: Path) -> Path:
+    """The path without links, as far as it exists. (`Path.resolve` raises where links go round in a circle.)"""
+    return Path(os.path.realpath(path))

@@ -157,6 +157,7 @@ def train_corrector(
         check_output(output, force=force)
     if report is not None:
         check_report(report)
+        check_output(report, force=force)
     training = TrainingOptions(window, _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs))
     laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
     faults = None if replay is None else FaultMap.load(replay)
@@ -209,7 +210,7 @@ def train_corrector(
         save_corrector(result.corrector, output, force=force)
     inputs = len(bench.held_out)
     if report is not None:
-        write_report(report, result.corrector, result.levels, inputs)
+        write_report(report, result.corrector, result.levels, inputs, force=force)
     write_json(correction_document(output, result.corrector, result.levels), json)
     if json != "-":
         stdout().print(correction_table(result.corrector, result.levels, inputs))

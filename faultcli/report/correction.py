@@ -13,6 +13,7 @@ from faultcli.errors import UsageError
 from faultcli.recover.assess import Level
 from faultcli.recover.base import Corrector
 from faultcli.report.table import UNDEFINED, new_table, percent
+from faultcli.report.text import markdown, printable
 
 SCHEMA = "faultcli.corrector/1"
 REPORT_SUFFIXES = (".md", ".svg", ".png")
@@ -127,8 +128,10 @@ def check_report(path: Path) -> None:
         raise UsageError(f"--report {path}: cannot write {kind}", f"end the name in {', '.join(REPORT_SUFFIXES)}")
 
 
-def write_report(path: Path, corrector: Corrector, levels: Sequence[Level], inputs: int) -> None:
-    """Write gain against severity: `.md` as a table, `.svg` or `.png` as a plot.
+def write_report(
+    path: Path, corrector: Corrector, levels: Sequence[Level], inputs: int, *, force: bool = False
+) -> None:
+    """Write gain against severity: `.md` as a table, `.svg` or `.png` as a plot. `force` replaces an existing file.
 
     Raises:
         UsageError: another suffix.
@@ -137,7 +140,7 @@ def write_report(path: Path, corrector: Corrector, levels: Sequence[Level], inpu
     from faultcli.files import atomic_output
 
     check_report(path)
-    with atomic_output(path, force=True) as partial:
+    with atomic_output(path, force=force) as partial:
         if path.suffix == ".md":
             partial.write_text(_markdown(corrector, levels, inputs), encoding="utf-8")
         else:
@@ -147,7 +150,7 @@ def write_report(path: Path, corrector: Corrector, levels: Sequence[Level], inpu
 def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str:
     head = ("fault", "maps", "severity", "corrupted %", "corrected %", "gain, points", "back", "predicted", "verdict")
     lines = [
-        f"# Logits correction: {corrector.name}, {corrector.card.setting}",
+        f"# Logits correction: {markdown(corrector.name)}, {corrector.card.setting}",
         "",
         f"{inputs:,} held-out inputs, {_maps(corrector)}; intervals are 95 % over maps. Severity "
         "is what the corrector itself estimates from unlabelled logits; predicted is the gain that it expects.",
@@ -156,11 +159,11 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
         "|" + "---|" * len(head),
     ]
     for level in levels:
-        cells = _cells(level)
+        cells = [markdown(level.fault), *_cells(level)[1:]]
         severity = UNDEFINED if level.severity is None else f"{level.severity:.3f}"
         lines.append("| " + " | ".join([*cells[:2], severity, *cells[2:]]) + " |")
-    sure = [level.fault for level in levels if verdict(level) == "helps"]
-    foreseen = [level.fault for level in levels if (level.predicted_gain or 0) > 0]
+    sure = [markdown(level.fault) for level in levels if verdict(level) == "helps"]
+    foreseen = [markdown(level.fault) for level in levels if (level.predicted_gain or 0) > 0]
     lines += ["", f"The gain is surely positive at: {', '.join(sure) or 'no level'}."]
     if any(level.predicted_gain is not None for level in levels):
         lines.append(f"The corrector itself expected to help at: {', '.join(foreseen) or 'no level'}.")
@@ -176,23 +179,23 @@ def _plot(path: Path, kind: str, corrector: Corrector, levels: Sequence[Level]) 
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, level in enumerate(levels):
-        lost = [100 * (level.clean.top1 - trial.corrupted.top1) for trial in level.trials]
-        gains = [100 * gain for gain in level.gains]
-        axes.scatter(lost, gains, s=14, alpha=0.6, color=f"C{number % 10}", label=level.fault)
-        known = [(x, 100 * t.correction.predicted_gain) for x, t in zip(lost, level.trials, strict=True)
-                 if t.correction.predicted_gain is not None]  # fmt: skip
-        if known:
-            lost, gains = [x for x, _ in known], [y for _, y in known]
-            axes.scatter(lost, gains, s=14, marker="x", alpha=0.4, color=f"C{number % 10}")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(
-        xlabel="accuracy lost to the damage, points",
-        ylabel="accuracy that comes back, points",
-        title=f"{corrector.name}, {corrector.card.setting} (● measured, × predicted)",
-    )
-    axes.legend(fontsize="small")
     with matplotlib.rc_context({"svg.hashsalt": "faultcli", "text.parse_math": False}):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        for number, level in enumerate(levels):
+            lost = [100 * (level.clean.top1 - trial.corrupted.top1) for trial in level.trials]
+            gains = [100 * gain for gain in level.gains]
+            axes.scatter(lost, gains, s=14, alpha=0.6, color=f"C{number % 10}", label=printable(level.fault))
+            known = [(x, 100 * t.correction.predicted_gain) for x, t in zip(lost, level.trials, strict=True)
+                     if t.correction.predicted_gain is not None]  # fmt: skip
+            if known:
+                lost, gains = [x for x, _ in known], [y for _, y in known]
+                axes.scatter(lost, gains, s=14, marker="x", alpha=0.4, color=f"C{number % 10}")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(
+            xlabel="accuracy lost to the damage, points",
+            ylabel="accuracy that comes back, points",
+            title=f"{corrector.name}, {corrector.card.setting} (● measured, × predicted)",
+        )
+        axes.legend(fontsize="small")
         figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -17,7 +17,7 @@ from faultcli.report.summary import (
     provenance_rows,
 )
 from faultcli.report.table import failure_lines, format_lines, interval_lines, interval_name, outstanding_lines
-from faultcli.report.text import printable
+from faultcli.report.text import markdown, printable
 
 MOST_BYTES = 1_000_000  # GitHub takes 1 MiB per step (docs.github.com, "Adding a job summary") and drops more whole
 _SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCOMPLETE: "⏳", Verdict.INCONCLUSIVE: "❔", None: "📊"}
@@ -35,9 +35,9 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
     gates = [gate for arm in result.arms for gate in arm.gates]
     room = most_bytes * 9 // 10
     lines = [
-        f"# {_SIGNS[result.verdict]} {VERDICTS[result.verdict]}: bit flips in {_text(model)}",
+        f"# {_SIGNS[result.verdict]} {VERDICTS[result.verdict]}: bit flips in {markdown(model)}",
         "",
-        _text(headline(result)),
+        markdown(headline(result)),
         "",
     ]
     if gates:
@@ -47,15 +47,15 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
             rows = [gate_cells(gate, result) for gate in ordered]
         lines += ["## Gates", "", *_table(GATE_COLUMNS, rows, room // 3, "gates", texts=2), ""]
     lines += [
-        line for text in [*outstanding_lines(result), *format_lines(result)] for line in (f"**{_text(text)}**", "")
+        line for text in [*outstanding_lines(result), *format_lines(result)] for line in (f"**{markdown(text)}**", "")
     ]
     failed = failure_lines(result)
     if failed:
-        lines += [f"**{len(failed):,} trials could not be run**; the first: {_text(failed[0])}", ""]
+        lines += [f"**{len(failed):,} trials could not be run**; the first: {markdown(failed[0])}", ""]
     said = [(name, text) for name, text in findings(result)]
     if len(said) <= 50:
         lines += ["## Findings", ""]
-        lines += [f"- **{_text(name)}**: {_text(text)}" for name, text in said]
+        lines += [f"- **{markdown(name)}**: {markdown(text)}" for name, text in said]
         lines.append("")
     arms: Sequence[ArmResult] = result.arms
     rows = [arm_cells(arm, result) for arm in arms]
@@ -79,16 +79,8 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
     return "\n".join([*lines, "</details>", ""])
 
 
-def _text(text: str) -> str:
-    """Escape what Markdown would obey."""
-    safe = printable(text)
-    for sign in "\\`*_[]<>|":
-        safe = safe.replace(sign, f"\\{sign}")
-    return safe
-
-
 def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(_text(cell) for cell in cells) + " |"
+    return "| " + " | ".join(markdown(cell) for cell in cells) + " |"
 
 
 def _fits(rows: Sequence[Sequence[str]], room: int) -> bool:

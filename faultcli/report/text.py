@@ -20,3 +20,11 @@ def plain(text: str) -> Text:
 def shown(row: Mapping[str, object]) -> dict[str, object]:
     """Return a row of a table with what a terminal or a spreadsheet would obey in its texts escaped."""
     return {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def markdown(text: str) -> str:
+    """Escape what Markdown would obey, too."""
+    safe = printable(text)
+    for sign in "\\`*_[]<>|":
+        safe = safe.replace(sign, f"\\{sign}")
+    return safe

@@ -189,11 +189,16 @@ def _load(spec: str, source: str, options: dict[str, str], geometry: Geometry | 
     split = options.get("split", "test")
     if "split" in options and kind not in ("digits", "mnist", "cifar10"):
         raise WorkloadError(f"{spec}: only digits, mnist:DIR and cifar10:DIR have splits", "leave out ,split=")
+    empty = [option for option, value in options.items() if not value]
+    if empty:
+        raise WorkloadError(f"{spec}: ,{empty[0]}= names nothing", f"data sets take {', '.join(_OPTIONS.values())}")
     if "classes" in options and kind != "images":
         raise WorkloadError(f"{spec}: only images:DIR takes a file of classes", "leave out ,classes=")
     if source == "digits":
         return _from_arrays(read_digits(split), spec)
     if colon and kind in _DIRECTORIES:
+        if not place:  # what an unset variable leaves; as a path, it would be the current directory
+            raise WorkloadError(f"{spec}: names no directory", f"pass --data {kind}:DIR, or {kind}:. for this one")
         if not Path(place).is_dir():
             raise WorkloadError(f"{spec}: there is no directory {place!r}", f"pass --data {kind}:DIR")
         if kind == "images":

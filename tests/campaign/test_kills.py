@@ -38,8 +38,12 @@ def test_a_supervisor_killed_at_random_moments_loses_nothing(kind: str, tmp_path
     chance = random.Random(kind)
     acknowledged: set[tuple[int, int]] = set()
     command = [sys.executable, str(SCRIPT), str(path), kind, "0.01"]
+    (temporary := tmp_path / "temporary").mkdir()
+    environment = os.environ if kind == "ray" else {**os.environ, "TMPDIR": str(temporary)}  # Ray keeps its logs there
     for _ in range(KILLS):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         time.sleep(chance.uniform(0, 3 if kind == "serial" else 6))
@@ -52,6 +56,7 @@ def test_a_supervisor_killed_at_random_moments_loses_nothing(kind: str, tmp_path
         with closing(Store.open(path)) as store:
             held = {(n, trial) for n, arm in enumerate(store.arms) for trial in store.records(arm, n)}
         assert acknowledged <= held
+        assert list(temporary.iterdir()) == [], "what workers share has no name that would stay"
     with closing(Store.open(path)) as store:
         assert trials_jsonl(run_demo(store)) == undisturbed
 

@@ -93,7 +93,7 @@ def test_interrupted_swap_of_directories_restores_the_old_one(tmp_path: Path, mo
     rename = Path.rename
 
     def fail(self: Path, to: Path) -> Path:
-        if to == target and ".old" not in self.name:
+        if to == target and "-old-" not in self.name:
             raise KeyboardInterrupt
         return rename(self, to)
 
@@ -312,17 +312,19 @@ def test_the_next_output_removes_what_a_killed_process_left(tmp_path: Path, kind
 
 
 def test_a_database_goes_with_its_journal(tmp_path: Path) -> None:
-    for name in (".faultcli-0123456789ab.sqlite", ".faultcli-0123456789ab.sqlite-journal", ".faultcli.notes"):
+    left = files._temporary(tmp_path / "s.sqlite").name
+    for name in (left, f"{left}-journal", ".faultcli.notes"):
         (tmp_path / name).write_text("left")
     files.remove_leftovers(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == [".faultcli.notes"]
 
 
 def test_a_temporary_file_that_was_just_made_stays(tmp_path: Path) -> None:
-    (tmp_path / ".faultcli-0123456789ab").touch()
+    made = files._temporary(tmp_path / "out")
+    made.touch()
     files.remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir())
-    os.utime(tmp_path / ".faultcli-0123456789ab", (1, 1))
+    os.utime(made, (1, 1))
     files.remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -337,3 +339,32 @@ def test_folders_change_places_in_one_step(tmp_path: Path) -> None:
         assert not list(one.iterdir())
         assert [entry.name for entry in other.iterdir()] == ["a"]
     assert not files._exchange(one, tmp_path / "gone")
+
+
+def test_only_what_is_surely_left_over_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on a network disk may not reach other machines, a folder moved aside may be the only copy, and a pipe
+    blocks who opens it."""
+    aside = files._temporary(tmp_path / "folder").name.replace("faultcli-", "faultcli-old-")
+    (tmp_path / aside).mkdir()
+    (tmp_path / aside / "model.safetensors").write_text("old")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    link = files._temporary(tmp_path / "link")
+    link.symlink_to("precious")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(files, "_MACHINE", "ffffff" if files._MACHINE != "ffffff" else "000000")
+        foreign = files._temporary(tmp_path / "out")
+    foreign.write_text("being written")
+    os.mkfifo(pipe := files._temporary(tmp_path / "pipe"))
+    os.utime(pipe, (1, 1))
+    files.remove_leftovers(tmp_path)
+    assert (tmp_path / aside / "model.safetensors").read_text() == "old"
+    assert (tmp_path / "precious" / "file").exists()
+    assert foreign.read_text() == "being written"
+    os.utime(foreign, (1, 1))
+    files.remove_leftovers(tmp_path)
+    assert not foreign.exists()
+    assert link.is_symlink()
+    for path in (link, tmp_path / aside / "model.safetensors"):
+        path.unlink()
+    (tmp_path / aside).rmdir()

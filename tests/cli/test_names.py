@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -77,3 +78,33 @@ def test_globs_in_a_store(faultcli: Callable[..., object]) -> None:
     assert "Warning" not in done.err
     for file in set(files) - {"r.parquet"}:  # which is for programs, and holds texts as they are
         assert b"\x1b" not in Path(file).read_bytes(), file
+
+
+def test_what_is_asked_for_without_a_store(faultcli: Callable[..., object]) -> None:
+    """Plans, corrections and their plots: nothing in a law is obeyed, by terminals, Markdown, XML or a plot's maths."""
+    law = "bitflip:1e-3,include=conv*,include=*\x1b[31m[/]|$\\foo$\u202e*"
+    done = faultcli("campaign", "--fault", law, "--plan-only", "--limit", "10")
+    assert done.code == 0, done.err
+    shown = done.out + done.err
+    few = ("--method", "align", "--maps", 1, "--report-maps", 1, "--window", 50, "--train-limit", 150, "--limit", 50)
+    for report in ("r.md", "r.svg"):
+        done = faultcli("train-corrector", "--fault", law, *few, "--report", report)
+        assert done.code == 0, done.err
+        shown += done.out + done.err + Path(report).read_text()
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "[/]|$\\foo$" in shown
+    ElementTree.parse("r.svg")
+    row = next(line for line in Path("r.md").read_text().splitlines() if "conv" in line)
+    assert row.replace("\\|", "").count("|") == 10
+
+
+def test_an_internal_error(faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("\x1b[31m")
+
+    monkeypatch.setattr("faultcli.cli.inspect._inspect_checkpoint", fail)
+    done = faultcli("inspect", "n.safetensors")
+    assert done.code == 3
+    assert "ZeroDivisionError: \\x1b[31m" in done.err
+    assert "\x1b" not in done.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,11 @@ from faultcli.workload.demo import demo_checkpoint_path
 COMMANDS = {info.callback.__name__.replace("_", "-"): info.callback for info in app.registered_commands}
 # Words that make a command run at all; what names files is put in by the test.
 NEEDED = {"inject": ["--ber", "1e-4"], "scale": ["--factor", "2"], "train-corrector": ["--fault", "gaussian:0.1"]}
+# Options that take a text which never names a file; every other one has to say what it does to the file.
+NO_FILES = [
+    *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),
+    *("factor", "granularity", "method", "hidden", "ray", "shard", "curve"),
+]
 FILE_WORDS = ("FILE", "DIR", "STORE", "MODEL", "OUT", "measured")
 
 
@@ -33,7 +39,8 @@ def test_every_option_that_may_name_a_file_says_what_it_does_to_it(name: str) ->
     for parameter, about in parameters(COMMANDS[name]).items():
         said = " ".join(f"{getattr(item, 'metavar', '')} {getattr(item, 'help', '')}" for item in about[1:])
         metavar = " ".join(str(getattr(item, "metavar", "")) for item in about[1:])
-        if "Path" in str(about[0]) or any(word in metavar for word in FILE_WORDS) or "FILE" in said:
+        texts = "str" in str(about[0]) and parameter not in NO_FILES
+        if "Path" in str(about[0]) or texts or any(word in metavar for word in FILE_WORDS) or "FILE" in said:
             assert parameter in roles, f"{name}: {parameter} needs READS, WRITES or KEEPS"
 
 
@@ -140,3 +147,70 @@ def test_an_earlier_result_in_the_folder_of_the_model(tmp_path: Path, monkeypatc
     for _ in range(2):
         words = ["campaign", ".", "--ber", "1e-4", "--limit", "10", "--trials", "2", "--store", "run.sqlite", "--quiet"]
         assert run(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "written", "named"),
+    [
+        (["scale", "sharded/weights.json", "--factor", "2", "-o", "out", "--json"], "sharded/one.st", "no earlier"),
+        (["inject", "sharded/weights.json", "--ber", "1e-4", "--force", "--save-faults"], "sharded/one.st", "input"),
+        (["train-corrector", "--fault", "gaussian:0.1", "--data", "mynet:data", "--force", "-o"], "mynet.py", "--data"),
+        (["train-corrector", "hf/model.safetensors", "--fault", "zero:0.1", "--force", "-o"], "hf/config.json", "inp"),
+        (["train-corrector", "--fault", "measured:a=b,place=shift", "--force", "-o"], "a=b", "--fault names"),
+        (["merge", "store", "--force", "-o"], "store-journal", "input"),
+        (["train-corrector", "--fault", "gaussian:0.1", "--report"], "notes.md", "exists already"),
+    ],
+)
+def test_what_is_read_with_an_input_is_an_input(
+    words: list[str],
+    written: str,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("sharded", "hf"):
+        Path(folder).mkdir()
+    shutil.copy(demo_checkpoint_path(), "sharded/one.st")
+    shutil.copy(demo_checkpoint_path(), "hf/model.safetensors")
+    with Path("sharded/one.st").open("rb") as file:
+        names = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    shards = {name: "one.st" for name in names if name != "__metadata__"}
+    Path("sharded/weights.json").write_text(json.dumps({"weight_map": shards}))
+    for name in ("mynet.py", "hf/config.json", "a=b", "store", "store-journal", "notes.md"):
+        Path(name).write_text("kept")
+    before = Path(written).read_bytes()
+    assert run([*words, written]) == 2
+    assert named in capfd.readouterr().err
+    assert Path(written).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["inspect", "--fault", f"bitflip:1e-4,include={'a' * 300}"], 0),
+        (["inject", "model.safetensors", "--ber", "1e-4", "-o", "circle/out"], 2),
+        (["inject", "model.safetensors", "--ber", "1e-4", "-o", "circle", "--json", "x"], 2),
+        (["evaluate", "--data", "images:"], 2),
+        (["evaluate", "--data", "images:.,classes="], 2),
+    ],
+)
+def test_odd_names(
+    words: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(demo_checkpoint_path(), "model.safetensors")
+    Path("circle").symlink_to("circle")
+    assert run(words) == code
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_nothing_is_empty_in_a_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in ('output = [""]', 'output = ["a.html", ""]', 'output = ""', 'store = "a\\u0000b"'):
+        Path("c.toml").write_text(line)
+        assert run(["report", "s.db", "--config", "c.toml"]) == 2
+        assert "is empty or no text" in capfd.readouterr().err

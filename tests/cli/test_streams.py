@@ -267,6 +267,12 @@ LINES = {
     "gate that fails": "faultcli campaign --ber 1e-2 --format q2.5 --max-drop 0.1 --limit 20",
     "json": "faultcli inspect --json -",
     "inject": "faultcli inject model.safetensors --ber 1e-4 -o out --force",
+    "scale": "faultcli scale model.safetensors --factor 2 -o out --force",
+    "evaluate": "faultcli evaluate --limit 20",
+    "corrector": "faultcli train-corrector --fault gaussian:0.1 --method align --maps 1 --report-maps 1 --window 50"
+    " --train-limit 150 --limit 50",
+    "stores": "faultcli campaign --ber 1e-4 --trials 2 --limit 20 -q --store s.db >/dev/null"
+    " && faultcli merge s.db -o m.db && faultcli report m.db -o r.md",
     "help": "faultcli --help",
     "version": "faultcli --version",
     "mistake": "faultcli campaign --nonsense",
@@ -274,7 +280,15 @@ LINES = {
 
 
 QUICK_LINES = ("help", "version", "mistake")  # they load no torch
-TELLING = {"campaign": ["both closed", "stderr full"], "json": ["stdout full"], "inject": ["both full"]}
+TELLING = {
+    "campaign": ["both closed", "stderr full"],
+    "json": ["stdout full"],
+    "inject": ["both full"],
+    "scale": ["stdout full", "all closed"],
+    "evaluate": ["both full", "stdout closed"],
+    "corrector": ["stdout full", "stderr full"],
+    "stores": ["all closed", "both full"],
+}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +302,7 @@ TELLING = {"campaign": ["both closed", "stderr full"], "json": ["stdout full"], 
 def test_streams_as_daemons_leave_them(line: str, streams: str, shell: Callable[..., object]) -> None:
     """A closed stream wants nothing; a result that could not be written is 2; 1 is a gate that failed, nothing else."""
     done = shell(f"{LINES[line]} {STREAMS[streams]}")
-    lost = "stdout full" in streams or "both full" in streams
+    lost = streams in ("stdout full", "both full") and line != "stores"  # whose results are files
     expected = 2 if lost or line == "mistake" else 1 if line == "gate that fails" else 0
     assert done.code == expected, done.err
     assert "Traceback" not in done.err
@@ -299,7 +313,8 @@ def test_streams_as_daemons_leave_them(line: str, streams: str, shell: Callable[
     [
         ("ulimit -f 10", "faultcli inject model.safetensors --ber 1e-4 -o big", "limit (ulimit -f) allows"),
         ("ulimit -f 10", "faultcli campaign --ber 1e-4 --trials 2 --limit 20 --store s.db", "s.db: cannot be used"),
-        ("ulimit -v 700000", "faultcli campaign --ber 1e-4 --trials 2 --limit 20", "memory ran out"),
+        ("ulimit -v 200000", "faultcli campaign --ber 1e-4 --trials 2 --limit 20", "memory ran out"),
+        ("ulimit -n 5", "faultcli inject model.safetensors --ber 1e-4 -o out", "ulimit -n"),
         ("mkdir gone; cd gone; rmdir ../gone", "faultcli inspect", "the working directory does not exist"),
     ],
 )
@@ -308,3 +323,25 @@ def test_limits_of_the_system_are_said(limit: str, line: str, said: str, shell: 
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+def test_memory_that_runs_out_is_no_failed_gate(
+    faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the C++ below and Python itself raise; the latter even where there is none left to say so."""
+
+    def run_out(error: Exception) -> Callable[..., None]:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        return fail
+
+    for error in (MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("[enforce fail] can't allocate memory")):
+        monkeypatch.setattr(inspect, "_inspect_checkpoint", run_out(error))
+        done = faultcli("inspect")
+        assert done.code == 2
+        assert "memory ran out" in done.err
+    monkeypatch.setattr(package.cli, "run", run_out(MemoryError()))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2

@@ -1,0 +1,200 @@
+"""kill -9 of every command that writes: what was there stays, an output is whole or absent, the next run cleans up.
+
+FAULTCLI_KILLS sets how many of each, over no output and as many over an older one (2; 50 were done for the record).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from faultcli.workload.demo import demo_checkpoint_path
+
+KILLS = int(os.environ.get("FAULTCLI_KILLS", "2"))
+# Runs commands in processes of their own, forked from one that has loaded all libraries. A command says when it comes
+# to its first output, and takes its time over every step of the file system, so that kills fall between the steps.
+SERVER = """
+import json, os, sys, time
+import torch, matplotlib.figure, scipy.stats
+import faultcli.campaign.merge, faultcli.injection, faultcli.recover.experiment, faultcli.report.formats
+from faultcli import files
+from faultcli.cli import main
+
+def slow(module, name):
+    plain = getattr(module, name)
+    def step(*values, **how):
+        time.sleep(0.01)
+        done = plain(*values, **how)
+        time.sleep(0.01)
+        return done
+    setattr(module, name, step)
+
+told = os.fdopen(os.dup(1), "w")
+def tell(*words):
+    print(*words, file=told, flush=True)
+
+def first(target, plain=files._temporary):
+    tell("writing")
+    return plain(target)
+
+files._temporary = first
+for module, names in ((files, "write_all copy_range reserve _exchange"), (os, "fsync link replace rename unlink")):
+    for name in names.split():
+        slow(module, name)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv[1:] = json.loads(line)
+        main()
+    tell("child", child)
+    tell("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+QUICK = ("--maps", "1", "--report-maps", "1", "--window", "50", "--train-limit", "150", "--limit", "50")
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "inject": ("inject", "big.safetensors", "--ber", "1e-4", "-o", "out", "--save-faults", "map"),
+    "inject, directory": ("inject", "sharded", "--ber", "1e-4", "-o", "folder"),
+    "scale": ("scale", "big.safetensors", "--factor", "3", "-o", "out"),
+    "scale --undo": ("scale", "scaled.safetensors", "--undo", "-o", "out"),
+    "train-corrector": ("train-corrector", "--fault", "gaussian:0.1", "--method", "align", *QUICK, "-o", "out",
+                        "--report", "out.md"),
+    "merge": ("merge", "part-1.db", "part-2.db", "-o", "out"),
+    "report": ("report", "part-1.db", "-o", "out.html", "-o", "out.md", "-o", "out.json"),
+}  # fmt: skip
+WRITING = ("-o", "--save-faults", "--report")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and POSIX signals")
+
+
+class Server:
+    """Runs commands in a folder, and kills them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, kill_after: float | None = None) -> int:
+        """Return how a command ends; it is killed so many seconds after it has come to its first output."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{json.dumps([*words, '--quiet'])}\n")
+        self._process.stdin.flush()
+        child, writing = 0, False
+        while True:
+            word, _, number = self._process.stdout.readline().strip().partition(" ")
+            if word == "ended":
+                return int(number)
+            assert word in ("child", "writing"), "the server has ended"
+            child, writing = int(number or child), writing or word == "writing"
+            if child and writing and kill_after is not None:
+                time.sleep(kill_after)
+                os.kill(child, signal.SIGKILL)  # it is still there, if only as a zombie that the server has not seen
+                kill_after = None
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def content(path: Path) -> object:
+    """Return what lies there, None if nothing does."""
+    if path.is_dir():
+        return {entry.name: entry.read_bytes() for entry in path.iterdir()}
+    return path.read_bytes() if path.exists() else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("kills")
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"layer{n}.weight": torch.randn(256, 256, generator=generator) for n in range(8)}
+    save_file(tensors, folder / "big.safetensors")
+    (folder / "sharded").mkdir()
+    save_file(tensors, folder / "sharded" / "model.safetensors")
+    (folder / "sharded" / "config.json").write_text("{}")
+    server = Server(folder)
+    assert server.run("scale", "big.safetensors", "--factor", "3", "-o", "scaled.safetensors") == 0
+    for part in ("1", "2"):
+        campaign = ("campaign", str(demo_checkpoint_path()), "--ber", "1e-4", "--trials", "6", "--limit", "20")
+        assert server.run(*campaign, "--shard", f"{part}/2", "--store", f"part-{part}.db") == 0
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("force", [False, True], ids=["new", "over an older output"])
+def test_a_killed_command_leaves_nothing_half_done(name: str, force: bool, server: Server) -> None:
+    words, folder, chance = COMMANDS[name], server.folder, random.Random(f"{name} {force}")
+    outputs = [folder / word for before, word in pairwise(words) if before in WRITING]
+    try:
+        untouched = {entry: content(entry) for entry in folder.iterdir()}
+        started = time.monotonic()
+        assert server.run(*words) == 0
+        takes = min(1.0, time.monotonic() - started)
+        new = {output: content(output) for output in outputs}
+        older = {output: an_older_one(new[output]) if force else None for output in outputs}
+        killed = ended = 0
+        while killed < KILLS:
+            for output in outputs:
+                put(output, older[output])
+            code = server.run(*words, *(["--force"] if force else []), kill_after=chance.uniform(0, takes))
+            killed, ended = killed + (code == -signal.SIGKILL), ended + (code == 0)
+            assert ended < 10 * KILLS + 10, "it ends too soon to be killed"
+            assert {entry: content(entry) for entry in untouched} == untouched
+            for output in outputs:
+                assert content(output) in (older[output], new[output]), f"{output.name}: neither the old nor the new"
+        for path in left_in(folder):
+            if not has_content(path):  # what is empty and young is kept, as it may be about to be locked
+                os.utime(path, (1, 1))
+        assert server.run(*words, "--force") == 0
+        assert {output: content(output) for output in outputs} == new
+        assert left_in(folder) == [], "the next run removes what killed ones left"
+    finally:
+        for path in (*outputs, *left_in(folder)):
+            put(path, None)
+
+
+def an_older_one(new: object) -> object:
+    return {**new, "older.json": b"{}"} if isinstance(new, dict) else bytes(new) + b"\n"  # type: ignore[call-overload]
+
+
+def put(path: Path, there: object) -> None:
+    """Let this lie there, and nothing else."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    if isinstance(there, dict):
+        path.mkdir()
+        for name, entry in there.items():
+            (path / name).write_bytes(entry)
+    elif isinstance(there, bytes):
+        path.write_bytes(there)
+
+
+def left_in(folder: Path) -> Sequence[Path]:
+    return sorted(folder.glob(".faultcli-*"))
+
+
+def has_content(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
