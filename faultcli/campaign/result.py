@@ -7,7 +7,7 @@ from dataclasses import replace
 from faultcli.campaign.gates import Verdict
 from faultcli.campaign.plan import Identity, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
-from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.store import Memory, Store, StoreError
 from faultcli.campaign.watch import Watch
 from faultcli.faults.laws import AnyFlips
 
@@ -21,6 +21,9 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         identity: of the plan.
 
     An arm without its fault-free run (it was interrupted before) is left out, and so are curves (`curves.curves_of`).
+
+    Raises:
+        StoreError: the store is damaged, or nothing is left.
     """
     if plan is None or identity is None:
         plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
@@ -29,6 +32,8 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         for number, arm in enumerate(identity.arms)
         if (memory := store.memory(arm)) is not None and not isinstance(plan.arms[number].fault, AnyFlips)
     }
+    if not memories:
+        raise no_trials(store)
     if len(memories) < len(identity.arms):
         baseline = tuple(plan.baseline[number] for number in memories) if plan.baseline else ()
         plan = replace(plan, arms=tuple(plan.arms[number] for number in memories), baseline=baseline)
@@ -39,6 +44,11 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         arms.append(_arm_result(plan, number, memory, records, store.failures(arm, number)))
     seconds = sum(record.seconds for arm in arms for record in arm.records)
     return CampaignResult(plan, identity.sha256, store.inputs, store.original, tuple(arms), seconds, store.provenance)
+
+
+def no_trials(store: Store) -> StoreError:
+    """Return the error for a store whose campaign was interrupted before it came to anything."""
+    return StoreError(f"{store.name}: its campaign has not run anything yet", "let it get to its first trial")
 
 
 def _arm_result(
