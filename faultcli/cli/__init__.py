@@ -19,6 +19,7 @@ from faultcli.report.text import printable
 
 INTERNAL_ERROR = 3
 INTERRUPTED = 130
+_ENDING = signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
@@ -62,13 +63,17 @@ def main() -> None:
     """Run the command line of this process and exit with its code."""
     if not sys.stdout.isatty():
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer writes colours into pipes under GITHUB_ACTIONS
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    for number in _ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             signal.signal(number, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale without × and – still gets its table
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    for number in _ENDING:  # done: a signal that comes while the interpreter takes itself down changes nothing any more
+        if signal.getsignal(number) is _terminate:
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _terminate(number: int, frame: object) -> None:
