@@ -15,10 +15,12 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
+from faultcli.campaign.cells import MOST_REPEATS
 from faultcli.campaign.executors.base import Executor, Serial
 from faultcli.campaign.plan import Arm, Identity, Plan, Question
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
+from faultcli.campaign.result import no_trials
 from faultcli.campaign.store import Memory, Store
 from faultcli.campaign.strata import FlipCurve, MaxBer
 from faultcli.campaign.subject import Subject
@@ -29,7 +31,6 @@ from faultcli.workload.metrics import Outcome
 CURVE_SCHEMA = "faultcli.curve/1"
 QUANTITIES = ("accuracy", "sdc", "due")
 ROUND = 32  # trials between two looks
-_MOST_REPEATS = 1_000_000  # of one number of flips
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def curves_of(store: Store) -> CurveResult:
 
     Raises:
         UsageError: the store holds no curves.
+        StoreError: the store is damaged, or no curve has been begun.
     """
     plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
     if plan.question is None:
@@ -137,6 +139,8 @@ def curves_of(store: Store) -> CurveResult:
             continue  # of another campaign in the same store
         if store.memory(key) is not None and trials.knows(0):
             arms.append(_grow(plan, number, trials, None, lambda result, curve: None))
+    if not arms:
+        raise no_trials(store)
     seconds = sum(record.seconds for key in identity.arms for record in store.records(key, 0).values())
     return CurveResult(plan, identity.sha256, store.inputs, store.original, tuple(arms), seconds, store.provenance)
 
@@ -254,7 +258,7 @@ class _ArmTrials:
 
     def knows(self, flips: int) -> bool:
         """Whether the store has a trial with so many flips."""
-        return flips * _MOST_REPEATS in self._known
+        return flips * MOST_REPEATS in self._known
 
     def memory(self) -> Memory:
         """Return what the memory of the arm is like."""
@@ -292,4 +296,4 @@ class _ArmTrials:
     def _next(self, flips: int) -> Trial:
         repeat = self._asked[flips]
         self._asked[flips] += 1
-        return Trial(self._number, flips * _MOST_REPEATS + repeat, Flips(flips))
+        return Trial(self._number, flips * MOST_REPEATS + repeat, Flips(flips))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Merged:
     repeats: int  # trials that several stores hold, with the same outcome
 
 
-def merge(sources: Sequence[Path], target: Path) -> Merged:
+def merge(sources: Sequence[Path], target: Path, name: str | None = None) -> Merged:
     """Write the trials of all sources into a new store.
 
     Trials that several stores hold are kept once. The arms come in the order of the first store, then of the next ones;
@@ -31,11 +31,18 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
     Args:
         sources: stores, at least one; they stay as they are.
         target: where there is no file, or an empty one.
+        name: what messages call the target; None: its path.
 
     Raises:
         StoreError: a source is no store, the campaigns are not the same, or a trial has two outcomes.
+        OutputError: the target cannot be written.
     """
-    stores = [Store.read(path) for path in sources]
+    with ExitStack() as opened:
+        stores = [opened.enter_context(closing(Store.read(path))) for path in sources]
+        return _merge(stores, sources, opened.enter_context(closing(Store.open(target, name))))
+
+
+def _merge(stores: Sequence[Store], sources: Sequence[Path], out: Store) -> Merged:
     first = stores[0]
     for path, store in zip(sources[1:], stores[1:], strict=True):
         if store.base != first.base:
@@ -47,12 +54,15 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
                 f"{path}: the fault-free model answers otherwise than in {sources[0]}", _DIFFERENT_MACHINES
             )
     arms = list(dict.fromkeys(arm for store in stores for arm in store.arms))
-    plan = replace(first.plan(), trials=max(store.plan().trials for store in stores))
-    with closing(Store.open(target)) as out:
-        identity = Identity(first.base, tuple(arms))
-        out.join(identity, plan, inputs=first.inputs, original=first.original, provenance=first.provenance)
-        repeats = sum(_join_arm(arm, stores, sources, out) for arm in arms)
-        return Merged(len(arms), out.trials, repeats)
+    plan = first.plan()
+    if plan.baseline:  # of the arms of the first store
+        baseline = dict(zip(first.arms, plan.baseline, strict=True))
+        plan = replace(plan, baseline=tuple(baseline.get(arm, ()) for arm in arms))
+    plan = replace(plan, trials=max(store.plan().trials for store in stores))
+    identity = Identity(first.base, tuple(arms))
+    out.join(identity, plan, inputs=first.inputs, original=first.original, provenance=first.provenance)
+    repeats = sum(_join_arm(arm, stores, sources, out) for arm in arms)
+    return Merged(len(arms), out.trials, repeats)
 
 
 def _join_arm(arm: str, stores: Sequence[Store], sources: Sequence[Path], out: Store) -> int:

@@ -21,6 +21,7 @@ from faultcli.recover.applied import CorrectorId
 from faultcli.recover.batchnorm import Recalibrate, parse_recalibration
 
 RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
+MOST_TRIALS = 10_000_000  # per arm; a store that has a trial of a higher number is damaged
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise UsageError(f"--trials {self.trials}: a campaign has at least 1 trial")
+        if self.trials > MOST_TRIALS:
+            raise UsageError(f"--trials {self.trials}: a campaign has at most {MOST_TRIALS:,} trials per arm")
         if not 0 < self.confidence < 1:
             raise UsageError(f"--confidence {self.confidence:g}: lies between 0 and 1", "try: --confidence 0.95")
         if self.until_half_width is not None and not 0 < self.until_half_width < 1:
@@ -176,9 +179,10 @@ def read_arm(identity: Mapping[str, Any]) -> Arm:
     Raises:
         FaultcliError: a part of it is not known to this version.
     """
-    recalibrate, corrector = identity["recalibrate"], identity["corrector"]
+    name, recalibrate, corrector = identity["format"], identity["recalibrate"], identity["corrector"]
+    _check_format(name)
     return Arm(
-        identity["format"],
+        name,
         parse_law(identity["fault"]),
         parse_chain(identity["protect"]),
         parse_recalibration(recalibrate) if recalibrate else None,
@@ -202,9 +206,13 @@ def cross(
     if not faults:
         raise UsageError("no fault to inject", "name one with --ber P or --fault SPEC")
     for name in formats:
-        if name != "native":
-            parse_format(name)
+        _check_format(name)
     return tuple(
         Arm(*conditions)
         for conditions in product(formats, faults, protect or [UNPROTECTED], recalibrate or [None], correct or [None])
     )
+
+
+def _check_format(name: str) -> None:
+    if name != "native":
+        parse_format(name)

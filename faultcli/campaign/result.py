@@ -7,7 +7,7 @@ from dataclasses import replace
 from faultcli.campaign.gates import FaultFreeAccuracy, Verdict
 from faultcli.campaign.plan import Identity, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
-from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.store import Memory, Store, StoreError
 from faultcli.campaign.watch import Watch
 from faultcli.faults.laws import AnyFlips
 
@@ -22,6 +22,9 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
 
     An arm without its fault-free run (it was interrupted before) is named among what is missing; curves are left out
     (`curves.curves_of`).
+
+    Raises:
+        StoreError: the store is damaged, or nothing is left.
     """
     if plan is None or identity is None:
         plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
@@ -35,6 +38,8 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         for number, arm in enumerate(plan.arms)
         if number not in memories and not isinstance(arm.fault, AnyFlips)
     )
+    if not memories:
+        raise no_trials(store)
     if len(memories) < len(identity.arms):
         baseline = tuple(plan.baseline[number] for number in memories) if plan.baseline else ()
         plan = replace(plan, arms=tuple(plan.arms[number] for number in memories), baseline=baseline)
@@ -47,6 +52,11 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     seconds = sum(record.seconds for arm in arms for record in arm.records)
     found = (tuple(arms), seconds, store.provenance, missing)
     return CampaignResult(plan, identity.sha256, store.inputs, store.original, *found)
+
+
+def no_trials(store: Store) -> StoreError:
+    """Return the error for a store whose campaign was interrupted before it came to anything."""
+    return StoreError(f"{store.name}: its campaign has not run anything yet", "let it get to its first trial")
 
 
 def _arm_result(

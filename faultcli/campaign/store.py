@@ -11,84 +11,80 @@ journal is the classic one, as the write-ahead log does not work on network file
 
 from __future__ import annotations
 
+import functools
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from sqlite3 import Connection
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from faultcli.campaign.gates import Gate
-from faultcli.campaign.plan import Identity, Plan, Question, read_arm
+from faultcli.campaign.cells import (
+    Damaged,
+    Memory,
+    read_arm_cell,
+    read_base,
+    read_failure,
+    read_memory,
+    read_outcome,
+    read_plan,
+    read_provenance,
+    read_record,
+    whole,
+)
+from faultcli.campaign.database import StoreError, boundary, connect, connect_to_read, transaction
+from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
-from faultcli.errors import FaultcliError, OutputError
 from faultcli.workload.metrics import Outcome
 
-APPLICATION_ID = 0x6661756C  # "faul", in the file's header: what tells a store from another SQLite file
-VERSION = 1
-_BUSY_SECONDS = 30.0  # a reader can hold a commit up for a moment
+__all__ = ["Memory", "Store", "StoreError", "describe_difference"]
 
-_SCHEMA = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {VERSION};
-CREATE TABLE campaign (
-    base TEXT NOT NULL, inputs INTEGER NOT NULL, original TEXT NOT NULL, asked TEXT NOT NULL, provenance TEXT);
-CREATE TABLE arms (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, bits INTEGER, overhead REAL, stored TEXT);
-CREATE TABLE trials (
-    arm INTEGER NOT NULL REFERENCES arms, trial INTEGER NOT NULL, flips INTEGER NOT NULL,
-    values_changed INTEGER NOT NULL, outcome TEXT NOT NULL, seconds REAL NOT NULL,
-    PRIMARY KEY (arm, trial)) WITHOUT ROWID;
-CREATE TABLE failures (
-    arm INTEGER NOT NULL REFERENCES arms, trial INTEGER NOT NULL, cause TEXT NOT NULL, PRIMARY KEY (arm, trial));
-"""
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 
-class StoreError(FaultcliError):
-    """A store cannot be read, or holds another campaign than the one that is asked for."""
+def _guarded(
+    method: Callable[Concatenate[Store, _Given], _Found],
+) -> Callable[Concatenate[Store, _Given], _Found]:
+    """Let a method of a store raise errors that name the store, and no others."""
 
+    @functools.wraps(method)
+    def call(store: Store, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Found:
+        with boundary(store.name):
+            return method(store, *args, **kwargs)
 
-@dataclass(frozen=True)
-class Memory:
-    """What is known of an arm before its first trial."""
-
-    bits: int
-    overhead_bits_per_weight: float
-    stored: Outcome
+    return call
 
 
 class Store:
-    """The trials of one campaign. `Store.open(None)` keeps them in this process only."""
+    """The trials of one campaign. `Store.open(None)` keeps them in this process only.
 
-    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+    What is read is checked (`campaign.cells`): every method raises `StoreError` if the file is damaged or holds what no
+    campaign writes, and `OutputError` if it cannot be used for another reason, such as a full disk.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self.name = name  # in messages
         self._connection = connection
-        self._name = name
-        self._ids: dict[str, int] = dict(connection.execute("SELECT identity, id FROM arms"))
+        self._ids: dict[str, int] = {}
+        self._read_arms: dict[str, Arm] = {}
+        self._load_ids()
 
     @classmethod
-    def open(cls, path: Path | None) -> Store:
-        """Open a store to write to; it is made if there is none.
+    def open(cls, path: Path | None, name: str | None = None) -> Store:
+        """Open a store to write to; it is made if there is none. One that is there is read through first.
+
+        Args:
+            path: where; None: nowhere.
+            name: what messages call it; None: the path.
 
         Raises:
             StoreError: the file is something else, damaged, or of another version.
             OutputError: it cannot be made there.
         """
-        name = str(path) if path else "campaign"
-        if path is not None and not path.exists() and not path.parent.is_dir():
-            raise OutputError(f"{path}: its directory {path.parent} does not exist", "create the directory first")
-        try:
-            connection = sqlite3.connect(path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None)
-        except sqlite3.Error as error:
-            raise OutputError(f"{name}: cannot be written: {error}", "choose another --store") from None
-        with _reported(name):
-            connection.execute("PRAGMA synchronous = NORMAL")
-            with _transaction(connection):
-                if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    for statement in _SCHEMA.split(";"):
-                        connection.execute(statement)
-            _check_version(connection, name)
-            return cls(connection, name)
+        name = name or (str(path) if path else "campaign")
+        return cls._opened(connect(path, name), name)
 
     @classmethod
     def read(cls, path: Path) -> Store:
@@ -97,20 +93,53 @@ class Store:
         Raises:
             StoreError: there is none, or the file is something else, damaged, or of another version.
         """
-        if not path.is_file():
-            raise StoreError(f"{path}: there is no such store", "it is what campaign --store FILE writes")
-        with _reported(str(path)):
-            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-            _check_version(connection, str(path))
-            store = cls(connection, str(path))
-            if store._one("base") is None:
-                raise StoreError(f"{path}: holds no campaign yet", "let the campaign get to its first trial")
-            return store
+        store = cls._opened(connect_to_read(path, str(path)), str(path))
+        if store._one("base") is None:
+            store.close()
+            raise StoreError(f"{path}: holds no campaign yet", "let the campaign get to its first trial")
+        return store
+
+    @classmethod
+    def _opened(cls, connection: Connection, name: str) -> Store:
+        try:
+            store = cls(connection, name)
+            store._check()
+        except BaseException:
+            connection.close()
+            raise
+        return store
 
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
 
+    @_guarded
+    def _load_ids(self) -> None:
+        rows = self._connection.execute("SELECT identity, id FROM arms").fetchall()
+        for identity, number in rows:
+            whole(number, "the number of an arm", -1 << 63)
+            if not isinstance(identity, str):
+                raise Damaged("an arm is no text")
+        self._ids = dict(rows)
+
+    @_guarded
+    def _check(self) -> None:
+        """Look at everything once, so that what is damaged is said before any work is done."""
+        campaigns = self._connection.execute("SELECT count(*) FROM campaign").fetchone()[0]
+        if campaigns > 1 or (not campaigns and self._ids):
+            raise Damaged(f"it holds {campaigns} campaigns")
+        for table in ("trials", "failures"):
+            lost = f"SELECT count(*) FROM {table} WHERE arm NOT IN (SELECT id FROM arms)"
+            if self._connection.execute(lost).fetchone()[0]:
+                raise Damaged(f"{table} of an arm that it does not have")
+        if campaigns:
+            self.plan()
+            _ = self.original, self.provenance
+            for arm in self.arms:
+                self.records(arm, 0)
+                self.failures(arm, 0)
+
+    @_guarded
     def join(
         self, identity: Identity, plan: Plan, *, inputs: int, original: Outcome, provenance: Provenance | None
     ) -> None:
@@ -127,52 +156,63 @@ class Store:
             _asked(plan, identity),
             _json(provenance) if provenance else None,
         )
-        with self._writing():
+        with transaction(self._connection):
             if known is None:
                 self._connection.execute("INSERT INTO campaign VALUES (?, ?, ?, ?, ?)", row)
             elif known == identity.base:
                 self._connection.execute("UPDATE campaign SET asked = ?, provenance = coalesce(?, provenance)", row[3:])
             else:
-                difference = describe_difference(json.loads(known), json.loads(identity.base))
+                difference = describe_difference(read_base(known), json.loads(identity.base))
                 raise StoreError(
-                    f"{self._name}: holds another campaign: {difference}", "use its options, or another --store"
+                    f"{self.name}: holds another campaign: {difference}", "use its options, or another --store"
                 )
             for arm in identity.arms:
                 self._connection.execute("INSERT OR IGNORE INTO arms (identity) VALUES (?)", (arm,))
-        self._ids = dict(self._connection.execute("SELECT identity, id FROM arms"))
+        self._load_ids()
 
     @property
     def arms(self) -> list[str]:
         """The identities of all arms, in the order in which they came."""
         return sorted(self._ids, key=lambda identity: self._ids[identity])
 
+    @_guarded
     def memory(self, arm: str) -> Memory | None:
         """Return what is known of an arm; None before its fault-free run."""
         query = "SELECT bits, overhead, stored FROM arms WHERE identity = ? AND bits IS NOT NULL"
         found = self._connection.execute(query, (arm,)).fetchone()
-        return Memory(found[0], found[1], _outcome(found[2])) if found else None
+        return read_memory(found, inputs=self.inputs, like=self.original) if found else None
 
+    @_guarded
     def keep_memory(self, arm: str, memory: Memory) -> None:
         """Keep what is known of an arm."""
         row = (memory.bits, memory.overhead_bits_per_weight, _json(memory.stored), arm)
-        with self._writing():
+        with transaction(self._connection):
             self._connection.execute("UPDATE arms SET bits = ?, overhead = ?, stored = ? WHERE identity = ?", row)
 
+    @_guarded
     def records(self, arm: str, number: int) -> dict[int, Record]:
         """Return the finished trials of an arm, by trial; `number` is its position in the plan."""
         query = "SELECT trial, flips, values_changed, outcome, seconds FROM trials WHERE arm = ? ORDER BY trial"
-        rows = self._connection.execute(query, (self._ids[arm],))
-        return {row[0]: Record(number, row[0], row[1], row[2], _outcome(row[3]), row[4]) for row in rows}
+        rows = self._connection.execute(query, (self._ids[arm],)).fetchall()
+        if not rows:
+            return {}
+        about, bits, inputs, original = self._arm(arm), self._bits(arm), self.inputs, self.original
+        found = (read_record(row, number, about, bits, inputs=inputs, like=original) for row in rows)
+        return {record.trial: record for record in found}
 
+    @_guarded
     def failures(self, arm: str, number: int) -> dict[int, Failure]:
         """Return the trials of an arm that could not be run, by trial."""
-        rows = self._connection.execute("SELECT trial, cause FROM failures WHERE arm = ?", (self._ids[arm],))
-        return {trial: Failure(number, trial, cause) for trial, cause in rows}
+        query = "SELECT trial, cause FROM failures WHERE arm = ?"
+        rows = self._connection.execute(query, (self._ids[arm],)).fetchall()
+        found = (read_failure(row, number, self._arm(arm), self._bits(arm)) for row in rows)
+        return {failure.trial: failure for failure in found}
 
+    @_guarded
     def add(self, arm: str, *results: Record | Failure) -> None:
         """Keep what became of trials; when this returns, all of it is kept. What is there already stays as it is."""
         number = self._ids[arm]
-        with self._writing():
+        with transaction(self._connection):
             for result in results:
                 if isinstance(result, Failure):
                     failed = (number, result.trial, result.cause)
@@ -184,63 +224,59 @@ class Store:
                 self._connection.execute("DELETE FROM failures WHERE arm = ? AND trial = ?", row[:2])
 
     @property
+    @_guarded
     def trials(self) -> int:
         """How many finished trials it holds."""
         return int(self._connection.execute("SELECT count(*) FROM trials").fetchone()[0])
 
     @property
+    @_guarded
     def base(self) -> str:
         """The identity that all arms share."""
-        return str(self._one("base"))
+        base = self._one("base")
+        read_base(base)
+        return str(base)
 
     @property
+    @_guarded
     def inputs(self) -> int:
         """How many inputs every trial evaluates."""
-        return int(self._one("inputs"))
+        return whole(self._one("inputs"), "the number of inputs", 1)
 
     @property
+    @_guarded
     def original(self) -> Outcome:
         """The fault-free run of the checkpoint as it is."""
-        return _outcome(self._one("original"))
+        return read_outcome(self._one("original"), "the fault-free run", inputs=self.inputs)
 
     @property
+    @_guarded
     def provenance(self) -> Provenance | None:
         """What was said of where the numbers come from, by the last campaign that said so."""
-        text = self._one("provenance")
-        return Provenance(**json.loads(text)) if text else None
+        return read_provenance(self._one("provenance"))
 
+    @_guarded
     def plan(self) -> Plan:
-        """Return the plan with all arms of the store and what was asked for last.
+        """Return the plan with all arms of the store and what was asked for last."""
+        base = read_base(self._one("base"))
+        return read_plan(self._one("asked"), base, {arm: self._arm(arm) for arm in self.arms})
 
-        Raises:
-            StoreError: an arm is not known to this version.
-        """
-        asked, base = json.loads(self._one("asked")), json.loads(self.base)
-        target, include, exclude = base["selection"]
-        baseline = asked.get("baseline", {})
-        with _reported(self._name):
-            return Plan(
-                tuple(read_arm(json.loads(arm)) for arm in self.arms),
-                asked["trials"],
-                base["seed"],
-                target,
-                tuple(include),
-                tuple(exclude),
-                gates=tuple(Gate(name, threshold) for name, threshold in asked["gates"]),
-                until_half_width=asked["until_half_width"],
-                confidence=asked["confidence"],
-                question=Question(*asked["question"]) if asked.get("question") else None,
-                baseline=tuple(tuple(baseline.get(arm, ())) for arm in self.arms) if baseline else (),
-            )
+    def _arm(self, identity: str) -> Arm:
+        if identity not in self._read_arms:
+            self._read_arms[identity] = read_arm_cell(identity)
+        return self._read_arms[identity]
 
+    def _bits(self, arm: str) -> int:
+        """Return the bits of an arm that has trials."""
+        memory = self.memory(arm)
+        if memory is None:
+            raise Damaged("an arm has trials, but no fault-free run")
+        return memory.bits
+
+    @_guarded
     def _one(self, column: str) -> Any:
         row = self._connection.execute(f"SELECT {column} FROM campaign").fetchone()
         return row[0] if row else None
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with _reported(self._name), _transaction(self._connection):
-            yield
 
 
 def describe_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -275,43 +311,3 @@ def _asked(plan: Plan, identity: Identity) -> str:
 def _json(item: Any) -> str:
     """Return a dataclass as JSON; floats come back bit for bit."""
     return json.dumps(asdict(item), sort_keys=True)
-
-
-def _outcome(text: str) -> Outcome:
-    return Outcome(**json.loads(text))
-
-
-def _check_version(connection: sqlite3.Connection, name: str) -> None:
-    found = (connection.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in ("application_id", "user_version"))
-    application, version = found
-    if application != APPLICATION_ID:
-        raise StoreError(f"{name}: is a database, but no store of faultcli", "name what campaign --store wrote")
-    if version != VERSION:
-        raise StoreError(
-            f"{name}: is a store of version {version}; this faultcli reads version {VERSION}",
-            "use the faultcli that wrote it, or start another --store",
-        )
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-@contextmanager
-def _reported(name: str) -> Iterator[None]:
-    """Say of which store an error is."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "not a database" in text or "malformed" in text or "no such" in text:
-            problem, remedy = "is no store of faultcli, or is damaged", "name what campaign --store wrote"
-            raise StoreError(f"{name}: {problem} ({text})", remedy) from None
-        raise OutputError(f"{name}: cannot be used: {text}", "free some space, or choose another --store") from None

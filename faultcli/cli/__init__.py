@@ -19,6 +19,7 @@ from faultcli.report.text import printable
 
 INTERNAL_ERROR = 3
 INTERRUPTED = 130
+_ENDING = signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 _LIMITS = {
     errno.ENOMEM: ("memory ran out", "pass a smaller --batch-size or --limit, or allow more (ulimit -v)"),
@@ -70,13 +71,16 @@ def main() -> None:
     streams.prepare()
     if not sys.stdout.isatty():
         os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer writes colours into pipes under GITHUB_ACTIONS
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    for number in _ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             signal.signal(number, _terminate)
     try:
         code = run(sys.argv[1:])
     except MemoryError:  # not even enough to say so; an exception that got out would end with 1, as a failed gate
         code = OutputError.exit_code
+    for number in _ENDING:  # done: a signal that comes while the interpreter takes itself down changes nothing any more
+        if signal.getsignal(number) is _terminate:
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 

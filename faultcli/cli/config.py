@@ -46,7 +46,7 @@ def _spelling(option: Any) -> str:
 
 def _checked(path: Path, key: str, value: object, *, repeatable: bool) -> object:
     items = value if isinstance(value, list) else [value]
-    if any(one == "" or "\0" in str(one) for one in items):
+    if any(isinstance(one, str) and (not one or "\0" in one) for one in items):
         raise UsageError(f"--config {path}: {key} is empty or no text", "write its value, or leave the line out")
     if isinstance(value, list) and all(map(_is_scalar, value)):
         return [str(one) for one in value] if repeatable else ",".join(map(str, value))

@@ -45,6 +45,6 @@ def merge(
     from faultcli.files import atomic_output
 
     with atomic_output(output, force=force, inputs=stores) as partial:
-        done = joining.merge(stores, partial)
+        done = joining.merge(stores, partial, str(output))
     repeats = f", {done.repeats:,} of them in several stores" if done.repeats else ""
     note(f"{output}: {done.trials:,} trials in {done.arms} arms{repeats}", quiet=quiet)

@@ -29,15 +29,11 @@ _MOST_THREADS = 1024
 def set_threads(threads: int | None, *, several: bool) -> int:
     """Set how many threads compute, in this process and in each worker: what is asked for, else one where several
     processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
-    import torch
-
-    from faultcli.workload.allocator import keep_freed_memory
+    from faultcli.workload.allocator import prepare
 
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute")
-    keep_freed_memory()
-    torch.set_num_threads(threads or (1 if several else torch.get_num_threads()))
-    return torch.get_num_threads()
+    return prepare(1 if threads is None and several else threads)
 
 
 def in_seconds(budget: float | None) -> float | None:

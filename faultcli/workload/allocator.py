@@ -1,4 +1,4 @@
-"""The C library's memory allocator, told to keep what a forward pass frees for the next one."""
+"""How a process computes that runs one model over and over: with so many threads, and memory that it keeps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 _KEEP = 1 << 30  # bytes; larger blocks still go back to the system at once
+
+
+def prepare(threads: int | None = None) -> int:
+    """Make this process one that runs a model over and over: the command line, a worker and an actor all start here.
+
+    Args:
+        threads: that compute; None: as many as torch has by itself.
+
+    Returns:
+        How many threads compute.
+    """
+    import torch
+
+    keep_freed_memory()
+    torch.set_num_threads(torch.get_num_threads() if threads is None else threads)
+    return torch.get_num_threads()
 
 
 def keep_freed_memory() -> None:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from faultcli.errors import WorkloadError
 from faultcli.foreign import ForeignError, parse_json, read_text
 from faultcli.workload.architectures import IGNORED_SUFFIX, Architecture, Language
+from faultcli.workload.hf_config import CONFIG, check_size, first_line, offline, read_config
 from faultcli.workload.models import Renamed
 from faultcli.workload.preprocess import Geometry, Preprocess
 
-CONFIG = "config.json"
 _PROCESSOR = "preprocessor_config.json"
 _SHOWN = 3
+_LARGEST_EDGE = 1 << 14  # pixels of an image
 
 # What a processor may ask for and is done, or makes no difference; anything else that is on is refused.
 _DONE = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
@@ -47,16 +48,28 @@ def hugging_face_architecture(spec: str, directory: Path | None) -> Architecture
         raise WorkloadError(
             f"--arch {spec}: there is no {CONFIG} beside the checkpoint", "pass the model's directory as MODEL"
         )
-    config = _config(directory)
+    config = read_config(directory)
+    try:
+        return _architecture(directory, config)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise WorkloadError(f"{directory / CONFIG}: cannot be used: {first_line(error)}") from error
+
+
+def _architecture(directory: Path, config: Any) -> Architecture:
     name, task = _class(directory, config)
     made = partial(_load, directory, name, task, config)
     if task == "causal language model":
         text = config.get_text_config()
+        context = getattr(text, "max_position_embeddings", None)
         return Architecture(
             name=name,
             build=partial(_skeleton, name, config),
             load=made,
-            language=Language(int(text.vocab_size), getattr(text, "max_position_embeddings", None), directory),
+            language=Language(
+                _count("vocab_size", text.vocab_size),
+                None if context is None else _count("max_position_embeddings", context),
+                directory,
+            ),
             data="FILE.safetensors (input_ids, attention_mask) or FILE.txt",
         )
     preprocess, geometry = _preprocessing(directory, config)
@@ -67,27 +80,16 @@ def hugging_face_architecture(spec: str, directory: Path | None) -> Architecture
         preprocess=preprocess,
         geometry=geometry,
         input_shape=None if geometry is None else (geometry.channels, *geometry.size),
-        num_classes=int(config.num_labels),
+        num_classes=_count("num_labels", config.num_labels),
         label_offset=int(str(config.id2label.get(0)).lower() == "background"),
         data="images:DIR",
     )
 
 
-def _config(directory: Path) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise WorkloadError(f"{directory}: needs transformers", "pip install 'faultcli[hf]'") from error
-    try:
-        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # damaged JSON, values of the wrong type, unknown model types: no common class
-        raise WorkloadError(f"{directory / CONFIG}: cannot be used: {_line(error)}") from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise WorkloadError(
-            f"{directory / CONFIG}: the checkpoint is quantised by a library of its own (quantization_config)",
-            "take the model as it was before; faultcli stores it in number formats itself, --format int8-channel",
-        )
-    return config
+def _count(name: str, value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} is {value!r}, not a number from 1")
+    return value
 
 
 def _class(directory: Path, config: Any) -> tuple[str, Task]:
@@ -164,7 +166,8 @@ def _load(directory: Path, name: str, task: Task, config: Any, state: Mapping[st
         key: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         for key, tensor in state.items()
     }
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with _quiet(), offline(), torch.random.fork_rng(devices=[]):
+        check_size(directory, name, config, state)
         try:
             model, info = getattr(transformers, name).from_pretrained(
                 None,
@@ -175,7 +178,7 @@ def _load(directory: Path, name: str, task: Task, config: Any, state: Mapping[st
                 ignore_mismatched_sizes=True,  # so that they are listed, and refused below
             )
         except Exception as error:  # a wrong configuration fails anywhere in the model's own code
-            raise WorkloadError(f"{directory}: {name} cannot be built: {_line(error)}") from error
+            raise WorkloadError(f"{directory}: {name} cannot be built: {first_line(error)}") from error
     _check(directory, name, info)
     model.requires_grad_(False).eval()
     own = model.state_dict()
@@ -227,16 +230,18 @@ def _preprocessing(directory: Path, config: Any) -> tuple[Preprocess, Geometry |
     """Read preprocessor_config.json; without one, images have to have the size that config.json says, if it does, and
     are scaled to 0 to 1."""
     path = directory / _PROCESSOR
-    channels = int(getattr(config, "num_channels", 3))
+    channels = _count("num_channels", getattr(config, "num_channels", 3))
     if not path.is_file():
         size = _pair(getattr(config, "image_size", None))
+        if size is not None and not all(1 <= edge <= _LARGEST_EDGE for edge in size):
+            raise ValueError(f"image_size is {size}")
         return Preprocess(), None if size is None else Geometry(size, channels=channels)
     try:
         return _read_processor(parse_json(read_text(path)), channels)
     except WorkloadError as error:
         raise WorkloadError(f"{path}: {error.message}", error.remedy) from error
     except (ForeignError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise WorkloadError(f"{path}: cannot be used: {_line(error)}") from error
+        raise WorkloadError(f"{path}: cannot be used: {first_line(error)}") from error
 
 
 def _read_processor(processor: Mapping[str, Any], channels: int) -> tuple[Preprocess, Geometry | None]:
@@ -264,11 +269,15 @@ def _read_processor(processor: Mapping[str, Any], channels: int) -> tuple[Prepro
             crop, share = (resize, resize), processor.get("crop_pct")
             resize = int(resize / share) if share and resize < 384 else crop
     final = crop or (resize if isinstance(resize, tuple) else None)
-    geometry = (
-        None
-        if final is None
-        else Geometry(final, resize, 2 if processor.get("resample") is None else int(processor["resample"]), channels)
-    )
+    resample = 2 if processor.get("resample") is None else int(processor["resample"])
+    if not 0 <= resample <= 5:
+        raise ValueError(f"resample is {resample}, which is no filter")
+    edges = [
+        edge for part in (final, resize) if part is not None for edge in (part if isinstance(part, tuple) else [part])
+    ]
+    if not all(1 <= edge <= _LARGEST_EDGE for edge in edges):
+        raise ValueError(f"images of {edges} pixels are not from 1 to {_LARGEST_EDGE} wide and high")
+    geometry = None if final is None else Geometry(final, resize, resample, channels)
     return Preprocess(scale=scale, mean=mean, std=std), geometry
 
 
@@ -298,11 +307,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _first(names: Any) -> str:

@@ -13,7 +13,8 @@ from faultcli.errors import WorkloadError, unknown_name
 from faultcli.workload.architectures import ARCHITECTURES, Architecture, recognise
 from faultcli.workload.exported import SUFFIX, exported_architecture
 from faultcli.workload.factory import call_factory
-from faultcli.workload.huggingface import CONFIG, hugging_face_architecture
+from faultcli.workload.hf_config import CONFIG
+from faultcli.workload.huggingface import hugging_face_architecture
 from faultcli.workload.zoo import timm_architecture, torchvision_architecture
 
 

@@ -16,6 +16,7 @@ from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.architectures import Language
 from faultcli.workload.archives import read_named
 from faultcli.workload.data import plain_tensor, whole_numbers
+from faultcli.workload.hf_config import offline
 from faultcli.workload.readers import ARRAY_SUFFIXES
 
 _KEYS = ("input_ids", "attention_mask")
@@ -181,7 +182,8 @@ def _tokenizer(language: Language) -> Any:
             "put the model's tokenizer into its directory, or pass tokens: FILE.safetensors with input_ids",
         )
     try:
-        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        with offline():
+            return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # no common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorkloadError(f"{place}: the tokenizer cannot be used: {reason}") from error

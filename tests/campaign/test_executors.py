@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 import multiprocessing
+import os
+import signal
+import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import torch
 from small_campaign import PLAN, demo_workload, run_demo
+from test_kills import descendants
 from torch import nn
 
 from faultcli.campaign.bench import Bench, Trial, fault_free
@@ -258,3 +263,91 @@ def test_a_worker_ends_in_silence_when_its_supervisor_leaves_an_answer_unread() 
     ours.close()  # with something unread: the other end sees a reset, not an end
     worker.join(timeout=60)
     assert worker.exitcode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+def test_a_ray_of_our_own_listens_on_loopback_only() -> None:
+    pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
+    from faultcli.campaign.executors.actors import RayActors
+
+    before = set(listening())
+    crew = RayActors("local", 2)
+    with closing(crew):
+        crew.share(make_bench())
+        for worker in range(2):
+            crew.send(worker, Trial(0, worker, parse_law("bitflip:1e-3")))
+        answered: set[int] = set()
+        while len(answered) < 2:
+            answered |= {answer.worker for answer in crew.receive(120)}
+        found = [place for place in listening() if place not in before]
+    assert len(found) >= 5  # the driver, the raylet, the store of the cluster's state, two actors
+    outside = [place for place in found if not place[1].is_loopback]
+    assert not outside
+
+
+def listening() -> list[tuple[int, ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
+    """Return process, address and port of whatever this process and those that it started listen on, TCP and UDP."""
+    sockets = {}
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" or table.startswith("udp"):  # TCP_LISTEN
+                host, port = fields[1].split(":")
+                words = [int(host[place : place + 8], 16) for place in range(0, len(host), 8)]
+                address = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
+                mapped = getattr(address, "ipv4_mapped", None)
+                sockets[f"socket:[{fields[9]}]"] = mapped or address, int(port, 16)
+    found = []
+    for pid in [os.getpid(), *descendants(os.getpid())]:
+        with suppress(OSError):  # it has ended
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    place = sockets.get(os.readlink(descriptor))
+                    if place is not None:
+                        found.append((pid, *place))
+    return found
+
+
+def test_ray_leaves_signals_to_those_who_had_them() -> None:
+    pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
+    from faultcli.campaign.executors.actors import RayActors
+
+    def mine(number: int, frame: object) -> None:
+        seen.append(number)
+
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with closing(RayActors("local", 1)):
+            assert signal.getsignal(signal.SIGTERM) is mine
+            os.kill(os.getpid(), signal.SIGTERM)  # and not Ray's handler in C++, which aborts
+            time.sleep(0.1)
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("kind", ["command line", "processes", "ray"])
+def test_every_process_that_runs_the_model_keeps_freed_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from faultcli.campaign.executors import actors, processes
+    from faultcli.cli.running import set_threads
+    from faultcli.workload import allocator
+
+    kept: list[str] = []
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: kept.append(kind))
+    threads = torch.get_num_threads()
+    try:
+        if kind == "command line":
+            assert set_threads(None, several=True) == 1
+        elif kind == "ray":
+            actors._Actor(1)
+        else:
+            ours, theirs = multiprocessing.get_context("spawn").Pipe()
+            ours.close()
+            signals = signal.getsignal(signal.SIGINT)
+            processes._work(theirs, 1)
+            signal.signal(signal.SIGINT, signals)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert kept == [kind]

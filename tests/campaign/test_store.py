@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from small_campaign import PLAN, demo_workload, run_demo
 
+from faultcli.campaign.database import VERSION
 from faultcli.campaign.gates import Gate
 from faultcli.campaign.merge import merge
 from faultcli.campaign.plan import cross
 from faultcli.campaign.records import Record
 from faultcli.campaign.result import result_of
-from faultcli.campaign.store import VERSION, Store, StoreError
+from faultcli.campaign.store import Store, StoreError
 from faultcli.errors import OutputError
 from faultcli.faults.laws import parse_law
 from faultcli.report.trials import trials_jsonl

@@ -52,12 +52,17 @@ def test_shards_and_merge(faultcli: Callable[..., object], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupt_keeps_what_is_finished(number: str, code: int, word: str, workers: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["--workers 1", "--workers 2", "--ray local"])
+@pytest.mark.parametrize("to", ["all", "one"])
+def test_an_interrupt_keeps_what_is_finished(
+    number: str, code: int, word: str, executor: str, to: str, tmp_path: Path
+) -> None:
+    if "ray" in executor:
+        pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
     store = tmp_path / "run.sqlite"
     command = [sys.executable, "-m", "faultcli", *CAMPAIGN, "--trials", "100000", "--store", str(store)]
     process = subprocess.Popen(
-        [*command, "--workers", str(workers)],
+        [*command, *executor.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,13 +71,15 @@ def test_an_interrupt_keeps_what_is_finished(number: str, code: int, word: str, 
     until = time.monotonic() + 120
     while time.monotonic() < until and trials_in(store) < 3:
         time.sleep(0.1)
-    os.killpg(process.pid, getattr(signal, number))  # as a terminal does, to all of them
+    end = os.killpg if to == "all" else os.kill  # as a terminal does, and as `kill`
+    end(process.pid, getattr(signal, number))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
     kept = trials_in(store)
     assert f"{kept} trials are kept in {store}; the same command continues from there" in " ".join(err.split())
     assert err.splitlines()[-1] == f"faultcli: {word}"
     assert "Traceback" not in err
+    assert "***" not in err  # how a trace of Ray's begins
 
 
 def trials_in(store: Path) -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,21 +17,24 @@ from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import pack, unpack
 from faultcli.campaign.executors.pool import Answer, Crew
 from faultcli.errors import UsageError, WorkloadError
+from faultcli.workload.allocator import prepare
 
 LOCAL = "local"
+_LOOPBACK = {"127.0.0.1", "::1"}
 
 
 class RayActors(Crew):
     """One actor per CPU of the cluster, or as many as asked for.
 
     Args:
-        address: of a cluster (`host:port`, `ray://host:port`, `auto`), or `local` to start one here.
+        address: of a cluster (`host:port`, `ray://host:port`, `auto`), or `local` to start one here, which nobody can
+            reach from another machine.
         size: how many actors; None: one per CPU.
         threads: of each.
 
     Raises:
         UsageError: Ray is not installed.
-        WorkloadError: there is no cluster at this address.
+        WorkloadError: there is no cluster at this address, or this Ray cannot be kept to the loopback address.
     """
 
     def __init__(self, address: str = LOCAL, size: int | None = None, threads: int = 1) -> None:
@@ -38,21 +45,7 @@ class RayActors(Crew):
         self._ray: Any = ray
         self._own = not self._ray.is_initialized()
         if self._own:
-            if address == LOCAL:  # by default Ray's workers give way to everything else on the machine
-                os.environ.setdefault("RAY_worker_niceness", "0")
-            try:
-                self._ray.init(
-                    address=LOCAL if address == LOCAL else address,
-                    num_cpus=size if address == LOCAL else None,
-                    include_dashboard=False if address == LOCAL else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise WorkloadError(
-                    f"--ray {address}: {reason}", "start a cluster with `ray start --head`, or --ray local"
-                ) from error
+            self._connect(address, size)
         self.size = size or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._actor = self._ray.remote(num_cpus=1, max_restarts=0)(_Actor)
         self._threads = threads
@@ -63,6 +56,33 @@ class RayActors(Crew):
         self._actors: dict[int, Any] = {}
         self._holds: dict[int, int] = {}
         self._pending: dict[Any, int] = {}  # future to worker
+
+    def _connect(self, address: str, size: int | None) -> None:
+        own = address == LOCAL
+        if own:  # by default Ray's workers give way to everything else on the machine
+            os.environ.setdefault("RAY_worker_niceness", "0")
+        try:
+            with ExitStack() as around:
+                around.enter_context(_signals_kept())
+                if own:
+                    around.enter_context(_loopback_only())
+                self._ray.init(
+                    address=LOCAL if own else address,
+                    num_cpus=size if own else None,
+                    include_dashboard=False if own else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WorkloadError(
+                f"--ray {address}: {reason}", "start a cluster with `ray start --head`, or --ray local"
+            ) from error
+        if own and self._ray.util.get_node_ip_address() not in _LOOPBACK:
+            self._ray.shutdown()
+            raise WorkloadError(
+                f"--ray local: Ray {self._ray.__version__} listens on all interfaces", "use --workers N instead"
+            )
 
     def share(self, bench: Bench) -> None:
         if bench.workload.device.type != "cpu":
@@ -109,13 +129,48 @@ class RayActors(Crew):
             self._ray.shutdown()
 
 
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let a cluster that is started in the block listen on this machine's loopback address only.
+
+    Its servers run what they are sent, without a password, and listen on all interfaces unless the address of the node
+    is the loopback one. Ray replaces that by a public one wherever it is asked for, except where it takes clusters to
+    be impossible, as on a Mac.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give SIGTERM back to who had it: Ray takes it over, in Python to end with code 15, in C++ to abort with a trace
+    of its own stack, and either leaves no time to say what is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray leaves it alone there, too
+        return
+    before, asked_to_end = signal.getsignal(signal.SIGTERM), False
+    try:
+        yield
+    except SystemExit:  # Ray's handler, while it was in place
+        asked_to_end = True
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if asked_to_end:
+            signal.raise_signal(signal.SIGTERM)
+
+
 class _Actor:
     """Holds a bench and runs its trials."""
 
     def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
+        prepare(threads)
         self._bench: Bench | None = None
 
     def load(self, private: frozenset[int], head: bytes, *buffers: Any) -> None:

@@ -16,7 +16,7 @@ from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import load_mapped, pack
 from faultcli.campaign.executors.pool import Answer, Crew
 from faultcli.errors import UsageError
-from faultcli.workload.allocator import keep_freed_memory
+from faultcli.workload.allocator import prepare
 
 
 class Processes(Crew):
@@ -123,10 +123,7 @@ class Processes(Crew):
 def _work(connection: Connection, threads: int) -> None:
     """What a worker does until its connection is closed: load the bench it is sent, run the trials it is sent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of the terminal; the supervisor decides
-    import torch
-
-    keep_freed_memory()
-    torch.set_num_threads(threads)
+    prepare(threads)
     bench: Bench | None = None
     while True:
         try:

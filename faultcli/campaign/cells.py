@@ -1,0 +1,374 @@
+"""What the cells of a store may hold: from columns and JSON to checked values.
+
+A store comes from a disk, so nothing in it is believed: every type, every range and every name is checked where it is
+read, and what is behind this module counts on it. Whatever is wrong is `Damaged`; the store says of which file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
+
+from faultcli.campaign.gates import Gate
+from faultcli.campaign.plan import MOST_TRIALS, RESULT_SCHEMA, Arm, Plan, Question, read_arm
+from faultcli.campaign.provenance import Provenance
+from faultcli.campaign.records import Failure, Record
+from faultcli.errors import FaultcliError
+from faultcli.faults.laws import AnyFlips
+from faultcli.workload.metrics import Outcome
+
+MOST_REPEATS = 1_000_000  # trials of a curve with one number of flips: they are numbered flips · MOST_REPEATS + repeat
+_MOST_BITS = 1 << 50  # of a memory: 140 TB
+_MOST_OVERHEAD = 1e6  # bits per weight
+_MOST_SECONDS = 1e9  # of a trial: 30 years
+_LARGEST = (1 << 63) - 1  # integer that a database holds
+_LARGEST_FLOAT = 1.7e308
+_BASE = {"schema", "checkpoint", "workload", "seed", "selection"}
+_ARM = {"format", "protect", "fault", "recalibrate", "corrector"}
+_MEMORY = ("memory", "meaning", "source")  # what reports say of one
+_OF_TOKENS = (
+    "correct1",
+    "correct5",
+    "agreed",
+)  # counts of a language model that are of scored positions, not of inputs
+
+
+class Damaged(Exception):  # noqa: N818
+    """A cell holds what no campaign writes; the message says which, and what."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is known of an arm before its first trial."""
+
+    bits: int
+    overhead_bits_per_weight: float
+    stored: Outcome
+
+
+def decode(cell: object, what: str) -> Any:
+    """Return the JSON that a cell holds.
+
+    Raises:
+        Damaged: it holds none, or a number that is none.
+    """
+    try:
+        return json.loads(text(cell, what), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{what} is no JSON: {_first_line(error)}") from None
+
+
+def whole(value: object, what: str, least: int = 0, most: int = _LARGEST) -> int:
+    """Return a whole number in a range.
+
+    Raises:
+        Damaged: it is something else.
+    """
+    if type(value) is not int or not least <= value <= most:
+        raise Damaged(f"{what} is {_shown(value)}, not a whole number from {least} to {most}")
+    return value
+
+
+def real(value: object, what: str, least: float = 0.0, most: float = math.inf) -> float:
+    """Return a finite number in a range.
+
+    Raises:
+        Damaged: it is something else.
+    """
+    # Compared before it is converted: an integer may be larger than any float.
+    if type(value) not in (int, float) or not least <= value <= min(most, _LARGEST_FLOAT):  # type: ignore[operator]
+        raise Damaged(f"{what} is {_shown(value)}, not a number from {least:g} to {most:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def text(value: object, what: str) -> str:
+    """Return text; bytes of a path that are no UTF-8 are escaped, so that it can be written anywhere.
+
+    Raises:
+        Damaged: it is something else.
+    """
+    if not isinstance(value, str):
+        raise Damaged(f"{what} is {_shown(value)}, not text")
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def read_base(cell: object) -> dict[str, Any]:
+    """Return what all arms share (`Plan.identity`), checked.
+
+    Raises:
+        Damaged: it is none, or one of another schema.
+    """
+    base = _table(decode(cell, "the campaign"), "the campaign", _BASE)
+    if base["schema"] != RESULT_SCHEMA:
+        raise Damaged(f"the campaign is {_shown(base['schema'])}, not {RESULT_SCHEMA}")
+    text(base["checkpoint"], "its checkpoint")
+    if type(base["seed"]) is not int or base["seed"] < 0:
+        raise Damaged(f"its seed is {_shown(base['seed'])}, not a whole number from 0")
+    target, include, exclude = _list(base["selection"], "its selection", 3)
+    text(target, "its target")
+    for globs in (include, exclude):
+        for glob in _list(globs, "its selection"):
+            text(glob, "a name in its selection")
+    return base
+
+
+def read_arm_cell(cell: object) -> Arm:
+    """Return an arm from its identity.
+
+    Raises:
+        Damaged: it is none, or one that this version does not know.
+    """
+    arm = _table(decode(cell, "an arm"), "an arm", _ARM)
+    for name in ("format", "protect", "fault"):
+        text(arm[name], f"the {name} of an arm")
+    if arm["recalibrate"] is not None:
+        text(arm["recalibrate"], "the recalibration of an arm")
+    if arm["corrector"] is not None:
+        name, window, sha256 = _list(arm["corrector"], "the corrector of an arm", 3)
+        whole(window, "the window of a corrector")
+        arm["corrector"] = [text(name, "the name of a corrector"), window, text(sha256, "the hash of a corrector")]
+    try:
+        return read_arm(arm)
+    except FaultcliError as error:
+        raise Damaged(f"an arm is not known here: {error.message}") from None
+
+
+def read_outcome(cell: object, what: str, *, inputs: int, like: Outcome | None = None) -> Outcome:
+    """Return an outcome.
+
+    Args:
+        cell: JSON of `Outcome`.
+        what: for messages.
+        inputs: how many the campaign evaluates.
+        like: another outcome of the same model on the same inputs; None: there is none yet.
+
+    Raises:
+        Damaged: counts that are none, exceed what they are counts of, or do not add up; a kind of model other than
+            that of `like`.
+    """
+    found = _table(decode(cell, what), what, {"n", "correct1", "correct5", "loss", "due"})
+    unknown = found.keys() - {field.name for field in fields(Outcome)}
+    if unknown:
+        raise Damaged(f"{what} has {_shown(min(unknown))}, which no outcome has")
+    whole(found["n"], f"the inputs of {what}", inputs, inputs)
+    scored = found.get("scored")
+    if scored is not None:
+        whole(scored, f"the positions of {what}", 1)
+    scores = found.get("scores")
+    if scores is not None:
+        for name, value in _table(scores, f"the scores of {what}", set()).items():
+            if value is not None:
+                real(value, f"{text(name, 'the name of a score')} of {what}", -_LARGEST_FLOAT)
+    for name, value in found.items():
+        if name == "loss":
+            if value is not None:
+                real(value, f"the loss of {what}")
+        elif name not in ("scored", "scores") and (value is not None or name in _certain(scores)):
+            most = inputs if scored is None or name not in _OF_TOKENS else scored
+            whole(value, f"{name} of {what}", 0, most)
+    outcome = Outcome(**found)
+    parts = (outcome.masked, outcome.sdc)
+    if parts != (None, None) and (None in parts or sum(map(int, parts)) + outcome.due != inputs):  # type: ignore[arg-type]
+        raise Damaged(f"{what}: masked, SDC and DUE do not add up to the {inputs} inputs")
+    if like is not None and _kind(outcome) != _kind(like):
+        raise Damaged(f"{what} is of another kind of model than the fault-free run")
+    return outcome
+
+
+def _certain(scores: object) -> tuple[str, ...]:
+    """The counts that every outcome has."""
+    return ("correct1", "due") if scores is None else ("due",)
+
+
+def _kind(outcome: Outcome) -> tuple[object, ...]:
+    counts = outcome.correct1, outcome.correct5, outcome.masked, outcome.sdc5
+    return outcome.scored, [count is None for count in counts], sorted(outcome.scores or ())
+
+
+def read_memory(row: Sequence[object], *, inputs: int, like: Outcome) -> Memory:
+    """Return what is known of an arm from bits, overhead and fault-free run.
+
+    Raises:
+        Damaged: they cannot be.
+    """
+    bits, overhead, stored = row
+    return Memory(
+        whole(bits, "the bits of an arm", 1, _MOST_BITS),
+        real(overhead, "the overhead of an arm", 0, _MOST_OVERHEAD),
+        read_outcome(stored, "the fault-free run of an arm", inputs=inputs, like=like),
+    )
+
+
+def read_record(row: Sequence[object], number: int, arm: Arm, bits: int, *, inputs: int, like: Outcome) -> Record:
+    """Return a trial.
+
+    Args:
+        row: trial, flips, changed values, outcome, seconds.
+        number: position of the arm in the plan.
+        arm: whose trial it is.
+        bits: of its memory.
+        inputs, like: as `read_outcome`.
+
+    Raises:
+        Damaged: it cannot be.
+    """
+    trial = read_trial(row[0], arm, bits)
+    what = f"trial {trial}"
+    flips = whole(row[1], f"the flips of {what}", 0, bits)
+    if isinstance(arm.fault, AnyFlips) and flips != trial // MOST_REPEATS:
+        raise Damaged(f"{what} has {flips} flips; by its number it has {trial // MOST_REPEATS}")
+    changed = whole(row[2], f"the changed values of {what}", 0, bits)
+    outcome = read_outcome(row[3], what, inputs=inputs, like=like)
+    return Record(number, trial, flips, changed, outcome, real(row[4], f"the time of {what}", 0, _MOST_SECONDS))
+
+
+def read_failure(row: Sequence[object], number: int, arm: Arm, bits: int) -> Failure:
+    """Return a trial that could not be run, from its number and the cause.
+
+    Raises:
+        Damaged: it cannot be.
+    """
+    return Failure(number, read_trial(row[0], arm, bits), text(row[1], "the cause of a failure"))
+
+
+def read_trial(cell: object, arm: Arm, bits: int) -> int:
+    """Return the number of a trial.
+
+    Raises:
+        Damaged: the arm cannot have it.
+    """
+    curve = isinstance(arm.fault, AnyFlips)
+    return whole(cell, "the number of a trial", 0, (bits + 1) * MOST_REPEATS - 1 if curve else MOST_TRIALS - 1)
+
+
+def read_provenance(cell: object) -> Provenance | None:
+    """Return where the numbers come from; None if nobody said.
+
+    Raises:
+        Damaged: it is none.
+    """
+    if cell is None:
+        return None
+    about = _table(decode(cell, "the provenance"), "the provenance", set())
+    named = {field.name for field in fields(Provenance)}
+    if about.keys() - named or named - about.keys() - {"tensors", "memories"}:
+        raise Damaged("the provenance has other entries than it should")
+    for name, value in about.items():
+        what = f"{name} of the provenance"
+        if name in ("batch_size", "threads"):
+            whole(value, what, 1)
+        elif name == "versions":
+            about[name] = {text(key, what): text(item, what) for key, item in _table(value, what, set()).items()}
+        elif name == "tensors":
+            about[name] = {
+                text(key, what): [whole(size, what) for size in _list(shape, what)]
+                for key, shape in _table(value, what, set()).items()
+            }
+        elif name == "memories":
+            about[name] = tuple(_explained(item, what) for item in _list(value, what))
+        else:
+            about[name] = text(value, what)
+    return Provenance(**about)
+
+
+def _explained(item: object, what: str) -> dict[str, object]:
+    found = _table(item, what, set(_MEMORY))
+    for key, value in found.items():
+        if type(value) in (int, float):
+            real(value, what)
+        elif key in _MEMORY or value is not None:
+            found[key] = text(value, what)
+    return found
+
+
+def read_plan(cell: object, base: Mapping[str, Any], arms: Mapping[str, Arm]) -> Plan:
+    """Return the plan with all arms and what was asked for last.
+
+    Args:
+        cell: JSON, as `store.Store.join` writes it.
+        base: what `read_base` gave.
+        arms: by identity, in order.
+
+    Raises:
+        Damaged: it asks for what cannot be asked for.
+    """
+    asked = _table(
+        decode(cell, "what was asked for"), "what was asked for", {"trials", "until_half_width", "confidence", "gates"}
+    )
+    target, include, exclude = base["selection"]
+    trials = whole(asked["trials"], "the trials asked for", 1, MOST_TRIALS)
+    width, baseline = asked["until_half_width"], asked.get("baseline")
+    gates = (_list(gate, "a gate", 2) for gate in _list(asked["gates"], "the gates"))
+    try:
+        return Plan(
+            tuple(arms.values()),
+            trials,
+            base["seed"],
+            text(target, "its target"),
+            tuple(text(glob, "a name") for glob in include),
+            tuple(text(glob, "a name") for glob in exclude),
+            gates=tuple(Gate(text(name, "a gate"), real(limit, "a threshold")) for name, limit in gates),
+            until_half_width=None if width is None else real(width, "the width asked for"),
+            confidence=real(asked["confidence"], "the confidence"),
+            question=_question(asked.get("question")),
+            baseline=() if not baseline else _baseline(_table(baseline, "the baseline", set()), arms, trials),
+        )
+    except FaultcliError as error:
+        raise Damaged(f"what was asked for makes no sense: {error.message}") from None
+
+
+def _question(asked: object) -> Question | None:
+    if asked is None:
+        return None
+    rates, hold = _list(asked, "the question", 2)
+    return Question(text(rates, "the range of rates"), None if hold is None else real(hold, "the accuracy to hold"))
+
+
+def _baseline(
+    baseline: Mapping[str, object], arms: Mapping[str, Arm], trials: int
+) -> tuple[tuple[float | None, ...], ...]:
+    found = tuple(
+        tuple(
+            None if value is None else real(value, "an accuracy of the baseline", 0, 1)
+            for value in _list(baseline.get(arm, []), "the baseline")
+        )
+        for arm in arms
+    )
+    if any(values and len(values) < trials for values in found):
+        raise Damaged(f"the baseline has fewer than {trials} trials")
+    return found
+
+
+def _table(value: object, what: str, keys: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Damaged(f"{what} is {_shown(value)}, not an object")
+    missing = keys - value.keys()
+    if missing:
+        raise Damaged(f"{what} has no {min(missing)!r}")
+    return value
+
+
+def _list(value: object, what: str, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise Damaged(f"{what} is {_shown(value)}, not a list{'' if length is None else f' of {length}'}")
+    return value
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (dict, list, bytes)):
+        return {dict: "an object", list: "a list", bytes: "bytes"}[type(value)]
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "a number of too many digits"
+    shown = repr(value)
+    return shown if len(shown) <= 40 else f"{shown[:30]}…"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
