@@ -41,13 +41,15 @@ class Written:
     """A tensor at the moment a protection is fitted to it: scaled and encoded, not yet protected further.
 
     `values`: what is to be stored, in the tensor's shape. `words`: their codes, flat, one per element in row-major
-    order. `ber`: the bit-error rate that the memory is designed for, None if nobody said.
+    order. `ber`: the bit-error rate that the memory is designed for, None if nobody said. `corrected`: an earlier link
+    of the chain corrects what this one leaves, which is better than to read it as 0.
     """
 
     values: Tensor
     words: Words
     format: NumberFormat
     ber: float | None
+    corrected: bool = False
 
     def stored(self) -> Tensor:
         """What the format reads in the words, in the tensor's shape."""
@@ -103,6 +105,15 @@ class Fitted:
         """Return the probability that a block has more flips than can be corrected and reads as 0; None if blocks are
         not corrected."""
         return None
+
+    def unnoticed(self, ber: float) -> float:
+        """Return the probability that a given bit is wrong in what `read_words` returns though the link looked after
+        it: more flips met than it can tell from fewer. Flips that meet no other are not of this kind."""
+        return 0.0
+
+    def rate_left(self, ber: float) -> float:
+        """Return the rate of wrong bits that the links before this one have to deal with."""
+        return ber
 
     def check_layout(self, data_words: int) -> Layout:
         """Return the size of the check region for this many data words."""
@@ -209,11 +220,21 @@ def needs_zero_bits(format: NumberFormat, name: str) -> None:
         )
 
 
-def more_flips_than(count: int, bits: int, ber: float) -> float:
-    """Return the probability that more than `count` of `bits` bits flip."""
+def flips_beyond(count: int, bits: int, ber: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the numbers of flips of `bits` bits that are more than `count`, and the probability of each."""
     from scipy.special import bdtrc
 
-    return float(bdtrc(count, bits, ber)) if count < bits else 0.0
+    flips = np.arange(count, bits + 1)
+    tails = np.append(bdtrc(flips[:-1], bits, ber), 0.0)  # of more flips than that
+    return flips[1:], tails[:-1] - tails[1:]
+
+
+def even_flips(bits: int, ber: float) -> float:
+    """Return the probability that a given bit is flipped, and so are others of these `bits` that make the number even:
+    what one parity bit does not see."""
+    flips, chances = flips_beyond(1, bits, ber)
+    even = flips % 2 == 0
+    return float(chances[even] @ flips[even]) / bits
 
 
 def take_nothing(name: str, value: str | None) -> None:

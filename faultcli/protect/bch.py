@@ -6,6 +6,7 @@ roots (Lin and Costello, Error Control Coding, 2nd ed., ch. 6). Elements of GF(2
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -77,6 +78,12 @@ class Bch:
             if remainder >> r:
                 remainder = (remainder & ((1 << r) - 1)) ^ low
         return np.array(rows, dtype=np.float32).reshape(self.data_bits, r)
+
+    def miscorrection(self, bits: int) -> float:
+        """Return how likely a block of `bits` bits with more than t flips, data and parity together, comes out as
+        another code word: the share of all syndromes that up to t flips explain."""
+        explained = sum(math.comb(bits, flips) for flips in range(self.t + 1))
+        return min(1.0, explained / (1 << self.parity_bits))
 
     def parity(self, data: Bits) -> Bits:
         """Return the parity bits [n, parity_bits] of data bits [n, up to data_bits]."""

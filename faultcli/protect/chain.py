@@ -75,6 +75,10 @@ def parse_chain(text: str) -> Chain:
     if len(links) > 1 and links[0].needs_ber:
         problem = f"{text}: posterior would believe in flips that {links[1].text} has corrected"
         raise UsageError(problem, "say which rate is left: posterior=P")
+    names = [link.name for link in links]
+    if "parity" in names and "inplace" in names:
+        problem = f"{text}: parity would read words as 0 that inplace corrects"
+        raise UsageError(problem, "leave parity out, or write secded=64 instead")
     return Chain(scale, tuple(links))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faultcli.errors import UsageError
 from faultcli.foreign import whole_number
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, more_flips_than, take_nothing
+from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, flips_beyond, take_nothing
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Parity(Protection):
     overhead: ClassVar[str] = "1 bit per weight"
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
-        "one parity bit per word; a word with an odd number of flips reads as 0, so does one whose parity bit flipped"
+        "one parity bit per word; a word with an odd number of flips reads as 0, so does one whose parity bit flipped; "
+        "an even number goes unnoticed"
     )
 
     @classmethod
@@ -37,14 +38,17 @@ class Parity(Protection):
         return "parity"
 
     def fit(self, written: Written) -> Fitted:
-        return _FittedParity(written.zero_word)
+        return _FittedParity(written.zero_word, written.format.bits)
 
 
 class _FittedParity(Fitted):
     per_block = check_bits = 1
 
-    def __init__(self, zero: int) -> None:
-        self.zero = zero
+    def __init__(self, zero: int, bits: int) -> None:
+        self.zero, self.bits = zero, bits
+
+    def unnoticed(self, ber: float) -> float:
+        return even_flips(self.bits + 1, ber)
 
     def checks(self, blocks: Words) -> Words:
         return np.bitwise_count(blocks).astype(np.uint8) & np.uint8(1)
@@ -94,6 +98,12 @@ class _FittedTmr(Fitted):
     def __init__(self, bits: int, shift: int, dtype: np.dtype[np.unsignedinteger]) -> None:
         self.check_bits, self.shift, self.dtype = bits, shift, dtype
 
+    def unnoticed(self, ber: float) -> float:
+        return (3 - 2 * ber) * ber**2  # two of the three, or all
+
+    def rate_left(self, ber: float) -> float:
+        return ber if self.shift else self.unnoticed(ber)
+
     def checks(self, blocks: Words) -> Words:
         return np.repeat(blocks >> self.shift, 2, axis=1)
 
@@ -110,7 +120,8 @@ class Secded(Protection):
     """Single error correction, double error detection over blocks of up to `data` bits of whole words.
 
     An odd-weight-column code (Hsiao, IBM J. Res. Dev. 14, 1970) with 8 check bits for 64 data bits and 9 for 128. A
-    block whose error is detected but cannot be corrected reads as 0 throughout.
+    block whose error is detected but cannot be corrected reads as 0 throughout; after a link that corrects blocks of
+    its own, it is left to that.
     """
 
     name: ClassVar[str] = "secded"
@@ -119,7 +130,7 @@ class Secded(Protection):
     rank: ClassVar[int] = Protection.CHECK
     summary: ClassVar[str] = (
         "8 check bits per 64 data bits (9 per 128); corrects any one flip of a block and its check bits; a block with "
-        "two flips reads as 0"
+        "two flips reads as 0; three pass for one in half of the cases, and then four bits are wrong"
     )
 
     data: int = 64
@@ -139,7 +150,8 @@ class Secded(Protection):
 
     def fit(self, written: Written) -> Fitted:
         block = self.fit_block(written.format)
-        return _FittedSecded(block, written.format.bits, written.words.dtype, written.zero_word)
+        zero = None if written.corrected else written.zero_word
+        return _FittedSecded(block, written.format.bits, written.words.dtype, zero)
 
 
 class _FittedSecded(Fitted):
@@ -148,7 +160,7 @@ class _FittedSecded(Fitted):
 
     per_block = 1
 
-    def __init__(self, block: int, word_bits: int, dtype: np.dtype[np.unsignedinteger], zero: int) -> None:
+    def __init__(self, block: int, word_bits: int, dtype: np.dtype[np.unsignedinteger], zero: int | None) -> None:
         self.block, self.word_bits, self.dtype, self.zero = block, word_bits, dtype, zero
         self.check_bits = 8 if block * word_bits <= 64 else 9
         columns = _odd_columns(self.check_bits)[: block * word_bits]
@@ -173,12 +185,34 @@ class _FittedSecded(Fitted):
         single, rows = where >= 0, hit
         word, bit = np.divmod(where[single], self.word_bits)
         out[rows[single], word] ^= np.left_shift(1, bit).astype(self.dtype)
-        lost = rows[~single & (np.bitwise_count(syndromes[hit]) != 1)]  # weight 1: a check bit flipped, data are fine
-        out[lost] = self.zero
+        if self.zero is not None:
+            lost = rows[
+                ~single & (np.bitwise_count(syndromes[hit]) != 1)
+            ]  # weight 1: a check bit flipped, data are fine
+            out[lost] = self.zero
         return out
 
     def block_failure(self, ber: float) -> float:
-        return more_flips_than(1, self.block * self.word_bits + self.check_bits, ber)
+        return self._outcomes(ber)[0]
+
+    def unnoticed(self, ber: float) -> float:
+        return self._outcomes(ber)[1]
+
+    def rate_left(self, ber: float) -> float:
+        return self.unnoticed(ber)
+
+    def _outcomes(self, ber: float) -> tuple[float, float]:
+        """Return the probabilities that a block is known to be lost and that a given bit is wrong unnoticed: an odd
+        number of flips has an odd syndrome, which may be one of the code's columns, an even one may have none."""
+        bits = self.block * self.word_bits + self.check_bits
+        flips, chances = flips_beyond(1, bits, ber)
+        half = 2 ** (self.check_bits - 1)  # syndromes of either kind
+        passes = np.where(flips % 2 == 1, bits / half, np.where(flips > 2, 1 / half, 0.0))
+        wrong = flips + flips % 2  # and one more that correction adds
+        lost, unnoticed = chances @ (1 - passes), (chances * passes) @ wrong / bits
+        if self.zero is None:
+            lost, unnoticed = 0.0, unnoticed + (chances * (1 - passes)) @ flips / bits
+        return float(lost), float(unnoticed)
 
     def _syndromes(self, blocks: Words) -> NDArray[np.uint16]:
         octets = np.ascontiguousarray(blocks).view(np.uint8).reshape(len(blocks), self.block, self.dtype.itemsize)

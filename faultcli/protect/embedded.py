@@ -13,7 +13,7 @@ import numpy as np
 
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, needs_zero_bits, take_nothing
+from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, needs_zero_bits, take_nothing
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ def _most_significant(format: NumberFormat, name: str, *, needed: int) -> int:
 class _FittedMset(Fitted):
     def __init__(self, position: int) -> None:
         self.position = position
+
+    def unnoticed(self, ber: float) -> float:
+        return (3 - 2 * ber) * ber**2  # two of three copies, or all
 
     def write_words(self, blocks: Words) -> Words:
         bit = _bit(blocks, self.position)
@@ -110,9 +113,12 @@ class Cep(Protection):
 
 class _FittedCep(Fitted):
     def __init__(self, bits: int, data: int) -> None:
-        self.chunks = bits // (data + 1)
+        self.chunks, self.data = bits // (data + 1), data
         top = bits - data
         self.masks = [((1 << data) - 1) << (top - data * k) for k in range(self.chunks)]  # parity k is bit k
+
+    def unnoticed(self, ber: float) -> float:
+        return even_flips(self.data + 1, ber)
 
     def write_words(self, blocks: Words) -> Words:
         kept = blocks & ~blocks.dtype.type((1 << self.chunks) - 1)

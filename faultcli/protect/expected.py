@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,8 +21,9 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
 
     To first order in the bit-error rate p: (r − w)² + p · Σ_b ((r_b − w)² − (r − w)²), with r what reads without
     faults and r_b what reads with bit b flipped, over all bits of the word, of its scale and of their check words.
-    Where blocks are corrected it is (1 − P)·(r − w)² + P·w² with P the probability that a block has more flips than can
-    be corrected.
+    Where blocks are corrected, the first order is (1 − P)·(r − w)² + P·w² with P the probability that a block is known
+    to be beyond correction. Flips that a protection does not notice, because several met, are added to either: bit by
+    bit as above, with the probability that a bit is left wrong (`Fitted.unnoticed`).
     Reads that are not finite count as the largest finite value of the format, whatever the factor; none counts for more
     than 1e140, so that sums of squares are finite in fp64, too.
 
@@ -31,21 +34,24 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
     """
     exact = weights.double()
     clean = (_finite(stored, stored.read()) - exact).square()
-    error = _damaged(clean, exact, stored, (flip for _, flip in word_flips(stored, exact)), clean, ber)
+    own = partial(_word_errors, stored, exact)
+    error = _damaged(clean, exact, stored, own, clean, ber)
     if stored.scales:
-        error = _damaged(error, exact, stored.scales, (flip for _, flip in scale_flips(stored, exact)), clean, ber)
+        error = _damaged(error, exact, stored.scales, partial(_scale_errors, stored, exact), clean, ber)
     return error
 
 
-def _damaged(
-    error: Tensor, exact: Tensor, words: StoredTensor, flips: Iterator[Tensor], clean: Tensor, ber: float
-) -> Tensor:
+def _damaged(error: Tensor, exact: Tensor, words: StoredTensor, errors: _Errors, clean: Tensor, ber: float) -> Tensor:
     """Return an error with what flips of these words add to it; a block of words that is lost reads as 0."""
-    failures = [p for link in words.links if (p := link.block_failure(ber)) is not None]
-    if failures:
-        lost = min(failures)  # with two correcting links, what one leaves the other still sees: take the better one
-        return (1 - lost) * error + lost * exact.square()
-    return error + ber * sum((flip - clean for flip in flips), torch.zeros_like(clean))
+    failing = [p for link in words.links if (p := link.block_failure(ber)) is not None]
+    if failing:
+        lost = min(failing)  # of two correcting links the better one
+        error = (1 - lost) * error + lost * exact.square()
+    else:
+        error = error + ber * sum((flip - clean for _, flip in errors(_flipped(words))), torch.zeros_like(clean))
+    for chance, flipped in _unnoticed(words, ber):
+        error = error + chance * sum((flip - clean for _, flip in errors(flipped)), torch.zeros_like(clean))
+    return error
 
 
 def single_flips(stored: StoredTensor, weights: Tensor) -> list[tuple[str, Tensor]]:
@@ -56,32 +62,65 @@ def single_flips(stored: StoredTensor, weights: Tensor) -> list[tuple[str, Tenso
     For protections that work word by word; in blocks of several words the flips would meet.
     """
     exact = weights.double()
-    return [*word_flips(stored, exact), *scale_flips(stored, exact)]
+    own = list(_word_errors(stored, exact, _flipped(stored)))
+    return own + list(_scale_errors(stored, exact, _flipped(stored.scales))) if stored.scales else own
 
 
-def word_flips(stored: StoredTensor, exact: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield the `single_flips` of the elements' own words."""
-    for label, words, checks in _flipped(stored):
-        read = stored.values_of(stored.decode_words(words, checks)[: stored.elements], None)
+_Flipped: TypeAlias = Iterator[tuple[str, Words]]  # which bit, and the words as they are read
+_Errors: TypeAlias = Callable[[_Flipped], Iterator[tuple[str, Tensor]]]
+
+
+def _word_errors(stored: StoredTensor, exact: Tensor, flipped: _Flipped) -> Iterator[tuple[str, Tensor]]:
+    """Yield the squared errors of all elements when their words read like this."""
+    for label, words in flipped:
+        read = stored.values_of(words[: stored.elements], None)
         yield label, (_finite(stored, read) - exact).square()
 
 
-def scale_flips(stored: StoredTensor, exact: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield the `single_flips` of scales that lie in the memory."""
+def _scale_errors(stored: StoredTensor, exact: Tensor, flipped: _Flipped) -> Iterator[tuple[str, Tensor]]:
+    """Yield the squared errors of all elements when the words of their scales read like this."""
     scales, format = stored.scales, stored.format
-    if scales is None or not isinstance(format, ScaledFormat):
-        return
+    assert scales is not None
+    assert isinstance(format, ScaledFormat)
     data = stored.decode_words(stored.words, stored.checks)[: stored.elements]
     groups = format.group_of(torch.arange(stored.elements))
-    for label, words, checks in _flipped(scales):
-        units = scales.values_of(scales.decode_words(words, checks)[: scales.elements], None)[groups]
+    for label, words in flipped:
+        units = scales.values_of(words[: scales.elements], None)[groups]
         yield f"scale {label}", (_finite(stored, stored.values_of(data, None, units)) - exact).square()
 
 
-def _flipped(stored: StoredTensor) -> Iterator[tuple[str, Words, list[Words]]]:
-    """Yield all words and check words with one bit flipped in every word, or every check word."""
+def _unnoticed(stored: StoredTensor, ber: float) -> Iterator[tuple[float, _Flipped]]:
+    """Yield the probability that a bit is wrong and its protection did not notice, and the words for every such bit.
+
+    Of two links that correct blocks the better one is looked at: what it misses, the other does not expect.
+    """
+    correcting = [place for place, link in enumerate(stored.links) if link.block_failure(ber) is not None]
+    better = min(correcting, key=lambda place: stored.links[place].unnoticed(ber), default=None)
+    rate = ber
+    for place in reversed(range(len(stored.links))):
+        link = stored.links[place]
+        chance = link.unnoticed(rate)
+        if place not in correcting or place == better:
+            rate = link.rate_left(rate)
+            if chance:
+                yield chance, _left_wrong(stored, min(place, *correcting) if place in correcting else place)
+
+
+def _left_wrong(stored: StoredTensor, position: int) -> _Flipped:
+    """Yield all words as they are read when one bit in each of them is wrong after the link at `position` was read."""
+    seen = stored.read_links(stored.words, stored.checks, slice(position, None))
     for bit in range(stored.format.bits):
-        yield f"bit {bit}", stored.words ^ stored.words.dtype.type(1 << bit), list(stored.checks)
+        wrong = seen ^ seen.dtype.type(1 << bit)
+        yield f"bit {bit}", stored.read_links(wrong, stored.checks, slice(position))
+
+
+def _flipped(stored: StoredTensor) -> _Flipped:
+    """Yield all words as they are read with one bit flipped in every word, or every check word."""
+    for bit in range(stored.format.bits):
+        yield (
+            f"bit {bit}",
+            stored.decode_words(stored.words ^ stored.words.dtype.type(1 << bit), stored.checks),
+        )
     for position, (link, name) in enumerate(zip(stored.links, stored.names, strict=True)):
         for column in range(link.per_block):
             for bit in range(link.check_bits):
@@ -89,7 +128,7 @@ def _flipped(stored: StoredTensor) -> Iterator[tuple[str, Words, list[Words]]]:
                 flipped = checks[position].copy()
                 flipped[:, column] ^= flipped.dtype.type(1 << bit)
                 checks[position] = flipped
-                yield f"{name} bit {column * link.check_bits + bit}", stored.words, checks
+                yield f"{name} bit {column * link.check_bits + bit}", stored.decode_words(stored.words, checks)
 
 
 def _finite(stored: StoredTensor, values: Tensor) -> Tensor:

@@ -160,7 +160,8 @@ class StoredTensor(TensorSlot):
             fitted: dict[Protection, Fitted] = {}
             for link in links:
                 if link.rank != Protection.ESTIMATE:
-                    fitted[link] = own = link.fit(Written(values, padded[:elements], fitted_format, ber))
+                    corrected = any(before.block_failure(0.0) is not None for before in fitted.values())
+                    fitted[link] = own = link.fit(Written(values, padded[:elements], fitted_format, ber, corrected))
                     padded = own.write_words(padded.reshape(-1, own.block)).reshape(-1)
             # What looks at values (a guard, a posterior) is fitted to those that will be read: without the low bits
             # that other links give up. Check words change no word that is as it was written.
@@ -337,7 +338,11 @@ class StoredTensor(TensorSlot):
 
     def decode_words(self, words: Words, checks: tuple[Words, ...] | list[Words]) -> Words:
         """Undo what the links did to words of whole groups."""
-        for link, own in zip(reversed(self.links), reversed(checks), strict=True):
+        return self.read_links(words, checks, slice(None))
+
+    def read_links(self, words: Words, checks: tuple[Words, ...] | list[Words], which: slice) -> Words:
+        """Undo what some of the links did, the last of them first."""
+        for link, own in zip(reversed(self.links[which]), reversed(checks[which]), strict=True):
             words = link.read_words(words.reshape(-1, link.block), own).reshape(-1)
         return words
 

@@ -37,7 +37,7 @@ CHAINS = [
     "inplace=2",
     "scale=max:channel,inplace=2",
     "scale=max,guard,mset,secded=64",
-    "guard,inplace=2,parity",
+    "guard,inplace=2,tmr",
 ]
 
 
@@ -200,6 +200,7 @@ def test_a_chain_survives_its_own_text(text: str) -> None:
         ("scale=2,scale=3", "scale comes once, and first"),
         ("secded=64,mset", "mset cannot follow secded=64"),
         ("guard,guard", "guard cannot follow guard"),
+        ("inplace=2,parity", "parity would read words as 0 that inplace corrects"),
         ("guard,posterior", "posterior cannot follow guard"),
         ("posterior,secded=64", "has corrected"),
         ("secded=72", "64 or 128"),

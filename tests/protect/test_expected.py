@@ -1,11 +1,13 @@
 """The predicted error against the error measured by injection, and the factors chosen by it."""
 
+import numpy as np
 import pytest
 import torch
 
 from faultcli.faults.laws import parse_law
 from faultcli.formats import FAMILIES, NAMED, parse_format
 from faultcli.memory import MemoryImage
+from faultcli.protect.bch import bch_code
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.expected import expected_error
 from faultcli.protect.factors import FactorSearch
@@ -95,22 +97,48 @@ def test_prediction_equals_measurement(format: str, chain: str, size: tuple[int,
     assert found == pytest.approx(predicted, rel=0.05)
 
 
-# Rates at which few of the blocks beyond correction pass for another code word; that is not in the closed form.
+# Up to t = 2 or 3, many of the blocks beyond correction pass for another code word, which reads as anything.
 @pytest.mark.parametrize(
     ("format", "chain", "ber"),
     [
         ("q2.5", "secded=64", 5e-4),
         ("int8", "secded=128", 2e-4),
         ("q2.5", "inplace=2", 0.02),
-        ("fp16", "inplace=4", 0.02),
+        ("fp16", "guard,inplace=4", 0.02),
+        ("q2.5", "inplace=0.25", 2e-3),
+        ("q2.5", "inplace=0.5", 5e-3),
+        ("int8", "inplace=0.75", 1e-2),
+        ("q2.5", "inplace=1", 1e-2),
+        ("fp16", "guard,inplace=1", 5e-3),
+        ("q2.5", "secded=64", 1e-2),
+        ("int8", "secded=128", 5e-3),
+        ("q2.5", "tmr", 1e-2),
+        ("q2.5", "mset", 1e-2),
+        ("fp16", "guard,mset,tmr", 1e-2),
+        ("q2.5", "parity", 1e-2),
+        ("q2.5", "cep", 1e-2),
     ],
 )
-def test_prediction_where_blocks_are_corrected(format: str, chain: str, ber: float) -> None:
-    repeats = 40 if "secded" in chain else 1
+def test_prediction_where_flips_meet(format: str, chain: str, ber: float) -> None:
+    repeats = 40 if ber < 1e-3 else 8
     exact = weights().repeat(1, repeats)
     image = MemoryImage({"w": exact}, format, parse_chain(f"scale=max,{chain}"), ber)
     predicted = float(expected_error(image.tensors["w"], exact, ber).mean())
-    assert measured(image, exact.double(), ber) == pytest.approx(predicted, rel=0.05)
+    assert measured(image, exact.double(), ber) == pytest.approx(predicted, rel=0.1)
+
+
+def test_miscorrection_is_what_decoding_gives() -> None:
+    """Blocks with one flip more than can be corrected, decoded, against the share that the code's size gives."""
+    generator = np.random.default_rng(1)
+    for t, most in ((1, 1.0), (2, 0.52), (3, 0.19), (4, 0.06)):
+        code = bch_code(t)
+        blocks = np.zeros((4000, 255), dtype=np.uint8)
+        for block in blocks:
+            block[generator.choice(255, t + 1, replace=False)] = 1
+        _, lost = code.correct(blocks[:, code.parity_bits :], blocks[:, : code.parity_bits])
+        share = 1 - float(lost.mean())
+        assert share <= most
+        assert code.miscorrection(255) == pytest.approx(share, abs=4 * (0.25 / 4000) ** 0.5)
 
 
 def test_flips_in_fixed_point_weigh_one_over_the_factor_squared() -> None:
