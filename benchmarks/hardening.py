@@ -27,7 +27,8 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
-from faultcli.report.table import hardening, percent, percent_interval
+from faultcli.report.numbers import percent, percent_interval
+from faultcli.report.table import hardening
 from faultcli.workload.data import Dataset, load_data
 from faultcli.workload.evaluate import Workload, build_workload
 

@@ -24,7 +24,7 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.protect.chain import UNPROTECTED, parse_chain
-from faultcli.report.table import percent, percent_interval, perplexity_interval
+from faultcli.report.numbers import percent, percent_interval, perplexity_interval
 from faultcli.workload.evaluate import build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
-from faultcli.campaign.gates import Gate
+from faultcli.campaign.gates import GATES, Gate
 from faultcli.campaign.plan import MOST_TRIALS, RESULT_SCHEMA, Arm, Plan, Question, read_arm
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips
+from faultcli.workload.measures import Bounds
 from faultcli.workload.metrics import Outcome
 
 MOST_REPEATS = 1_000_000  # trials of a curve with one number of flips: they are numbered flips · MOST_REPEATS + repeat
@@ -302,6 +303,8 @@ def read_plan(cell: object, base: Mapping[str, Any], arms: Mapping[str, Arm]) ->
     trials = whole(asked["trials"], "the trials asked for", 1, MOST_TRIALS)
     width, baseline = asked["until_half_width"], asked.get("baseline")
     gates = (_list(gate, "a gate", 2) for gate in _list(asked["gates"], "the gates"))
+    bounds = [_bounds(item) for item in _list(asked.get("bounds", []), "the bounds of scores")]
+    between = {name: (low, high) for name, low, high in bounds}
     try:
         return Plan(
             tuple(arms.values()),
@@ -310,14 +313,28 @@ def read_plan(cell: object, base: Mapping[str, Any], arms: Mapping[str, Arm]) ->
             text(target, "its target"),
             tuple(text(glob, "a name") for glob in include),
             tuple(text(glob, "a name") for glob in exclude),
-            gates=tuple(Gate(text(name, "a gate"), real(limit, "a threshold")) for name, limit in gates),
+            gates=tuple(_gate(text(name, "a gate"), limit, between) for name, limit in gates),
             until_half_width=None if width is None else real(width, "the width asked for"),
             confidence=real(asked["confidence"], "the confidence"),
             question=_question(asked.get("question")),
             baseline=() if not baseline else _baseline(_table(baseline, "the baseline", set()), arms, trials),
+            bounds=tuple(bounds),
         )
     except FaultcliError as error:
         raise Damaged(f"what was asked for makes no sense: {error.message}") from None
+
+
+def _bounds(item: object) -> tuple[str | None, float, float]:
+    name, low, high = _list(item, "the bounds of a score", 3)
+    ends = [real(end, "the bound of a score", -_LARGEST_FLOAT) for end in (low, high)]
+    return None if name is None else text(name, "the name of a score"), ends[0], ends[1]
+
+
+def _gate(name: str, limit: object, bounds: Mapping[str | None, Bounds]) -> Gate:
+    if name in GATES:
+        return Gate(name, real(limit, "a threshold"))
+    score = name[:-2]
+    return Gate(name, real(limit, "a threshold", -_LARGEST_FLOAT), bounds.get(score, bounds.get(None)))
 
 
 def _question(asked: object) -> Question | None:

@@ -98,6 +98,7 @@ def run_curves(
     executor = executor or Serial()
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload)
+    plan.check_measure(original.outcome)
     store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
     found: dict[int, ArmCurve] = {}
     try:

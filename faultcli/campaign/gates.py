@@ -12,17 +12,20 @@ below 476 of 480.
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from statistics import fmean
-from typing import Literal
+from typing import Self
 
 from faultcli.campaign.statistics.intervals import error_rate
 from faultcli.campaign.statistics.sequences import MeanTest, trials_to_show
 from faultcli.errors import UsageError, unknown_name
+from faultcli.workload.measures import Bounds, Side
 from faultcli.workload.metrics import Outcome
 
 
@@ -42,15 +45,20 @@ class FaultFreeAccuracy:
     original: float
     stored: float
 
+    @classmethod
+    def of(cls, original: Outcome, stored: Outcome) -> Self:
+        """Return it of two runs; 0 for a task that has no accuracy, whose gates do not ask for it."""
+        return cls(*(0.0 if run.scores is not None else run.top1 for run in (original, stored)))
+
 
 @dataclass(frozen=True)
 class _Kind:
     quantity: str  # key of a trial's values
-    good: Literal["above", "below"]  # the side of the limit where the gate holds
+    good: Side  # the side of the limit where the gate holds
     limit: Callable[[float, FaultFreeAccuracy], float]  # of the threshold: the mean where it just holds
     least: float = 0.0  # the thresholds that make sense
     most: float = 1.0
-    bounds: tuple[float, float] = (0.0, 1.0)  # of a trial's value
+    bounds: Bounds = (0.0, 1.0)  # of a trial's value
     needs_baseline: bool = False
 
 
@@ -85,9 +93,22 @@ GATES = {
 }
 
 
+_SPELLINGS = {  # as --gate takes them: quantity and sign
+    ("accuracy", ">="): "min-accuracy",
+    ("drop", "<="): "max-drop",
+    ("drop-from-original", "<="): "max-drop-from-original",
+    ("drop-from-baseline", "<="): "max-drop-from-baseline",
+    ("sdc", "<="): "max-sdc",
+    ("perplexity", "<="): "max-perplexity",
+}
+_SIDES: dict[str, Side] = {">=": "above", "<=": "below"}
+_DEMAND = re.compile(r"\s*(.+?)\s*(>=|<=)\s*(\S+)\s*")
+_SCORE = "score "
+
+
 @dataclass(frozen=True)
 class Gate:
-    """A demand on a mean over fault maps.
+    """A demand on a mean over fault maps: one of the table, or on a score of the user's own, `NAME>=` or `NAME<=`.
 
     `min-accuracy`: mean top-1 accuracy of at least the threshold. `max-drop`: a loss of at most the threshold against
     the accuracy of the fault-free checkpoint *as stored*, by definition: what the number format costs without faults is
@@ -101,63 +122,144 @@ class Gate:
     `max-drop-from-baseline`: a mean loss of at most the threshold against another checkpoint on the same fault maps,
     paired by trial (`faultcli.campaign.baseline`). All speak of the inputs of the campaign and of fault maps at large.
 
+    Of a score the mean is gated on over all maps, where one that is not finite counts as the worst there can be. That
+    takes bounds: of a mean without them a sample says nothing at every look.
+
     Raises:
-        UsageError: a name that is not in the table, or a threshold outside 0 to 1; for a perplexity, below 1.
+        UsageError: a name that is not in the table, a threshold outside 0 to 1 (for a perplexity, below 1; for a score,
+            outside its bounds), or a score without bounds.
     """
 
     name: str
     threshold: float
+    between: Bounds | None = None  # what a score lies between
 
     def __post_init__(self) -> None:
-        if self.name not in GATES:
-            raise unknown_name("gate", self.name, GATES)
-        kind = GATES[self.name]
-        if not kind.least <= self.threshold <= kind.most:
+        kind = self._kind
+        if self.name in GATES and not kind.least <= self.threshold <= kind.most:
             meant = "a fraction from 0 to 1" if kind.most == 1 else f"a number from {kind.least:g}"
             raise UsageError(f"--{self.name} {self.threshold}: a threshold is {meant}")
+        if not kind.bounds[0] <= self.threshold <= kind.bounds[1] and self.name not in GATES:
+            low, high = kind.bounds
+            raise UsageError(f"--gate {self.text}: the score lies between {low:g} and {high:g} (--bounds)")
+
+    @property
+    def text(self) -> str:
+        """The gate as it is asked for."""
+        return f"{self.name} {self.threshold:g}" if self.name in GATES else f"{self.name}{self.threshold:g}"
+
+    @property
+    def score(self) -> str | None:
+        """The score that it is about; None for a gate of the table."""
+        return None if self.name in GATES else self.name[:-2]
+
+    @property
+    def _kind(self) -> _Kind:
+        if self.name in GATES:
+            return GATES[self.name]
+        if self.name[-2:] not in _SIDES or len(self.name) < 3:
+            raise unknown_name("gate", self.name, GATES)
+        if self.between is None:
+            problem = f"--gate {self.text}: of a score without bounds nothing can be decided from a sample"
+            raise UsageError(problem, f"say what it lies between: --bounds {self.score}=0:1")
+        return _Kind(_SCORE + self.name[:-2], _SIDES[self.name[-2:]], _itself, bounds=self.between)
 
     @property
     def quantity(self) -> str:
         """Which of a trial's values it reads: `accuracy`, `sdc`, `token probability` or `drop`."""
-        return GATES[self.name].quantity
+        return self._kind.quantity
 
     @property
-    def direction(self) -> Literal["above", "below"]:
+    def direction(self) -> Side:
         """The side of the limit, itself included, where the gate holds."""
-        return GATES[self.name].good
+        return self._kind.good
 
     @property
-    def bounds(self) -> tuple[float, float]:
+    def bounds(self) -> Bounds:
         """The least and the largest value of a trial."""
-        return GATES[self.name].bounds
+        return self._kind.bounds
 
     @property
     def needs_baseline(self) -> bool:
         """Whether a trial's value needs the same trial of another checkpoint."""
-        return GATES[self.name].needs_baseline
+        return self._kind.needs_baseline
 
     def limit(self, clean: FaultFreeAccuracy) -> float:
         """Return the mean at which the gate just holds; below 0 for a drop larger than the accuracy without faults."""
-        return GATES[self.name].limit(self.threshold, clean)
+        return self._kind.limit(self.threshold, clean)
 
-    def check_measured(self, values: Mapping[str, float], model: str) -> None:
+    def check_measured(self, values: Mapping[str, float | None], model: str) -> None:
         """Refuse a gate on what `values`, those of a run of `model`, do not have.
 
         Raises:
             UsageError: they do not.
         """
-        if not self.needs_baseline and self.quantity not in values:
-            raise UsageError(f"--{self.name}: {model} is no language model", "leave it out, or gate on --min-accuracy")
+        if self.quantity in values or (self.needs_baseline and "accuracy" in values):
+            return
+        scores = [name.removeprefix(_SCORE) for name in values if name.startswith(_SCORE)]
+        if self.score is not None:
+            remedy = f"its scores: {', '.join(scores)}" if scores else "try: --gate 'accuracy>=0.9'"
+            raise UsageError(f"--gate {self.text}: {model} has no score {self.score!r}", remedy)
+        if scores:
+            raise UsageError(f"--{self.name}: the scores of {model} are no accuracies", f"--gate '{scores[0]}>=…'")
+        raise UsageError(f"--{self.name}: {model} is no language model", "leave it out, or gate on --min-accuracy")
+
+    def value(self, values: Mapping[str, float | None]) -> float | None:
+        """Return what it reads of a trial; None where a trial of the baseline is missing.
+
+        Raises:
+            UsageError: a score lies outside its bounds.
+        """
+        low, high = self.bounds
+        found = values.get(self.quantity)
+        if self.score is None:
+            return found
+        if found is None:
+            return low if self.direction == "above" else high
+        if not low <= found <= high:
+            problem = f"--bounds {self.score}={low:g}:{high:g}: a trial has {self.score} {found:g}"
+            raise UsageError(problem, "name bounds that it never leaves")
+        return found
 
 
-def gate_values(outcome: Outcome) -> dict[str, float]:
-    """Return what gates read of a trial, all from 0 to 1; what is not defined for this kind of model is absent."""
+def parse_gate(text: str, bounds: Mapping[str | None, Bounds]) -> Gate:
+    """Read `QUANTITY>=X` or `QUANTITY<=X`: a score's name, or `accuracy`, `drop`, `sdc`, `perplexity`, ….
+
+    Args:
+        text: as `--gate` takes it.
+        bounds: what scores lie between, by name; None as a name: all others.
+
+    Raises:
+        UsageError: it does not read so, or see `Gate`.
+    """
+    match = _DEMAND.fullmatch(text)
+    try:
+        threshold = float(match[3]) if match else math.nan
+    except ValueError:
+        threshold = math.nan
+    if match is None or not math.isfinite(threshold):
+        raise UsageError(f"--gate {text}: is no demand on a number", "try: --gate 'mAP>=0.4', or 'loss<=1.2'")
+    quantity, sign = match[1], match[2]
+    if (quantity, sign) in _SPELLINGS:
+        return Gate(_SPELLINGS[quantity, sign], threshold)
+    if any(quantity == name for name, _ in _SPELLINGS):
+        other = "<=" if sign == ">=" else ">="
+        raise UsageError(
+            f"--gate {text}: a gate on it is {quantity}{other}X", f"try: --gate '{quantity}{other}{match[3]}'"
+        )
+    return Gate(f"{quantity}{sign}", threshold, bounds.get(quantity, bounds.get(None)))
+
+
+def gate_values(outcome: Outcome) -> dict[str, float | None]:
+    """Return what gates read of a trial: fractions from 0 to 1, and scores (None is not finite); what is not defined
+    for this kind of model is absent."""
     values = {
-        "accuracy": outcome.top1,
+        "accuracy": None if outcome.scores is not None else outcome.top1,
         "sdc": (outcome.sdc or 0) / outcome.n,
         "token probability": outcome.token_probability,
     }
-    return {name: value for name, value in values.items() if value is not None}
+    defined: dict[str, float | None] = {name: value for name, value in values.items() if value is not None}
+    return defined | {_SCORE + name: value for name, value in (outcome.scores or {}).items()}
 
 
 class GateCheck:
@@ -175,7 +277,7 @@ class GateCheck:
         self.trials = 0
         self._alpha = alpha
         self._values: list[float] = []
-        bad: Literal["above", "below"] = "below" if gate.direction == "above" else "above"
+        bad: Side = "below" if gate.direction == "above" else "above"
         self._good = MeanTest(self.limit, alpha=alpha, direction=gate.direction, bounds=gate.bounds)
         self._bad = MeanTest(self.limit, alpha=alpha, direction=bad, bounds=gate.bounds)
         self._verdict = Verdict.INCONCLUSIVE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +20,8 @@ from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.recover.applied import CorrectorId
 from faultcli.recover.batchnorm import Recalibrate, parse_recalibration
+from faultcli.workload.measures import ACCURACY, UNBOUNDED, Measure
+from faultcli.workload.metrics import Outcome
 
 RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
 MOST_TRIALS = 10_000_000  # per arm; a store that has a trial of a higher number is damaged
@@ -111,6 +114,7 @@ class Plan:
     baseline: tuple[
         tuple[float | None, ...], ...
     ] = ()  # per arm and trial, the accuracy of the checkpoint to compare with
+    bounds: tuple[tuple[str | None, float, float], ...] = ()  # what scores lie between, by name; None: all others
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -119,7 +123,7 @@ class Plan:
             raise UsageError(f"--trials {self.trials}: a campaign has at most {MOST_TRIALS:,} trials per arm")
         if not 0 < self.confidence < 1:
             raise UsageError(f"--confidence {self.confidence:g}: lies between 0 and 1", "try: --confidence 0.95")
-        if self.until_half_width is not None and not 0 < self.until_half_width < 1:
+        if self.until_half_width is not None and not 0 < self.until_half_width < (math.inf if self.bounds else 1):
             problem = f"--until-ci {self.until_half_width:g}: half of an interval's width lies between 0 and 1"
             raise UsageError(problem, "try: --until-ci 0.01, which is one point of accuracy")
         if self.seed < 0:
@@ -127,6 +131,38 @@ class Plan:
         repeated = {arm for arm in self.arms if self.arms.count(arm) > 1}
         if repeated:
             raise UsageError(f"the arm {next(iter(repeated)).label} is asked for twice", "name every level once")
+
+    def measure(self, original: Outcome) -> Measure:
+        """Return what the campaign is about on a model: its accuracy, or the first of its scores."""
+        if original.scores is None:
+            return ACCURACY
+        name = next(iter(original.scores))
+        bounds = {known: (low, high) for known, low, high in self.bounds}
+        good = {gate.direction for gate in self.gates if gate.score == name}
+        return Measure(name, bounds.get(name, bounds.get(None, UNBOUNDED)), good.pop() if len(good) == 1 else None)
+
+    def check_measure(self, original: Outcome) -> None:
+        """Refuse what a score cannot be asked, and bounds that it leaves.
+
+        Raises:
+            UsageError: there is such a thing.
+        """
+        measure = self.measure(original)
+        if measure.score is None:
+            if self.bounds:
+                raise UsageError("--bounds: is for scores; an accuracy lies between 0 and 1", "leave it out")
+            return
+        if self.question is not None:
+            raise UsageError(
+                f"--curve: draws accuracies, and {measure.score} is a score", "list levels: --ber 1e-5,1e-4"
+            )
+        if self.until_half_width is not None and not measure.bounded:
+            problem = f"--until-ci: of {measure.score}, a score without bounds, no interval holds at every look"
+            raise UsageError(problem, f"say what it lies between: --bounds {measure.score}=0:1")
+        value, (low, high) = measure.of(original), measure.bounds
+        if value is not None and not low <= value <= high:
+            problem = f"--bounds {measure.score}={low:g}:{high:g}: without faults it is {value:g}"
+            raise UsageError(problem, "name bounds that it never leaves")
 
     @property
     def stop_rule(self) -> StopRule:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from faultcli.campaign.bench import fault_free
 from faultcli.campaign.curves import check_arms
 from faultcli.campaign.plan import Arm, Plan
-from faultcli.campaign.records import Record
 from faultcli.campaign.statistics import sample_size, trials_needed
 from faultcli.campaign.store import Store
 from faultcli.campaign.subject import Subject
@@ -75,7 +73,9 @@ def preview(
     if plan.question is not None:
         check_arms(plan)
     identity, workload = subject.identity(plan), subject.workload
-    fault_free(workload)
+    original = fault_free(workload).outcome
+    plan.check_measure(original)
+    measure = plan.measure(original)
     seconds = fault_free(workload).seconds
     half_width = plan.until_half_width or HALF_WIDTH
     images: dict[object, MemoryImage] = {}
@@ -85,12 +85,15 @@ def preview(
             images = {arm.memory: subject.image(arm)}
         key = identity.arms[number]
         records = store.records(key, number) if store is not None and key in store.arms else {}
-        arms.append(_arm(plan, arm, images[arm.memory], half_width, seconds, records))
+        values = None  # of a score nobody knows how far it spreads
+        if measure.score is None:
+            values = [record.outcome.top1 for record in records.values()]
+        arms.append(_arm(plan, arm, images[arm.memory], half_width, seconds, values))
     return Preview(plan, identity.sha256, len(workload), half_width, seconds, tuple(arms))
 
 
 def _arm(
-    plan: Plan, arm: Arm, image: MemoryImage, half_width: float, seconds: float, records: Mapping[int, Record]
+    plan: Plan, arm: Arm, image: MemoryImage, half_width: float, seconds: float, values: list[float] | None
 ) -> ArmPreview:
     flips: tuple[float, ...] | None
     worst = likely = None
@@ -103,9 +106,8 @@ def _arm(
         expected = arm.fault.expected_flips(image.regions)
         flips = None if expected is None else (expected,)
         cost = -math.expm1(-expected) if arm.fault.ber is not None and expected is not None else 1.0
-    if plan.question is None and not arm.fault.repeats:
+    if plan.question is None and not arm.fault.repeats and values is not None:
         sequential = plan.stop_rule.sequential
-        values = [record.outcome.top1 for record in records.values()]
         mean = 0.5
         if len(values) >= _LEAST_TRIALS:
             mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
@@ -123,6 +125,6 @@ def _arm(
         worst,
         likely,
         deviation,
-        len(records),
+        len(values or ()),
         cost * seconds * trials,
     )

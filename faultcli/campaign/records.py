@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.statistics import Interval, certain, mean_interval, sequence_interval, unseen_share
 from faultcli.protect.chain import UNPROTECTED
+from faultcli.workload.measures import ACCURACY, UNBOUNDED, Bounds, Measure
 from faultcli.workload.metrics import Outcome
 
 
@@ -50,6 +52,7 @@ class ArmResult:
     sequential: bool = False  # whether the trials themselves decided how many there are
     failures: tuple[Failure, ...] = ()
     outstanding: int = 0  # trials that were asked for, that nothing made needless, and that have not been run
+    measure: Measure = ACCURACY  # what the campaign is about
 
     @property
     def condition(self) -> str:
@@ -67,26 +70,49 @@ class ArmResult:
         Beside the interval of the kinds that were seen it is the other half of what is not known."""
         return 0.0 if self.repeats else unseen_share(len(self.records), confidence)
 
-    def mean(
-        self, values: Sequence[float], confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
-    ) -> Interval | None:
+    def mean(self, values: Sequence[float], confidence: float = 0.95, bounds: Bounds = (0.0, 1.0)) -> Interval | None:
         """Return the mean of one number per trial with its interval: that of the kinds of fault map that were seen, or,
-        if the trials decided how many there are, the one that holds at every look."""
+        if the trials decided how many there are, the one that holds at every look (none where there are no bounds)."""
         if self.repeats and values:
             return certain(values[0])
-        interval = sequence_interval if self.sequential else mean_interval
-        return interval(values, confidence=confidence, bounds=bounds)
+        if not self.sequential:
+            return mean_interval(values, confidence=confidence, bounds=bounds)
+        if not all(map(math.isfinite, bounds)):
+            return Interval(float(np.mean(values)), None, None) if values else None
+        return sequence_interval(values, confidence=confidence, bounds=bounds)
 
-    def accuracy(self, confidence: float = 0.95) -> Interval | None:
-        """Mean top-1 accuracy over trials with its interval; see `mean`."""
-        if confidence not in self._accuracies:
-            values = [record.outcome.top1 for record in self.records]
-            self._accuracies[confidence] = self.mean(values, confidence)
-        return self._accuracies[confidence]
+    @property
+    def values(self) -> list[float]:
+        """What the campaign is about, per trial that has it, as fractions or as a score is."""
+        found = (self.measure.of(record.outcome) for record in self.records)
+        return [value for value in found if value is not None]
+
+    def headline(self, confidence: float = 0.95) -> Interval | None:
+        """Mean over trials of what the campaign is about, with its interval; see `mean`."""
+        if confidence not in self._headlines:
+            self._headlines[confidence] = self.mean(self.values, confidence, self.measure.bounds)
+        return self._headlines[confidence]
 
     @cached_property
-    def _accuracies(self) -> dict[float, Interval | None]:
+    def _headlines(self) -> dict[float, Interval | None]:
         return {}  # by confidence: tables and plots ask again and again, and a sequence takes its time
+
+    def accuracy(self, confidence: float = 0.95) -> Interval | None:
+        """Mean top-1 accuracy over trials with its interval.
+
+        Raises:
+            ValueError: the answers are no classes; see `score`.
+        """
+        if self.measure.score is not None:
+            raise ValueError(f"the trials have scores and no accuracy: score({self.measure.score!r})")
+        return self.headline(confidence)
+
+    def score(self, name: str, confidence: float = 0.95) -> Interval | None:
+        """Mean over trials of one of a task's scores, with its interval."""
+        if name == self.measure.score:
+            return self.headline(confidence)
+        found = [(record.outcome.scores or {}).get(name) for record in self.records]
+        return self.mean([value for value in found if value is not None], confidence, UNBOUNDED)
 
     def perplexity(self, confidence: float = 0.95) -> Interval | None:
         """Harmonic mean of a language model's perplexity over trials, with its interval: 1 over that of the mean token
@@ -100,8 +126,10 @@ class ArmResult:
 
     @property
     def worst(self) -> float | None:
-        """Lowest top-1 accuracy of a trial."""
-        return min((record.outcome.top1 for record in self.records), default=None)
+        """The worst trial's value; None where nobody said which side is worse."""
+        if self.measure.good is None:
+            return None
+        return (min if self.measure.good == "above" else max)(self.values, default=None)
 
     @property
     def flips_mean(self) -> float | None:
@@ -128,6 +156,11 @@ class CampaignResult:
     missing: tuple[str, ...] = ()  # arms that were asked for, and of which nothing has been run, by their labels
 
     @property
+    def measure(self) -> Measure:
+        """What the campaign is about."""
+        return self.plan.measure(self.original)
+
+    @property
     def complete(self) -> bool:
         """Whether everything that was asked for has been run, or made needless by what was."""
         return not self.missing and not any(arm.outstanding for arm in self.arms)
@@ -140,17 +173,18 @@ class CampaignResult:
         return combine(found if self.complete else [*found, Verdict.INCOMPLETE])
 
     def gain_over_none(self, arm: ArmResult, confidence: float = 0.95) -> Interval | None:
-        """Mean gain in top-1 accuracy over the unprotected arm of the same format and law, paired by trial; None where
-        there is no such arm, and for that arm itself."""
+        """Mean gain over the unprotected arm of the same format and law, paired by trial; None where there is no such
+        arm, and for that arm itself."""
         plain_arm = replace(arm.arm, protect=UNPROTECTED, recalibrate=None, correct=None)
         if arm.arm == plain_arm:
             return None
         plain = next((a for a in self.arms if a.arm == plain_arm), None)
         if plain is None:
             return None
-        without = {record.trial: record.outcome.top1 for record in plain.records}
-        gains = [r.outcome.top1 - without[r.trial] for r in arm.records if r.trial in without]
-        return arm.mean(gains, confidence, (-1.0, 1.0))
+        without = {record.trial: arm.measure.of(record.outcome) for record in plain.records}
+        pairs = ((arm.measure.of(record.outcome), without.get(record.trial)) for record in arm.records)
+        gains = [value - before for value, before in pairs if value is not None and before is not None]
+        return arm.mean(gains, confidence, arm.measure.differences)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -47,8 +47,8 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     arms = []
     for number, (arm, memory) in enumerate(zip(identity.arms, memories.values(), strict=True)):
         records = store.records(arm, number)
-        clean = FaultFreeAccuracy(store.original.top1, memory.stored.top1)
-        arms.append(_arm_result(plan, number, memory, clean, records, store.failures(arm, number)))
+        watch = Watch(plan, number, FaultFreeAccuracy.of(store.original, memory.stored), plan.measure(store.original))
+        arms.append(_arm_result(plan, watch, memory, records, store.failures(arm, number)))
     seconds = sum(record.seconds for arm in arms for record in arm.records)
     found = (tuple(arms), seconds, store.provenance, missing)
     return CampaignResult(plan, identity.sha256, store.inputs, store.original, *found)
@@ -61,14 +61,12 @@ def no_trials(store: Store) -> StoreError:
 
 def _arm_result(
     plan: Plan,
-    number: int,
+    watch: Watch,
     memory: Memory,
-    clean: FaultFreeAccuracy,
     records: dict[int, Record],
     failures: dict[int, Failure],
 ) -> ArmResult:
     """Look at an arm's trials in the order of their numbers, up to where the campaign stops."""
-    watch = Watch(plan, number, clean)
     used = []
     enough = False
     for record in records.values():
@@ -84,7 +82,7 @@ def _arm_result(
             replace(gate, verdict=Verdict.INCONCLUSIVE) if gate.verdict is Verdict.PASS else gate for gate in gates
         )
     return ArmResult(
-        plan.arms[number],
+        plan.arms[watch.arm],
         memory.bits,
         memory.overhead_bits_per_weight,
         memory.stored,
@@ -93,4 +91,5 @@ def _arm_result(
         watch.rule.sequential,
         missing,
         0 if enough else sum(trial not in records and trial not in failures for trial in range(plan.trials)),
+        watch.measure,
     )

@@ -66,6 +66,7 @@ def run_campaign(
     original = fault_free(workload)
     for gate in plan.gates:
         gate.check_measured(gate_values(original.outcome), workload.architecture.name)
+    plan.check_measure(original.outcome)
     store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
     waiting = len(plan.arms)
     try:
@@ -87,7 +88,7 @@ def run_campaign(
                     each = (original if bench is None else bench.stored).seconds
                     budget = Budget.of((budget_seconds - (clock - start)) / waiting, each, clock)
                 waiting -= 1
-                watch = Watch(plan, number, _clean(original, about))
+                watch = _watch(plan, number, original, about)
                 run = partial(_run, executor, bench, number, arm.fault)
                 with closing(_in_order(budget.trials(shard.trials(plan.trials), known), known, run)) as found:
                     for result in found:
@@ -102,15 +103,16 @@ def run_campaign(
     return replace(result_of(store, plan, identity), seconds=time.perf_counter() - start)
 
 
-def _clean(original: FaultFree, about: Memory) -> FaultFreeAccuracy:
-    return FaultFreeAccuracy(original.outcome.top1, about.stored.top1)
+def _watch(plan: Plan, number: int, original: FaultFree, about: Memory) -> Watch:
+    clean = FaultFreeAccuracy.of(original.outcome, about.stored)
+    return Watch(plan, number, clean, plan.measure(original.outcome))
 
 
 def _complete(
     plan: Plan, number: int, about: Memory, known: Mapping[int, Record], shard: Shard, original: FaultFree
 ) -> bool:
     """Return whether an arm needs no trial beyond those that are known."""
-    watch = Watch(plan, number, _clean(original, about))
+    watch = _watch(plan, number, original, about)
     for trial in shard.trials(plan.trials):
         if trial not in known:
             return False

@@ -305,9 +305,10 @@ def _asked(plan: Plan, identity: Identity) -> str:
     asked = {"trials": plan.trials, "until_half_width": plan.until_half_width, "confidence": plan.confidence}
     baseline = dict(zip(identity.arms, plan.baseline, strict=True)) if plan.baseline else None
     question = [plan.question.rates, plan.question.hold] if plan.question else None
-    return json.dumps(asked | {"gates": gates, "question": question, "baseline": baseline})
+    said = {"gates": gates, "question": question, "baseline": baseline, "bounds": plan.bounds}
+    return json.dumps(asked | said)
 
 
 def _json(item: Any) -> str:
     """Return a dataclass as JSON; floats come back bit for bit."""
-    return json.dumps(asdict(item), sort_keys=True)
+    return json.dumps(asdict(item))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from faultcli.cli.console import note, progress
 from faultcli.errors import UsageError
-from faultcli.report.text import printable
+from faultcli.report.text import counted, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -90,9 +90,11 @@ class _Lines:
 
 
 def _said(plan: Plan, arm: int, watch: Watch) -> str:
-    from faultcli.report.table import percent_interval
+    from faultcli.report.numbers import mean_text, unit
 
-    return f"{plan.arms[arm].label}: {watch.trials} trials, accuracy {percent_interval(watch.accuracy())} %"
+    what = watch.measure.score or "accuracy"
+    mean = mean_text(watch.mean(), watch.measure) + unit(watch.measure)
+    return f"{plan.arms[arm].label}: {counted(watch.trials, 'trial')}, {what} {mean}"
 
 
 def where_trials_are(store: Path | None, kept: int) -> str:

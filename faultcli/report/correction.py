@@ -12,7 +12,8 @@ from faultcli.campaign.statistics import Interval, mean_interval
 from faultcli.errors import UsageError
 from faultcli.recover.assess import Level
 from faultcli.recover.base import Corrector
-from faultcli.report.table import UNDEFINED, new_table, percent
+from faultcli.report.numbers import UNDEFINED, percent
+from faultcli.report.table import new_table
 from faultcli.report.text import markdown, printable
 
 SCHEMA = "faultcli.corrector/1"

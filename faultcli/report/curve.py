@@ -12,7 +12,8 @@ from faultcli.campaign.statistics import Interval
 from faultcli.campaign.strata import MaxBer
 from faultcli.faults.memories import Rate, RateRange
 from faultcli.report.document import rates_document
-from faultcli.report.table import UNDEFINED, PlainTable, new_table, percent, percent_interval
+from faultcli.report.numbers import UNDEFINED, percent, percent_interval
+from faultcli.report.table import PlainTable, new_table
 
 ROWS = 11  # of a table
 PER_DECADE = 10  # points of a document

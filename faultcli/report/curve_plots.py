@@ -9,8 +9,8 @@ import numpy as np
 from faultcli.campaign.curves import ArmCurve, CurveResult
 from faultcli.report.drawing import FAINT, drawing, new_figure, short_number, to_svg
 from faultcli.report.level_plots import legend, legend_height, level_axis
+from faultcli.report.numbers import percent_interval
 from faultcli.report.plot import MOST_SERIES, Plot, looks_of
-from faultcli.report.table import percent_interval
 
 _PER_DECADE = 12  # points of a line
 

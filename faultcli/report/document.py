@@ -74,7 +74,8 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
 
 def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, Any]:
     arm = result.arms[number]
-    accuracy, rates = arm.accuracy(confidence), arm.mean_rates()
+    measure, rates = arm.measure, arm.mean_rates()
+    accuracy = arm.headline(confidence) if measure.score is None else None
     gain, drop = result.gain_over_none(arm, confidence), paired_drop(result, number)
     return {
         "format": arm.arm.format,
@@ -87,8 +88,8 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
         "interval": "at every look" if arm.sequential else "fixed number of trials",
         "unseen_share": arm.unseen(confidence),
         "bits": arm.bits,
-        "original_accuracy": result.original.top1,
-        "stored_accuracy": arm.stored.top1,
+        "original_accuracy": result.original.top1 if measure.score is None else None,
+        "stored_accuracy": arm.stored.top1 if measure.score is None else None,
         "accuracy": None
         if accuracy is None
         else {"mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "worst": arm.worst},
@@ -96,9 +97,10 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
         "drop_from_baseline": None if drop is None else {"mean": drop.mean, "low": drop.low, "high": drop.high},
         **{name: rates.get(name) for name in _RATES},
         **_perplexity(arm, confidence),
+        **_scores(arm, result, confidence),
         "flips_mean": arm.flips_mean,
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
-        "trial_accuracies": trial_accuracies(arm),
+        "trial_accuracies": trial_accuracies(arm) if measure.score is None else [],
     }
 
 
@@ -136,12 +138,36 @@ def _perplexity(arm: ArmResult, confidence: float) -> dict[str, Any]:
     }
 
 
+def _scores(arm: ArmResult, result: CampaignResult, confidence: float) -> dict[str, Any]:
+    """Return nothing for models whose answers are classes or tokens."""
+    if result.original.scores is None:
+        return {}
+    found = {}
+    for name, original in result.original.scores.items():
+        mean = arm.score(name, confidence)
+        values = [(record.outcome.scores or {}).get(name) for record in arm.records]
+        known = [value for value in values if value is not None]
+        found[name] = {
+            "original": original,
+            "stored": (arm.stored.scores or {}).get(name),
+            "mean": None if mean is None else mean.mean,
+            "low": None if mean is None else mean.low,
+            "high": None if mean is None else mean.high,
+            "least": min(known, default=None),
+            "largest": max(known, default=None),
+            "trials": values,
+        }
+    return {"scores": found}
+
+
 _RATES = ("top5", "loss", "masked", "sdc", "due", "sdc1", "sdc5", "sdc10pct", "sdc20pct")
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
     """Return one evaluation's rates, with what is null for a run that is compared with nothing left out."""
     rates = outcome.rates() | {"perplexity": outcome.perplexity}
+    if outcome.scores is not None:
+        return {"scores": dict(outcome.scores), "due": rates["due"], "sdc": rates["sdc"], "masked": rates["masked"]}
     return {name: rates[name] for name in ("top1", "top5", "loss", "due")} | {
         name: value for name, value in rates.items() if value is not None
     }

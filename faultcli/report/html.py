@@ -12,6 +12,7 @@ from faultcli.campaign.records import CampaignResult
 from faultcli.report.curve import curve_lines
 from faultcli.report.curve_plots import curve_plots
 from faultcli.report.html_style import STYLE_SHEET
+from faultcli.report.numbers import UNDEFINED, original_text, percent, unit, value_text, worst_text
 from faultcli.report.plot import Plot
 from faultcli.report.sections import CURVES, SECTIONS, Section
 from faultcli.report.summary import (
@@ -25,8 +26,9 @@ from faultcli.report.summary import (
     headline,
     provenance_rows,
 )
-from faultcli.report.table import failure_lines, format_lines, interval_lines, outstanding_lines, percent
+from faultcli.report.table import failure_lines, format_lines, interval_lines, outstanding_lines
 from faultcli.report.text import printable
+from faultcli.workload.measures import Measure
 
 _SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCOMPLETE: "…", Verdict.INCONCLUSIVE: "?", None: "–"}
 _TEXTS = ("format", "fault", "protection", "arm", "gate", "verdict", "unbeaten")  # columns that are no numbers
@@ -142,13 +144,21 @@ def _contents(sections: Iterable[Section]) -> list[str]:
 
 def _summary(result: CampaignResult) -> list[str]:
     known = [arm for arm in result.arms if arm.records]
-    worst = min(known, key=lambda arm: arm.worst or 0.0, default=None)
+    measure = result.measure
+    first = "Original accuracy" if measure.score is None else f"Original {measure.score}"
+    stored = [value for arm in result.arms if (value := measure.of(arm.stored)) is not None]
+    means = [found.mean for arm in known if (found := arm.headline())]
     tiles = [
-        ("Original accuracy", f"{percent(result.original.top1)} %", "the checkpoint as it is"),
-        ("As stored", _range([arm.stored.top1 for arm in result.arms]), "in the memory, without faults"),
-        ("Under faults", _range([found.mean for arm in known if (found := arm.accuracy())]), "mean of an arm"),
-        ("Worst trial", f"{percent(None if worst is None else worst.worst)} %", worst.arm.label if worst else ""),
+        (first, original_text(result) + unit(measure), "the checkpoint as it is"),
+        ("As stored", _range(stored, measure), "in the memory, without faults"),
+        ("Under faults", _range(means, measure), "mean of an arm"),
     ]
+    if measure.good:
+        side = 1 if measure.good == "above" else -1
+        ruined = [arm for arm in known if arm.worst is not None]
+        worst = min(ruined, key=lambda arm: side * (arm.worst or 0.0), default=None)
+        text = (worst_text(worst) if worst else UNDEFINED) + unit(measure)
+        tiles.append(("Worst trial", text, worst.arm.label if worst else ""))
     lines = ['<section id="summary">', '<dl class="tiles">']
     lines += [
         f"<div><dt>{name}</dt><dd>{_text(value)}<small>{_text(remark)}</small></dd></div>"
@@ -167,15 +177,15 @@ def _summary(result: CampaignResult) -> list[str]:
     if failed:
         lines += ["<h2>Trials that could not be run</h2>", "<p>Counted nowhere; no gate passes without them.</p>"]
         lines += ['<ul class="findings card">', *(f"<li>{_text(line)}</li>" for line in failed), "</ul>"]
-    lines += ["<h2>Findings</h2>", "<p>Mean accuracy in percent with its interval, for every format and fault law.</p>"]
+    lines += ["<h2>Findings</h2>", "<p>The mean over fault maps with its interval, for every format and fault law.</p>"]
     lines += ['<ul class="findings card">']
     lines += [f"<li><b>{_text(name)}</b>{_text(text)}</li>" for name, text in findings(result)]
     return [*lines, "</ul>", "</section>"]
 
 
-def _range(fractions: Sequence[float]) -> str:
-    low, high = percent(min(fractions, default=None)), percent(max(fractions, default=None))
-    return f"{low} %" if low == high else f"{low} to {high} %"
+def _range(values: Sequence[float], measure: Measure) -> str:
+    low, high = (value_text(end(values, default=None), measure) for end in (min, max))
+    return (low if low == high else f"{low} to {high}") + unit(measure)
 
 
 def _tested(rows: Iterable[tuple[str, str]], about: Provenance | None) -> list[str]:

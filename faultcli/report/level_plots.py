@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import mean_interval
-from faultcli.report.drawing import FAINT, INK, WIDTH, drawing, new_figure, short_number, to_svg
+from faultcli.report.drawing import FAINT, INK, WIDTH, drawing, new_figure, short_number, spelled, to_svg
+from faultcli.report.numbers import UNDEFINED, headline_text, limits, original_text, percent, percent_interval, scale
+from faultcli.report.numbers import label as label_of
 from faultcli.report.plot import MOST_SERIES, Plot, by_format, kind_of_law, level_of, looks
-from faultcli.report.table import UNDEFINED, by_condition, hardening, percent, percent_interval
+from faultcli.report.table import by_condition, hardening
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,24 +44,26 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
     look_of = looks(result)
     with drawing():
         figure, axes = new_figure(2.9 + legend_height(series))
-        original = 100 * result.original.top1
+        by = scale(result.measure)
+        original = by * (result.measure.of(result.original) or 0.0)
         axes.axhline(original, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         for label, arms in series.items():
             look = look_of[label]
-            known = [(_level(arm), found) for arm in arms if (found := arm.accuracy(confidence)) is not None]
+            known = [(_level(arm), found) for arm in arms if (found := arm.headline(confidence)) is not None]
             levels = [level for level, _ in known]
-            means = [100 * found.mean for _, found in known]
-            low = [100 * (found.mean if found.low is None else found.low) for _, found in known]
-            high = [100 * (found.mean if found.high is None else found.high) for _, found in known]
+            means = [by * found.mean for _, found in known]
+            low = [by * (found.mean if found.low is None else found.low) for _, found in known]
+            high = [by * (found.mean if found.high is None else found.high) for _, found in known]
             axes.fill_between(levels, low, high, color=look.colour, alpha=0.16, linewidth=0)
             axes.plot(
                 levels, means, color=look.colour, marker=look.marker, linestyle=look.line, label=label, clip_on=False
             )
         first = next(iter(series.values()))[0]
         level_axis(axes, sorted({_level(arm) for arms in series.values() for arm in arms}))
-        axes.set(xlabel=first.arm.fault.unit.removesuffix(", 0 to 1"), ylabel="top-1 accuracy, %", ylim=(0, 100))
+        axes.set(xlabel=first.arm.fault.unit.removesuffix(", 0 to 1"), ylabel=spelled(label_of(result.measure)))
+        axes.set_ylim(limits(result.measure))
         axes.annotate(
-            f"original {original:.1f}",
+            f"original {original_text(result)}",
             (1, original),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),
@@ -71,16 +75,16 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
         axes.grid(axis="y")
         legend(figure, series)
         ends = "; ".join(
-            f"{label} from {percent_interval(arms[0].accuracy(confidence))} at {short_number(_level(arms[0]))} to "
-            f"{percent_interval(arms[-1].accuracy(confidence))} at {short_number(_level(arms[-1]))}"
+            f"{label} from {headline_text(arms[0], confidence)} at {short_number(_level(arms[0]))} to "
+            f"{headline_text(arms[-1], confidence)} at {short_number(_level(arms[-1]))}"
             for label, arms in series.items()
         )
-        text = f"Line plot of mean top-1 accuracy in percent with intervals, by fault level. {ends}"
+        text = f"Line plot of mean {label_of(result.measure)} with intervals, by fault level. {ends}"
         svg = to_svg(figure, name, f"Accuracy against fault level, {title}", text)
     levels = sorted({_level(arm) for arms in series.values() for arm in arms})
     rows = []
     for label, arms in series.items():
-        cells = {_level(arm): percent_interval(arm.accuracy(confidence)) for arm in arms}
+        cells = {_level(arm): headline_text(arm, confidence) for arm in arms}
         rows.append((label, *(cells.get(level, UNDEFINED) for level in levels)))
     return Plot(title, svg, ("protection", *map(short_number, levels)), tuple(rows))
 
@@ -89,6 +93,8 @@ def overhead_plots(result: CampaignResult) -> list[Plot]:
     """Mean accuracy against what the protections add to the memory, one figure per format: a line per fault level goes
     through the arms that no cheaper arm beats. Only where arms differ in overhead."""
     plots: list[Plot] = []
+    if result.measure.score is not None:  # nobody may have said which side is better
+        return plots
     for form, arms in by_format(result.arms).items():
         if len({arm.overhead_bits_per_weight for arm in arms}) > 1:
             plots.append(_overhead_plot(result, form, arms, f"overhead-{len(plots)}"))
@@ -137,7 +143,7 @@ def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult],
         legend(figure, drawn)
         best = "; ".join(
             f"{level_of(front[-1])}: best is {hardening(front[-1])} with "
-            f"{percent_interval(front[-1].accuracy(confidence))} at {front[-1].overhead_bits_per_weight:.3g}"
+            f"{headline_text(front[-1], confidence)} at {front[-1].overhead_bits_per_weight:.3g}"
             for front in fronts
         )
         text = f"Scatter plot of mean top-1 accuracy in percent by overhead in bits per weight. {best}"
@@ -148,7 +154,7 @@ def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult],
             hardening(arm),
             level_of(arm),
             f"{arm.overhead_bits_per_weight:.3g}",
-            percent_interval(arm.accuracy(confidence)),
+            headline_text(arm, confidence),
             "yes" if id(arm) in on_front else "",
         )
         for arm in sorted(arms, key=lambda arm: (_level(arm), arm.overhead_bits_per_weight))
@@ -171,7 +177,7 @@ def _front(arms: Sequence[ArmResult]) -> list[ArmResult]:
 
 
 def _mean(arm: ArmResult) -> float:
-    found = arm.accuracy()
+    found = arm.headline()
     return 0.0 if found is None else found.mean
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from rich.table import Table
 
 from faultcli.campaign.preview import USUAL, WORST, ArmPreview, Preview
-from faultcli.report.table import UNDEFINED, new_table, percent
+from faultcli.report.numbers import UNDEFINED, percent
+from faultcli.report.table import new_table
 
 PREVIEW_SCHEMA = "faultcli.plan/1"
 

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING
 
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.report.drawing import DUE, FAINT, INK, MASKED, PAGE, SDC, drawing, new_figure, spelled, to_svg
+from faultcli.report.numbers import (
+    headline_text,
+    limits,
+    mean_text,
+    percent,
+    scale,
+    stored_text,
+    value_text,
+)
+from faultcli.report.numbers import label as label_of
 from faultcli.report.plot import Plot, by_format, level_of, looks, paged
-from faultcli.report.table import hardening, percent, percent_interval
+from faultcli.report.table import hardening
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,14 +43,16 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
                 for arm, place, gain in zip(arms, rows.places, gains, strict=True):
                     assert gain is not None
                     look = look_of[hardening(arm)]
+                    by = scale(arm.measure)
                     if gain.low is not None and gain.high is not None:
-                        axes.plot([100 * gain.low, 100 * gain.high], [place] * 2, color=look.colour, linewidth=2.2)
-                    axes.plot([100 * gain.mean], [place], color=look.colour, marker=look.marker, markersize=6)
+                        axes.plot([by * gain.low, by * gain.high], [place] * 2, color=look.colour, linewidth=2.2)
+                    axes.plot([by * gain.mean], [place], color=look.colour, marker=look.marker, markersize=6)
                 rows.label(axes)
-                axes.set_xlabel("gain in top-1 accuracy, points")
+                name = result.measure.score
+                axes.set_xlabel(spelled("gain in top-1 accuracy, points" if name is None else f"gain in {name}"))
                 axes.grid(axis="x")
                 said = "; ".join(
-                    f"{hardening(arm)} at {level_of(arm)}: {percent_interval(gain)}"
+                    f"{hardening(arm)} at {level_of(arm)}: {mean_text(gain, arm.measure)}"
                     for arm, gain in zip(arms, gains, strict=True)
                 )
                 text = f"Dots with intervals: gain over the unprotected arm in points, paired by fault map. {said}"
@@ -49,7 +61,7 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
                 (
                     hardening(arm),
                     level_of(arm),
-                    percent_interval(gain),
+                    mean_text(gain, arm.measure),
                     f"{arm.overhead_bits_per_weight:.3g}",
                     f"{len(arm.records):,}",
                 )
@@ -119,9 +131,10 @@ def trial_plots(result: CampaignResult) -> list[Plot]:
                 figure, axes = new_figure(rows.height)
                 for arm, place in zip(arms, rows.places, strict=True):
                     look = look_of[hardening(arm)]
-                    counts = sorted(Counter(round(record.outcome.top1 * _BINS) for record in arm.records).items())
+                    by, step = scale(arm.measure), _step(arms)
+                    counts = sorted(Counter(round(value / step) for value in arm.values).items())
                     axes.scatter(
-                        [100 * bin_ / _BINS for bin_, _ in counts],
+                        [by * bin_ * step for bin_, _ in counts],
                         [place] * len(counts),
                         s=[12 + 78 * count / len(arm.records) for _, count in counts],
                         color=look.colour,
@@ -129,25 +142,28 @@ def trial_plots(result: CampaignResult) -> list[Plot]:
                         linewidths=0,
                         clip_on=False,
                     )
-                    found = arm.accuracy(confidence)
-                    assert found is not None
+                    found = arm.headline(confidence)
+                    if found is None:
+                        continue
                     if found.low is not None and found.high is not None:
-                        axes.plot([100 * found.low, 100 * found.high], [place] * 2, color=INK, linewidth=1.1)
-                    axes.plot([100 * found.mean], [place], color=INK, marker="|", markersize=9, markeredgewidth=1.6)
+                        axes.plot([by * found.low, by * found.high], [place] * 2, color=INK, linewidth=1.1)
+                    axes.plot([by * found.mean], [place], color=INK, marker="|", markersize=9, markeredgewidth=1.6)
                 rows.label(axes)
-                axes.set(xlabel="top-1 accuracy of a trial, %", xlim=(0, 100))
+                measure = result.measure
+                axes.set_xlabel(spelled("top-1 accuracy of a trial, %" if measure.score is None else measure.score))
+                axes.set_xlim(limits(measure))
                 axes.grid(axis="x")
                 said = "; ".join(f"{hardening(arm)} at {level_of(arm)}: {_spread(arm)}" for arm in arms)
-                text = f"Dots: accuracy of every trial in percent; bars: mean and interval. {said}"
+                text = f"Dots: {label_of(measure)} of every trial; bars: mean and interval. {said}"
                 svg = to_svg(figure, f"trials-{len(plots)}", f"Every trial, {title}", text)
-            columns = ("protection", "fault", "stored", "mean [interval]", "worst", "quarter below", "median", "best")
+            columns = ("protection", "fault", "stored", "mean [interval]", *_ENDS[result.measure.score is None])
             table = tuple(
                 (
                     hardening(arm),
                     level_of(arm),
-                    percent(arm.stored.top1),
-                    percent_interval(arm.accuracy(confidence)),
-                    *map(percent, _quantiles(arm)),
+                    stored_text(arm),
+                    headline_text(arm, confidence),
+                    *(value_text(value, arm.measure) for value in _quantiles(arm)),
                 )
                 for arm in arms
             )
@@ -155,14 +171,30 @@ def trial_plots(result: CampaignResult) -> list[Plot]:
     return plots
 
 
+_ENDS = {
+    True: ("worst", "quarter below", "median", "best"),
+    False: ("least", "quarter below", "median", "largest"),
+}
+
+
 def _spread(arm: ArmResult) -> str:
-    worst, _, median, best = _quantiles(arm)
-    return f"{len(arm.records)} trials from {percent(worst)} to {percent(best)}, median {percent(median)}"
+    least, _, median, largest = (value_text(value, arm.measure) for value in _quantiles(arm))
+    return f"{len(arm.records)} trials from {least} to {largest}, median {median}"
 
 
-def _quantiles(arm: ArmResult) -> tuple[float, float, float, float]:
-    """Worst, lower quartile, median and best accuracy of a trial: always that of a trial, never between two."""
-    values = sorted(record.outcome.top1 for record in arm.records)
+def _step(arms: Sequence[ArmResult]) -> float:
+    """Return how far apart dots are told apart."""
+    if arms[0].measure.score is None:
+        return 1 / _BINS
+    values = [value for arm in arms for value in arm.values]
+    return (max(values, default=1.0) - min(values, default=0.0)) / _BINS or 1.0
+
+
+def _quantiles(arm: ArmResult) -> tuple[float | None, float | None, float | None, float | None]:
+    """Least, lower quartile, median and largest value of a trial: always that of a trial, never between two."""
+    values = sorted(arm.values)
+    if not values:
+        return None, None, None, None
     last = len(values) - 1
     return values[0], values[last // 4], values[last // 2], values[last]
 

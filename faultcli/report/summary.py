@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.report.table import by_condition, flips_text, hardening, percent, percent_interval, perplexity_interval
+from faultcli.report.numbers import (
+    flips_text,
+    gain_text,
+    headline_text,
+    percent,
+    percent_interval,
+    perplexity_interval,
+    score_interval,
+    stored_text,
+    worst_text,
+)
+from faultcli.report.table import by_condition, hardening
 
 VERDICTS = {
     Verdict.PASS: "Pass",
@@ -71,17 +84,18 @@ def findings(result: CampaignResult) -> list[tuple[str, str]]:
             continue
         plain = next((arm for arm in known if _is_plain(arm.arm)), known[0])
         best = max(known, key=_mean)
-        text = (
-            f"{percent_interval(plain.accuracy(result.plan.confidence))} with {_named(plain)}, worst map "
-            f"{percent(plain.worst)}"
-        )
+        text = f"{headline_text(plain, result.plan.confidence)} with {_named(plain)}{_worst(plain)}"
         if best is not plain and _mean(best) > _mean(plain):
             text += (
-                f"; {percent_interval(best.accuracy(result.plan.confidence))} with {_named(best)} for "
+                f"; {headline_text(best, result.plan.confidence)} with {_named(best)} for "
                 f"{best.overhead_bits_per_weight:.3g} bits per weight"
             )
         said.append((plain.condition, text))
     return said
+
+
+def _worst(arm: ArmResult) -> str:
+    return f", worst map {worst_text(arm)}" if arm.measure.good else ""
 
 
 def _is_plain(arm: Arm) -> bool:
@@ -93,13 +107,23 @@ def _named(arm: ArmResult) -> str:
 
 
 def _mean(arm: ArmResult) -> float:
-    accuracy = arm.accuracy()
-    return -1.0 if accuracy is None else accuracy.mean
+    """Return how good an arm is: the larger the better; all alike where nobody said which scores are better."""
+    mean = arm.headline()
+    if mean is None:
+        return -math.inf
+    return {"above": mean.mean, "below": -mean.mean, None: 0.0}[arm.measure.good]
 
 
 def arm_columns(result: CampaignResult) -> tuple[str, ...]:
-    """Return the header of a table of arms; language models have their perplexity at the end."""
-    return (*_ARM_COLUMNS, "perplexity") if _is_language(result) else _ARM_COLUMNS
+    """Return the header of a table of arms; language models have their perplexity at the end, tasks their scores
+    beside the first."""
+    named = tuple(result.measure.name if name == "accuracy" and result.measure.score else name for name in _ARM_COLUMNS)
+    return (*named, "perplexity") if _is_language(result) else (*named, *_further(result))
+
+
+def _further(result: CampaignResult) -> tuple[str, ...]:
+    """Return the names of a task's scores after the first."""
+    return tuple(result.original.scores or ())[1:]
 
 
 def _is_language(result: CampaignResult) -> bool:
@@ -116,13 +140,14 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
         f"{arm.overhead_bits_per_weight:.3g}",
         f"{len(arm.records):,}",
         flips_text(arm.flips_mean),
-        percent(arm.stored.top1),
-        percent_interval(arm.accuracy(confidence)),
-        percent(arm.worst),
-        percent_interval(result.gain_over_none(arm, confidence)),
+        stored_text(arm),
+        headline_text(arm, confidence),
+        worst_text(arm),
+        gain_text(arm, result, confidence),
         percent(rates.get("sdc")),
         percent(rates.get("due")),
         *([perplexity_interval(arm.perplexity(confidence))] if _is_language(result) else []),
+        *(score_interval(arm.score(name, confidence)) for name in _further(result)),
     )
 
 
@@ -142,13 +167,17 @@ def gate_text(gate: GateResult) -> str:
         return f"max-drop {gate.gate.threshold:g}: at most {percent(gate.limit, 2)} points below the baseline"
     if gate.gate.quantity == "token probability":
         return f"{gate.gate.name} {gate.gate.threshold:g}: perplexity ≤ {gate.gate.threshold:g}"
+    if gate.gate.score is not None:
+        return f"{gate.gate.text}: mean {gate.gate.score} {sign} {gate.gate.threshold:g}"
     quantity = {"accuracy": "accuracy", "sdc": "SDC"}[gate.gate.quantity]
     return f"{gate.gate.name} {gate.gate.threshold:g}: {quantity} {sign} {percent(gate.limit, 2)} %"
 
 
 def unit(gate: GateResult) -> str:
     """Return the unit of what `measured` returns."""
-    return "" if gate.gate.quantity == "token probability" else " points" if gate.gate.needs_baseline else " %"
+    if gate.gate.score is not None or gate.gate.quantity == "token probability":
+        return ""
+    return " points" if gate.gate.needs_baseline else " %"
 
 
 def measured(gate: GateResult, result: CampaignResult) -> str:
@@ -158,8 +187,10 @@ def measured(gate: GateResult, result: CampaignResult) -> str:
         return perplexity_interval(arm.perplexity(result.plan.confidence))
     if gate.gate.needs_baseline:
         return percent_interval(paired_drop(result, gate.arm), 2)
+    if gate.gate.score is not None:
+        return score_interval(arm.score(gate.gate.score, result.plan.confidence))
     if gate.gate.quantity == "accuracy":
-        return percent_interval(arm.accuracy(result.plan.confidence))
+        return headline_text(arm, result.plan.confidence)
     return percent(arm.mean_rates().get(gate.gate.quantity), 2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -15,13 +16,24 @@ from rich.text import Text
 
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.campaign.statistics import Interval
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED
-from faultcli.report.text import plain
+from faultcli.report.numbers import (
+    UNDEFINED,
+    flips_text,
+    gain_text,
+    headline_text,
+    original_text,
+    percent,
+    perplexity,
+    perplexity_interval,
+    score,
+    score_interval,
+    stored_text,
+    worst_text,
+)
+from faultcli.report.text import counted, plain
 from faultcli.workload.metrics import Outcome
-
-UNDEFINED = "–"
 
 
 class PlainTable(Table):
@@ -53,40 +65,6 @@ def new_table(title: str, **columns: str) -> PlainTable:
     return table
 
 
-def percent(fraction: float | None, digits: int = 1) -> str:
-    """Write a fraction as a percentage without its sign."""
-    return UNDEFINED if fraction is None else f"{100 * fraction:.{digits}f}"
-
-
-def flips_text(flips: float | None) -> str:
-    """Write a mean number of flipped bits; from a thousand on, tenths say nothing."""
-    return UNDEFINED if flips is None else f"{flips:,.1f}" if flips < 1000 else f"{flips:,.0f}"
-
-
-def percent_interval(interval: Interval | None, digits: int = 1) -> str:
-    """Write a mean with its interval, in percent."""
-    if interval is None:
-        return UNDEFINED
-    if interval.low is None or interval.high is None:
-        return percent(interval.mean, digits)
-    mean, low, high = (percent(end, digits) for end in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{low}, {high}]"
-
-
-def perplexity(value: float | None) -> str:
-    """Write a perplexity; `∞` where it has no finite value."""
-    return "∞" if value is None else f"{value:.4g}"
-
-
-def perplexity_interval(interval: Interval | None) -> str:
-    """Write a language model's mean perplexity with its interval."""
-    if interval is None:
-        return perplexity(None)
-    if interval.low is None:
-        return perplexity(interval.mean)
-    return f"{perplexity(interval.mean)} [{perplexity(interval.low)}, {perplexity(interval.high)}]"
-
-
 @dataclass(frozen=True)
 class FittedTable:
     """A table that breaks its long cells into lines where the terminal is too narrow for it, and only there."""
@@ -105,14 +83,14 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
 
     All rates are in percent of the inputs, averaged over trials; gains are in points over the unprotected arm on the
     same faults, overhead in bits per weight. For language models top-1 is that of the next token, masked, SDC and DUE
-    count sequences, and perplexity is the harmonic mean over trials.
+    count sequences, and perplexity is the harmonic mean over trials. Scores of a task of the user's own are as they
+    are, each in columns of its own.
     """
     trials = trials_text(result.arms)
     language = result.original.scored is not None
-    what = f"top-1 accuracy in %, {trials}, {result.inputs:,} inputs, original {percent(result.original.top1)}"
+    what = f"{_subject(result)}, {trials}, {counted(result.inputs, 'input')}, original {original_text(result)}"
     if language:
         what = f"next token: {what}, perplexity {perplexity(result.original.perplexity)}"
-    interval = f"accuracy [{interval_name(result, confidence)}]"
     condition: Columns = {"format": lambda arm: arm.arm.format, "fault": lambda arm: arm.arm.fault.spec}
     flips: Columns = {"flips": lambda arm: flips_text(arm.flips_mean)}
     differ = len({len(arm.records) for arm in result.arms}) > 1
@@ -123,16 +101,12 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
         "overhead": lambda arm: f"{arm.overhead_bits_per_weight:.3g}",
         **({"trials": lambda arm: f"{len(arm.records):,}"} if differ else {}),
     }
-    accuracy: Columns = {
-        "stored": lambda arm: percent(arm.stored.top1),
-        interval: lambda arm: percent_interval(arm.accuracy(confidence)),
-        "worst": lambda arm: percent(arm.worst),
-    }
+    accuracy = _headline_columns(result, confidence)
     if language:
         accuracy |= {
             f"perplexity [{interval_name(result, confidence)}]": lambda a: perplexity_interval(a.perplexity(confidence))
         }
-    gain: Columns = {"gain": lambda arm: percent_interval(result.gain_over_none(arm, confidence))}
+    gain: Columns = {"gain": lambda arm: gain_text(arm, result, confidence)}
     masked: Columns = {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}
     errors: Columns = {
         "SDC": lambda arm: percent(arm.mean_rates().get("sdc")),
@@ -146,6 +120,31 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
         )
         for arms in by_condition(result)
     ]
+
+
+def _subject(result: CampaignResult) -> str:
+    return "top-1 accuracy in %" if result.measure.score is None else f"{result.measure.score} of the model"
+
+
+def _headline_columns(result: CampaignResult, confidence: float) -> Columns:
+    """Return what the campaign is about: stored, mean, worst; of a task, every score."""
+    interval = interval_name(result, confidence)
+    if result.measure.score is None:
+        mean = partial(headline_text, confidence=confidence)
+        return {"stored": stored_text, f"accuracy [{interval}]": mean, "worst": worst_text}
+    columns: Columns = {}
+    for name in result.original.scores or ():
+        columns[f"{name} stored"] = partial(_stored_score, name)
+        columns[f"{name} [{interval}]"] = partial(_mean_score, name, confidence)
+    return columns
+
+
+def _stored_score(name: str, arm: ArmResult) -> str:
+    return score((arm.stored.scores or {}).get(name))
+
+
+def _mean_score(name: str, confidence: float, arm: ArmResult) -> str:
+    return score_interval(arm.score(name, confidence))
 
 
 Columns = dict[str, Callable[[ArmResult], str]]
@@ -196,7 +195,7 @@ def gate_lines(result: CampaignResult) -> list[str]:
     """Say what every gate of every arm decided, and all of them together; nothing without gates in a complete
     campaign."""
     lines = [
-        f"{gate.verdict:>12}  {gate.gate.name} {gate.gate.threshold:g}: {result.arms[gate.arm].arm.label}, "
+        f"{gate.verdict:>12}  {gate.gate.text}: {result.arms[gate.arm].arm.label}, "
         f"{gate.trials:,} trials{until_decided(gate)}"
         for arm in result.arms
         for gate in arm.gates
@@ -248,6 +247,8 @@ LOST_IN_FORMAT = 0.05  # a stored accuracy further below the original's is said 
 
 def format_lines(result: CampaignResult) -> list[str]:
     """Say which arms have lost accuracy before any fault, to being stored: gates on faults do not see it."""
+    if result.measure.score is not None:
+        return []
     original = result.original.top1
     return [
         f"{arm.arm.label}: stored without faults {percent(arm.stored.top1)} %, the original has {percent(original)} %; "
@@ -280,7 +281,7 @@ def winners(result: CampaignResult, confidence: float) -> list[str]:
     for law, front in fronts(result).items():
         lines.append(f"best under {law}, by bits of memory per weight:")
         lines += [
-            f"  {memory_bits(arm, result):8.4g}  {percent_interval(arm.accuracy(confidence)):>20}  "
+            f"  {memory_bits(arm, result):8.4g}  {headline_text(arm, confidence):>20}  "
             f"SDC {percent(arm.mean_rates().get('sdc')):>5}  {arm.arm.format}, {hardening(arm)}"
             for arm in front
         ]
@@ -288,14 +289,17 @@ def winners(result: CampaignResult, confidence: float) -> list[str]:
 
 
 def fronts(result: CampaignResult) -> dict[str, list[ArmResult]]:
-    """Return, by fault law with several arms, those that no cheaper arm equals in accuracy, cheapest first."""
+    """Return, by fault law with several arms, those that no cheaper arm equals in accuracy, cheapest first; none where
+    nobody said which scores are better."""
+    if result.measure.good is None:
+        return {}
     by_law: dict[str, list[ArmResult]] = {}
     for arm in result.arms:
         if arm.records:
             by_law.setdefault(arm.arm.fault.spec, []).append(arm)
     found = {}
     for law, arms in by_law.items():
-        best, front = -1.0, []
+        best, front = -math.inf, []
         for arm in sorted(arms, key=lambda a: (memory_bits(a, result), -_mean(a))):
             if _mean(arm) > best:
                 best = _mean(arm)
@@ -315,12 +319,17 @@ def memory_bits(arm: ArmResult, result: CampaignResult) -> float:
 
 
 def _mean(arm: ArmResult) -> float:
-    accuracy = arm.accuracy()
-    return -1.0 if accuracy is None else accuracy.mean
+    """Return how good an arm is: the larger the better."""
+    mean = arm.headline()
+    if mean is None:
+        return -math.inf
+    return mean.mean if arm.measure.good == "above" else -mean.mean
 
 
 def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
     """Return one row per state of the checkpoint; rows without an outcome are left out."""
+    if any(outcome is not None and outcome.scores is not None for outcome in rows.values()):
+        return _scores_table(rows, inputs)
     table = new_table(f"accuracy in %, {inputs:,} inputs", state="left", top_1="right", top_5="right", loss="right")
     table.add_column("DUE", justify="right")
     table.add_column("changed answers", justify="right")
@@ -340,4 +349,17 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
                 percent(rates["sdc"], 2),
                 *([perplexity(outcome.perplexity)] if language else []),
             )
+    return table
+
+
+def _scores_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
+    known = {state: outcome for state, outcome in rows.items() if outcome is not None}
+    names = list(next(iter(known.values())).scores or ())
+    table = new_table(f"scores, {counted(inputs, 'input')}", state="left", **dict.fromkeys(names, "right"))
+    for header in ("DUE", "changed answers"):
+        table.add_column(header, justify="right")
+    for state, outcome in known.items():
+        rates = outcome.rates()
+        scores = (score((outcome.scores or {}).get(name)) for name in names)
+        table.add_row(state, *scores, percent(rates["due"], 2), percent(rates["sdc"], 2))
     return table

@@ -23,7 +23,7 @@ from faultcli.report.html import campaign_html
 from faultcli.report.junit import campaign_junit
 from faultcli.report.markdown import MOST_BYTES, campaign_markdown
 from faultcli.report.sections import SECTIONS
-from faultcli.report.table import percent
+from faultcli.report.numbers import percent
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

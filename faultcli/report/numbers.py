@@ -1,0 +1,110 @@
+"""Numbers as reports write them: fractions in percent, scores as they are, each with its interval."""
+
+from __future__ import annotations
+
+from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.campaign.statistics import Interval
+from faultcli.workload.measures import Measure
+
+UNDEFINED = "–"
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """Write a fraction as a percentage without its sign."""
+    return UNDEFINED if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def flips_text(flips: float | None) -> str:
+    """Write a mean number of flipped bits; from a thousand on, tenths say nothing."""
+    return UNDEFINED if flips is None else f"{flips:,.1f}" if flips < 1000 else f"{flips:,.0f}"
+
+
+def percent_interval(interval: Interval | None, digits: int = 1) -> str:
+    """Write a mean with its interval, in percent."""
+    if interval is None:
+        return UNDEFINED
+    if interval.low is None or interval.high is None:
+        return percent(interval.mean, digits)
+    mean, low, high = (percent(end, digits) for end in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def perplexity(value: float | None) -> str:
+    """Write a perplexity; `∞` where it has no finite value."""
+    return "∞" if value is None else f"{value:.4g}"
+
+
+def perplexity_interval(interval: Interval | None) -> str:
+    """Write a language model's mean perplexity with its interval."""
+    if interval is None:
+        return perplexity(None)
+    if interval.low is None:
+        return perplexity(interval.mean)
+    return f"{perplexity(interval.mean)} [{perplexity(interval.low)}, {perplexity(interval.high)}]"
+
+
+def score(value: float | None, digits: int = 4) -> str:
+    """Write a score of the user's own."""
+    return UNDEFINED if value is None else f"{value:.{digits}g}"
+
+
+def score_interval(interval: Interval | None) -> str:
+    """Write a mean score with its interval."""
+    if interval is None or interval.low is None or interval.high is None:
+        return score(interval.mean if interval else None)
+    return f"{score(interval.mean)} [{score(interval.low)}, {score(interval.high)}]"
+
+
+def unit(measure: Measure) -> str:
+    """What follows a number of `value_text` in a sentence."""
+    return " %" if measure.score is None else ""
+
+
+def value_text(value: float | None, measure: Measure) -> str:
+    """Write one value of what a campaign is about."""
+    return percent(value) if measure.score is None else score(value)
+
+
+def mean_text(interval: Interval | None, measure: Measure) -> str:
+    """Write a mean of it, or of its differences, with its interval."""
+    return percent_interval(interval) if measure.score is None else score_interval(interval)
+
+
+def headline_text(arm: ArmResult, confidence: float = 0.95) -> str:
+    """Write what the campaign is about in an arm: the mean over fault maps with its interval."""
+    return mean_text(arm.headline(confidence), arm.measure)
+
+
+def stored_text(arm: ArmResult) -> str:
+    """Write it of the fault-free run in the arm's memory."""
+    return value_text(arm.measure.of(arm.stored), arm.measure)
+
+
+def worst_text(arm: ArmResult) -> str:
+    """Write it of the worst trial."""
+    return value_text(arm.worst, arm.measure)
+
+
+def gain_text(arm: ArmResult, result: CampaignResult, confidence: float = 0.95) -> str:
+    """Write what an arm gains over the unprotected one."""
+    return mean_text(result.gain_over_none(arm, confidence), arm.measure)
+
+
+def original_text(result: CampaignResult) -> str:
+    """Write it of the checkpoint as it is."""
+    return value_text(result.measure.of(result.original), result.measure)
+
+
+def scale(measure: Measure) -> float:
+    """What values are multiplied by in a plot: fractions are drawn in percent."""
+    return 100.0 if measure.score is None else 1.0
+
+
+def label(measure: Measure) -> str:
+    """What it is called beside an axis."""
+    return "top-1 accuracy, %" if measure.score is None else measure.score
+
+
+def limits(measure: Measure) -> tuple[float, float] | None:
+    """The ends of an axis; None where they follow from what is drawn."""
+    return (scale(measure) * measure.bounds[0], scale(measure) * measure.bounds[1]) if measure.bounded else None

@@ -1,0 +1,51 @@
+"""The number of a trial that a campaign is about: top-1 accuracy, or the first score of a task of the user's own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from faultcli.workload.metrics import Outcome
+
+Bounds: TypeAlias = tuple[float, float]
+Side: TypeAlias = Literal["above", "below"]
+
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that every trial has.
+
+    Attributes:
+        score: its name among the scores of a task; None: top-1 accuracy.
+        bounds: the least and the largest value it can have; infinite where nobody said.
+        good: where better values lie, as far as a gate says it.
+    """
+
+    score: str | None = None
+    bounds: Bounds = (0.0, 1.0)
+    good: Side | None = "above"
+
+    @property
+    def name(self) -> str:
+        """What it is called in texts."""
+        return "top-1 accuracy" if self.score is None else self.score
+
+    @property
+    def bounded(self) -> bool:
+        """Whether anything can be said of its mean at every look."""
+        return math.isfinite(self.bounds[0]) and math.isfinite(self.bounds[1])
+
+    @property
+    def differences(self) -> Bounds:
+        """What differences of two values lie between."""
+        return self.bounds[0] - self.bounds[1], self.bounds[1] - self.bounds[0]
+
+    def of(self, outcome: Outcome) -> float | None:
+        """Return it of a run; None where a score is not finite."""
+        return outcome.top1 if self.score is None else (outcome.scores or {}).get(self.score)
+
+
+ACCURACY = Measure()
