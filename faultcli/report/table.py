@@ -240,7 +240,7 @@ def interval_lines(result: CampaignResult, confidence: float) -> list[str]:
         return ["Intervals hold at every look, for all fault maps there are: the trials decided when to stop."]
     shares: dict[int, float] = {len(arm.records): arm.unseen(confidence) for arm in arms}
     said = [f"{n:,} trials cannot exclude that up to {percent(share)} %" for n, share in sorted(shares.items())]
-    return [f"Intervals are of the kinds of fault map that were seen; {' and '.join(said)} of maps are of another."]
+    return [f"Intervals are of the kinds of fault map seen; {' and '.join(said)} of maps are of another."]
 
 
 LOST_IN_FORMAT = 0.05  # a stored accuracy further below the original's is said beside every verdict

@@ -165,7 +165,7 @@ def test_the_document_and_the_table(demo: Any) -> None:
     assert arm["max_ber"] is None
     assert content["memories"][0]["memory"] == "sram:years=1e3:1e6"
     (table,) = curve_tables(result)
-    assert [column.header for column in table.columns][:3] == ["BER", "years", "flips"]
+    assert [str(column.header) for column in table.columns][:3] == ["BER", "years", "flips"]
     assert table.row_count == 11
 
 

@@ -161,7 +161,7 @@ def test_a_config_that_no_option_can_take(
         ("train-corrector --ber 1e-4 --seed 99999999999999999999", "of 64 bits at most"),
         ("evaluate --data {name}.npz", "the name of a file is longer than the system allows"),
         ("evaluate --data mnist:{name}", "the name of a file is longer than the system allows"),
-        ("inspect {name}", "longer than the system allows"),
+        ("inspect {name}", "File name too long"),
         ("evaluate --arch {name}.pt2", "longer than the system allows"),
     ],
 )

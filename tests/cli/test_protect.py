@@ -26,7 +26,7 @@ def test_arms_are_paired_and_their_overhead_and_gain_are_told(faultcli: Callable
         assert gain["mean"] > 0.2
     assert arms["scale=max:channel,inplace=2"]["accuracy"]["worst"] >= 0.98
     table = faultcli("campaign", "--ber", "3e-3", "--format", "q2.5", "--trials", "2", "--limit", "50", *options).out
-    assert "best of q2.5, bitflip:0.003" in table
+    assert "best under bitflip:0.003" in table
 
 
 def test_a_protection_that_needs_a_rate_takes_that_of_the_arm_or_says_so(faultcli: Callable[..., Any]) -> None:

@@ -312,7 +312,7 @@ def test_streams_as_daemons_leave_them(line: str, streams: str, shell: Callable[
     ("limit", "line", "said"),
     [
         ("ulimit -f 10", "faultcli inject model.safetensors --ber 1e-4 -o big", "limit (ulimit -f) allows"),
-        ("ulimit -f 10", "faultcli campaign --ber 1e-4 --trials 2 --limit 20 --store s.db", "s.db: cannot be used"),
+        ("ulimit -f 10", "faultcli campaign --ber 1e-4 --trials 2 --limit 20 --store s.db", "limit (ulimit -f) is"),
         ("ulimit -v 200000", "faultcli campaign --ber 1e-4 --trials 2 --limit 20", "memory ran out"),
         ("ulimit -n 5", "faultcli inject model.safetensors --ber 1e-4 -o out", "ulimit -n"),
         ("mkdir gone; cd gone; rmdir ../gone", "faultcli inspect", "the working directory does not exist"),
