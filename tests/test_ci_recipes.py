@@ -68,7 +68,7 @@ def test_gate_sh_against_a_baseline(tmp_path: Path) -> None:
 
 
 def test_gate_sh_keeps_trials_by_commit(tmp_path: Path) -> None:
-    """With a program in place of faultcli that adds a line to the store, and ends with 3, so that nothing is reported."""
+    """A program in place of faultcli adds a line to the store, and ends with 3, so that nothing is reported."""
     programs = tmp_path / "programs"
     program(programs / "faultcli", 'while [ "$1" != --store ]; do shift; done; echo run >>"$2"; exit 3')
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"

@@ -19,7 +19,7 @@ mkdir -p "$reports"
 commit=${GITHUB_SHA:-${CI_COMMIT_SHA:-}}
 store=$reports/trials${commit:+-$commit}.sqlite
 if [ -z "$commit" ]; then
-    rm -f "$store" # nothing says whether the model is still the one of the last run
+    rm -f "$store" "$store-journal" # nothing says whether the model is still the one of the last run
 fi
 code=0
 faultcli campaign "$@" --store "$store" --json "$reports/result.json" || code=$?
