@@ -101,13 +101,13 @@ class FactorSearch:
         stride = min(weights.numel() * format.bits // sample_bits, rows.shape[1] // _LEAST_PER_CHANNEL)
         if stride > 1:
             wide = torch.float64 if weights.dtype == torch.float64 else torch.float32
-            height, width = max(1, TILE // rows.shape[1]), rows.shape[1]
             if by_row:
+                height = max(1, TILE // rows.shape[1])
                 peak = torch.cat([part.to(wide).abs().argmax(dim=1, keepdim=True) for part in split(rows, height)])
             else:
-                starts = range(0, width, TILE)
-                tops = [int(rows[0, at : at + TILE].to(wide).abs().argmax()) + at for at in starts]
-                peak = torch.tensor([[max(tops, key=lambda at: abs(float(rows[0, at])))]])
+                tiles = split(rows[0], TILE)
+                top = max(range(len(tiles)), key=lambda number: _magnitude(tiles[number]))
+                peak = (tiles[top].to(wide).abs().argmax() + top * TILE).reshape(1, 1)
             rows = torch.cat([rows.gather(1, peak), rows[:, ::stride]], dim=1)
         self.sample = rows
         self.power = float(rows.double().square().sum()) or 1.0
@@ -142,6 +142,13 @@ class FactorSearch:
 
     def _least(self, candidates: list[Tensor]) -> Tensor:
         return torch.stack([self.errors(factors) for factors in candidates]).argmin(dim=0)
+
+
+def _magnitude(values: Tensor) -> float:
+    """Return the largest magnitude of values; infinity where one is NaN. In their own dtype, which is the fastest."""
+    low, high = values.aminmax()
+    largest = max(-float(low), float(high))
+    return math.inf if math.isnan(largest) else largest
 
 
 def _best(error: Callable[[float], float], ratios: tuple[list[float], list[float]]) -> float:
