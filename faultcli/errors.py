@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import ClassVar
+
+_SOURCE = Path(__file__).resolve().parents[1]  # of a checkout, the folder that pip installs from
 
 
 class FaultcliError(Exception):
@@ -53,3 +57,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]!r}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}", f"{remedy}known: {', '.join(names)}")
+
+
+def install(extra: str) -> str:
+    """Return the command that adds an optional part of faultcli, for a remedy.
+
+    A checkout is named, with its pins, which keep pip from changing PyTorch on the way. Elsewhere the package's name is
+    enough: pip has it installed already and adds what is missing.
+    """
+    if not (_SOURCE / "pyproject.toml").is_file():
+        return f"pip install {shlex.quote(f'faultcli[{extra}]')}"
+    pins = shlex.quote(str(_SOURCE / "constraints.txt"))
+    return f"pip install -c {pins} {shlex.quote(f'{_SOURCE}[{extra}]')}"

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # A reliability gate for any CI: runs a campaign, writes its reports whatever the verdict, ends with its exit code.
 #
-#     examples/ci/gate.sh [OPTIONS OF faultcli campaign]
-#     examples/ci/gate.sh model.safetensors --data test.npz --ber 1e-5 --format q2.5 --max-drop 0.02
-#     examples/ci/gate.sh model.safetensors --data test.npz --ber 1e-5 --baseline main.json --max-drop 0.01
+#     gate.sh [OPTIONS OF faultcli campaign]
+#     gate.sh model.safetensors --data data.npz --ber 1e-5 --format q2.5 --max-drop 0.02
+#     gate.sh model.safetensors --data data.npz --ber 1e-5 --baseline main.json --max-drop 0.01
 #
 # 0 every gate held, 1 a gate failed, 2 wrong usage or input, 3 a bug in faultcli, 4 the trials do not decide.
 # REPORTS (default: faultcli-reports) gets report.html, summary.md, junit.xml and result.json, the baseline of a next run.
+# Trials are kept by commit: a job that is run again goes on where it was. Outside of CI every run starts anew.
 set -euo pipefail
 
 reports=${REPORTS:-faultcli-reports}
@@ -15,7 +16,11 @@ if [ $# -eq 0 ]; then
 fi
 
 mkdir -p "$reports"
-store=$reports/campaign.sqlite
+commit=${GITHUB_SHA:-${CI_COMMIT_SHA:-}}
+store=$reports/trials${commit:+-$commit}.sqlite
+if [ -z "$commit" ]; then
+    rm -f "$store" "$store-journal" # nothing says whether the model is still the one of the last run
+fi
 code=0
 faultcli campaign "$@" --store "$store" --json "$reports/result.json" || code=$?
 

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from faultcli.campaign.records import CampaignResult
-from faultcli.errors import UsageError
+from faultcli.errors import UsageError, install
 from faultcli.report.text import shown
 
 
@@ -61,7 +61,7 @@ def trials_parquet(result: CampaignResult) -> bytes:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise UsageError("Parquet needs pyarrow, which is not installed", "pip install 'faultcli[parquet]'") from None
+        raise UsageError("Parquet needs pyarrow, which is not installed", install("parquet")) from None
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.Table.from_pylist(trial_rows(result)), sink)
     return bytes(sink.getvalue().to_pybytes())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faultcli.errors import WorkloadError
+from faultcli.errors import WorkloadError, install
 from faultcli.foreign import parse_json, read_text
 
 CONFIG = "config.json"
@@ -46,7 +46,7 @@ def read_config(directory: Path) -> Any:
     try:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     except ImportError as error:
-        raise WorkloadError(f"{directory}: needs transformers", "pip install 'faultcli[hf]'") from error
+        raise WorkloadError(f"{directory}: needs transformers", install("hf")) from error
     try:
         content = parse_json(read_text(path))
         if not isinstance(content, dict):

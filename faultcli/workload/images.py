@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.errors import WorkloadError
+from faultcli.errors import WorkloadError, install
 from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.preprocess import Geometry
 from faultcli.workload.readers import Arrays
@@ -56,7 +56,7 @@ def read_images(
     try:
         import PIL.Image
     except ImportError as error:
-        raise WorkloadError(f"images:{directory} needs Pillow", "pip install 'faultcli[images]'") from error
+        raise WorkloadError(f"images:{directory} needs Pillow", install("images")) from error
     folders = _folders(directory)
     index, names = _numbered(sorted(folders), classes)
     rows = [[(path, index[folder]) for path in paths] for folder, paths in sorted(folders.items())]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faultcli.errors import UsageError, WorkloadError
+from faultcli.errors import UsageError, WorkloadError, install
 from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.architectures import Language
 from faultcli.workload.archives import read_named
@@ -174,7 +174,7 @@ def _tokenizer(language: Language) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise WorkloadError("plain text needs transformers", "pip install 'faultcli[hf]'") from error
+        raise WorkloadError("plain text needs transformers", install("hf")) from error
     files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
     if place is None or not any((place / name).is_file() for name in files):
         raise WorkloadError(

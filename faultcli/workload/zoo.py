@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from faultcli.errors import UsageError, WorkloadError, unknown_name
+from faultcli.errors import UsageError, WorkloadError, install, unknown_name
 from faultcli.workload.architectures import Architecture
 from faultcli.workload.preprocess import Geometry, Preprocess
 
@@ -90,7 +90,7 @@ def _imported(module: str, spec: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package and package == "timm":
             raise _broken(spec, error) from error
-        raise WorkloadError(f"--arch {spec} needs {package}", f"pip install 'faultcli[{package}]'") from error
+        raise WorkloadError(f"--arch {spec} needs {package}", install(package)) from error
     except (ImportError, RuntimeError, OSError) as error:
         raise _broken(spec, error) from error
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faultcli.errors import FaultcliError, WorkloadError
+from faultcli.errors import FaultcliError, WorkloadError, install
 from faultcli.workload import images
 from faultcli.workload.data import Dataset, load_data
 from faultcli.workload.preprocess import Geometry
@@ -210,4 +210,4 @@ def test_without_pillow_it_is_said_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(WorkloadError, match="needs Pillow") as info:
         load(tmp_path)
-    assert info.value.remedy == "pip install 'faultcli[images]'"
+    assert info.value.remedy == install("images")

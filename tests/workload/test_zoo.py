@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from faultcli.errors import UsageError, WorkloadError
+from faultcli.errors import UsageError, WorkloadError, install
 from faultcli.workload.models import load_model
 from faultcli.workload.sources import resolve_architecture
 
@@ -28,7 +28,7 @@ def test_it_is_said_what_to_install(package: str) -> None:
         pytest.skip(f"{package} is installed")
     with pytest.raises(WorkloadError, match=f"--arch {package}:resnet18 needs {package}") as info:
         resolve_architecture(f"{package}:resnet18", {})
-    assert info.value.remedy == f"pip install 'faultcli[{package}]'"
+    assert info.value.remedy == install(package)
 
 
 @pytest.mark.parametrize("package", ["torchvision", "timm"])

@@ -16,7 +16,7 @@ import numpy as np
 from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import pack, unpack
 from faultcli.campaign.executors.pool import Answer, Crew
-from faultcli.errors import UsageError, WorkloadError
+from faultcli.errors import UsageError, WorkloadError, install
 from faultcli.workload.allocator import prepare
 
 LOCAL = "local"
@@ -41,7 +41,7 @@ class RayActors(Crew):
         try:
             import ray
         except ImportError:
-            raise UsageError("--ray: Ray is not installed", "pip install 'faultcli[ray]'") from None
+            raise UsageError("--ray: Ray is not installed", install("ray")) from None
         self._ray: Any = ray
         self._own = not self._ray.is_initialized()
         if self._own:

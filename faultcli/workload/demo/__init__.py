@@ -8,7 +8,10 @@ Both are made by `examples/train_digits.py`.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+
+import numpy as np
 
 _HERE = Path(__file__).parent
 
@@ -21,3 +24,13 @@ def demo_checkpoint_path() -> Path:
 def demo_data_path() -> Path:
     """Return the archive of the digits."""
     return _HERE / "digits.npz"
+
+
+def demo_files() -> dict[str, bytes]:
+    """Return the demo as a user would have it, by file name: `model.safetensors` as it is, then `data.npz` with
+    `images` uint8 [500, 8, 8] and `labels` uint8 [500], the digits that the network was not trained on."""
+    packed = BytesIO()
+    with np.load(demo_data_path(), allow_pickle=False) as archive:
+        chosen = archive["is_test"]
+        np.savez_compressed(packed, images=archive["images"][chosen], labels=archive["labels"][chosen])
+    return {"model.safetensors": demo_checkpoint_path().read_bytes(), "data.npz": packed.getvalue()}
