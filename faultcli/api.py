@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.executors import executor_of
-from faultcli.campaign.gates import Gate
+from faultcli.campaign.gates import Gate, parse_gate
 from faultcli.campaign.plan import Plan, cross
 from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.result import result_of
@@ -67,7 +67,8 @@ class Conducting(TypedDict, total=False):
     """How a campaign is conducted, beyond what is asked of it.
 
     `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals, and
-    that no verdict is wrong. `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file.
+    that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a name: all
+    others. `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file.
     `window`: how many unlabelled inputs it looks at. `unlabelled`: where these come from, a name or a data set.
     `workers`: processes; they import the program, so a script needs `if __name__ == "__main__":`. `budget_seconds`: no
     trial starts later. `listener`: called with every trial and its arm so far. `command`: how reports say that the
@@ -77,6 +78,7 @@ class Conducting(TypedDict, total=False):
     seed: int
     until_ci: float | None
     confidence: float
+    bounds: Mapping[str | None, tuple[float, float]]
     recalibrate: Sequence[str]
     corrector: str | Path | None
     window: int
@@ -94,7 +96,7 @@ def run_campaign(
     formats: Sequence[str] = ("native",),
     protect: Sequence[str] = ("none",),
     trials: int | None = None,
-    gates: Mapping[str, float] | None = None,
+    gates: Mapping[str, float] | Sequence[str] | None = None,
     store: str | Path | None = None,
     **how: Unpack[Conducting],
 ) -> Result:
@@ -111,14 +113,14 @@ def run_campaign(
         formats: number formats of the memory.
         protect: chains of protections, as `--protect` takes them.
         trials: fault maps per arm, at the most; None: 30, or 1000 where gates or `until_ci` say when there are enough.
-        gates: thresholds by the gates' names, e.g. `{"max-drop": 0.01}`.
+        gates: thresholds by the gates' names, e.g. `{"max-drop": 0.01}`, or demands, e.g. `["mAP>=0.4"]`.
         store: a file that keeps every trial; the same call continues from there.
         how: see `Conducting`.
 
     Raises:
         FaultcliError: a name, a number or a combination makes no sense, or the model fails; says what to do.
     """
-    confidence, until_ci = how.get("confidence", 0.95), how.get("until_ci")
+    confidence, until_ci, bounds = how.get("confidence", 0.95), how.get("until_ci"), how.get("bounds", {})
     laws = [parse_law(fault) if isinstance(fault, str) else fault for fault in _listed(faults)]
     file = how.get("corrector")
     correct = None if file is None else Correct.load(Path(file), how.get("window", DEFAULT_WINDOW))
@@ -139,12 +141,14 @@ def run_campaign(
         chosen.target,
         tuple(chosen.include),
         tuple(chosen.exclude),
-        tuple(Gate(name, threshold) for name, threshold in (gates or {}).items()),
+        _gates(gates or {}, bounds),
         until_ci,
         confidence,
+        bounds=tuple((name, low, high) for name, (low, high) in bounds.items()),
     )
-    if any(arm.looks for arm in arms) and subject.unlabelled is None:
-        subject = subject.looking_at(how.get("unlabelled"))
+    if any(arm.looks for arm in arms):
+        subject.classifier("recalibrate=" if correct is None else "corrector=")
+        subject = subject if subject.unlabelled is not None else subject.looking_at(how.get("unlabelled"))
     kept_in = None if store is None else Path(store)
     with closing(Store.open(kept_in)) as kept, executor_of(how.get("workers", 1)) as executor:
         found = run_plan(
@@ -157,6 +161,14 @@ def run_campaign(
             on_record=how.get("listener", lambda found, watch: None),
         )
     return Result.around(found)
+
+
+def _gates(
+    gates: Mapping[str, float] | Sequence[str], bounds: Mapping[str | None, tuple[float, float]]
+) -> tuple[Gate, ...]:
+    if isinstance(gates, Mapping):
+        return tuple(Gate(name, threshold) for name, threshold in gates.items())
+    return tuple(parse_gate(text, bounds) for text in gates)
 
 
 def default_trials(laws: Sequence[FaultLaw], *, sequential: bool) -> int:

@@ -51,6 +51,22 @@ def test_quick_ones_run(
     assert re.search(r"^q2\.5 bitflip:0\.0001: \d+\.\d%", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("name", "needs", "said"),
+    [
+        ("score_regression.py", "torch", r"inplace=1: R² 0\.99\d* \[.*\], pass after \d+ trials"),
+        ("score_segmentation.py", "torchmetrics", r"scale=max,guard: IoU 0\.9\d* \[.*\], SDC \d\.\d%, DUE 0\.0%"),
+        ("score_detection.py", "pycocotools", r"inplace=1: mAP 0\.\d+ \[.*\], at half overlap 0\.\d+: pass"),
+    ],
+)
+def test_tasks_with_a_score_of_their_own(name: str, needs: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(needs)
+    torch.set_num_threads(1)
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 60
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert re.search(said, capsys.readouterr().out)
+
+
 def test_train_digits_makes_a_demo(tmp_path: Path) -> None:
     """The embedded images exactly; and, with a fifth of the epochs, weights that are nearly as good."""
     pytest.importorskip("sklearn")

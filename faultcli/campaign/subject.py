@@ -24,11 +24,13 @@ from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.scale import Factors
 from faultcli.scaling import read_state
+from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.data import Dataset, load_data, training_split
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.evaluate import Workload, build_workload
-from faultcli.workload.inmemory import module_workload
+from faultcli.workload.inmemory import module_workload, scored_module
+from faultcli.workload.score import Changed, MetricScore, Score, ScoreTask, ScoreWorkload, score_name
 
 DEMO = "demo"
 
@@ -38,6 +40,7 @@ class Opening(Selecting, total=False):
 
     `arch`: as `--arch`; None: what the checkpoint says. `limit`: the first so many inputs. `batch_size`: inputs per
     forward pass. `device`: `auto`, `cpu` or `cuda[:N]`. `mean`, `std`: per channel, in place of the architecture's own.
+    `answer`: as `--answer`, where the logits are in what the model returns. `score`: as `--score`, in place of data.
     """
 
     arch: str | None
@@ -46,6 +49,24 @@ class Opening(Selecting, total=False):
     device: str
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    answer: str | None
+    score: str | None
+
+
+class Scoring(Selecting, total=False):
+    """How a model in memory is judged other than by the class it answers, and what of it is at risk.
+
+    `score`: called with the model; returns a number or numbers by name. `metric`: with `update` and `compute`, as those
+    of torchmetrics, or what makes one when it is called; gone through with batches (inputs, targets) of the data.
+    `changed`: compares what a call of the model returned without faults and with them, and says for every input whether
+    its answer is another one; without it a run is one answer. `answer`: which part of what the model returns counts: a
+    field, key or position, or a function; the field `logits` or the first tensor if nothing is said.
+    """
+
+    score: Score | None
+    metric: Any
+    changed: Changed | None
+    answer: str | Pick | None
 
 
 @dataclass(frozen=True)
@@ -123,34 +144,40 @@ class Subject:
     def of(
         cls,
         model: nn.Module,
-        data: Any,
+        data: Any = None,
         *,
         name: str | None = None,
-        **selecting: Unpack[Selecting],
+        **scoring: Unpack[Scoring],
     ) -> Self:
-        """Put a model in memory to the test, on data in memory.
+        """Put a model in memory to the test, on data in memory or by a score.
 
             subject = Subject.of(model, loader)
             subject = Subject.of(model, (images, labels))
+            subject = Subject.of(model, score=lambda model: {"mAP": evaluate(model)})
+            subject = Subject.of(model, loader, metric=torchmetrics.JaccardIndex(task="binary"))
 
         The model is left on its device and in its mode; after a campaign every bit of it is as before.
 
         Args:
-            model: returns logits [N, classes].
+            model: of a classifier, returns logits [N, classes].
             data: labelled inputs as the model takes them: a DataLoader (or any iterable) of batches (inputs, labels),
-                gone through once and kept; or one such pair of tensors or arrays.
+                gone through once and kept; or one such pair of tensors or arrays. None with a score.
             name: what reports call the model; None: the name of its class.
-            selecting: `target`, `include`, `exclude`: which tensors are at risk; see `faults.selection.select`.
+            scoring: see `Scoring`; and `target`, `include`, `exclude`: which tensors are at risk, see
+                `faults.selection.select`.
 
         Raises:
-            WorkloadError: the data are none, or do not fit the model.
-            UsageError: nothing is selected.
+            WorkloadError: the data are none, or do not fit the model; the score fails.
+            UsageError: nothing is selected, or what is asked for contradicts itself.
         """
-        selection = _selection(selecting)
+        selection = _selection(scoring)
         live = first_names(model.state_dict())
         tensors = at_risk(live, selection)
-        workload = module_workload(model, data, name or type(model).__name__)
-        return cls(workload, tensors, state_sha256(live), selection=selection, model=name or type(model).__name__)
+        called = name or type(model).__name__
+        task, answer = _task(data, scoring), scoring.get("answer")
+        workload: BaseWorkload
+        workload = module_workload(model, data, called, answer) if task is None else scored_module(model, task, called)
+        return cls(workload, tensors, state_sha256(live), selection=selection, model=called)
 
     def looking_at(self, unlabelled: str | Dataset | None = None) -> Self:
         """Return the subject with inputs for arms that recalibrate or correct.
@@ -177,9 +204,9 @@ class Subject:
         if isinstance(self.workload, Workload):
             return self.workload
         raise UsageError(
-            f"{option} works on classifiers, whose answer is one of K classes; {self.workload.architecture.name} is a"
-            " language model",
-            "leave it out; for language models there are protections of the memory, --protect",
+            f"{option} works on classifiers, whose answer is one of K classes; {self.workload.architecture.name} is"
+            f" {'scored by a function' if isinstance(self.workload, ScoreWorkload) else 'a language model'}",
+            "leave it out; for all models there are protections of the memory, --protect",
         )
 
     def provenance(self, command: str, memories: Sequence[Mapping[str, Any]] = ()) -> Provenance:
@@ -230,6 +257,25 @@ class Subject:
     def image(self, arm: Arm) -> MemoryImage:
         """Return the tensors as they lie in the memory of an arm; raises as `memory` does."""
         return self.memory(*arm.memory)
+
+
+def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
+    """Return what a model is asked if not for classes."""
+    score, metric, changed = scoring.get("score"), scoring.get("metric"), scoring.get("changed")
+    if score is not None and (metric is not None or data is not None):
+        raise UsageError("score=: looks at data of its own", "leave data and metric out, or score out")
+    if metric is not None:
+        if data is None:
+            raise UsageError("metric=: needs batches (inputs, targets)", "pass a DataLoader")
+        by_metric = MetricScore(data, metric, answer_picker(scoring.get("answer")))
+        return ScoreTask(by_metric, score_name(metric), changed, by_metric.inputs, "data in memory")
+    if score is not None:
+        return ScoreTask(score, score_name(score), changed)
+    if changed is not None:
+        raise UsageError("changed=: compares the answers of a task with a score", "pass score=fn or metric=…")
+    if data is None:
+        raise UsageError("there is nothing to run the model on", "pass a DataLoader, or a score of your own: score=fn")
+    return None
 
 
 def _selection(given: Mapping[str, Any]) -> Selection:

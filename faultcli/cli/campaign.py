@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +115,25 @@ def campaign(
             show_default=False,
         ),
     ] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DEMAND",
+            help="Gate on a score of the model, 'mAP>=0.4' or 'loss<=1.2'; or on accuracy, drop, sdc, perplexity. "
+            "Repeatable.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
+    bounds: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]LOW:HIGH",
+            help="What scores lie between, which a gate on one has to know. Repeatable.",
+            rich_help_panel=options.STOPPING,
+            show_default=False,
+        ),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -208,6 +227,8 @@ def campaign(
     device: options.Device = "auto",
     mean: options.Mean = None,
     std: options.Std = None,
+    score: options.Score = None,
+    answer: options.Answer = None,
     confidence: Annotated[
         float, typer.Option(metavar="C", help="Confidence of the intervals.", rich_help_panel=options.OUTPUT)
     ] = 0.95,
@@ -238,10 +259,11 @@ def campaign(
     drop["max-drop-from-original"] = max_drop_from_original
     others: dict[str, object] = {"--ber": bers, "--fault": fault, "--shard": shard, "--baseline": baseline}
     others |= {"--max-drop": max_drop, "--max-sdc": max_sdc, "--max-perplexity": max_perplexity}
-    others["--max-drop-from-original"] = max_drop_from_original
+    others |= {"--max-drop-from-original": max_drop_from_original, "--gate": gate, "--bounds": bounds}
     question = ask(curve, find_max_ber, min_accuracy, others, quiet=quiet)
     older = None if baseline is None else _baseline(baseline, max_drop)
-    gates = _gates(asked | drop) if question is None else ()
+    between = options.bounds_of(bounds)
+    gates = _gates(asked | drop, gate, between) if question is None else ()
     budget_seconds = in_seconds(budget)
     rates = options.rates(bers, quiet=quiet)
     laws = _laws(rates, fault or [], question, quiet=quiet)
@@ -257,7 +279,8 @@ def campaign(
         usual = _default_trials(laws, question, sequential=bool(gates) or until_ci is not None)
         trials = older.trials(arms) if older else usual
     selection = (target, tuple(include or ()), tuple(exclude or ()))
-    plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question)
+    scores = tuple((name, low, high) for name, (low, high) in between.items())
+    plan = Plan(arms, trials, seed, *selection, gates, until_ci, confidence, question, bounds=scores)
     part = parse_shard(shard) if shard else WHOLE
     torch_threads = set_threads(threads, several=workers > 1 or ray is not None or shard is not None)
     checkpoint = open_checkpoint(model)
@@ -272,6 +295,8 @@ def campaign(
         device=device,
         mean=options.numbers("--mean", mean),
         std=options.numbers("--std", std),
+        score=score,
+        answer=answer,
         target=target,
         include=plan.include,
         exclude=plan.exclude,
@@ -362,10 +387,13 @@ def _baseline(path: Path, max_drop: float | None) -> Baseline:
     return Baseline(path)
 
 
-def _gates(asked: dict[str, float | None]) -> tuple[Gate, ...]:
-    from faultcli.campaign.gates import Gate
+def _gates(
+    asked: dict[str, float | None], demands: list[str] | None, bounds: Mapping[str | None, tuple[float, float]]
+) -> tuple[Gate, ...]:
+    from faultcli.campaign.gates import Gate, parse_gate
 
-    return tuple(Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
+    named = (Gate(name, threshold) for name, threshold in asked.items() if threshold is not None)
+    return (*named, *(parse_gate(text, bounds) for text in demands or []))
 
 
 def _laws(rates: list[Rate], faults: list[str], question: Question | None, *, quiet: bool) -> list[FaultLaw]:

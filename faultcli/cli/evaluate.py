@@ -24,6 +24,8 @@ def evaluate(
     device: options.Device = "auto",
     mean: options.Mean = None,
     std: options.Std = None,
+    score: options.Score = None,
+    answer: options.Answer = None,
     json: options.Json = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -50,6 +52,8 @@ def evaluate(
         device=device,
         mean=options.numbers("--mean", mean),
         std=options.numbers("--std", std),
+        score=score,
+        answer=answer,
         target=target,
         include=include or (),
         exclude=exclude or (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +74,27 @@ Data = Annotated[
         "package.module:factory; for language models also FILE.txt.",
         rich_help_panel=WORKLOAD,
         show_default="digits for the demo",
+    ),
+    READS,
+]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M:FUNCTION",
+        help="Judge the model by package.module:function, called with it; it returns numbers by name, e.g. "
+        "{'mAP': 0.4}. In place of --data.",
+        rich_help_panel=WORKLOAD,
+        show_default=False,
+    ),
+    READS,
+]
+Answer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Where the logits are in what the model returns: a field, key or position, or package.module:function.",
+        rich_help_panel=WORKLOAD,
+        show_default="logits, or the first tensor",
     ),
     READS,
 ]
@@ -302,6 +324,21 @@ def beside(path: Path, what: str) -> Path:
     path = path if path.name not in ("", "..") else path.resolve()
     stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
     return path.with_name(f"{stem}.{what}{'.safetensors' if path.suffix == '.safetensors' else ''}")
+
+
+def bounds_of(texts: list[str] | None) -> dict[str | None, tuple[float, float]]:
+    """Read what scores lie between: `LOW:HIGH` for all, or `NAME=LOW:HIGH`, by name; None as a name: all others."""
+    found: dict[str | None, tuple[float, float]] = {}
+    for text in texts or []:
+        name, equals, ends = text.rpartition("=")
+        try:
+            low, high = map(float, ends.split(":"))
+        except ValueError:
+            low = high = math.nan
+        if not -math.inf < low < high < math.inf:
+            raise UsageError(f"--bounds {text}: is no range", "try: --bounds 0:1, or --bounds mAP=0:1")
+        found[name if equals else None] = low, high
+    return found
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -28,6 +28,10 @@ def arm_rows(result: CampaignResult) -> list[dict[str, Any]]:
         for name, value in arm.items():
             if name in _NESTED:
                 row |= {f"{name}_{key}": None if value is None else value[key] for key in _NESTED[name]}
+            elif name == "scores":
+                row |= {
+                    f"{of}_{key}": one for of, all_ in value.items() for key, one in all_.items() if key != "trials"
+                }
             elif not isinstance(value, list):
                 row[name] = value
         gates = [gate for gate in document["gates"] if gate["arm"] == number]

@@ -51,7 +51,8 @@ def headline(result: CampaignResult) -> str:
     gates = [gate for arm in result.arms for gate in arm.gates]
     rest = "" if result.complete else f" {_outstanding(result)}"
     if not gates:
-        return "The campaign measures; add a gate such as --max-drop 0.01 to decide." + rest
+        gate = "--max-drop 0.01" if result.measure.score is None else f"--gate '{result.measure.score}>=…'"
+        return f"The campaign measures; add a gate such as {gate} to decide.{rest}"
     count = {verdict: sum(gate.verdict is verdict for gate in gates) for verdict in Verdict}
     parts = [
         f"{count[verdict]} {word}"

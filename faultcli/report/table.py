@@ -61,7 +61,9 @@ def new_table(title: str, **columns: str) -> PlainTable:
         title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for header, justify in columns.items():
-        table.add_column(header.replace("_", " "), justify="right" if justify == "right" else "left", no_wrap=True)
+        table.add_column(
+            _lines(header.replace("_", " ")), justify="right" if justify == "right" else "left", no_wrap=True
+        )
     return table
 
 
@@ -106,7 +108,7 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
         accuracy |= {
             f"perplexity [{interval_name(result, confidence)}]": lambda a: perplexity_interval(a.perplexity(confidence))
         }
-    gain: Columns = {"gain": lambda arm: gain_text(arm, result, confidence)}
+    gain: Columns = {"gain": lambda arm: gain_text(arm, result, confidence)} if result.measure.good else {}
     masked: Columns = {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}
     errors: Columns = {
         "SDC": lambda arm: percent(arm.mean_rates().get("sdc")),
@@ -239,7 +241,10 @@ def interval_lines(result: CampaignResult, confidence: float) -> list[str]:
         return ["Intervals hold at every look, for all fault maps there are: the trials decided when to stop."]
     shares: dict[int, float] = {len(arm.records): arm.unseen(confidence) for arm in arms}
     said = [f"{n:,} trials cannot exclude that up to {percent(share)} %" for n, share in sorted(shares.items())]
-    return [f"Intervals are of the kinds of fault map seen; {' and '.join(said)} of maps are of another."]
+    lines = [f"Intervals are of the kinds of fault map seen; {' and '.join(said)} of maps are of another."]
+    if not result.measure.bounded:
+        lines.append(f"{result.measure.name}: no --bounds are known, so nothing is said of maps that were not seen.")
+    return lines
 
 
 LOST_IN_FORMAT = 0.05  # a stored accuracy further below the original's is said beside every verdict

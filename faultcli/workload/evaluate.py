@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn, split
 
 from faultcli.errors import UsageError, WorkloadError
+from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.architectures import Architecture
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data import Dataset, load_data
 from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
 from faultcli.workload.models import load_model
+from faultcli.workload.score import ScoreWorkload, named_score
 from faultcli.workload.sources import resolve_architecture
 from faultcli.workload.tokens import load_tokens
 
@@ -43,6 +45,7 @@ class Workload(BaseWorkload):
             or what the architecture is made for.
         device: where the model runs; `logits()` come back to the CPU, outcomes are computed where the model is.
         cache_bytes: the bound below which the preprocessed inputs (float32, on `device`) are kept.
+        answer: the logits, out of what the model returns; see `answer_picker`.
 
     Raises:
         WorkloadError: the data do not fit the architecture, or the inputs do not fit into memory.
@@ -58,7 +61,9 @@ class Workload(BaseWorkload):
         batch_size: int | None = None,
         device: torch.device | None = None,
         cache_bytes: int = CACHE_BYTES,
+        answer: str | Pick | None = None,
     ) -> None:
+        self._answer, self._pick = answer, answer_picker(answer)
         self.dataset = dataset
         self.labels = dataset.labels  # int64 [N], CPU
         self._shape = _input_shape(architecture, dataset)
@@ -99,7 +104,7 @@ class Workload(BaseWorkload):
             for start, batch in self._batches():
                 version = batch._version
                 try:
-                    answer = self.model(batch)
+                    answer = self._pick(self.model(batch))
                 except Exception as error:
                     self.explain(error)
                 if batch._version != version:
@@ -168,6 +173,7 @@ class Workload(BaseWorkload):
                 "batch_size": self.batch_size,
                 "threads": torch.get_num_threads(),
                 "device": self.device.type,
+                **({} if self._answer is None else {"answer": str(self._answer)}),
             },
             sort_keys=True,
         )
@@ -278,6 +284,8 @@ def build_workload(
     device: str = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    answer: str | None = None,
+    score: str | None = None,
     directory: Path | None = None,
     is_directory: bool = False,
 ) -> BaseWorkload:
@@ -293,6 +301,8 @@ def build_workload(
         device: --device, see `pick_device`.
         mean: --mean, per channel, in place of the architecture's own.
         std: --std, likewise.
+        answer: --answer, see `answer_picker`; for classifiers.
+        score: --score, see `named_score`; instead of data.
         directory: where the checkpoint's files lie.
         is_directory: the checkpoint was named as a directory, which may then say what its architecture is.
 
@@ -303,11 +313,20 @@ def build_workload(
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     architecture = resolve_architecture(arch, shapes, metadata, directory, is_directory=is_directory)
     place = pick_device(device)
+    if score is not None:
+        given = {"--data": data, "--limit": limit, "--mean": mean, "--std": std, "--answer": answer}
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option}: a --score looks at data of its own", f"leave {option} out")
+        return ScoreWorkload(architecture, load_model(architecture, state), named_score(score), device=place)
     if data is None:
         if architecture.data != "digits":
-            raise UsageError(f"{architecture.name} needs data to run on", f"pass --data, e.g. {architecture.data}")
+            remedy = f"pass --data, e.g. {architecture.data}, or a score of your own: --score package.module:function"
+            raise UsageError(f"{architecture.name} needs data to run on", remedy)
         data = architecture.data
     if architecture.language is not None:
+        if answer is not None:
+            raise UsageError("--answer: is for classifiers; of a language model the logits are taken", "leave it out")
         if mean is not None or std is not None:
             raise UsageError(f"{architecture.name} takes tokens, which have no mean", "leave out --mean and --std")
         tokens = load_tokens(data, architecture.language, limit)
@@ -323,4 +342,4 @@ def build_workload(
             )
         architecture = architecture.with_preprocess(architecture.preprocess.with_overrides(mean=mean, std=std))
     model = load_model(architecture, state)
-    return Workload(architecture, model, dataset, batch_size=batch_size, device=place)
+    return Workload(architecture, model, dataset, batch_size=batch_size, device=place, answer=answer)

@@ -10,26 +10,34 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
+from faultcli.workload.answers import Pick
 from faultcli.workload.architectures import Architecture
 from faultcli.workload.data import Dataset, make_dataset
 from faultcli.workload.evaluate import Workload
+from faultcli.workload.score import ScoreTask, ScoreWorkload
 
 _NAME = "data in memory"
 _REMEDY = "pass a DataLoader of batches (inputs, labels), a pair (inputs, labels), or a score of your own: score=fn"
 
 
-def module_workload(model: nn.Module, data: object, name: str) -> Workload:
+def module_workload(model: nn.Module, data: object, name: str, answer: str | Pick | None = None) -> Workload:
     """Return a classifier in memory as a workload: the module itself, on its own device, on inputs as it takes them.
 
     Args:
-        model: returns logits [N, classes].
+        model: returns logits [N, classes], or what holds them.
         data: an iterable of batches (inputs, labels), gone through once and kept, or one pair of tensors or arrays.
         name: what reports call the model.
+        answer: the logits, out of what it returns; see `answer_picker`.
 
     Raises:
         WorkloadError: the data are none of these, or inputs are not floating point.
     """
-    return Workload(module_architecture(model, name), model, collect(data), device=device_of(model))
+    return Workload(module_architecture(model, name), model, collect(data), device=device_of(model), answer=answer)
+
+
+def scored_module(model: nn.Module, task: ScoreTask, name: str) -> ScoreWorkload:
+    """Return a module in memory with a score as a workload."""
+    return ScoreWorkload(module_architecture(model, name), model, task, device=device_of(model))
 
 
 def module_architecture(model: nn.Module, name: str) -> Architecture:

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,14 +20,15 @@ from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.answers import Pick, all_finite, tensors_in
 from faultcli.workload.architectures import Architecture
 from faultcli.workload.base import BaseWorkload, Golden
+from faultcli.workload.factory import import_named
 from faultcli.workload.metrics import GoldenScores, Outcome
 
 Score: TypeAlias = Callable[[nn.Module], Any]  # → a number, or numbers by name
 Changed: TypeAlias = Callable[[Any, Any], Any]  # what a model call returned, without and with faults → per input
-Bounds: TypeAlias = tuple[float, float]
 
 ONLY = "score"  # the name of a number that comes without one
 _SEED = 0
+_ALIKE = "let the score call the model alike every time, or leave out the comparison of answers"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class ScoreTask:
         changed: compares what a call of the model returned without faults (on the CPU) and with them, and says for
             every input whether its answer is another one: bool [inputs]. None: the whole run is one answer, and it has
             changed if any score has.
-        bounds: the least and the largest value of scores, by name; None as a name: of all others.
         inputs: how many inputs a run looks at, where that is known.
         data: what the inputs are called.
     """
@@ -49,7 +49,6 @@ class ScoreTask:
     score: Score
     name: str
     changed: Changed | None = None
-    bounds: Mapping[str | None, Bounds] = field(default_factory=dict)
     inputs: int | None = None
     data: str = "its own data"
 
@@ -69,9 +68,11 @@ class ScoreWorkload(BaseWorkload):
     ) -> None:
         super().__init__(architecture, model, batch_size=1, device=device)
         self.task = task
+        self._inputs = 1 if task.changed is None else task.inputs or 1
 
     def __len__(self) -> int:
-        return self.task.inputs or 1
+        """Return the number of answers that a run is taken for: 1, or one per input where the user compares them."""
+        return self._inputs
 
     @property
     def data_name(self) -> str:
@@ -89,7 +90,6 @@ class ScoreWorkload(BaseWorkload):
                 "architecture": self.architecture.name,
                 "score": self.task.name,
                 "data": self.data_sha256(),
-                "bounds": {name or "": list(ends) for name, ends in self.task.bounds.items()},
                 "threads": torch.get_num_threads(),
                 "device": self.device.type,
             },
@@ -97,7 +97,7 @@ class ScoreWorkload(BaseWorkload):
         )
 
     def fault_free(self) -> tuple[GoldenScores, Outcome]:
-        scores, outputs, _ = self._run()
+        scores, outputs, finite = self._run()
         again, _, _ = self._run(keep=False)
         if scores != again:
             name = next(name for name in scores if scores[name] != again.get(name))
@@ -106,7 +106,9 @@ class ScoreWorkload(BaseWorkload):
                 "seed what it draws inside the function, and let it look at the same inputs every time",
             )
         golden = GoldenScores(scores, outputs)
-        return golden, self._compared(scores, outputs, golden, finite=all_finite(outputs) and _defined(scores))
+        outcome = self._compared(scores, outputs, golden, finite=finite)
+        self._inputs = outcome.n
+        return golden, outcome
 
     def outcome(self, golden: Golden | None = None) -> Outcome:
         assert golden is None or isinstance(golden, GoldenScores)
@@ -155,10 +157,8 @@ class ScoreWorkload(BaseWorkload):
         """Return how many inputs there are, how many have a number that is not finite, how many changed silently."""
         assert self.task.changed is not None
         if len(outputs) != len(golden):
-            raise WorkloadError(
-                f"{self.task.name}: called the model {len(golden)} times without faults and {len(outputs)} with them",
-                "leave out the comparison of answers, or call it alike every time",
-            )
+            problem = f"called the model {len(golden)} times without faults and {len(outputs)} with them"
+            raise WorkloadError(f"{self.task.name}: {problem}", _ALIKE)
         n = due = sdc = 0
         for clean, now in zip(golden, outputs, strict=True):
             changed = np.atleast_1d(np.asarray(self.task.changed(clean, now))).astype(bool).reshape(-1)
@@ -166,10 +166,29 @@ class ScoreWorkload(BaseWorkload):
             n += len(changed)
             due += int(broken.sum())
             sdc += int((changed & ~broken).sum())
+        if golden is not outputs and n != len(self):
+            raise WorkloadError(f"{self.task.name}: has {len(self)} inputs without faults and {n} with them", _ALIKE)
         return n, due, sdc
 
     def _refusal(self) -> str:
         return f"{self.task.name} fails on the model"
+
+
+def named_score(spec: str) -> ScoreTask:
+    """Return the score that `spec` names, `package.module:function`, from the command line only.
+
+    A `changed` that the function carries as an attribute is its comparison of answers.
+
+    Raises:
+        WorkloadError: it cannot be imported.
+    """
+    score = import_named("score", spec)
+    return ScoreTask(score, spec, changed=getattr(score, "changed", None))
+
+
+def score_name(score: Score) -> str:
+    """Return what a score in memory is called."""
+    return str(getattr(score, "__qualname__", None) or type(score).__name__)
 
 
 class MetricScore:
@@ -191,7 +210,8 @@ class MetricScore:
             raise UsageError(problem, "pass one as those of torchmetrics, or a score of your own: score=fn")
 
     def __call__(self, model: nn.Module) -> Any:
-        metric = self.metric if hasattr(self.metric, "update") else self.metric()
+        made = isinstance(self.metric, type) or not hasattr(self.metric, "update")
+        metric = self.metric() if made else self.metric
         if hasattr(metric, "reset"):
             metric.reset()
         device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))

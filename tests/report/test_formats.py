@@ -22,8 +22,8 @@ from faultcli.report.formats import REPORTS, report_format
 from faultcli.report.html import campaign_html
 from faultcli.report.junit import campaign_junit
 from faultcli.report.markdown import MOST_BYTES, campaign_markdown
-from faultcli.report.sections import SECTIONS
 from faultcli.report.numbers import percent
+from faultcli.report.sections import SECTIONS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

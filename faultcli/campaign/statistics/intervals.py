@@ -18,6 +18,10 @@ class Interval:
     low: float | None
     high: float | None
 
+    def __str__(self) -> str:
+        ends = "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.mean:.4g}{ends}"
+
     @property
     def half_width(self) -> float | None:
         """Half of the interval's length; None where it has no end."""
