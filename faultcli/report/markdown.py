@@ -65,8 +65,8 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
     lines += ["## Arms", "", *_table(arm_columns(result), rows, room // 2, "arms", texts=3), ""]
     lines += [
         f"{'In' if result.measure.score is None else 'Scores as they are, the rest in'} percent of the inputs, "
-        f"averaged over fault maps, with {interval_name(result, result.plan.confidence)} intervals; gains over the unprotected "
-        "memory on the same faults.",
+        f"averaged over fault maps, with {interval_name(result, result.plan.confidence)} intervals; gains over the "
+        "unprotected memory on the same faults.",
         *interval_lines(result, result.plan.confidence),
         "",
         "<details><summary>What was tested</summary>",
