@@ -176,7 +176,7 @@ def test_gates_are_spelled_in_two_ways() -> None:
         ("accuracy>=4", {}, "a fraction from 0 to 1"),
         ("mAP>=0.4", {"mAP": (0, 1)}, "has no score 'mAP'"),
         ("accuracy>=0.4", {}, "the scores of Sequential are no accuracies"),
-        ("error<=1", {"error": (0.9, 1.5)}, "a trial has error"),
+        ("error<=1", {"error": (0.9, 1.5)}, "there is a run with error"),
     ],
 )
 def test_gates_that_make_no_sense(gate: str, bounds: dict[str | None, tuple[float, float]], complaint: str) -> None:
@@ -189,7 +189,7 @@ def test_what_a_score_cannot_be_asked() -> None:
     subject = fc.Subject.of(model(), score=score)
     with pytest.raises(UsageError, match="no interval holds at every look"):
         campaign(subject, until_ci=0.1)
-    with pytest.raises(UsageError, match="without faults it is"):
+    with pytest.raises(UsageError, match="there is a run with closeness"):
         campaign(subject, bounds={"closeness": (0.9, 1.0)})
     with pytest.raises(UsageError, match="classifiers"):
         campaign(subject, recalibrate=["none", "bn"], unlabelled="digits")

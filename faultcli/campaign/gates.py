@@ -25,7 +25,7 @@ from typing import Self
 from faultcli.campaign.statistics.intervals import error_rate
 from faultcli.campaign.statistics.sequences import MeanTest, trials_to_show
 from faultcli.errors import UsageError, unknown_name
-from faultcli.workload.measures import Bounds, Side
+from faultcli.workload.measures import Bounds, Side, within
 from faultcli.workload.metrics import Outcome
 
 
@@ -216,10 +216,7 @@ class Gate:
             return found
         if found is None:
             return low if self.direction == "above" else high
-        if not low <= found <= high:
-            problem = f"--bounds {self.score}={low:g}:{high:g}: a trial has {self.score} {found:g}"
-            raise UsageError(problem, "name bounds that it never leaves")
-        return found
+        return within(self.score, found, self.bounds)
 
 
 def parse_gate(text: str, bounds: Mapping[str | None, Bounds]) -> Gate:

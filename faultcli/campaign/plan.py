@@ -159,10 +159,7 @@ class Plan:
         if self.until_half_width is not None and not measure.bounded:
             problem = f"--until-ci: of {measure.score}, a score without bounds, no interval holds at every look"
             raise UsageError(problem, f"say what it lies between: --bounds {measure.score}=0:1")
-        value, (low, high) = measure.of(original), measure.bounds
-        if value is not None and not low <= value <= high:
-            problem = f"--bounds {measure.score}={low:g}:{high:g}: without faults it is {value:g}"
-            raise UsageError(problem, "name bounds that it never leaves")
+        measure.checked(original)
 
     @property
     def stop_rule(self) -> StopRule:

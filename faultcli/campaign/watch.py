@@ -35,7 +35,7 @@ class Watch:
         old = self._baseline[record.trial] if record.trial < len(self._baseline) else None
         if old is not None:
             values["drop"] = difference(old, record.outcome.top1)
-        self._take(self.measure.of(record.outcome))
+        self._take(self.measure.checked(record.outcome))
         for check in self._checks:
             value = check.gate.value(values)
             if value is not None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from faultcli.errors import UsageError
 from faultcli.workload.metrics import Outcome
 
 Bounds: TypeAlias = tuple[float, float]
@@ -46,6 +47,28 @@ class Measure:
     def of(self, outcome: Outcome) -> float | None:
         """Return it of a run; None where a score is not finite."""
         return outcome.top1 if self.score is None else (outcome.scores or {}).get(self.score)
+
+    def checked(self, outcome: Outcome) -> float | None:
+        """Return it of a run, as `of`.
+
+        Raises:
+            UsageError: a score lies outside its bounds.
+        """
+        value = self.of(outcome)
+        return value if self.score is None or value is None else within(self.score, value, self.bounds)
+
+
+def within(score: str, value: float, bounds: Bounds) -> float:
+    """Return a score that lies within its bounds.
+
+    Raises:
+        UsageError: it does not.
+    """
+    low, high = bounds
+    if low <= value <= high:
+        return value
+    problem = f"--bounds {score}={low:g}:{high:g}: there is a run with {score} {value:g}"
+    raise UsageError(problem, "name bounds that no fault map leaves, or let the score end there; trials are kept")
 
 
 ACCURACY = Measure()
