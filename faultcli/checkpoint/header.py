@@ -64,6 +64,21 @@ _OTHER_FORMATS: dict[bytes, tuple[str, str]] = {
     b"GGUF": ("a GGUF file, not safetensors", "export the model as safetensors"),
     b"\x89HDF": ("an HDF5 file, not safetensors", "export the model as safetensors"),
 }
+# Endings that do: of formats without a mark of their own, or with the mark of another.
+_TRAINED = "faultcli works on the weights as they were trained: save them with safetensors.torch.save_file"
+_OTHER_SUFFIXES: dict[str, tuple[str, str]] = {
+    ".pt2": (
+        "an exported program: its weights are not read from there",
+        "save them with safetensors.torch.save_file(program.state_dict, 'model.safetensors'); then: "
+        "model.safetensors --arch {name}",
+    ),
+    ".onnx": ("an ONNX file, not safetensors", _TRAINED),
+    ".tflite": ("a TensorFlow Lite file, not safetensors", _TRAINED),
+    ".h5": ("a Keras file, not safetensors", _TRAINED),
+    ".keras": ("a Keras file, not safetensors", _TRAINED),
+    ".pb": ("a TensorFlow graph, not safetensors", _TRAINED),
+    ".npz": ("a file of arrays, not safetensors", "as data it is --data {name}; weights: safetensors.numpy.save_file"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +144,9 @@ def read_header(file: BinaryIO, path: Path, file_bytes: int) -> Header:
 def read_raw_header(file: BinaryIO, path: Path, file_bytes: int) -> bytes:
     """Return the first 8 + N bytes of a safetensors file, with nothing but the length N checked."""
     start = file.read(24)
+    if path.suffix.lower() in _OTHER_SUFFIXES and not _looks_like_safetensors(start):
+        what, remedy = _OTHER_SUFFIXES[path.suffix.lower()]
+        raise CheckpointError(f"{path}: is {what}", remedy.format(name=str(path)))
     for magic, (what, remedy) in _OTHER_FORMATS.items():
         # A header's length may begin like a pickle: 640 bytes is b"\x80\x02".
         if start.startswith(magic) and not _looks_like_safetensors(start):

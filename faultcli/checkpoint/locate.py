@@ -16,6 +16,15 @@ Kind = Literal["file", "index", "directory"]
 INDEX_SUFFIX = ".safetensors.index.json"
 
 
+def _instead(path: Path) -> str:
+    """Say what a name may have meant that no file has."""
+    try:
+        float(path.name)
+    except ValueError:
+        return "check the path; without a checkpoint of your own: faultcli demo -o demo"
+    return "a number without an option is taken for MODEL; lists have commas and no spaces: --ber 1e-5,1e-4"
+
+
 @dataclass(frozen=True)
 class Location:
     """The files of a checkpoint: shards sorted by name; `weight_map` is the index's, tensor to shard."""
@@ -39,7 +48,7 @@ def locate(path: Path) -> Location:
         if path.is_dir():
             return _locate_in(path)
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file or directory", "check the path")
+            raise CheckpointError(f"{path}: no such file or directory", _instead(path))
     except OSError as error:
         raise unreadable(path, error) from error
     if path.suffix == ".json":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ _LIMITS = {
     errno.EMFILE: ("too many files are open for the limit of this shell", "allow more: ulimit -n 1024"),
     errno.ENFILE: ("too many files are open on this machine", "close some, or try again later"),
 }
+_NEAR = re.compile(r" \(Possible options: (.*)\)")  # as typer says what a misspelled option may be
+_EXAMPLE = re.compile(r"Example: (faultcli .*)$")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
@@ -104,12 +107,10 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except FaultcliError as error:
-        _complain(error.message, error.remedy or _help_of(arguments))
+        _complain(error.message, error.remedy or _example_of(arguments))
         return error.exit_code
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        remedy = f"{context.command_path} --help" if context is not None else _help_of(arguments)
-        _complain(error.format_message().rstrip("."), remedy)
+        _complain(*_explained(error.format_message().rstrip("."), arguments))
         return 2
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"faultcli: {'terminated' if _asked_to_end else 'interrupted'}\n")
@@ -173,9 +174,24 @@ def _internal_error() -> int:
     return INTERNAL_ERROR
 
 
-def _help_of(arguments: Sequence[str]) -> str:
-    commands = {info.callback.__name__.replace("_", "-") for info in app.registered_commands if info.callback}
-    return " ".join(["faultcli", *(argument for argument in arguments[:1] if argument in commands), "--help"])
+def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return what is wrong with the command line, and what to type instead."""
+    near = _NEAR.search(message)
+    if near:
+        options = near[1].split(", ")
+        return _NEAR.sub("", message), options[0] if len(options) == 1 else f"one of {', '.join(options)}"
+    first = "; `faultcli demo -o DIR` writes a first model" if "argument 'MODEL'" in message else ""
+    return message, _example_of(arguments) + first
+
+
+def _example_of(arguments: Sequence[str]) -> str:
+    """Return a line that works: the example of the command, or one for each where there is none."""
+    examples = {
+        info.callback.__name__.replace("_", "-"): match[1]
+        for info in app.registered_commands
+        if info.callback and (match := _EXAMPLE.search(" ".join((info.callback.__doc__ or "").split())))
+    }
+    return next((examples[word] for word in arguments[:1] if word in examples), examples["campaign"])
 
 
 def _complain(message: str, remedy: str) -> None:

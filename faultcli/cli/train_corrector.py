@@ -71,13 +71,14 @@ def train_corrector(
         int, typer.Option(metavar="N", help="Other fault maps per level to report on.", rich_help_panel=TRAINING)
     ] = 20,
     window: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
             help="Unlabelled inputs that the device looks at. Taken from the training inputs, set aside.",
             rich_help_panel=TRAINING,
+            show_default="1000; a quarter of the training inputs where they are few",
         ),
-    ] = 1000,
+    ] = None,
     hidden: Annotated[
         str, typer.Option(metavar="N[,N...]", help="Hidden sizes of the perceptron.", rich_help_panel=TRAINING)
     ] = "256,256",
@@ -158,7 +159,7 @@ def train_corrector(
     if report is not None:
         check_report(report)
         check_output(report, force=force)
-    training = TrainingOptions(window, _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs))
+    perceptron = _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs)
     laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
     faults = None if replay is None else FaultMap.load(replay)
     if faults is not None:
@@ -182,6 +183,7 @@ def train_corrector(
     image = subject.memory(format, chain, highest if chain.needs_ber else None)
     parts = _parts(data, train_data, train_limit, window, held_out, seed, quiet)
     bench = experiment.Bench.around(image, held_out, *parts)
+    training = TrainingOptions(len(parts[1]), perceptron)
     card = Card(
         bench.held_out.logits().shape[1],
         "unseen damage" if faults is None else "known damage",
@@ -208,12 +210,11 @@ def train_corrector(
             )
     if output is not None:
         save_corrector(result.corrector, output, force=force)
-    inputs = len(bench.held_out)
     if report is not None:
-        write_report(report, result.corrector, result.levels, inputs, force=force)
+        write_report(report, result.corrector, result.levels, len(bench.held_out), force=force)
     write_json(correction_document(output, result.corrector, result.levels), json)
     if json != "-":
-        stdout().print(correction_table(result.corrector, result.levels, inputs))
+        stdout().print(correction_table(result.corrector, result.levels, len(bench.held_out)))
         note(f"{card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
 
 
@@ -249,11 +250,18 @@ def _edmn_options(
 
 
 def _parts(
-    data: str | None, train_data: str | None, train_limit: int, window: int, workload: Workload, seed: int, quiet: bool
+    data: str | None,
+    train_data: str | None,
+    train_limit: int,
+    window: int | None,
+    workload: Workload,
+    seed: int,
+    quiet: bool,
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """Return the inputs to train on, those to look at, and, if the data had to be cut, those of the report."""
     from faultcli.errors import UsageError
     from faultcli.recover.experiment import cut, shuffled
+    from faultcli.recover.methods import DEFAULT_WINDOW
     from faultcli.workload.data import load_data, training_split
 
     held_out, architecture = workload.dataset, workload.architecture
@@ -267,6 +275,8 @@ def _parts(
         loaded = load_data(named, geometry=architecture.geometry, label_offset=architecture.label_offset)
         everything = shuffled(loaded, seed)
     everything = everything.first(train_limit)
+    if window is None:
+        window = min(DEFAULT_WINDOW, max(1, len(everything) // 4))
     if window < 1 or len(everything) < 3 * window:
         raise UsageError(
             f"{everything.name}: {len(everything)} training inputs are too few for a window of {window}",

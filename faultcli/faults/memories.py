@@ -170,11 +170,27 @@ def parse_rate(text: str) -> Rate:
     try:
         number = float(text)
     except ValueError:
+        _refuse_percent(text)
         memory, given = parse_memory(text)
         return rate_of(text, memory, given)
     if not 0 <= number <= 1:
-        raise UsageError(f"--ber {text}: a bit-error rate lies between 0 and 1", "a bit-error rate such as 1e-4")
+        raise UsageError(f"--ber {text}: a bit-error rate lies between 0 and 1", _as_fraction(number))
     return Rate(text, number)
+
+
+def _as_fraction(number: float) -> str:
+    if 1 < number <= 100:
+        return f"a probability such as 1e-4; if you mean {number:g} %: --ber {number / 100:g}"
+    return "a probability such as 1e-4"
+
+
+def _refuse_percent(text: str) -> None:
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        return
+    if text.endswith("%"):
+        raise UsageError(f"--ber {text}: is a probability, and no percentage", f"try: --ber {percent / 100:g}")
 
 
 def parse_memory(text: str) -> tuple[Memory, dict[str, str]]:

@@ -65,6 +65,11 @@ def parse_chain(text: str) -> Chain:
                 raise UsageError(f"{text}: scale comes once, and first", f"try: {part},{_without(text, part)}")
             scale = Scale.parse(value if equals else None)
             continue
+        if name == "none":
+            others = [part.strip() for part in text.split(",") if part.strip() != "none"]
+            spelled = " ".join(f"--protect {other}" for other in ("none", ",".join(others)) if other)
+            problem = f"{text}: none is an arm of its own, and no link of a chain"
+            raise UsageError(problem, f"try: {spelled}")
         if name not in PROTECTIONS:
             raise unknown_name("protection", name, ["scale", *PROTECTIONS])
         link = PROTECTIONS[name].parse(value if equals else None)

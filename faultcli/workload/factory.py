@@ -17,6 +17,7 @@ from torch import nn
 from faultcli.errors import WorkloadError
 
 _SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_FILE = re.compile(r"(.*?)([^/\\]+)\.py:([A-Za-z_]\w*)")
 
 
 def is_factory(spec: str) -> bool:
@@ -58,6 +59,10 @@ def import_named(kind: str, spec: str) -> Callable[..., Any]:
     Raises:
         WorkloadError: the spec is malformed, the import fails, the name is missing or cannot be called.
     """
+    file = _FILE.fullmatch(spec)
+    if file is not None:
+        folder = f"in the folder {file[1]}: " if file[1] else ""
+        raise WorkloadError(f"{kind} {spec!r}: names a file; a module has no .py", f"try: {folder}{file[2]}:{file[3]}")
     if not is_factory(spec):
         wanted = f"package.module:{_wanted(kind)}"
         raise WorkloadError(f"{kind} {spec!r} does not read as {wanted}", "e.g. mymodels.nets:make_net")

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import faultcli as faultcli_package
 from faultcli.workload.demo import demo_checkpoint_path
 
 
@@ -66,6 +67,10 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(here / "large.npz", images=np.zeros((3, 28, 28), np.uint8), labels=np.zeros(3, np.int64))
     np.savez(here / "none.npz", images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, np.int64))
     (here / "is-a-file").touch()
+    for name in ("net.onnx", "net.tflite", "net.keras"):
+        (here / name).write_bytes(b"\x08\x07\x12\x07pytorch" * 10)
+    for name in ("net.pt2", "net.pt"):
+        (here / name).write_bytes(b"PK\x03\x04" + bytes(100))
     (here / "config.json").write_text('{"model_type": "digits"}')
     (here / "device").symlink_to("/dev/null")
     os.mkdir(here / "directory")
@@ -130,9 +135,12 @@ CASES: dict[str, tuple[str, str]] = {
     f"{INJECT} --ber 1e-4,1e-3": ("--ber 1e-4,1e-3: is not a number", "1e-4"),
     f"{CAMPAIGN} --ber 1e-4,2": ("--ber 2: a bit-error rate lies between 0 and 1", "1e-4"),
     f"{CAMPAIGN} --ber 1e-4,": ("--ber : is not a number", "1e-4"),
-    f"{INJECT} --fault stuck-at-0:-1": ("stuck-at-0:-1: .* must lie between 0 and 1", "faultcli inject --help"),
-    f"{INJECT} --fault flips:10000000": ("asks for 10000000 flips, only 1221120 bits are at risk", "inject --help"),
-    f"{INJECT} --fault flips:1.5": ("'1.5' is not a whole number", "inject --help"),
+    f"{INJECT} --fault stuck-at-0:-1": ("stuck-at-0:-1: .* must lie between 0 and 1", "try: faultcli inject model"),
+    f"{INJECT} --fault flips:10000000": (
+        "asks for 10000000 flips, only 1221120 bits are at risk",
+        "try: faultcli inject model",
+    ),
+    f"{INJECT} --fault flips:1.5": ("'1.5' is not a whole number", "try: faultcli inject model"),
     f"{INJECT} --fault bitflop:1e-4": ("unknown fault law 'bitflop'", "did you mean 'bitflip'"),
     f"{CAMPAIGN} --fault gausian:0.1": ("unknown fault law 'gausian'", "did you mean 'gaussian'"),
     f"{INJECT} --fault bitflip": ("bitflip needs a number", "probability that a bit flips"),
@@ -144,7 +152,7 @@ CASES: dict[str, tuple[str, str]] = {
     f"{CAMPAIGN} --ber 1e-4,0.0001": ("the arm native bitflip:0.0001 is asked for twice", "name every level once"),
     f"{INJECT} --ber 1e-4 --seed -1": ("--seed -1: a seed is a whole number from 0", "--seed 0"),
     f"{INJECT} --ber 1e-4 --trial -1": ("--trial -1: a trial is a whole number from 0", "--trial 0"),
-    f"{CAMPAIGN} --ber 1e-4 --seed -1": ("--seed -1: a seed is a whole number from 0", "--help"),
+    f"{CAMPAIGN} --ber 1e-4 --seed -1": ("--seed -1: a seed is a whole number from 0", "try: faultcli campaign --ber"),
     # names
     f"{INJECT} --ber 1e-4 --format fp18": ("unknown number format 'fp18'", "did you mean 'fp16'"),
     f"{CAMPAIGN} --ber 1e-4 --format q2.5,Q25": ("unknown number format 'Q25'", r"known: .*q2\.5"),
@@ -172,11 +180,11 @@ CASES: dict[str, tuple[str, str]] = {
         "--arch",
     ),
     f"{CAMPAIGN} --ber 1e-4 --data large.npz": (r"inputs of shape \[1, 28, 28\], but digits-cnn takes", "digits"),
-    f"{CAMPAIGN} --ber 1e-4 --data none.npz": (r"none\.npz: there are no inputs", "campaign --help"),
-    "evaluate --data none.npz": (r"none\.npz: there are no inputs", "evaluate --help"),
+    f"{CAMPAIGN} --ber 1e-4 --data none.npz": (r"none\.npz: there are no inputs", "try: faultcli campaign --ber"),
+    "evaluate --data none.npz": (r"none\.npz: there are no inputs", "try: faultcli evaluate"),
     "evaluate --limit 0": ("a limit of 0 leaves no inputs", "--limit takes 1 or more"),
     "evaluate --data mnist:gone": ("there is no directory 'gone'", "mnist:DIR"),
-    "campaign --ber 1e-4 --trials 0": ("--trials 0: a campaign has at least 1 trial", "--help"),
+    "campaign --ber 1e-4 --trials 0": ("--trials 0: a campaign has at least 1 trial", "try: faultcli campaign --ber"),
     "evaluate --batch-size 0": ("a batch size of 0 makes no batches", "1 or more"),
     f"{CAMPAIGN} --ber 1e-4 --confidence 95": ("--confidence 95: lies between 0 and 1", "0.95"),
     "evaluate --mean a": ("--mean a: is not a number", "--mean 0.5"),
@@ -206,13 +214,30 @@ CASES: dict[str, tuple[str, str]] = {
     f"{INJECT} --replay nan.safetensors": (r"nan\.safetensors: is not a fault map", "--save-faults"),
     f"{INJECT} --replay gone": ("gone: no such file", "check the path"),
     f"{INJECT} --replay gone --ber 1e-4": ("--replay takes no --ber, --fault or --save-faults", "leave"),
+    # what a first try looks like
+    "campaign --ber 1e-4 1e-3": ("1e-3: no such file", "lists have commas and no spaces: --ber 1e-5,1e-4"),
+    "campaign --ber 0.01%": ("--ber 0.01%: is a probability, and no percentage", "--ber 0.0001$"),
+    "campaign --ber 1%": ("--ber 1%: is a probability", "--ber 0.01$"),
+    "campaign --ber 90": ("--ber 90: a bit-error rate lies between 0 and 1", "if you mean 90 %: --ber 0.9$"),
+    "campaign --ber 1e-3 --protect none,scale=max": (
+        "none is an arm of its own",
+        "--protect none --protect scale",
+    ),
+    "campaign --ber 1e-3 --arch mynets.py:mlp": ("'mynets.py:mlp': names a file", "try: mynets:mlp"),
+    "campaign --ber 1e-3 --arch nets/mine.py:mlp": ("names a file", "in the folder nets/: mine:mlp"),
+    "campaign net.onnx --ber 1e-3": (r"net\.onnx: is an ONNX file", "safetensors.torch.save_file"),
+    "campaign net.tflite --ber 1e-3": (r"net\.tflite: is a TensorFlow Lite file", "safetensors.torch.save_file"),
+    "inspect net.keras": (r"net\.keras: is a Keras file", "safetensors.torch.save_file"),
+    "campaign net.pt2 --ber 1e-3": (r"net\.pt2: is an exported program", r"model\.safetensors --arch net\.pt2"),
+    "inspect net.pt": (r"net\.pt: is a pickle checkpoint", r"python -c .*torch\.load\('net\.pt'"),
+    "scale --factor 4": ("Missing argument 'MODEL'", "faultcli scale model.*faultcli demo -o DIR"),
     # the command line itself
-    "inject --ber 1e-4": ("Missing argument 'MODEL'", "faultcli inject --help"),
-    "campain --ber 1e-4": ("No such command 'campain'. Did you mean 'campaign'", "faultcli --help"),
-    "campaign --bber 1e-4": ("No such option: --bber", "faultcli campaign --help"),
-    "campaign --ber": ("--ber.*requires an argument", "faultcli campaign --help"),
-    "campaign --ber 1e-4 --trials many": ("Invalid value for '--trials'", "faultcli campaign --help"),
-    "evaluate a.safetensors b.safetensors": ("unexpected extra argument", "faultcli evaluate --help"),
+    "inject --ber 1e-4": ("Missing argument 'MODEL'", "faultcli inject model.*faultcli demo -o DIR"),
+    "campain --ber 1e-4": ("No such command 'campain'. Did you mean 'campaign'", "try: faultcli campaign"),
+    "campaign --bber 1e-4": ("No such option: --bber", "try: .*--ber"),
+    "campaign --ber": ("--ber.*requires an argument", "try: faultcli campaign --ber"),
+    "campaign --ber 1e-4 --trials many": ("Invalid value for '--trials'", "try: faultcli campaign --ber"),
+    "evaluate a.safetensors b.safetensors": ("unexpected extra argument", "try: faultcli evaluate"),
 }
 
 
@@ -325,3 +350,13 @@ def test_full_disk_in_a_process_of_its_own(shell: Callable[..., object], tmp_pat
 def test_full_disk_behind_standard_output(shell: Callable[..., object], line: str) -> None:
     done = shell(f"{line} > /dev/full")
     assert_explained(done, "standard output: cannot be written: No space left on device", "free some space")
+
+
+def test_no_remedy_only_names_the_help() -> None:
+    """`--help` is a text of a hundred lines; a remedy says what to type."""
+    package = Path(faultcli_package.__file__).parent
+    for path in package.rglob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert "--help" not in line or "help_option_names" in line or "#" in line or '"""' in line, (
+                f"{path}: {line}"
+            )
