@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,17 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs real data: {path} is not there (set FAULTCLI_DATA)")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    """Signals are inherited by every process that a later test starts."""
+    before = _signals()
+    yield
+    assert _signals() == before
+
+
+def _signals() -> tuple[object, ...]:
+    numbers = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, []) if hasattr(signal, "pthread_sigmask") else set()
+    return *map(signal.getsignal, numbers), mask

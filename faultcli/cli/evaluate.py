@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from faultcli.cli import options
-from faultcli.cli.console import note, stdout, write_json
+from faultcli.cli.console import stdout, write_json
 
 
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
     """
     from faultcli.campaign.stored import evaluate_corrected, evaluate_stored
     from faultcli.campaign.subject import Subject
+    from faultcli.cli.session import note_what_runs
     from faultcli.recover.applied import AppliedCorrection, Correct
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
@@ -58,6 +59,7 @@ def evaluate(
         include=include or (),
         exclude=exclude or (),
     )
+    note_what_runs(subject, quiet=quiet)
     workload, image = subject.workload, subject.memory(format, protect, rate)
     original, stored = evaluate_stored(image, workload, subject.tensors)
     corrected = None
@@ -83,4 +85,3 @@ def evaluate(
     if json != "-":
         states = {"original": original, f"stored as {format}": stored, "corrected": corrected}
         stdout().print(evaluation_table(states, len(workload)))
-        note(workload.describe(), quiet=quiet)

@@ -10,6 +10,7 @@ import typer
 from faultcli.cli import options
 from faultcli.cli.console import note
 from faultcli.cli.places import READS, WRITES
+from faultcli.report.text import counted
 
 
 def merge(
@@ -47,4 +48,4 @@ def merge(
     with atomic_output(output, force=force, inputs=stores) as partial:
         done = joining.merge(stores, partial, str(output))
     repeats = f", {done.repeats:,} of them in several stores" if done.repeats else ""
-    note(f"{output}: {done.trials:,} trials in {done.arms} arms{repeats}", quiet=quiet)
+    note(f"{output}: {counted(done.trials, 'trial')} in {counted(done.arms, 'arm')}{repeats}", quiet=quiet)

@@ -101,7 +101,8 @@ def where_trials_are(store: Path | None, kept: int) -> str:
     """What to tell somebody who interrupted a campaign."""
     if store is None:
         return "nothing is kept: with --store FILE a campaign continues where it was interrupted"
-    return f"{kept} trials are kept in {store}; the same command continues from there"
+    verb = "is" if kept == 1 else "are"
+    return f"{counted(kept, 'trial')} {verb} kept in {store}; the same command continues from there"
 
 
 def command_line() -> str:

@@ -42,8 +42,12 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
 
     if subject.factors:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
-    if subject.model == DEMO:
-        note(f"no MODEL named: the embedded demo, {subject.workload.describe()}", quiet=quiet)
+    demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
+    note(demo + subject.workload.describe(), quiet=quiet)
+    doubt = subject.workload.doubt()
+    if doubt is not None:
+        remedy = "if answers are poor, store the inputs as floating point, as the model was trained on them"
+        note(f"warning: {subject.workload.data_name}: {doubt}; {remedy}", quiet=quiet)
 
 
 def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unlabelled: str | None) -> Subject:

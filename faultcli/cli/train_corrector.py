@@ -134,16 +134,16 @@ def train_corrector(
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
     from faultcli.campaign.subject import Subject
+    from faultcli.cli.session import note_what_runs
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
-    from faultcli.files import check_output
     from faultcli.protect.chain import parse_chain
     from faultcli.recover import experiment
     from faultcli.recover.base import Card
     from faultcli.recover.file import save_corrector
     from faultcli.recover.methods import TrainingOptions
-    from faultcli.report.correction import check_report, correction_document, correction_table, write_report
+    from faultcli.report.correction import correction_document, correction_table, write_report
 
     specs = options.several_faults(bers, fault, quiet=quiet)
     if (replay is None) == (not specs):
@@ -154,11 +154,7 @@ def train_corrector(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
     _check(method, seed)
-    if output is not None:
-        check_output(output, force=force)
-    if report is not None:
-        check_report(report)
-        check_output(report, force=force)
+    _check_outputs(output, report, force)
     perceptron = _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs)
     laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
     faults = None if replay is None else FaultMap.load(replay)
@@ -178,6 +174,7 @@ def train_corrector(
         include=include or (),
         exclude=exclude or (),
     )
+    note_what_runs(subject, quiet=quiet)
     held_out = subject.classifier("train-corrector")
     highest = max((law.ber for law in laws if law.ber is not None), default=None)
     image = subject.memory(format, chain, highest if chain.needs_ber else None)
@@ -224,6 +221,17 @@ def _covered(model: str | None, faults: FaultMap) -> list[str]:
 
     here = open_checkpoint(model).tensors
     return [glob.escape(name) for name in faults.layout if name in here]
+
+
+def _check_outputs(output: Path | None, report: Path | None, force: bool) -> None:
+    from faultcli.files import check_output
+    from faultcli.report.correction import check_report
+
+    if output is not None:
+        check_output(output, force=force)
+    if report is not None:
+        check_report(report)
+        check_output(report, force=force)
 
 
 def _check(method: str, seed: int) -> None:

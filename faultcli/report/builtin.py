@@ -8,7 +8,7 @@ from faultcli.faults.laws import LAWS
 from faultcli.faults.memories import MEMORIES, parse_rate
 from faultcli.formats import describe_formats
 from faultcli.protect.chain import PROTECTIONS, SCALE_OVERHEAD, SCALE_SUMMARY
-from faultcli.report.table import PlainTable, new_table
+from faultcli.report.layout import PlainTable, new_table
 
 Rows = Sequence[dict[str, str]]
 

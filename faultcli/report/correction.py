@@ -12,9 +12,9 @@ from faultcli.campaign.statistics import Interval, mean_interval
 from faultcli.errors import UsageError
 from faultcli.recover.assess import Level
 from faultcli.recover.base import Corrector
+from faultcli.report.layout import new_table
 from faultcli.report.numbers import UNDEFINED, percent
-from faultcli.report.table import new_table
-from faultcli.report.text import markdown, printable
+from faultcli.report.text import counted, markdown, printable
 
 SCHEMA = "faultcli.corrector/1"
 REPORT_SUFFIXES = (".md", ".svg", ".png")
@@ -80,7 +80,7 @@ def _interval(interval: Interval | None) -> dict[str, float | None] | None:
 def correction_table(corrector: Corrector, levels: Sequence[Level], inputs: int) -> Table:
     """Return one row per level; accuracies in percent, gains in points."""
     table = new_table(
-        f"{corrector.name}, {corrector.card.setting}: top-1 accuracy in % on {inputs:,} held-out inputs",
+        f"{corrector.name}, {corrector.card.setting}: top-1 accuracy in % on {counted(inputs, 'held-out input')}",
         fault="left",
         maps="right",
         corrupted="right",

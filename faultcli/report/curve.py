@@ -12,8 +12,9 @@ from faultcli.campaign.statistics import Interval
 from faultcli.campaign.strata import MaxBer
 from faultcli.faults.memories import Rate, RateRange
 from faultcli.report.document import rates_document
+from faultcli.report.layout import PlainTable, new_table
 from faultcli.report.numbers import UNDEFINED, percent, percent_interval
-from faultcli.report.table import PlainTable, new_table
+from faultcli.report.text import counted
 
 ROWS = 11  # of a table
 PER_DECADE = 10  # points of a document
@@ -96,8 +97,9 @@ def curve_tables(result: CurveResult) -> list[PlainTable]:
     for arm in result.arms:
         confidence = percent(result.plan.confidence, 0)
         title = (
-            f"{arm.arm.format}, {arm.arm.hardening}: {arm.curve.trials} trials, {result.inputs:,} inputs, "
-            f"original {percent(result.original.top1)}, stored {percent(arm.memory.stored.top1)}"
+            f"{arm.arm.format}, {arm.arm.hardening}: {counted(arm.curve.trials, 'trial')}, "
+            f"{counted(result.inputs, 'input')}, original {percent(result.original.top1)}, "
+            f"stored {percent(arm.memory.stored.top1)}"
         )
         columns = {"BER": "right"} | ({"years": "right"} if axis.fit_per_mbit is not None else {})
         names = ("flips", f"accuracy [{confidence} %]", "band", "SDC", "DUE")

@@ -27,7 +27,7 @@ from faultcli.report.summary import (
     provenance_rows,
 )
 from faultcli.report.table import failure_lines, format_lines, interval_lines, outstanding_lines
-from faultcli.report.text import printable
+from faultcli.report.text import counted, printable
 from faultcli.workload.measures import Measure
 
 _SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCOMPLETE: "…", Verdict.INCONCLUSIVE: "?", None: "–"}
@@ -60,7 +60,7 @@ def curve_html(result: CurveResult) -> str:
     trials = sum(arm.curve.trials for arm in result.arms)
     return _page(
         f"Accuracy against bit-error rate: {_model(result)}",
-        f"{formats} · {len(result.arms):,} curves · {trials:,} trials · {result.inputs:,} inputs",
+        " · ".join([formats, *map(counted, (len(result.arms), trials, result.inputs), ("curve", "trial", "input"))]),
         [
             '<section id="summary">',
             "<h2>Findings</h2>",
@@ -117,9 +117,9 @@ def _subtitle(result: CampaignResult) -> str:
     trials = sum(len(arm.records) for arm in result.arms)
     parts = [
         ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms)),
-        f"{len(result.arms):,} arm{'s' if len(result.arms) > 1 else ''}",
-        f"{trials:,} trials",
-        f"{result.inputs:,} inputs",
+        counted(len(result.arms), "arm"),
+        counted(trials, "trial"),
+        counted(result.inputs, "input"),
     ]
     return " · ".join([result.provenance.architecture, *parts] if result.provenance else parts)
 

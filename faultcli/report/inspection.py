@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from faultcli.prediction import Prediction
+from faultcli.report.layout import new_table
 from faultcli.report.numbers import UNDEFINED
-from faultcli.report.table import new_table
 from faultcli.survey import TensorSurvey
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
 from faultcli.campaign.preview import USUAL, WORST, ArmPreview, Preview
+from faultcli.report.layout import FittedTable, in_lines, new_table, wrapped
 from faultcli.report.numbers import UNDEFINED, percent
-from faultcli.report.table import new_table
+from faultcli.report.text import counted
 
 PREVIEW_SCHEMA = "faultcli.plan/1"
 
@@ -47,25 +46,20 @@ def preview_document(preview: Preview) -> dict[str, Any]:
     }
 
 
-def preview_table(preview: Preview) -> Table:
-    """Return one row per arm."""
-    table = new_table(
-        f"{len(preview.arms)} arms, {preview.inputs:,} inputs; no trial was run",
-        format="left",
-        fault="left",
-        protect="left",
-        bits="right",
-        flips="right",
-        trials="right",
-        **{f"for ± {percent(preview.half_width)}": "right"},
-        at_worst="right",
-        time="right",
-    )
+def preview_table(preview: Preview) -> FittedTable:
+    """Return one row per arm; on a narrow terminal an arm is one column, in several lines."""
+    title = f"{counted(len(preview.arms), 'arm')}, {counted(preview.inputs, 'input')}; no trial was run"
+    names = ("bits", "flips", "trials", f"for ± {percent(preview.half_width)}", "at worst", "time")
+    numbers = dict.fromkeys(names, "right")
+    wide = new_table(title, format="left", fault="left", protect="left", **numbers)
+    narrow = new_table(title, arm="left", **numbers)
     for arm in preview.arms:
-        cells = [arm.arm.format, arm.arm.fault.spec, arm.arm.hardening, f"{arm.bits:,}", _flips(arm), f"{arm.trials:,}"]
-        cells += [_trials(arm.needed_likely), _trials(arm.needed_worst), duration(arm.seconds)]
-        table.add_row(*cells)
-    return table
+        told = (arm.arm.format, arm.arm.fault.spec, arm.arm.hardening)
+        cells = (f"{arm.bits:,}", _flips(arm), f"{arm.trials:,}", _trials(arm.needed_likely), _trials(arm.needed_worst))
+        wide.add_row(*told, *cells, duration(arm.seconds))
+        narrow.add_row(in_lines("\n".join((" ".join(told[:2]), wrapped(told[2])))), *cells, duration(arm.seconds))
+    narrow.show_lines = True
+    return FittedTable((wide, narrow))
 
 
 def preview_lines(preview: Preview) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from faultcli.faults.law import shortest
-from faultcli.report.table import new_table
+from faultcli.report.layout import new_table
 from faultcli.scaling import ScaledTensor
 
 _RUINOUS = 1e6  # relative errors that only an unguarded exponent makes

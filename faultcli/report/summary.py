@@ -21,6 +21,7 @@ from faultcli.report.numbers import (
     worst_text,
 )
 from faultcli.report.table import by_condition, hardening
+from faultcli.report.text import counted
 
 VERDICTS = {
     Verdict.PASS: "Pass",
@@ -201,7 +202,7 @@ def provenance_rows(result: CampaignResult) -> list[tuple[str, str]]:
         ("Number formats", ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms))),
         ("Fault laws", ", ".join(dict.fromkeys(arm.arm.fault.spec for arm in result.arms))),
         ("Bits at risk", f"{max(arm.bits for arm in result.arms):,} at the most"),
-        ("Trials", f"{sum(len(arm.records) for arm in result.arms):,} in {len(result.arms):,} arms"),
+        ("Trials", f"{sum(len(arm.records) for arm in result.arms):,} in {counted(len(result.arms), 'arm')}"),
     ]
     return _tested(result, arms)
 
@@ -212,7 +213,7 @@ def curve_provenance_rows(result: CurveResult) -> list[tuple[str, str]]:
         ("Number formats", ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms))),
         ("Bit-error rates", result.question.axis.asked),
         ("Bits at risk", f"{max(arm.memory.bits for arm in result.arms):,} at the most"),
-        ("Trials", f"{sum(arm.curve.trials for arm in result.arms):,} on {len(result.arms):,} curves"),
+        ("Trials", f"{sum(arm.curve.trials for arm in result.arms):,} on {counted(len(result.arms), 'curve')}"),
     ]
     return _tested(result, arms)
 
@@ -225,7 +226,7 @@ def _tested(result: CampaignResult | CurveResult, arms: list[tuple[str, str]]) -
             ("Checkpoint", about.model),
             ("SHA-256 of the checkpoint", about.checkpoint_sha256),
             ("Architecture", about.architecture),
-            ("Data", f"{about.data}, {result.inputs:,} inputs"),
+            ("Data", f"{about.data}, {counted(result.inputs, 'input')}"),
             ("SHA-256 of the data", about.data_sha256),
         ]
     rows += [

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED
+from faultcli.report.layout import FittedTable, in_lines, new_table, wrapped
 from faultcli.report.numbers import (
     UNDEFINED,
     flips_text,
@@ -32,52 +27,8 @@ from faultcli.report.numbers import (
     stored_text,
     worst_text,
 )
-from faultcli.report.text import counted, plain
+from faultcli.report.text import counted
 from faultcli.workload.metrics import Outcome
-
-
-class PlainTable(Table):
-    """A table in which no text is markup: whatever a tensor is called is shown, and nothing of it is obeyed."""
-
-    def add_column(self, header: RenderableType = "", *args: Any, **how: Any) -> None:
-        super().add_column(_as_spelled(header), *args, **how)
-
-    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
-        super().add_row(*map(_as_spelled, cells), **how)
-
-
-def _as_spelled(cell: RenderableType | None) -> RenderableType:
-    return plain(cell) if isinstance(cell, str) else cell or ""
-
-
-def _lines(text: str) -> Text:
-    """Return a cell of several lines."""
-    return Text("\n").join(map(plain, text.split("\n")))
-
-
-def new_table(title: str, **columns: str) -> PlainTable:
-    """Return an empty table with `columns`: header to justification (`left` or `right`); `_` in a header is a space."""
-    table = PlainTable(
-        title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for header, justify in columns.items():
-        table.add_column(
-            _lines(header.replace("_", " ")), justify="right" if justify == "right" else "left", no_wrap=True
-        )
-    return table
-
-
-@dataclass(frozen=True)
-class FittedTable:
-    """A table that breaks its long cells into lines where the terminal is too narrow for it, and only there."""
-
-    tables: tuple[Table, ...]  # the same table, from wide to narrow
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        endless = options.update(width=10_000)
-        needed = (Measurement.get(console, endless, table).maximum for table in self.tables[:-1])
-        fitting = (table for table, width in zip(self.tables, needed, strict=False) if width <= options.max_width)
-        yield next(fitting, self.tables[-1])
 
 
 def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTable]:
@@ -155,29 +106,17 @@ _TEXTS = ("format", "fault", "protect")
 
 def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> FittedTable:
     rows = [[cell(arm) for cell in columns.values()] for arm in arms]
-    broken = [[_broken(text) for text in row] for row in rows]
+    narrow = [[wrapped(text) for text in row] for row in rows]
     tables = []
-    for header, cells, gap in ((str, rows, None), (_broken, broken, 1), (_broken, broken, 0)):
+    for header, cells, gap in ((str, rows, None), (wrapped, narrow, 1), (wrapped, narrow, 0)):
         table = new_table(title, **{header(name): "left" if name in _TEXTS else "right" for name in columns})
         for row in cells:
-            table.add_row(*map(_lines, row))
+            table.add_row(*map(in_lines, row))
         if gap is not None:
             table.padding = (0, gap, 0, 0)
             table.show_lines = any("\n" in text for row in cells for text in row)
         tables.append(table)
     return FittedTable(tuple(tables))
-
-
-def _broken(text: str) -> str:
-    """Put an interval under its mean, and a chain of protections or a fault law on lines of about 20 characters."""
-    if " [" in text:
-        return text.replace(" [", "\n[", 1).replace(", ", ",")
-    lines = [""]
-    for part in text.replace(",", ",\0").replace(" + ", " +\0").split("\0"):
-        if lines[-1] and len(lines[-1]) + len(part) > 20:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)
 
 
 def hardening(arm: ArmResult) -> str:
@@ -198,7 +137,7 @@ def gate_lines(result: CampaignResult) -> list[str]:
     campaign."""
     lines = [
         f"{gate.verdict:>12}  {gate.gate.text}: {result.arms[gate.arm].arm.label}, "
-        f"{gate.trials:,} trials{until_decided(gate)}"
+        f"{counted(gate.trials, 'trial')}{until_decided(gate)}"
         for arm in result.arms
         for gate in arm.gates
     ]
@@ -240,7 +179,8 @@ def interval_lines(result: CampaignResult, confidence: float) -> list[str]:
     if any(arm.sequential for arm in arms):
         return ["Intervals hold at every look, for all fault maps there are: the trials decided when to stop."]
     shares: dict[int, float] = {len(arm.records): arm.unseen(confidence) for arm in arms}
-    said = [f"{n:,} trials cannot exclude that up to {percent(share)} %" for n, share in sorted(shares.items())]
+    excluded = "cannot exclude that up to"
+    said = [f"{counted(n, 'trial')} {excluded} {percent(share)} %" for n, share in sorted(shares.items())]
     lines = [f"Intervals are of the kinds of fault map seen; {' and '.join(said)} of maps are of another."]
     if not result.measure.bounded:
         lines.append(f"{result.measure.name}: no --bounds are known, so nothing is said of maps that were not seen.")
@@ -267,7 +207,7 @@ def trials_text(arms: Sequence[ArmResult]) -> str:
     """Return `30 trials`, `1 trial` or, where arms differ, `5 to 30 trials`."""
     counts = [len(arm.records) for arm in arms]
     low, high = min(counts, default=0), max(counts, default=0)
-    return f"{low:,} to {high:,} trials" if low < high else f"{high:,} trial{'' if high == 1 else 's'}"
+    return f"{low:,} to {high:,} trials" if low < high else counted(high, "trial")
 
 
 def failure_lines(result: CampaignResult) -> list[str]:
@@ -335,7 +275,8 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
     """Return one row per state of the checkpoint; rows without an outcome are left out."""
     if any(outcome is not None and outcome.scores is not None for outcome in rows.values()):
         return _scores_table(rows, inputs)
-    table = new_table(f"accuracy in %, {inputs:,} inputs", state="left", top_1="right", top_5="right", loss="right")
+    columns = {"state": "left", "top 1": "right", "top 5": "right", "loss": "right"}
+    table = new_table(f"accuracy in %, {counted(inputs, 'input')}", **columns)
     table.add_column("DUE", justify="right")
     table.add_column("changed answers", justify="right")
     language = any(outcome is not None and outcome.scored is not None for outcome in rows.values())

@@ -69,6 +69,10 @@ class BaseWorkload(ABC):
     def describe(self) -> str:
         """Say what runs on what, for people."""
 
+    def doubt(self) -> str | None:
+        """Return why the inputs look as if they were not made for this model; None if they do not."""
+        return None
+
     @abstractmethod
     def identity(self) -> str:
         """Return everything that changes what the model answers, apart from its weights, as one line of JSON."""

@@ -151,8 +151,14 @@ class Workload(BaseWorkload):
         return inputs.view(len(dataset), *shape)
 
     def describe(self) -> str:
-        """Say what runs on what, for people."""
-        return f"{self.architecture.name} on {len(self):,} inputs of {self.dataset.name}"
+        """Say what runs on what, and what is done to the inputs, for people."""
+        what = f"{self.architecture.name} on {len(self):,} input{'' if len(self) == 1 else 's'} of {self.dataset.name}"
+        if self.dataset.inputs.is_floating_point():
+            return f"{what}, as they are"
+        return f"{what}, {self.architecture.preprocess.text}"
+
+    def doubt(self) -> str | None:
+        return self.architecture.preprocess.doubt(self.dataset.inputs)
 
     @property
     def data_name(self) -> str:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from faultcli.errors import WorkloadError
 
+_OFF_SCALE = 20.0  # numbers that a network is fed are around 1; those from 0 to 255 are grey levels
+_DARK = 8  # no image of the data is brighter than an eighth of white
 Layout = Literal["NHWC", "NCHW", "NHW", "other"]
 
 
@@ -56,6 +58,33 @@ class Preprocess:
                 raise WorkloadError(f"preprocessing: {name} has to be positive, not {_join(values)}")
         if not all(math.isfinite(value) for value in self.mean or ()):
             raise WorkloadError(f"preprocessing: mean has to be finite, not {_join(self.mean or ())}")
+
+    @property
+    def text(self) -> str:
+        """What is done to uint8 images, for people: `× 1/255 − 0.131, ÷ 0.308`."""
+        grey = 1 / self.scale
+        steps = [f"× 1/{grey:.4g}" if grey > 1 else f"× {self.scale:.4g}"]
+        if self.mean is not None:
+            steps[0] += f" − {_join(self.mean)}"
+        return ", ".join([*steps, *([f"÷ {_join(self.std)}"] if self.std is not None else [])])
+
+    def doubt(self, inputs: Tensor) -> str | None:
+        """Return why inputs look as if they were made for other preprocessing; None if they do not.
+
+        Args:
+            inputs: as stored: uint8 images, or floating point that passes as it is.
+        """
+        if not inputs.numel():
+            return None
+        largest = float(inputs.max())
+        if inputs.is_floating_point():
+            if largest > _OFF_SCALE and float(inputs.min()) >= 0:
+                return f"floating-point inputs pass as they are, and these go up to {largest:g}"
+            return None
+        white = 1 / self.scale
+        if largest <= white / _DARK or largest > white * 1.01:
+            return f"uint8 inputs go up to {largest:g}; they are taken to be from 0 to {white:g}"
+        return None
 
     def with_overrides(
         self, scale: float | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None

@@ -18,6 +18,7 @@ from faultcli.workload.architectures import Architecture
 from faultcli.workload.data import make_dataset
 from faultcli.workload.demo import demo_checkpoint_path, demo_data_path
 from faultcli.workload.evaluate import Workload, build_workload, pick_device
+from faultcli.workload.preprocess import Preprocess
 
 
 def demo(**options: object) -> Workload:
@@ -123,7 +124,7 @@ def test_what_changes_the_answers_is_in_the_identity() -> None:
     assert base == demo().identity()
     others = [demo(limit=9), demo(batch_size=9), demo(mean=[0.1]), demo(data="digits,split=train")]
     assert len({base, *(other.identity() for other in others)}) == 5
-    assert demo(limit=9).describe() == "digits-cnn on 9 inputs of digits"
+    assert demo(limit=9).describe() == "digits-cnn on 9 inputs of digits, × 1/16"
 
 
 class Net(nn.Module):
@@ -137,7 +138,7 @@ class Net(nn.Module):
         flat = x.flatten(1)
         answers = {
             "good": lambda: flat[:, :3],
-            "tuple": lambda: (flat,),
+            "dict": lambda: {"features": None},
             "flat": lambda: flat[:, 0],
             "integers": flat[:, :3].long,
             "inplace": lambda: flat.mul_(2)[:, :3],
@@ -157,7 +158,7 @@ def custom(mode: str, labels: list[int], classes: int | None = None) -> Workload
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("tuple", "mine: the model returns tuple for 2 inputs"),
+        ("dict", "mine: the model returns dict for 2 inputs"),
         ("flat", r"mine: the model returns \[2\] for 2 inputs"),
         ("integers", "mine: the model returns torch.int64 and no logits"),
         ("inplace", "mine: the model changes its inputs in place"),
@@ -252,3 +253,32 @@ def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> 
     assert done.stdout.startswith(f"{output}: ")
     workload = build_workload(load_file(output), data=f"mnist:{tmp_path}", device="cpu")
     assert workload.architecture.name == "mnist-cnn"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said", "doubt"),
+    [
+        (torch.randint(0, 256, (9, 8, 8), dtype=torch.uint8), "× 1/255", None),
+        (
+            torch.randint(0, 17, (9, 8, 8), dtype=torch.uint8),
+            "× 1/255",
+            "up to 16; they are taken to be from 0 to 255",
+        ),
+        (torch.rand(9, 8, 8), "as they are", None),
+        (torch.randn(9, 8, 8) * 5, "as they are", None),
+        (torch.rand(9, 8, 8) * 255, "as they are", "pass as they are, and these go up to 25"),
+    ],
+)
+def test_what_is_done_to_inputs_is_said_and_doubted(inputs: Tensor, said: str, doubt: str | None) -> None:
+    dataset = make_dataset(inputs, torch.arange(9) % 3, "mine.npz")
+    workload = Workload(Architecture("mine", lambda: Net("good")), Net("good"), dataset)
+    assert workload.describe() == f"mine on 9 inputs of mine.npz, {said}"
+    assert (workload.doubt() or "").count(doubt or "") > 0 if doubt else workload.doubt() is None
+
+
+def test_the_demos_scale_on_grey_levels_is_doubted() -> None:
+    white = make_dataset(torch.full((3, 8, 8), 255, dtype=torch.uint8), torch.arange(3), "white.npz")
+    architecture = Architecture("mine", lambda: Net("good"), preprocess=Preprocess(1 / 16, (0.5,), (0.25,)))
+    workload = Workload(architecture, Net("good"), white)
+    assert workload.describe().endswith("× 1/16 − 0.5, ÷ 0.25")
+    assert "go up to 255; they are taken to be from 0 to 16" in str(workload.doubt())
