@@ -94,6 +94,8 @@ def run_campaign(
                     for result in found:
                         if isinstance(result, Failure) or result.trial not in known:
                             store.add(key, result)
+                        else:
+                            watch.kept += 1
                         enough = isinstance(result, Record) and watch.enough(result)
                         on_record(result, watch)
                         if enough:

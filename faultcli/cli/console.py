@@ -49,14 +49,39 @@ def note(text: str, *, quiet: bool) -> None:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
-    """Give a progress display on stderr: a bar on a terminal, nothing in a pipe or when quiet."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Give a progress display on stderr: a bar on a terminal, nothing in a pipe or when quiet.
+
+    On a narrow terminal the description is cut, and never what is counted. A task's field `free` says how much of what
+    is done took no time, such as trials that a store had already.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Left(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(time_left(task.elapsed, task.completed, task.fields.get("free", 0), task.total))
 
     console = stderr()
-    description = TextColumn("{task.description}", markup=False)
-    columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as display:
+    cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=cut),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        Left(),
+    )
+    off = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=off, expand=True) as display:
         yield display
+
+
+def time_left(elapsed: float | None, done: float, free: float, total: float | None) -> str:
+    """Write how long what is left will take, at the pace of what took its time so far."""
+    paid = done - free
+    if elapsed is None or total is None or paid <= 0:
+        return "-:--:--"
+    minutes, seconds = divmod(round(elapsed / paid * (total - done)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 @contextmanager

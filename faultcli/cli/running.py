@@ -57,18 +57,30 @@ class _Bar:
     def __init__(self, display: Progress, plan: Plan, shard: Shard) -> None:
         self._display, self._plan = display, plan
         self._per_arm = len(shard.trials(plan.trials))
-        self._task = display.add_task("trials", total=len(plan.arms) * self._per_arm)
+        self._total = len(plan.arms) * self._per_arm
+        self._task = display.add_task("trials", total=self._total)
         self._arms: list[int] = []
+        self._done = self._free = self._kept = 0
         self._shown = 0.0
 
     def look(self, found: Record | Failure, watch: Watch) -> None:
         if found.arm not in self._arms:  # the one before may have stopped early
-            self._display.update(self._task, completed=len(self._arms) * self._per_arm)
+            self._free += len(self._arms) * self._per_arm - self._done
+            self._done = len(self._arms) * self._per_arm
             self._arms.append(found.arm)
-        self._display.advance(self._task)
-        if time.monotonic() - self._shown > _REDRAW_SECONDS:
-            self._shown = time.monotonic()
-            self._display.update(self._task, description=printable(_said(self._plan, found.arm, watch)))
+            self._kept = 0
+        self._done += 1
+        self._free += watch.kept - self._kept
+        self._kept = watch.kept
+        now = time.monotonic()
+        if now - self._shown > _REDRAW_SECONDS:
+            self._shown = now
+            self._display.update(
+                self._task,
+                completed=self._done,
+                description=printable(_said(self._plan, found.arm, watch)),
+                free=self._free,
+            )
 
     def end(self) -> None:
         pass
