@@ -257,7 +257,7 @@ def assert_explained(done: object, problem: str, remedy: str) -> None:
     assert done.out == ""
     lines = done.err.splitlines()
     notes, (error, advice) = lines[:-2], lines[-2:]
-    assert all(note.startswith("no MODEL named") for note in notes)
+    assert all(note.startswith("no MODEL named") or " inputs of " in note for note in notes)
     assert error.startswith("faultcli: error: ")
     assert re.search(problem, error), error
     assert advice.startswith("try: ")

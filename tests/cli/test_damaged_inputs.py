@@ -16,7 +16,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("kind", [kind for kind in fuzz.KINDS if kind != "store"])
+@pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_damaged_files(kind: str, corpus: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
     codes = []

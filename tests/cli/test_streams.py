@@ -171,13 +171,6 @@ def test_bug_is_an_internal_error(faultcli: Callable[..., object], monkeypatch: 
     assert "this is a bug in faultcli, not in what you asked" in done.err
 
 
-def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["faultcli", "inspect", "gone"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-
-
 def test_codes_are_returned_not_raised() -> None:
     assert run(["--version"]) == 0
     assert app.registered_commands

@@ -140,7 +140,7 @@ def test_a_factory_makes_a_module_or_a_record(factories: str) -> None:
         ("{}:constant", "'constant' is a int and not a factory"),
         ("{}_broken:net", "failed: ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("{}_none:net", "failed: ModuleNotFoundError"),
-        ("nets/{}.py:net", "does not read as package.module:factory"),
+        ("nets/{}.py:net", "names a file; a module has no .py"),
         (":net", "does not read as package.module:factory"),
     ],
 )
