@@ -335,6 +335,7 @@ def test_memory_that_runs_out_is_no_failed_gate(
         assert done.code == 2
         assert "memory ran out" in done.err
     monkeypatch.setattr(package.cli, "run", run_out(MemoryError()))
+    monkeypatch.setattr("faultcli.cli.signal.signal", lambda *given: None)  # later tests inherit what is set here
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
