@@ -62,7 +62,8 @@ class CurveResult:
         return _question(self.plan)
 
 
-Look = Callable[[Record | Failure, FlipCurve], None]  # what a trial gave, and the curve before its round was taken in
+# what a trial gave, the curve before its round was taken in, and whether a store had the trial already
+Look = Callable[[Record | Failure, FlipCurve, bool], None]
 
 
 def run_curves(
@@ -73,7 +74,7 @@ def run_curves(
     store: Store | None = None,
     budget_seconds: float | None = None,
     provenance: Provenance | None = None,
-    on_record: Look = lambda result, curve: None,
+    on_record: Look = lambda result, curve, kept: None,
 ) -> CurveResult:
     """Grow the curve of every arm until it is as narrow as the plan asks, or has as many trials as it allows.
 
@@ -139,7 +140,7 @@ def curves_of(store: Store) -> CurveResult:
         if not isinstance(plan.arms[number].fault, AnyFlips):
             continue  # of another campaign in the same store
         if store.memory(key) is not None and trials.knows(0):
-            arms.append(_grow(plan, number, trials, None, lambda result, curve: None))
+            arms.append(_grow(plan, number, trials, None, lambda result, curve, kept: None))
     if not arms:
         raise no_trials(store)
     seconds = sum(record.seconds for key in identity.arms for record in store.records(key, 0).values())
@@ -203,7 +204,7 @@ def _grow(plan: Plan, number: int, trials: _ArmTrials, seconds: float | None, on
         with closing(trials.run(flips)) as results:
             done = []
             for result in results:
-                on_record(result, curve)
+                on_record(result, curve, trials.had(result))
                 done.append(result)
         for result in done:
             if isinstance(result, Failure):
@@ -260,6 +261,10 @@ class _ArmTrials:
     def knows(self, flips: int) -> bool:
         """Whether the store has a trial with so many flips."""
         return flips * MOST_REPEATS in self._known
+
+    def had(self, result: Record | Failure) -> bool:
+        """Whether the store had this trial before anything was run."""
+        return result.trial in self._known
 
     def memory(self) -> Memory:
         """Return what the memory of the arm is like."""

@@ -89,6 +89,7 @@ def run_campaign(
                     budget = Budget.of((budget_seconds - (clock - start)) / waiting, each, clock)
                 waiting -= 1
                 watch = _watch(plan, number, original, about)
+                watch.known = sum(trial in known for trial in shard.trials(plan.trials))
                 run = partial(_run, executor, bench, number, arm.fault)
                 with closing(_in_order(budget.trials(shard.trials(plan.trials), known), known, run)) as found:
                     for result in found:

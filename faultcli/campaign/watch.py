@@ -21,6 +21,7 @@ class Watch:
         self.measure = measure
         self.trials = 0  # taken so far
         self.kept = 0  # of them, those that a store had already
+        self.known = 0  # all that a store has of this arm
         self._values: list[float] = []
         self._sequence = ConfidenceSequence(
             confidence=plan.confidence, bounds=measure.bounds if measure.bounded else (0.0, 1.0)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.errors import UsageError
-from faultcli.report.text import printable
 
 if TYPE_CHECKING:
     from faultcli.campaign.curves import CurveResult, Look
@@ -56,16 +55,19 @@ def ask(
 @contextmanager
 def watching_curves(plan: Plan, quiet: bool) -> Iterator[Look]:
     """Give what is to be called with every trial: it moves a bar on a terminal."""
-    with progress(quiet) as display:
-        task = display.add_task("trials", total=len(plan.arms) * plan.trials)
-        seen: list[int] = []
+    from faultcli.cli.running import Tally
 
-        def look(found: Record | Failure, curve: FlipCurve) -> None:
-            if found.arm not in seen:  # the one before may have stopped early
-                display.update(task, completed=len(seen) * plan.trials)
-                seen.append(found.arm)
-            width = f" ± {100 * curve.half_width():.1f}" if curve.trials and not display.disable else ""
-            display.update(task, advance=1, description=printable(f"{plan.arms[found.arm].label}{width}"))
+    with progress(quiet) as display:
+        tally = Tally(display, len(plan.arms), plan.trials)
+        said: tuple[int, int] | None = None
+
+        def look(found: Record | Failure, curve: FlipCurve, kept: bool) -> None:
+            nonlocal said
+            tally.count(found.arm, kept=kept)
+            if said != (found.arm, curve.trials) and not display.disable:
+                said = found.arm, curve.trials
+                width = f" ± {100 * curve.half_width():.1f}" if curve.trials else ""
+                tally.say(f"{plan.arms[found.arm].label}{width}")
 
         yield look
 

@@ -53,34 +53,49 @@ def watching(plan: Plan, shard: Shard, quiet: bool) -> Iterator[Listener]:
         display_of.end()
 
 
+class Tally:
+    """A bar over the trials of all arms. Those that a store had already, and those that an arm did not need, count as
+    done and took no time."""
+
+    def __init__(self, display: Progress, arms: int, per_arm: int) -> None:
+        self._display, self._per_arm = display, per_arm
+        self._task = display.add_task("trials", total=arms * per_arm)
+        self._arms: list[int] = []
+        self._done = self._free = 0
+
+    def count(self, arm: int, *, kept: bool) -> None:
+        """Count a trial of an arm; all of an arm come before those of the next."""
+        if arm not in self._arms:  # the one before may have stopped early
+            skipped = len(self._arms) * self._per_arm - self._done
+            self._done += skipped
+            self._free += skipped
+            self._arms.append(arm)
+        self._done += 1
+        self._free += kept
+        self._display.update(self._task, completed=self._done, free=self._free)
+
+    def say(self, text: str) -> None:
+        """Say what is running."""
+        self._display.update(self._task, description=printable(text))
+
+
 class _Bar:
     def __init__(self, display: Progress, plan: Plan, shard: Shard) -> None:
-        self._display, self._plan = display, plan
-        self._per_arm = len(shard.trials(plan.trials))
-        self._total = len(plan.arms) * self._per_arm
-        self._task = display.add_task("trials", total=self._total)
-        self._arms: list[int] = []
-        self._done = self._free = self._kept = 0
+        self._plan = plan
+        self._tally = Tally(display, len(plan.arms), len(shard.trials(plan.trials)))
+        self._watch: Watch | None = None
+        self._kept = 0
         self._shown = 0.0
 
     def look(self, found: Record | Failure, watch: Watch) -> None:
-        if found.arm not in self._arms:  # the one before may have stopped early
-            self._free += len(self._arms) * self._per_arm - self._done
-            self._done = len(self._arms) * self._per_arm
-            self._arms.append(found.arm)
-            self._kept = 0
-        self._done += 1
-        self._free += watch.kept - self._kept
-        self._kept = watch.kept
+        kept = watch.kept > (self._kept if watch is self._watch else 0)
+        self._watch, self._kept = watch, watch.kept
+        self._tally.count(found.arm, kept=kept)
         now = time.monotonic()
-        if now - self._shown > _REDRAW_SECONDS:
+        # The last one that was kept is always said: the next may take long.
+        if now - self._shown > _REDRAW_SECONDS or (kept and watch.kept == watch.known):
             self._shown = now
-            self._display.update(
-                self._task,
-                completed=self._done,
-                description=printable(_said(self._plan, found.arm, watch)),
-                free=self._free,
-            )
+            self._tally.say(_said(self._plan, found.arm, watch))
 
     def end(self) -> None:
         pass
