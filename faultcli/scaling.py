@@ -321,7 +321,10 @@ def unscale_checkpoint(
     """
     scaling = Scaling.of(checkpoint)
     if scaling is None:
-        raise CheckpointError(f"{checkpoint.path}: is not scaled, there is nothing to undo")
+        raise CheckpointError(
+            f"{checkpoint.path}: is not scaled, there is nothing to undo",
+            f"it is as it was trained: use it as it is, or scale it: faultcli scale {checkpoint.path} --factor max",
+        )
 
     def divide(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         values = _view(info, data)

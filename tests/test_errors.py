@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
@@ -37,3 +38,14 @@ def test_nothing_else_says_how_to_install() -> None:
         text = path.read_text(encoding="utf-8")
         assert path.name == "errors.py" or "pip install" not in text, path
         assert set(re.findall(r'\binstall\("(\w+)"\)', text)) <= set(extras), path
+
+
+# What FormatErrors and CorrectorErrors say is completed where the checkpoint is known, or is for programs.
+_ALWAYS = {"UsageError", "CheckpointError", "OutputError", "FaultError", "WorkloadError", "StoreError"}
+
+
+def test_every_mistake_has_a_remedy() -> None:
+    for path in (ROOT / "faultcli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _ALWAYS:
+                assert len(node.args) == 2, f"{path}:{node.lineno}: {ast.unparse(node)}"

@@ -60,6 +60,7 @@ class _Kind:
     most: float = 1.0
     bounds: Bounds = (0.0, 1.0)  # of a trial's value
     needs_baseline: bool = False
+    example: float = 0.01  # a threshold, for messages
 
 
 _COUNTS = 10**8  # more answers than an accuracy is a fraction of
@@ -80,14 +81,19 @@ def difference(minuend: float, subtrahend: float) -> float:
 
 
 GATES = {
-    "min-accuracy": _Kind("accuracy", "above", _itself),
+    "min-accuracy": _Kind("accuracy", "above", _itself, example=0.9),
     "max-drop": _Kind("accuracy", "above", lambda threshold, clean: difference(clean.stored, threshold)),
     "max-drop-from-original": _Kind(
         "accuracy", "above", lambda threshold, clean: difference(clean.original, threshold)
     ),
     "max-sdc": _Kind("sdc", "below", _itself),
     "max-perplexity": _Kind(
-        "token probability", "above", lambda threshold, clean: 1 / threshold, least=1.0, most=sys.float_info.max
+        "token probability",
+        "above",
+        lambda threshold, clean: 1 / threshold,
+        least=1.0,
+        most=sys.float_info.max,
+        example=30.0,
     ),
     "max-drop-from-baseline": _Kind("drop", "below", _itself, bounds=(-1.0, 1.0), needs_baseline=True),
 }
@@ -138,10 +144,12 @@ class Gate:
         kind = self._kind
         if self.name in GATES and not kind.least <= self.threshold <= kind.most:
             meant = "a fraction from 0 to 1" if kind.most == 1 else f"a number from {kind.least:g}"
-            raise UsageError(f"--{self.name} {self.threshold}: a threshold is {meant}")
+            option = f"--{self.name.removesuffix('-from-baseline')}"
+            raise UsageError(f"{option} {self.threshold}: a threshold is {meant}", f"{option} {kind.example:g}")
         if not kind.bounds[0] <= self.threshold <= kind.bounds[1] and self.name not in GATES:
             low, high = kind.bounds
-            raise UsageError(f"--gate {self.text}: the score lies between {low:g} and {high:g} (--bounds)")
+            problem = f"--gate {self.text}: the score lies between {low:g} and {high:g} (--bounds)"
+            raise UsageError(problem, f"a threshold between them: --gate '{self.name}{(low + high) / 2:g}'")
 
     @property
     def text(self) -> str:

@@ -86,7 +86,7 @@ class Question:
     def __post_init__(self) -> None:
         parse_range(self.rates)
         if self.hold is not None and not 0 < self.hold <= 1:
-            raise UsageError(f"--min-accuracy {self.hold:g}: is not above 0 and at most 1")
+            raise UsageError(f"--min-accuracy {self.hold:g}: is not above 0 and at most 1", "--min-accuracy 0.9")
 
     @property
     def axis(self) -> RateRange:
@@ -118,16 +118,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.trials < 1:
-            raise UsageError(f"--trials {self.trials}: a campaign has at least 1 trial")
+            raise UsageError(f"--trials {self.trials}: a campaign has at least 1 trial", "--trials 30")
         if self.trials > MOST_TRIALS:
-            raise UsageError(f"--trials {self.trials}: a campaign has at most {MOST_TRIALS:,} trials per arm")
+            raise UsageError(
+                f"--trials {self.trials}: a campaign has at most {MOST_TRIALS:,} trials per arm",
+                f"--trials {MOST_TRIALS}",
+            )
         if not 0 < self.confidence < 1:
             raise UsageError(f"--confidence {self.confidence:g}: lies between 0 and 1", "try: --confidence 0.95")
         if self.until_half_width is not None and not 0 < self.until_half_width < (math.inf if self.bounds else 1):
             problem = f"--until-ci {self.until_half_width:g}: half of an interval's width lies between 0 and 1"
             raise UsageError(problem, "try: --until-ci 0.01, which is one point of accuracy")
         if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0")
+            raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0", "--seed 0")
         repeated = {arm for arm in self.arms if self.arms.count(arm) > 1}
         if repeated:
             raise UsageError(f"the arm {next(iter(repeated)).label} is asked for twice", "name every level once")

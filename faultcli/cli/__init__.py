@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ _LIMITS = {
     errno.ENFILE: ("too many files are open on this machine", "close some, or try again later"),
 }
 _NEAR = re.compile(r" \(Possible options: (.*)\)")  # as typer says what a misspelled option may be
+_EXTRA = re.compile(r"unexpected extra arguments?(?:\(s\))? \((.*)\)")
 _EXAMPLE = re.compile(r"Example: (faultcli .*)$")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
 
@@ -147,6 +149,30 @@ def _check_words(arguments: Sequence[str]) -> None:
             raise UsageError(f"{named}: is empty", "a variable of your shell may not be set; write its value")
         if "\0" in argument:
             raise UsageError(f"{option or 'an argument'}: holds a character that no file name has", "write it without")
+    for at, argument in enumerate(arguments):
+        values = [value.strip(",") for value in takewhile(_are_rates, arguments[at + 1 :])]
+        if argument == "--ber" and len(values) > 1 and not any(map(os.path.exists, values)):
+            problem = f"--ber {' '.join(values)}: only the first belongs to --ber"
+            raise UsageError(problem, _spelled(arguments[0], argument, values))
+
+
+def _are_rates(text: str) -> bool:
+    """Whether a word is a number, or several with commas."""
+    try:
+        return [float(part) for part in text.strip(",").split(",")] != []
+    except ValueError:
+        return False
+
+
+def _spelled(command: str, option: str, values: Sequence[str]) -> str:
+    """Return how an option of a command takes several values."""
+    known = getattr(typer.main.get_command(app), "commands", {}).get(command)
+    found = next((one for one in getattr(known, "params", ()) if option in one.opts), None)
+    if getattr(found, "multiple", False):
+        return " ".join(f"{option} {value}" for value in values)
+    if "[," in str(getattr(found, "metavar", "")):
+        return f"{option} {','.join(values)}"
+    return f"one at a time: {option} {values[0]}"
 
 
 def _with_json_default(arguments: Sequence[str]) -> list[str]:
@@ -180,6 +206,15 @@ def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
     if near:
         options = near[1].split(", ")
         return _NEAR.sub("", message), options[0] if len(options) == 1 else f"one of {', '.join(options)}"
+    extra = _EXTRA.search(message)
+    words = extra[1].split() if extra else []
+    before = arguments.index(words[0]) - 2 if words and words[0] in arguments else 0
+    if before > 0 and arguments[before].startswith("--"):
+        values = [arguments[before + 1], *words]
+        option = arguments[before]
+        return f"{option} {' '.join(values)}: only the first belongs to {option}", _spelled(
+            arguments[0], option, values
+        )
     first = "; `faultcli demo -o DIR` writes a first model" if "argument 'MODEL'" in message else ""
     return message, _example_of(arguments) + first
 

@@ -32,14 +32,14 @@ def set_threads(threads: int | None, *, several: bool) -> int:
     from faultcli.workload.allocator import prepare
 
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute")
+        raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute", "--threads 1")
     return prepare(1 if threads is None and several else threads)
 
 
 def in_seconds(budget: float | None) -> float | None:
     """Return --budget, which is in minutes, in seconds."""
     if budget is not None and not budget > 0:
-        raise UsageError(f"--budget {budget:g}: minutes are more than 0")
+        raise UsageError(f"--budget {budget:g}: minutes are more than 0", "--budget 10")
     return None if budget is None else 60 * budget
 
 

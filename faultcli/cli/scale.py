@@ -77,7 +77,7 @@ def scale(
     checkpoint = Checkpoint.open(model)
     if undo:
         if factor is not None:
-            raise UsageError("--undo takes no --factor: the constants are in the file")
+            raise UsageError("--undo takes no --factor: the constants are in the file", "leave --factor out")
         restored = output or writes("--output", options.beside(checkpoint.path, "restored"))
         with byte_progress(quiet, "undoing", 2 * checkpoint.nbytes) as advance:
             sha256 = unscale_checkpoint(checkpoint, restored, force=force, progress=advance)

@@ -79,7 +79,7 @@ class Flips(FaultLaw):
 
     def __post_init__(self) -> None:
         if self.count < 0:
-            raise FaultError(f"flips:{self.count}: a number of flips is 0 or more")
+            raise FaultError(f"flips:{self.count}: a number of flips is 0 or more", "flips:1")
 
     @property
     def level(self) -> float:
@@ -88,7 +88,9 @@ class Flips(FaultLaw):
     def quotas(self, sites: Mapping[str, int], stream_of: StreamOf) -> Mapping[str, int]:
         total = sum(sites.values())
         if self.count > total:
-            raise FaultError(f"{self.spec}: asks for {self.count} flips, only {total} bits are at risk")
+            raise FaultError(
+                f"{self.spec}: asks for {self.count} flips, only {total} bits are at risk", f"flips:{total} at the most"
+            )
         if self.count == 0:
             return dict.fromkeys(sites, 0)
         # Every bit has a random time to fail; the `count` earliest are hit. Each region lists its earliest times alone,
@@ -205,7 +207,7 @@ class Burst(FaultLaw):
     def __post_init__(self) -> None:
         _check_probability(self)
         if self.length < 1:
-            raise FaultError(f"{self.spec}: a burst is 1 bit long or longer")
+            raise FaultError(f"{self.spec}: a burst is 1 bit long or longer", "burst:1e-5,length=4")
         if self.across not in ("word", "row", "column"):
             raise unknown_name("direction of a burst", self.across, ("word", "row", "column"))
 
@@ -277,7 +279,7 @@ class Gaussian(FaultLaw):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma >= 0):
-            raise FaultError(f"gaussian:{self.sigma:g}: a standard deviation is 0 or more")
+            raise FaultError(f"gaussian:{self.sigma:g}: a standard deviation is 0 or more", "gaussian:0.1")
         _check_whole_words(self)
 
     @property
@@ -293,7 +295,9 @@ class Gaussian(FaultLaw):
 
 def _check_probability(law: FaultLaw) -> None:
     if not 0 <= law.level <= 1:
-        raise FaultError(f"{law.name}:{law.level:g}: {law.unit.partition(',')[0]} must lie between 0 and 1")
+        problem = f"{law.name}:{law.level:g}: {law.unit.partition(',')[0]} must lie between 0 and 1"
+        percent = f"; if you mean {law.level:g} %: {law.name}:{law.level / 100:g}" if 1 < law.level <= 100 else ""
+        raise FaultError(problem, f"{law.name}:1e-4{percent}")
 
 
 def _check_whole_words(law: FaultLaw) -> None:
@@ -315,6 +319,8 @@ def parse_law(spec: str) -> FaultLaw:
     head, *options = spec.split(",")
     name, colon, level = head.partition(":")
     law = AnyFlips if (name, level) == (AnyFlips.name, AnyFlips.unit) else LAWS.get(name)
+    if law is None and name == "ber":
+        raise FaultError(f"{spec}: unknown fault law 'ber'", f"bitflip:{level or 'P'}; or --ber {level or 'P'}")
     if law is None:
         raise unknown_name("fault law", name, LAWS)
     fields = {f.name: f for f in dataclasses.fields(law) if f.init}
@@ -328,7 +334,8 @@ def parse_law(spec: str) -> FaultLaw:
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not value:
-            raise FaultError(f"{spec}: {option!r} is not of the form key=value")
+            problem = f"{spec}: {option!r} is not of the form key=value"
+            raise FaultError(problem, f"a --fault for every level, or options: {name}:{level},bits=exponent")
         if key == "include":
             globs.append(value)
         elif key == "bits":
@@ -344,13 +351,25 @@ def _number(spec: str, text: str) -> float:
     try:
         return float(text) + 0.0  # -0 is 0
     except ValueError:
-        raise FaultError(f"{spec}: {text!r} is not a number") from None
+        raise FaultError(f"{spec}: {text!r} is not a number", _instead(spec, text)) from None
+
+
+def _instead(spec: str, text: str) -> str:
+    """Say what to write for a text that is no number: a percentage has its fraction."""
+    name = spec.partition(":")[0]
+    try:
+        return f"it is a fraction, and no percentage: {name}:{float(text.removesuffix('%')) / 100:g}"
+    except ValueError:
+        return f"a number such as 1e-4: {name}:1e-4"
 
 
 def _whole_number(spec: str, text: str) -> int:
     number = whole_number(text)
     if number is None:
-        raise FaultError(f"{spec}: {text!r} is not a whole number, or beyond 64 bits")
+        raise FaultError(
+            f"{spec}: {text!r} is not a whole number, or beyond 64 bits",
+            f"a number such as 3: {spec.partition(':')[0]}:3",
+        )
     return number
 
 

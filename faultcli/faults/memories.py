@@ -199,7 +199,11 @@ def parse_memory(text: str) -> tuple[Memory, dict[str, str]]:
     Raises:
         UsageError: an unknown memory, or options that are not KEY=VALUE with known keys.
     """
-    name, _, options = text.partition(":")
+    name, colon, options = text.partition(":")
+    if not text:
+        raise UsageError("--ber: a rate is empty", "lists have commas and no spaces: --ber 1e-5,1e-4")
+    if name not in MEMORIES and colon and "=" not in options:
+        raise UsageError(f"--ber {text}: is not a number and no memory", f"a law: --fault {text}")
     if name not in MEMORIES:
         known = unknown_name("memory", name, MEMORIES).remedy
         raise UsageError(f"--ber {text}: is not a number and no memory", f"a bit-error rate such as 1e-4; {known}")

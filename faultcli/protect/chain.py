@@ -69,7 +69,8 @@ def parse_chain(text: str) -> Chain:
             others = [part.strip() for part in text.split(",") if part.strip() != "none"]
             spelled = " ".join(f"--protect {other}" for other in ("none", ",".join(others)) if other)
             problem = f"{text}: none is an arm of its own, and no link of a chain"
-            raise UsageError(problem, f"try: {spelled}")
+            alone = "" if len(others) == 0 else "; where one is all there is: --protect " + ",".join(others)
+            raise UsageError(problem, f"in a campaign {spelled}{alone}")
         if name not in PROTECTIONS:
             raise unknown_name("protection", name, ["scale", *PROTECTIONS])
         link = PROTECTIONS[name].parse(value if equals else None)

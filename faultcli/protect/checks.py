@@ -88,7 +88,10 @@ class Tmr(Protection):
     def fit(self, written: Written) -> Fitted:
         bits = written.format.bits if self.bits is None else self.bits
         if bits > written.format.bits:
-            raise UsageError(f"{self.text}: words of {written.format.name} have only {written.format.bits} bits")
+            raise UsageError(
+                f"{self.text}: words of {written.format.name} have only {written.format.bits} bits",
+                f"tmr, or tmr=msb:{min(4, written.format.bits)}",
+            )
         return _FittedTmr(bits, written.format.bits - bits, written.words.dtype)
 
 

@@ -54,7 +54,10 @@ class Guard(Protection):
 
     def fit(self, written: Written) -> Fitted:
         if isinstance(written.format, NativeIntegerFormat):
-            raise UsageError(f"guard: needs numbers, not the integers of {written.format.name}")
+            raise UsageError(
+                f"guard: needs numbers, not the integers of {written.format.name}",
+                "leave guard out, or leave integers out with --target weights",
+            )
         stored = written.stored().abs()
         stored = torch.where(stored.isfinite(), stored, 0)
         per_channel = self.granularity == "channel" and written.channels > 1

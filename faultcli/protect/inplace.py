@@ -83,7 +83,10 @@ class InPlace(Protection):
         if format.bits > 32:
             raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
         if not bool(written.values.isfinite().all()):
-            raise UsageError(f"{self.text}: stores finite values only, the tensor holds NaN or infinities")
+            raise UsageError(
+                f"{self.text}: stores finite values only, the tensor holds NaN or infinities",
+                "leave the tensor out with --exclude, or protect it with secded=64",
+            )
         return _fitted(format, correctable, written.words.dtype)
 
     def nearest(self, written: Written) -> Words:

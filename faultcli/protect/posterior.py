@@ -62,7 +62,9 @@ class Posterior(Protection):
         except ValueError:
             raise UsageError(f"posterior={value}: {rate!r} is no bit-error rate", "try: posterior=1e-3") from None
         if ber is not None and not 0 < ber < 0.5:
-            raise UsageError(f"posterior={value}: a bit-error rate to believe in lies between 0 and 0.5")
+            raise UsageError(
+                f"posterior={value}: a bit-error rate to believe in lies between 0 and 0.5", "posterior=1e-3"
+            )
         return cls(ber, granularity)
 
     @property
@@ -82,7 +84,10 @@ class Posterior(Protection):
         if ber is None:
             raise UsageError("posterior: needs to know the bit-error rate", "say posterior=P, or draw faults by --ber")
         if not bool(written.values.isfinite().all()):
-            raise UsageError("posterior: reads finite values only, the tensor holds NaN or infinities")
+            raise UsageError(
+                "posterior: reads finite values only, the tensor holds NaN or infinities",
+                "leave the tensor out with --exclude, or protect it with guard",
+            )
         return FittedPosterior(written, ber, self.granularity == "channel" and written.channels > 1)
 
 

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
-from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError, identity, usable_rows
+from faultcli.recover.base import (
+    NOTHING_TO_LEARN,
+    Array,
+    Card,
+    Correction,
+    Corrector,
+    CorrectorError,
+    identity,
+    usable_rows,
+)
 from faultcli.recover.logits import LabelledLogits
 from faultcli.recover.mixture import FittedMixture, structure_arrays, structure_from
 from faultcli.recover.parts import array, number
@@ -204,7 +213,7 @@ def _usable_copies(data: LabelledLogits) -> list[tuple[str, Array]]:
         if len(usable_rows(logits)) >= max(SMALLEST_WINDOW, len(logits) // 2):
             found.append((copy.fault, logits))
     if not found:
-        raise CorrectorError("no damaged copy has usable logits to learn from", "lower the level of --fault")
+        raise CorrectorError("no damaged copy has usable logits to learn from", NOTHING_TO_LEARN)
     return found
 
 

@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 Setting = Literal["unseen damage", "known damage"]
 
 _OUTLIER = 50.0  # spreads (median absolute deviations) from the median; rows beyond are no use to a window
+NOTHING_TO_LEARN = "a tenth of the level of --fault, or --format q2.5, in which no flip makes a NaN or an infinity"
 
 
 class CorrectorError(FaultcliError):

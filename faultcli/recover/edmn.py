@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from faultcli.errors import UsageError
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
-from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError, usable_rows
+from faultcli.recover.base import NOTHING_TO_LEARN, Array, Card, Correction, Corrector, CorrectorError, usable_rows
 from faultcli.recover.logits import LabelledLogits
 from faultcli.recover.reference import Reference
 
@@ -50,13 +50,22 @@ class EdmnOptions:
 
     def __post_init__(self) -> None:
         if min(self.hidden, default=0) < 1 or self.epochs < 1 or self.batch < 1:
-            raise UsageError("hidden sizes, epochs and the batch size of a corrector are 1 or more")
+            raise UsageError(
+                "hidden sizes, epochs and the batch size of a corrector are 1 or more", "--hidden 256,256 --epochs 15"
+            )
         if max(self.hidden) > _WIDEST:
-            raise UsageError(f"a hidden size of {max(self.hidden)}: a layer has at most {_WIDEST} neurons")
+            raise UsageError(
+                f"a hidden size of {max(self.hidden)}: a layer has at most {_WIDEST} neurons", "--hidden 256,256"
+            )
         if not 0 <= self.clean_share < 1 or self.temperature <= 0 or self.learning_rate <= 0:
-            raise UsageError("clean share lies in [0, 1); temperature and learning rate are positive")
+            raise UsageError(
+                "clean share lies in [0, 1); temperature and learning rate are positive",
+                "--clean-share 0.2 --temperature 2",
+            )
         if min(self.alpha, self.beta, self.gamma) < 0 or self.alpha + self.gamma == 0:
-            raise UsageError("loss weights are not negative, and alpha or gamma is positive")
+            raise UsageError(
+                "loss weights are not negative, and alpha or gamma is positive", "--alpha 1 --gamma 1 --beta 1e-4"
+            )
 
 
 @dataclass(frozen=True)
@@ -248,7 +257,7 @@ def _samples(
         add(copy.logits, torch.isfinite(copy.logits).all(dim=1).nonzero().squeeze(1))
     damaged = sum(len(part[0]) for part in kept)
     if not damaged:
-        raise CorrectorError("no damaged copy has finite logits to learn from", "lower the level of --fault")
+        raise CorrectorError("no damaged copy has finite logits to learn from", NOTHING_TO_LEARN)
     wanted = round(damaged * clean_share / (1 - clean_share))
     order = torch.from_numpy(np.random.default_rng(seed).integers(0, len(data.labels), wanted))
     if wanted:

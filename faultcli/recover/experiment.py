@@ -117,7 +117,7 @@ def unseen_damage(
         CorrectorError: the data does not suffice.
     """
     if training_maps < 1 or report_maps < 0:
-        raise UsageError("a corrector is trained on 1 fault map per level or more")
+        raise UsageError("a corrector is trained on 1 fault map per level or more", "--maps 6 --report-maps 20")
     if not laws:
         raise UsageError("no fault to train for", "name one with --fault SPEC or --ber P")
     data = training_logits(bench, laws, training_maps, card.seed, progress)

@@ -68,7 +68,7 @@ def read_named(
     """
     try:
         if not path.is_file():
-            raise WorkloadError(f"{path}: there is no such file")
+            raise WorkloadError(f"{path}: there is no such file", "check the path")
         with _opened_safetensors(path) if path.suffix == ".safetensors" else _opened_npz(path) as stored:
             return _read(path, stored, rows, whole, limit)
     except MemoryError:
@@ -90,7 +90,8 @@ def _read(
     large = [key for key in whole if key in headers and prod(headers[key].shape) > _SMALL // 8]
     if large:
         raise WorkloadError(
-            f"{path}: array {large[0]!r} is of shape {list(headers[large[0]].shape)}, which is too much"
+            f"{path}: array {large[0]!r} is of shape {list(headers[large[0]].shape)}, which is too much",
+            "store what is not counted by input as a short array",
         )
     return {key: headers[key].read(limit if key in rows else None) if key in headers else None for key in stored}
 
@@ -113,7 +114,9 @@ def _opened_npz(path: Path) -> Iterator[dict[str, Callable[[], Stored]]]:
     try:
         archive = zipfile.ZipFile(path)
     except _ZIP_ERRORS as error:
-        raise WorkloadError(f"{path}: is no readable npz archive: {error}") from error
+        raise WorkloadError(
+            f"{path}: is no readable npz archive: {error}", "write it with numpy.savez(file, inputs=..., labels=...)"
+        ) from error
     with archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         size = path.stat().st_size
@@ -136,10 +139,14 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, key: str, info: zipfile.Zip
     nbytes = prod(shape) * dtype.itemsize
     if start + nbytes != info.file_size:
         raise WorkloadError(
-            f"{name} is damaged: it has {info.file_size} bytes and its header promises {start + nbytes}"
+            f"{name} is damaged: it has {info.file_size} bytes and its header promises {start + nbytes}",
+            "save or fetch the file again",
         )
     if info.file_size > MOST_PER_BYTE * min(info.compress_size, size) + _SLACK:
-        raise WorkloadError(f"{name} is damaged: it cannot have {info.file_size} bytes in a file of {size}")
+        raise WorkloadError(
+            f"{name} is damaged: it cannot have {info.file_size} bytes in a file of {size}",
+            "save or fetch the file again",
+        )
 
     def read(rows: int | None) -> NDArray[Any]:
         kept = shape if rows is None or not shape or fortran else (min(rows, shape[0]), *shape[1:])
@@ -181,7 +188,7 @@ def _damage(name: str) -> Iterator[None]:
     try:
         yield
     except _ZIP_ERRORS as error:
-        raise WorkloadError(f"{name} is damaged: {error}") from error
+        raise WorkloadError(f"{name} is damaged: {error}", "save or fetch the file again") from error
 
 
 @contextmanager
@@ -198,4 +205,7 @@ def _opened_safetensors(path: Path) -> Iterator[dict[str, Callable[[], Stored]]]
         with safe_open(path, framework="pt") as file:
             yield {key: open_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WorkloadError(f"{path}: is no readable safetensors file: {error}") from error
+        raise WorkloadError(
+            f"{path}: is no readable safetensors file: {error}",
+            "write it with safetensors.torch.save_file({'inputs': ..., 'labels': ...}, file)",
+        ) from error

@@ -100,7 +100,8 @@ class BaseWorkload(ABC):
                 )
             if own.shape != values.shape:
                 raise WorkloadError(
-                    f"{self.architecture.name}: {name!r} {list(values.shape)}: the model has it as {list(own.shape)}"
+                    f"{self.architecture.name}: {name!r} {list(values.shape)}: the model has it as {list(own.shape)}",
+                    "pass the --arch that the checkpoint was trained with",
                 )
         for name, values in state.items():
             self.parameters[name].copy_(values)

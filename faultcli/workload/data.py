@@ -92,16 +92,24 @@ def make_dataset(
             "uint8 images, or floating-point values that are preprocessed already, are needed",
         )
     if len(inputs) != len(labels):
-        raise WorkloadError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
+        raise WorkloadError(f"{name}: {len(inputs)} inputs but {len(labels)} labels", "store one label for every input")
     if not inputs.numel():
-        raise WorkloadError(f"{name}: there are no inputs")
+        raise WorkloadError(
+            f"{name}: there are no inputs", "store at least one input with its label, or pass other --data"
+        )
     labels = whole_numbers(name, "label", labels)
     if int(labels.min()) < 0:
         raise WorkloadError(f"{name}: label {int(labels.min())} is negative", "classes count from 0")
     if layout is not None and layout not in get_args(Layout):
-        raise WorkloadError(f"{name}: layout {layout!r} is none of {', '.join(get_args(Layout))}")
+        raise WorkloadError(
+            f"{name}: layout {layout!r} is none of {', '.join(get_args(Layout))}",
+            "leave the layout out, or name one of them",
+        )
     if layout is not None and layout != "other" and inputs.dim() != len(layout):
-        raise WorkloadError(f"{name}: inputs of shape {list(inputs.shape)} cannot be {layout}")
+        raise WorkloadError(
+            f"{name}: inputs of shape {list(inputs.shape)} cannot be {layout}",
+            f"{layout} has {len(layout)} dimensions: name the layout that the inputs have, or other",
+        )
     return Dataset(inputs, labels, name, layout or _layout(name, inputs), class_names)
 
 
@@ -113,7 +121,10 @@ def plain_tensor(name: str, role: str, values: Tensor | NDArray[Any]) -> Tensor:
         native = np.require(values, dtype=values.dtype.newbyteorder("="), requirements=["C", "W"])
         return torch.from_numpy(native)
     except TypeError as error:
-        raise WorkloadError(f"{name}: {role} are {values.dtype}, which is no plain number type") from error
+        raise WorkloadError(
+            f"{name}: {role} are {values.dtype}, which is no plain number type",
+            "store plain integers or floating-point values",
+        ) from error
 
 
 def whole_numbers(name: str, what: str, values: Tensor) -> Tensor:

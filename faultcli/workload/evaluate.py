@@ -212,12 +212,16 @@ class Workload(BaseWorkload):
                 f"{self.architecture.name}: the model returns {got} for {rows} inputs", "logits [N, classes] are needed"
             )
         if not answer.is_floating_point():
-            raise WorkloadError(f"{self.architecture.name}: the model returns {answer.dtype} and no logits")
+            raise WorkloadError(
+                f"{self.architecture.name}: the model returns {answer.dtype} and no logits",
+                "let the model return floating-point logits, before any argmax",
+            )
         if answer.shape[1] != self._classes:
             if self._classes is not None:
                 raise WorkloadError(
                     f"{self.architecture.name}: the model returns {answer.shape[1]} logits per input and not"
-                    f" {self._classes}"
+                    f" {self._classes}",
+                    "pass the --arch that the checkpoint was trained with",
                 )
             self._check_labels(self.dataset, replace(self.architecture, num_classes=answer.shape[1]))
             self._classes = answer.shape[1]

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from faultcli.errors import WorkloadError
+from faultcli.errors import WorkloadError, unknown_name
 
 _SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FILE = re.compile(r"(.*?)([^/\\]+)\.py:([A-Za-z_]\w*)")
@@ -44,7 +44,10 @@ def call_factory(kind: str, spec: str) -> object:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        raise WorkloadError(f"{kind} {spec!r}: calling it failed: {type(error).__name__}: {error}") from error
+        raise WorkloadError(
+            f"{kind} {spec!r}: calling it failed: {type(error).__name__}: {error}",
+            "it is called without arguments: mend it, or name a function that needs none",
+        ) from error
 
 
 def import_named(kind: str, spec: str) -> Callable[..., Any]:
@@ -77,7 +80,9 @@ def import_named(kind: str, spec: str) -> Callable[..., Any]:
             "the current directory and installed packages are searched",
         ) from error
     if not hasattr(module, name):
-        raise WorkloadError(f"{kind} {spec!r}: module {module_name!r} has no {name!r}")
+        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        remedy = unknown_name("name", name, own).remedy
+        raise WorkloadError(f"{kind} {spec!r}: module {module_name!r} has no {name!r}", remedy)
     found = getattr(module, name)
     if not callable(found):
         raise WorkloadError(

@@ -21,6 +21,7 @@ from faultcli.errors import WorkloadError, install
 from faultcli.foreign import parse_json, read_text
 
 CONFIG = "config.json"
+OWN_NETWORK = "fetch the model again, or name the network yourself: --arch package.module:factory"
 
 # How attention and experts are computed, by which library, in which kernel; where else to look for code or weights.
 # Left out, transformers takes what it has itself.
@@ -64,7 +65,10 @@ def read_config(directory: Path) -> Any:
             "take the model as it was before; faultcli stores it in number formats itself, --format int8-channel",
         ) from None
     except Exception as error:  # damaged JSON, values of the wrong type: no common class
-        raise WorkloadError(f"{path}: cannot be used: {first_line(error)}") from error
+        raise WorkloadError(
+            f"{path}: cannot be used: {first_line(error)}",
+            OWN_NETWORK,
+        ) from error
     return config
 
 
@@ -154,7 +158,10 @@ def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tens
             f"fetch the model again; {CONFIG} and the weights have to belong together",
         ) from None
     except Exception as error:  # a wrong configuration fails anywhere in the model's own code
-        raise WorkloadError(f"{directory}: {name} cannot be built: {first_line(error)}") from error
+        raise WorkloadError(
+            f"{directory}: {name} cannot be built: {first_line(error)}",
+            OWN_NETWORK,
+        ) from error
     finally:
         for handle in watching:
             handle.remove()

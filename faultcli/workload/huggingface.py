@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from faultcli.errors import WorkloadError
 from faultcli.foreign import ForeignError, parse_json, read_text
 from faultcli.workload.architectures import IGNORED_SUFFIX, Architecture, Language
-from faultcli.workload.hf_config import CONFIG, check_size, first_line, offline, read_config
+from faultcli.workload.hf_config import CONFIG, OWN_NETWORK, check_size, first_line, offline, read_config
 from faultcli.workload.models import Renamed
 from faultcli.workload.preprocess import Geometry, Preprocess
 
@@ -52,7 +52,10 @@ def hugging_face_architecture(spec: str, directory: Path | None) -> Architecture
     try:
         return _architecture(directory, config)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise WorkloadError(f"{directory / CONFIG}: cannot be used: {first_line(error)}") from error
+        raise WorkloadError(
+            f"{directory / CONFIG}: cannot be used: {first_line(error)}",
+            OWN_NETWORK,
+        ) from error
 
 
 def _architecture(directory: Path, config: Any) -> Architecture:
@@ -160,7 +163,10 @@ def _load(directory: Path, name: str, task: Task, config: Any, state: Mapping[st
 
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if any(dtype.itemsize < 2 for dtype in dtypes):
-        raise WorkloadError(f"{directory}: the weights are {_first(dtypes)}, which transformers cannot compute with")
+        raise WorkloadError(
+            f"{directory}: the weights are {_first(dtypes)}, which transformers cannot compute with",
+            "save them as float32, float16 or bfloat16; faultcli itself stores them in 8 bits: --format fp8-e4m3",
+        )
     dtype = reduce(torch.promote_types, dtypes, torch.float32 if not dtypes else next(iter(dtypes)))
     given = {
         key: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
@@ -178,7 +184,10 @@ def _load(directory: Path, name: str, task: Task, config: Any, state: Mapping[st
                 ignore_mismatched_sizes=True,  # so that they are listed, and refused below
             )
         except Exception as error:  # a wrong configuration fails anywhere in the model's own code
-            raise WorkloadError(f"{directory}: {name} cannot be built: {first_line(error)}") from error
+            raise WorkloadError(
+                f"{directory}: {name} cannot be built: {first_line(error)}",
+                OWN_NETWORK,
+            ) from error
     _check(directory, name, info)
     model.requires_grad_(False).eval()
     own = model.state_dict()
@@ -223,7 +232,10 @@ def _check(directory: Path, name: str, info: Mapping[str, Any]) -> None:
             f"fetch the model again; {CONFIG} and the weights have to belong together",
         )
     if info.get("error_msgs"):
-        raise WorkloadError(f"{directory}: {name} cannot be loaded: {str(info['error_msgs'][0]).splitlines()[0]}")
+        raise WorkloadError(
+            f"{directory}: {name} cannot be loaded: {str(info['error_msgs'][0]).splitlines()[0]}",
+            f"fetch the model again; {CONFIG} and the weights have to belong together",
+        )
 
 
 def _preprocessing(directory: Path, config: Any) -> tuple[Preprocess, Geometry | None]:
@@ -241,7 +253,10 @@ def _preprocessing(directory: Path, config: Any) -> tuple[Preprocess, Geometry |
     except WorkloadError as error:
         raise WorkloadError(f"{path}: {error.message}", error.remedy) from error
     except (ForeignError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise WorkloadError(f"{path}: cannot be used: {first_line(error)}") from error
+        raise WorkloadError(
+            f"{path}: cannot be used: {first_line(error)}",
+            "fetch the file again, or take it away and pass --mean and --std",
+        ) from error
 
 
 def _read_processor(processor: Mapping[str, Any], channels: int) -> tuple[Preprocess, Geometry | None]:

@@ -76,7 +76,9 @@ def _folders(directory: Path) -> dict[str, list[Path]]:
             for entry in entries
         }
     except OSError as error:
-        raise WorkloadError(f"images:{directory}: cannot be read: {error.strerror or error}") from error
+        raise WorkloadError(
+            f"images:{directory}: cannot be read: {error.strerror or error}", "check the path and its permissions"
+        ) from error
     remedy = f"a folder for every class is needed, with images ending in {', '.join(sorted(_SUFFIXES))}"
     if not found:
         raise WorkloadError(f"images:{directory}: has no folders", remedy)

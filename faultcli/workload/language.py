@@ -102,7 +102,9 @@ class LanguageWorkload(BaseWorkload):
                     expected = (*ids.shape, self._vocabulary)
                     if tuple(logits.shape) != expected:
                         raise WorkloadError(
-                            f"{self.architecture.name}: the model returns {list(logits.shape)} and not {list(expected)}"
+                            f"{self.architecture.name}: the model returns {list(logits.shape)} and not"
+                            f" {list(expected)}",
+                            "logits for every token are needed: pass the --arch that the checkpoint was trained with",
                         )
                     meter.add(start, ids, logits)
             except Exception as error:

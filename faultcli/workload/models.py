@@ -95,7 +95,10 @@ def _check_ties(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor
             continue
         other = first.setdefault(tensor.data_ptr(), key)
         if other != key and not torch.equal(state[other], state[key]):
-            raise WorkloadError(f"{name} ties {other!r} and {key!r} together, but the checkpoint's values differ")
+            raise WorkloadError(
+                f"{name} ties {other!r} and {key!r} together, but the checkpoint's values differ",
+                "save the checkpoint from the model again, or pass the --arch that does not tie them",
+            )
 
 
 def _first(names: Sequence[str]) -> str:

@@ -55,9 +55,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name, values in (("scale", (self.scale,)), ("std", self.std or ())):
             if not all(math.isfinite(value) and value > 0 for value in values):
-                raise WorkloadError(f"preprocessing: {name} has to be positive, not {_join(values)}")
+                raise WorkloadError(f"preprocessing: {name} has to be positive, not {_join(values)}", "--std 1")
         if not all(math.isfinite(value) for value in self.mean or ()):
-            raise WorkloadError(f"preprocessing: mean has to be finite, not {_join(self.mean or ())}")
+            raise WorkloadError(f"preprocessing: mean has to be finite, not {_join(self.mean or ())}", "--mean 0")
 
     @property
     def text(self) -> str:

@@ -110,7 +110,9 @@ def _damage(path: Path) -> Iterator[None]:
     except MemoryError:
         raise WorkloadError(f"{path}: does not fit into memory", "read less of it: --limit N") from None
     except OSError as error:
-        raise WorkloadError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise WorkloadError(
+            f"{path}: cannot be read: {error.strerror or error}", "check the path and its permissions"
+        ) from error
 
 
 def read_cifar10(directory: Path, split: str, limit: int | None = None) -> Arrays:
@@ -144,7 +146,10 @@ def read_cifar10(directory: Path, split: str, limit: int | None = None) -> Array
             f"{directory}: holds the Python version of CIFAR-10, whose pickles could run code when they are read",
             "fetch the binary version, cifar-10-binary.tar.gz",
         )
-    raise WorkloadError(f"{directory}: has neither {names[0]} nor an npz for {split}")
+    raise WorkloadError(
+        f"{directory}: has neither {names[0]} nor an npz for {split}",
+        "unpack cifar-10-binary.tar.gz there, or name the folder that has its files",
+    )
 
 
 def _read_cifar10_binary(paths: list[Path], limit: int | None) -> Arrays:

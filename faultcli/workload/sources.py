@@ -80,7 +80,10 @@ def _from_factory(spec: str, _: Path | None) -> Architecture:
 def _build_from_factory(spec: str) -> nn.Module:
     made = call_factory("architecture", spec)
     if not isinstance(made, nn.Module):
-        raise WorkloadError(f"architecture {spec!r}: the factory returned a {type(made).__name__} the second time")
+        raise WorkloadError(
+            f"architecture {spec!r}: the factory returned a {type(made).__name__} the second time",
+            "let it return a new module at every call",
+        )
     return made
 
 

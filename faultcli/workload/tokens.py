@@ -156,7 +156,7 @@ def _from_text(path: Path, length: int, language: Language, limit: int | None) -
     try:
         text = read_text(path, _LONGEST_TEXT)
     except ForeignError as error:
-        raise WorkloadError(f"{path}: {error}") from None
+        raise WorkloadError(f"{path}: {error}", "check the path; the text has to be UTF-8") from None
     ids = _tokenizer(language)(text)["input_ids"]
     if len(ids) < 2:
         raise WorkloadError(f"{path}: is {len(ids)} tokens long", "two are needed, so that one is predicted")
@@ -186,4 +186,7 @@ def _tokenizer(language: Language) -> Any:
             return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # no common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WorkloadError(f"{place}: the tokenizer cannot be used: {reason}") from error
+        raise WorkloadError(
+            f"{place}: the tokenizer cannot be used: {reason}",
+            "put the files of its tokenizer beside the checkpoint, or pass tokens: --data FILE.npz with input_ids",
+        ) from error

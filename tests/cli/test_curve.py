@@ -96,7 +96,7 @@ def test_a_plan_runs_no_trial(faultcli: Callable[..., Any], tmp_path: Path) -> N
         ("--curve rram-mlc:bits=3", "does not grow with time", "sram:years=1:20"),
         ("--curve 1e-6:1e-3 --ber 1e-4", "--ber: means nothing beside --curve", "leave --ber out"),
         ("--find-max-ber", "of which accuracy?", "--min-accuracy 0.9"),
-        ("--find-max-ber --min-accuracy 0", "--min-accuracy 0: is not above 0", "try: faultcli campaign"),
+        ("--find-max-ber --min-accuracy 0", "--min-accuracy 0: is not above 0", "try: --min-accuracy 0.9"),
         ("--curve 1e-6:1e-3 --min-accuracy 0.9", "is no gate of a curve", "--find-max-ber"),
         ("--curve 1e-6:1e-3 --shard 1/2", "no part runs alone", "--workers"),
         ("--curve 1e-6:1e-3 --format q2.5 --protect posterior", "depends on the bit-error rate", "posterior=P"),

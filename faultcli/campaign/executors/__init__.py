@@ -26,7 +26,9 @@ def executor_of(workers: int = 1, ray: str | None = None, threads: int = 1) -> I
     from faultcli.campaign.executors.pool import Pool
 
     if not 1 <= workers <= _MOST_WORKERS:
-        raise UsageError(f"--workers {workers}: a campaign has at least 1 worker, and at most {_MOST_WORKERS}")
+        raise UsageError(
+            f"--workers {workers}: a campaign has at least 1 worker, and at most {_MOST_WORKERS}", "--workers 2"
+        )
     executor: Executor = Serial()
     if ray is not None:
         from faultcli.campaign.executors.actors import RayActors

@@ -32,7 +32,7 @@ class Processes(Crew):
 
     def __init__(self, size: int, threads: int = 1) -> None:
         if size < 1:
-            raise UsageError(f"--workers {size}: a campaign has at least 1 worker")
+            raise UsageError(f"--workers {size}: a campaign has at least 1 worker", "--workers 2")
         self.size = size
         self._threads = threads
         self._context = multiprocessing.get_context("spawn")
