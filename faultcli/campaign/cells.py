@@ -255,7 +255,7 @@ def read_provenance(cell: object) -> Provenance | None:
         return None
     about = _table(decode(cell, "the provenance"), "the provenance", set())
     named = {field.name for field in fields(Provenance)}
-    if about.keys() - named or named - about.keys() - {"tensors", "memories"}:
+    if about.keys() - named or named - about.keys() - {"tensors", "memories", "preprocessing"}:
         raise Damaged("the provenance has other entries than it should")
     for name, value in about.items():
         what = f"{name} of the provenance"

@@ -32,6 +32,7 @@ class Provenance:
     versions: Mapping[str, str]
     tensors: Mapping[str, Sequence[int]] = field(default_factory=dict)  # shapes of those at risk
     memories: Sequence[Mapping[str, Any]] = ()  # those that --ber named: their rates, and the sources of these
+    preprocessing: str = ""  # what is done to the inputs, for people; empty: nobody said
 
 
 def installed_versions() -> dict[str, str]:

@@ -230,6 +230,7 @@ class Subject:
             versions=installed_versions(),
             tensors={name: list(tensor.shape) for name, tensor in self.tensors.items()},
             memories=memories,
+            preprocessing=workload.preparation,
         )
 
     def identity(self, plan: Plan) -> Identity:

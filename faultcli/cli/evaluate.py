@@ -73,6 +73,7 @@ def evaluate(
         {
             "schema": "faultcli.evaluate/1",
             "inputs": len(workload),
+            "preprocessing": workload.preparation or None,
             "format": format,
             "protect": protect,
             "overhead_bits_per_weight": image.overhead_bits_per_weight,

@@ -46,8 +46,7 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
     note(demo + subject.workload.describe(), quiet=quiet)
     doubt = subject.workload.doubt()
     if doubt is not None:
-        remedy = "if answers are poor, store the inputs as floating point, as the model was trained on them"
-        note(f"warning: {subject.workload.data_name}: {doubt}; {remedy}", quiet=quiet)
+        note(f"warning: {subject.workload.data_name}: {doubt}", quiet=quiet)
 
 
 def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unlabelled: str | None) -> Subject:

@@ -228,6 +228,7 @@ def _tested(result: CampaignResult | CurveResult, arms: list[tuple[str, str]]) -
             ("Architecture", about.architecture),
             ("Data", f"{about.data}, {counted(result.inputs, 'input')}"),
             ("SHA-256 of the data", about.data_sha256),
+            *([("Preprocessing", about.preprocessing)] if about.preprocessing else []),
         ]
     rows += [
         *arms,

@@ -69,8 +69,14 @@ class BaseWorkload(ABC):
     def describe(self) -> str:
         """Say what runs on what, for people."""
 
+    @property
+    def preparation(self) -> str:
+        """What is done to the inputs before the model gets them, for people; empty where that is nothing to tell."""
+        return ""
+
     def doubt(self) -> str | None:
-        """Return why the inputs look as if they were not made for this model; None if they do not."""
+        """Return why the inputs look as if they were not made for this model, and what would help; None if they do
+        not."""
         return None
 
     @abstractmethod

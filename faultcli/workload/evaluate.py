@@ -152,10 +152,12 @@ class Workload(BaseWorkload):
 
     def describe(self) -> str:
         """Say what runs on what, and what is done to the inputs, for people."""
-        what = f"{self.architecture.name} on {len(self):,} input{'' if len(self) == 1 else 's'} of {self.dataset.name}"
-        if self.dataset.inputs.is_floating_point():
-            return f"{what}, as they are"
-        return f"{what}, {self.architecture.preprocess.text}"
+        plural = "" if len(self) == 1 else "s"
+        return f"{self.architecture.name} on {len(self):,} input{plural} of {self.dataset.name}, {self.preparation}"
+
+    @property
+    def preparation(self) -> str:
+        return "as they are" if self.dataset.inputs.is_floating_point() else self.architecture.preprocess.text
 
     def doubt(self) -> str | None:
         return self.architecture.preprocess.doubt(self.dataset.inputs)

@@ -80,8 +80,8 @@ def import_named(kind: str, spec: str) -> Callable[..., Any]:
             "the current directory and installed packages are searched",
         ) from error
     if not hasattr(module, name):
-        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        remedy = unknown_name("name", name, own).remedy
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        remedy = unknown_name("name", name, own).remedy if own else f"define it there: def {name}():"
         raise WorkloadError(f"{kind} {spec!r}: module {module_name!r} has no {name!r}", remedy)
     found = getattr(module, name)
     if not callable(found):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +69,8 @@ class Preprocess:
         return ", ".join([*steps, *([f"÷ {_join(self.std)}"] if self.std is not None else [])])
 
     def doubt(self, inputs: Tensor) -> str | None:
-        """Return why inputs look as if they were made for other preprocessing; None if they do not.
+        """Return why inputs look as if they were made for other preprocessing, and what to pass if they were; None if
+        they do not.
 
         Args:
             inputs: as stored: uint8 images, or floating point that passes as it is.
@@ -79,12 +80,22 @@ class Preprocess:
         largest = float(inputs.max())
         if inputs.is_floating_point():
             if largest > _OFF_SCALE and float(inputs.min()) >= 0:
-                return f"floating-point inputs pass as they are, and these go up to {largest:g}"
+                advice = f"if the model was trained on 0 to 1, divide them by {largest:g}, or store them as uint8"
+                return f"floating-point inputs pass as they are, and these go up to {largest:g}; {advice}"
             return None
         white = 1 / self.scale
         if largest <= white / _DARK or largest > white * 1.01:
-            return f"uint8 inputs go up to {largest:g}; they are taken to be from 0 to {white:g}"
+            seen = f"uint8 inputs go up to {largest:g}; they are taken to be from 0 to {white:g}"
+            return f"{seen}{self._from_zero_to(largest)}" if largest else seen
         return None
+
+    def _from_zero_to(self, largest: float) -> str:
+        """Say what makes x / largest of x where this makes x · scale: mean and std that make up for it."""
+        stretch = largest * self.scale
+        options = [f"--std {_list(value * stretch for value in self.std or (1.0,))}"]
+        if self.mean is not None:
+            options.insert(0, f"--mean {_list(value * stretch for value in self.mean)}")
+        return f"; if the model was trained on them divided by {largest:g}: {' '.join(options)}"
 
     def with_overrides(
         self, scale: float | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
@@ -121,6 +132,11 @@ class Preprocess:
                 "give one value, or one per channel",
             )
         return torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+
+
+def _list(values: Iterable[float]) -> str:
+    """Write numbers as an option takes them."""
+    return ",".join(f"{value:.6g}" for value in values)
 
 
 def _join(values: Sequence[float]) -> str:

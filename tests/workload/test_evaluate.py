@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.architectures import Architecture
-from faultcli.workload.data import make_dataset
+from faultcli.workload.data import load_data, make_dataset
 from faultcli.workload.demo import demo_checkpoint_path, demo_data_path
 from faultcli.workload.evaluate import Workload, build_workload, pick_device
 from faultcli.workload.preprocess import Preprocess
@@ -282,3 +283,47 @@ def test_the_demos_scale_on_grey_levels_is_doubted() -> None:
     workload = Workload(architecture, Net("good"), white)
     assert workload.describe().endswith("× 1/16 − 0.5, ÷ 0.25")
     assert "go up to 255; they are taken to be from 0 to 16" in str(workload.doubt())
+
+
+class OnZeroToOne(nn.Module):
+    """Least squares on the digits' grey levels divided by 16, with a constant: as trained, and no other way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(64, 10)
+        digits = load_data("digits,split=train")
+        values = torch.cat([digits.inputs.flatten(1) / 16, torch.ones(len(digits), 1)], 1).double()
+        wanted = nn.functional.one_hot(digits.labels, 10).double()
+        gram = values.T @ values + 1e-2 * torch.eye(65, dtype=torch.float64)
+        solved = torch.linalg.solve(gram, values.T @ wanted).float()
+        self.dense.weight.data, self.dense.bias.data = solved[:64].T.contiguous(), solved[64]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "wrong", [Preprocess(), Preprocess(mean=(0.2,), std=(0.5,)), Preprocess(mean=(0.2,)), Preprocess(1 / 2)]
+)
+def test_what_is_said_against_a_wrong_scale_is_right(wrong: Preprocess) -> None:
+    """Images of 0 to 16 taken to be of 0 to 255 are answered worse; what the warning says to pass mends that."""
+    model, data = OnZeroToOne().requires_grad_(False), load_data("digits")
+    trained = Preprocess(1 / 16, wrong.mean, wrong.std)  # what the user's own training did
+    if wrong.mean is not None or wrong.std is not None:
+        (mean,), (std,) = wrong.mean or (0.0,), wrong.std or (1.0,)
+        model.dense.bias.data += mean * model.dense.weight.sum(1)
+        model.dense.weight.data *= std
+
+    def accuracy(preprocess: Preprocess) -> float:
+        return Workload(Architecture("mine", OnZeroToOne, preprocess=preprocess), model, data).outcome().top1
+
+    assert accuracy(trained) > 0.86
+    assert trained.doubt(data.inputs) is None
+    doubt = str(wrong.doubt(data.inputs))
+    assert doubt.startswith("uint8 inputs go up to 16; they are taken to be from 0 to ")
+    said = {
+        name: [float(number) for number in numbers.split(",")]
+        for name, numbers in re.findall(r"--(mean|std) (\S+)", doubt)
+    }
+    assert accuracy(wrong) < accuracy(trained) - 0.02
+    assert accuracy(wrong.with_overrides(**said)) == pytest.approx(accuracy(trained), abs=0.003)
