@@ -14,7 +14,9 @@ from torch import Tensor
 from faultcli.errors import WorkloadError
 
 _OFF_SCALE = 20.0  # numbers that a network is fed are around 1; those from 0 to 255 are grey levels
+_SOME = 100  # inputs tell whether all values are whole numbers
 _DARK = 8  # no image of the data is brighter than an eighth of white
+_DIM, _GLARING = 0.5, 4.0  # and what a network is fed for its brightest pixel lies between, where the scale is right
 Layout = Literal["NHWC", "NCHW", "NHW", "other"]
 
 
@@ -79,15 +81,25 @@ class Preprocess:
             return None
         largest = float(inputs.max())
         if inputs.is_floating_point():
-            if largest > _OFF_SCALE and float(inputs.min()) >= 0:
+            grey = largest > _OFF_SCALE or (largest > _GLARING and bool((inputs[:_SOME] % 1 == 0).all()))
+            if grey and float(inputs.min()) >= 0:
                 advice = f"if the model was trained on 0 to 1, divide them by {largest:g}, or store them as uint8"
                 return f"floating-point inputs pass as they are, and these go up to {largest:g}; {advice}"
             return None
-        white = 1 / self.scale
-        if largest <= white / _DARK or largest > white * 1.01:
+        white, brightest = 1 / self.scale, self._brightest(largest)
+        dark = largest <= white / _DARK and brightest < _DIM
+        if dark or (largest > white * 1.01 and brightest > _GLARING):
             seen = f"uint8 inputs go up to {largest:g}; they are taken to be from 0 to {white:g}"
             return f"{seen}{self._from_zero_to(largest)}" if largest else seen
         return None
+
+    def _brightest(self, largest: float) -> float:
+        """Return what the largest value becomes in the channel where it becomes most: --mean and --std may make up for
+        a scale that is not that of the images."""
+        means, stds = self.mean or (0.0,), self.std or (1.0,)
+        channels = max(len(means), len(stds))
+        pairs = zip(means * (channels // len(means)), stds * (channels // len(stds)), strict=False)
+        return max((largest * self.scale - mean) / std for mean, std in pairs)
 
     def _from_zero_to(self, largest: float) -> str:
         """Say what makes x / largest of x where this makes x · scale: mean and std that make up for it."""

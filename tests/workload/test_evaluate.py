@@ -268,6 +268,11 @@ def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> 
         ),
         (torch.rand(9, 8, 8), "as they are", None),
         (torch.randn(9, 8, 8) * 5, "as they are", None),
+        (
+            torch.randint(0, 17, (9, 8, 8)).float(),
+            "as they are",
+            "these go up to 16; if the model was trained on 0 to 1",
+        ),
         (torch.rand(9, 8, 8) * 255, "as they are", "pass as they are, and these go up to 25"),
     ],
 )
@@ -328,4 +333,6 @@ def test_what_is_said_against_a_wrong_scale_is_right(wrong: Preprocess) -> None:
         for name, numbers in re.findall(r"--(mean|std) (\S+)", doubt)
     }
     assert abs(outcome(wrong).loss - right.loss) > 0.02
-    assert outcome(wrong.with_overrides(**said)).loss == pytest.approx(right.loss, rel=1e-4)
+    mended = wrong.with_overrides(**said)
+    assert mended.doubt(data.inputs) is None
+    assert outcome(mended).loss == pytest.approx(right.loss, rel=1e-4)
