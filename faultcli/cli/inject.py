@@ -10,6 +10,7 @@ import typer
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, write_json
 from faultcli.cli.places import READS, WRITES, writes
+from faultcli.report.text import counted
 
 
 def inject(
@@ -117,9 +118,10 @@ def _sentence(result: object) -> str:
     assert isinstance(result, Injection)
     faults = result.faults
     if result.restored:
-        return f"{result.output}: {faults.flips:,} stored bits flipped back, every byte is restored (SHA-256 as before)"
+        back = f"{counted(faults.flips, 'stored bit')} flipped back"
+        return f"{result.output}: {back}, every byte is restored (SHA-256 as before)"
     rate = f"{faults.flips / faults.bits:.3g}" if faults.bits else "0"
     return (
-        f"{result.output}: {faults.flips:,} of {faults.bits:,} stored bits flipped (rate {rate}, {faults.fault} in "
-        f"{faults.format}), {result.values_changed:,} values changed"
+        f"{result.output}: {faults.flips:,} of {counted(faults.bits, 'stored bit')} flipped (rate {rate}, "
+        f"{faults.fault} in {faults.format}), {counted(result.values_changed, 'value')} changed"
     )

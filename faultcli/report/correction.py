@@ -153,7 +153,7 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
     lines = [
         f"# Logits correction: {markdown(corrector.name)}, {corrector.card.setting}",
         "",
-        f"{inputs:,} held-out inputs, {_maps(corrector)}; intervals are 95 % over maps. Severity "
+        f"{counted(inputs, 'held-out input')}, {_maps(corrector)}; intervals are 95 % over maps. Severity "
         "is what the corrector itself estimates from unlabelled logits; predicted is the gain that it expects.",
         "",
         "| " + " | ".join(head) + " |",

@@ -135,7 +135,9 @@ def curve_lines(result: CurveResult) -> list[str]:
             lines.append(f"{name}: {_holds(arm.max_ber, result, axis)}")
         else:
             lines.append(f"{name}: known to ± {percent(arm.curve.half_width())} points or better at every rate")
-        lines += [f"{name}: {len(arm.failures)} trials failed: {arm.failures[0].cause}"] if arm.failures else []
+        lines += (
+            [f"{name}: {counted(len(arm.failures), 'trial')} failed: {arm.failures[0].cause}"] if arm.failures else []
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from faultcli.prediction import Prediction
 from faultcli.report.layout import new_table
 from faultcli.report.numbers import UNDEFINED
+from faultcli.report.text import counted
 from faultcli.survey import TensorSurvey
 
 
@@ -70,8 +71,8 @@ def inspection_summary(
     elements = sum(tensor.elements for tensor in tensors)
     hit = sum(tensor.elements for tensor in at_risk)
     text = (
-        f"{len(at_risk)} of {len(tensors)} tensors at risk: {hit:,} of {elements:,} values, "
-        f"{sum(tensor.bits for tensor in at_risk):,} bits in {format}"
+        f"{len(at_risk)} of {counted(len(tensors), 'tensor')} at risk: {hit:,} of {counted(elements, 'value')}, "
+        f"{counted(sum(tensor.bits for tensor in at_risk), 'bit')} in {format}"
     )
     if scales := sum(tensor.scale_bits for tensor in at_risk):
         text += f", {scales:,} of them scales"

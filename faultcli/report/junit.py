@@ -14,7 +14,7 @@ from faultcli.campaign.gates import Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.report.summary import arm_cells, arm_columns, gate_text, measured, provenance_rows, unit
 from faultcli.report.table import hardening, outstanding_lines, until_decided
-from faultcli.report.text import printable
+from faultcli.report.text import counted, printable
 
 
 def campaign_junit(result: CampaignResult) -> str:
@@ -53,7 +53,7 @@ def _cases(suite: Tree.Element, arm: ArmResult, result: CampaignResult) -> None:
     for gate in arm.gates:
         name = f"{hardening(arm)}: {gate_text(gate)}"
         case = Tree.SubElement(suite, "testcase", classname=_text(group), name=_text(name), time=share)
-        found = f"{measured(gate, result)}{unit(gate)} after {gate.trials} trials"
+        found = f"{measured(gate, result)}{unit(gate)} after {counted(gate.trials, 'trial')}"
         if gate.verdict is Verdict.FAIL:
             Tree.SubElement(case, "failure", message=_text(f"measured {found}"), type=gate.gate.name).text = _text(name)
         elif gate.verdict is Verdict.INCONCLUSIVE:

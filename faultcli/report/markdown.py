@@ -17,7 +17,7 @@ from faultcli.report.summary import (
     provenance_rows,
 )
 from faultcli.report.table import failure_lines, format_lines, interval_lines, interval_name, outstanding_lines
-from faultcli.report.text import markdown, printable
+from faultcli.report.text import counted, markdown, printable
 
 MOST_BYTES = 1_000_000  # GitHub takes 1 MiB per step (docs.github.com, "Adding a job summary") and drops more whole
 _SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCOMPLETE: "⏳", Verdict.INCONCLUSIVE: "❔", None: "📊"}
@@ -51,7 +51,7 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
     ]
     failed = failure_lines(result)
     if failed:
-        lines += [f"**{len(failed):,} trials could not be run**; the first: {markdown(failed[0])}", ""]
+        lines += [f"**{counted(len(failed), 'trial')} could not be run**; the first: {markdown(failed[0])}", ""]
     said = [(name, text) for name, text in findings(result)]
     if len(said) <= 50:
         lines += ["## Findings", ""]

@@ -53,13 +53,17 @@ def preview_table(preview: Preview) -> FittedTable:
     numbers = dict.fromkeys(names, "right")
     wide = new_table(title, format="left", fault="left", protect="left", **numbers)
     narrow = new_table(title, arm="left", **numbers)
+    tight = new_table(title, arm="left", **{name.replace(" ", "\n", 1): "right" for name in names})
     for arm in preview.arms:
         told = (arm.arm.format, arm.arm.fault.spec, arm.arm.hardening)
         cells = (f"{arm.bits:,}", _flips(arm), f"{arm.trials:,}", _trials(arm.needed_likely), _trials(arm.needed_worst))
         wide.add_row(*told, *cells, duration(arm.seconds))
         narrow.add_row(in_lines("\n".join((" ".join(told[:2]), wrapped(told[2])))), *cells, duration(arm.seconds))
-    narrow.show_lines = True
-    return FittedTable((wide, narrow))
+        above = ("\n".join(map(wrapped, told)), *(cell.replace(" to ", " to\n") for cell in cells))
+        tight.add_row(*map(in_lines, above), duration(arm.seconds))
+    narrow.show_lines = tight.show_lines = True
+    tight.padding = (0, 1, 0, 0)
+    return FittedTable((wide, narrow, tight))
 
 
 def preview_lines(preview: Preview) -> list[str]:

@@ -20,6 +20,7 @@ from faultcli.report.numbers import (
 from faultcli.report.numbers import label as label_of
 from faultcli.report.plot import Plot, by_format, level_of, looks, paged
 from faultcli.report.table import hardening
+from faultcli.report.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -179,7 +180,7 @@ _ENDS = {
 
 def _spread(arm: ArmResult) -> str:
     least, _, median, largest = (value_text(value, arm.measure) for value in _quantiles(arm))
-    return f"{len(arm.records)} trials from {least} to {largest}, median {median}"
+    return f"{counted(len(arm.records), 'trial')} from {least} to {largest}, median {median}"
 
 
 def _step(arms: Sequence[ArmResult]) -> float:

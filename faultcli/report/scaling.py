@@ -9,6 +9,7 @@ from rich.table import Table
 
 from faultcli.faults.law import shortest
 from faultcli.report.layout import new_table
+from faultcli.report.text import counted
 from faultcli.scaling import ScaledTensor
 
 _RUINOUS = 1e6  # relative errors that only an unguarded exponent makes
@@ -36,7 +37,8 @@ def verdict(tensors: Sequence[ScaledTensor]) -> str:
     """Say plainly whether the factors help, in terms of the summed predicted error."""
     asked, one, best = (sum(getattr(t, name) for t in tensors) for name in ("asked", "one", "best"))
     corrected = sum(t.corrections for t in tensors)
-    kept = f" {corrected:,} values are rounded; what undoing them needs is in the file." if corrected else ""
+    rounded = f"{counted(corrected, 'value')} {'is' if corrected == 1 else 'are'} rounded"
+    kept = f" {rounded}; what undoing that needs is in the file." if corrected else ""
     if one > _RUINOUS:
         kept += " Flips of exponent bits outweigh all else here; `--protect guard` or `inplace` deals with them."
     room = f"; the best factors (--factor auto) make it {asked / best:.3g} × smaller" if asked > best * _ALIKE else ""

@@ -64,15 +64,15 @@ def headline(result: CampaignResult) -> str:
         )
         if count[verdict]
     ]
-    return f"{len(gates)} gate{'s' if len(gates) > 1 else ''}: {', '.join(parts)}.{rest}"
+    return f"{counted(len(gates), 'gate')}: {', '.join(parts)}.{rest}"
 
 
 def _outstanding(result: CampaignResult) -> str:
     asked = len(result.arms) + len(result.missing)
     begun = sum(arm.outstanding > 0 for arm in result.arms)
     parts = [
-        *([f"{len(result.missing)} of {asked} arms have not been run"] if result.missing else []),
-        *([f"{begun} of {asked} arms lack trials"] if begun else []),
+        *([f"{len(result.missing)} of {counted(asked, 'arm')} not begun"] if result.missing else []),
+        *([f"{begun} of {counted(asked, 'arm')} short of trials"] if begun else []),
     ]
     return f"Not all of it has been run: {' and '.join(parts)}."
 
@@ -240,7 +240,7 @@ def _tested(result: CampaignResult | CurveResult, arms: list[tuple[str, str]]) -
     if about is not None:
         rows += [(f"Memory {known['memory']}", f"{known['meaning']}; {known['source']}") for known in about.memories]
         rows += [
-            ("Device", f"{about.device}, {about.threads} threads, batches of {about.batch_size:,}"),
+            ("Device", f"{about.device}, {counted(about.threads, 'thread')}, batches of {about.batch_size:,}"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),
         ]
     return rows

@@ -158,7 +158,7 @@ def outstanding_lines(result: CampaignResult) -> list[str]:
     return [
         *(f"not run: {label}, no trial" for label in result.missing),
         *(
-            f"not run: {arm.arm.label}, {arm.outstanding:,} of {arm.outstanding + len(arm.records):,} trials"
+            f"not run: {arm.arm.label}, {arm.outstanding:,} of {counted(arm.outstanding + len(arm.records), 'trial')}"
             for arm in result.arms
             if arm.outstanding
         ),

@@ -56,9 +56,8 @@ class LanguageWorkload(BaseWorkload):
 
     def describe(self) -> str:
         """Say what runs on what, for people."""
-        return (
-            f"{self.architecture.name} on {self.tokens.targets:,} tokens in {len(self)} sequences of {self.tokens.name}"
-        )
+        sequences = f"{len(self):,} sequence{'' if len(self) == 1 else 's'}"
+        return f"{self.architecture.name} on {self.tokens.targets:,} tokens in {sequences} of {self.tokens.name}"
 
     @property
     def data_name(self) -> str:
