@@ -61,7 +61,7 @@ def test_trials_that_could_not_be_run_are_told(result: CampaignResult) -> None:
     broken = replace(result.arms[0], failures=(Failure(0, 9, "its worker died <3 times>"),))
     lacking = replace(result, arms=(broken, *result.arms[1:]))
     assert "its worker died &lt;3 times&gt;" in campaign_html(lacking)
-    assert "**1 trials could not be run**" in campaign_markdown(lacking)
+    assert "**1 trial could not be run**" in campaign_markdown(lacking)
     assert "could not be run" not in campaign_markdown(result)
 
 

@@ -271,7 +271,7 @@ def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> 
         (
             torch.randint(0, 17, (9, 8, 8)).float(),
             "as they are",
-            "these go up to 16; if the model was trained on 0 to 1",
+            "go up to 16; if the model was trained on 0 to 1",
         ),
         (torch.rand(9, 8, 8) * 255, "as they are", "pass as they are, and these go up to 25"),
     ],
