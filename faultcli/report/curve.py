@@ -135,9 +135,8 @@ def curve_lines(result: CurveResult) -> list[str]:
             lines.append(f"{name}: {_holds(arm.max_ber, result, axis)}")
         else:
             lines.append(f"{name}: known to ± {percent(arm.curve.half_width())} points or better at every rate")
-        lines += (
-            [f"{name}: {counted(len(arm.failures), 'trial')} failed: {arm.failures[0].cause}"] if arm.failures else []
-        )
+        if arm.failures:
+            lines.append(f"{name}: {counted(len(arm.failures), 'trial')} failed: {arm.failures[0].cause}")
     return lines
 
 

@@ -194,7 +194,7 @@ def test_inspect_shows_a_checkpoint_without_weights(faultcli: Callable[..., obje
     done = faultcli("inspect", "biases.safetensors")
     assert done.code == 0
     assert "bias" in done.out
-    assert "0 of 1 tensors at risk" in done.out
+    assert "0 of 1 tensor at risk" in done.out
 
 
 def test_default_output_lies_beside_the_model(faultcli: Callable[..., object], tmp_path: Path) -> None:
