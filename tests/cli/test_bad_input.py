@@ -249,7 +249,10 @@ CASES: dict[str, tuple[str, str]] = {
     "campaign net.onnx --ber 1e-3": (r"net\.onnx: is an ONNX file", "safetensors.torch.save_file"),
     "campaign net.tflite --ber 1e-3": (r"net\.tflite: is a TensorFlow Lite file", "safetensors.torch.save_file"),
     "inspect net.keras": (r"net\.keras: is a Keras file", "safetensors.torch.save_file"),
-    "campaign net.pt2 --ber 1e-3": (r"net\.pt2: is an exported program", r"model\.safetensors --arch net\.pt2"),
+    "campaign net.pt2 --ber 1e-3": (
+        r"net\.pt2: is an exported program",
+        r"python -c .*torch\.export\.load\('net\.pt2'\).*then: model\.safetensors --arch net\.pt2$",
+    ),
     "inspect net.pt": (r"net\.pt: is a pickle checkpoint", r"python -c .*torch\.load\('net\.pt'"),
     "scale --factor 4": ("Missing argument 'MODEL'", "faultcli scale model.*faultcli demo -o DIR"),
     # the command line itself
