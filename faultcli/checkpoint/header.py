@@ -69,8 +69,9 @@ _TRAINED = "faultcli works on the weights as they were trained: save them with s
 _OTHER_SUFFIXES: dict[str, tuple[str, str]] = {
     ".pt2": (
         "an exported program: its weights are not read from there",
-        'take them out: python -c "import torch, safetensors.torch as s; s.save_file({{k: v.detach().clone() for k, v in '
-        "torch.export.load('{name}').state_dict.items()}}, 'model.safetensors')\"; then: model.safetensors --arch {name}",
+        'take them out: python -c "import torch, safetensors.torch as s; s.save_file({{k: v.detach().clone() '
+        "for k, v in torch.export.load('{name}').state_dict.items()}}, 'model.safetensors')\"; then: model.safetensors "
+        "--arch {name}",
     ),
     ".onnx": ("an ONNX file, not safetensors", _TRAINED),
     ".tflite": ("a TensorFlow Lite file, not safetensors", _TRAINED),

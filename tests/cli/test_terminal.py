@@ -63,7 +63,14 @@ def test_campaign_tables(columns: int, session: Callable[[str, int], list[str]])
 
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize(
-    "command", ["evaluate --format q2.5 --limit 20", "inspect", "inspect --formats", "campaign --help"]
+    "command",
+    [
+        "evaluate --format q2.5 --limit 20",
+        "inspect",
+        "inspect --formats",
+        "campaign --help",
+        "campaign --ber 1e-4 --format q2.5 --protect scale=max:channel,guard,secded=64 --limit 20 --plan-only",
+    ],
 )
 def test_other_tables(command: str, columns: int, session: Callable[[str, int], list[str]]) -> None:
     lines = session(command, columns)
