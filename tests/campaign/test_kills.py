@@ -1,6 +1,6 @@
 """kill -9 of the supervisor, of workers and of Ray actors: nothing acknowledged is lost, records do not change.
 
-FAULTCLI_KILLS sets how many of each (2; 20 were done for the record).
+FAULTCLI_KILLS sets how many of each (1; 20 were done for the record).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from faultcli.campaign.executors.processes import Processes
 from faultcli.campaign.store import Store
 from faultcli.report.trials import trials_jsonl
 
-KILLS = int(os.environ.get("FAULTCLI_KILLS", "2"))
+KILLS = int(os.environ.get("FAULTCLI_KILLS", "1"))
 SCRIPT = Path(__file__).with_name("small_campaign.py")
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc and POSIX signals")

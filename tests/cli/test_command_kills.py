@@ -1,6 +1,6 @@
 """kill -9 of every command that writes: what was there stays, an output is whole or absent, the next run cleans up.
 
-FAULTCLI_KILLS sets how many of each, over no output and as many over an older one (2; 50 were done for the record).
+FAULTCLI_KILLS sets how many of each, over no output and as many over an older one (1; 50 were done for the record).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from faultcli.workload.demo import demo_checkpoint_path
 
-KILLS = int(os.environ.get("FAULTCLI_KILLS", "2"))
+KILLS = int(os.environ.get("FAULTCLI_KILLS", "1"))
 # Runs commands in processes of their own, forked from one that has loaded all libraries. A command says when it comes
 # to its first output, and takes its time over every step of the file system, so that kills fall between the steps.
 SERVER = """

@@ -280,7 +280,7 @@ TELLING = {
     "scale": ["stdout full", "all closed"],
     "evaluate": ["both full", "stdout closed"],
     "corrector": ["stdout full", "stderr full"],
-    "stores": ["all closed", "both full"],
+    "stores": ["all closed"],
 }
 
 
