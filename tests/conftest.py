@@ -10,6 +10,15 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure() -> None:
+    """What is started with nohup or in the background ignores signals, and so would every process of the tests."""
+    handlers = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The directory of real data and weights: $FAULTCLI_DATA, or shared/data beside the repository."""
