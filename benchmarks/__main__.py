@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 from benchmarks import bench_campaign, bench_curve, bench_inject, bench_large, bench_startup, bench_trial, bench_workers
-from faultcli.workload.allocator import keep_freed_memory
+from faultcli.workload.allocator import prepare
 
 BENCHMARKS = (bench_startup, bench_trial, bench_campaign, bench_curve, bench_workers, bench_inject, bench_large)
 
 
 def main() -> int:
-    keep_freed_memory()  # as the commands do
+    prepare()  # as the commands do
     chosen = sys.argv[1:]
     missed = 0
     for benchmark in BENCHMARKS:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 TENSOR = 8 << 20  # bytes
+KEPT = 48 << 20  # bytes of temporaries of all sizes that a command keeps for the next tensor, however many there are
 ROWS = 8192  # many channels, as in language models
 SHARDS = 2
 
@@ -61,14 +62,14 @@ def sparse_checkpoint(directory: Path, per_shard: int) -> None:
     ids=["inject native", "inject q2.5", "scale and undo", "scale the model", "inspect"],
 )
 def test_memory_follows_the_largest_tensor_not_the_file(lines: list[str], tensors_held: int, tmp_path: Path) -> None:
-    sparse_checkpoint(tmp_path / "small", 1)
-    sparse_checkpoint(tmp_path / "large", 4)
+    sparse_checkpoint(tmp_path / "small", 2)
+    sparse_checkpoint(tmp_path / "large", 8)
     command = [sys.executable, "-c", PEAKS, *lines]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     environment["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # glibc else raises it and keeps what was freed
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     small, large = (1024 * int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
-    assert large - small < 2 * TENSOR  # for six tensors more
-    assert large < tensors_held * TENSOR + 300_000_000
+    assert large - small < 2 * TENSOR + KEPT  # for twelve tensors more
+    assert large < tensors_held * TENSOR + KEPT + 300_000_000
     assert not list(tmp_path.glob(".faultcli-*"))

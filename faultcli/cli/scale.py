@@ -72,7 +72,9 @@ def scale(
     from faultcli.faults.selection import select
     from faultcli.protect.scale import Scale
     from faultcli.scaling import scale_checkpoint, unscale_checkpoint
+    from faultcli.workload.allocator import prepare_to_stream
 
+    prepare_to_stream()
     rate = options.explained_rate(ber, quiet).ber_per_bit
     checkpoint = Checkpoint.open(model)
     if undo:

@@ -334,7 +334,7 @@ def test_every_process_that_runs_the_model_keeps_freed_memory(kind: str, monkeyp
     from faultcli.workload import allocator
 
     kept: list[str] = []
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: kept.append(kind))
+    monkeypatch.setattr(allocator, "_keep_freed", lambda most: kept.append(kind))
     threads = torch.get_num_threads()
     try:
         if kind == "command line":
