@@ -51,14 +51,17 @@ def test_shards_and_merge(faultcli: Callable[..., object], tmp_path: Path) -> No
     assert (joined.code, arms_of(joined.out)) == (whole.code, arms_of(whole.out))
 
 
-@pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 @pytest.mark.parametrize(
-    ("executor", "to"),
-    [("--workers 1", "one"), ("--workers 2", "all"), ("--workers 2", "one"), ("--ray local", "one")],
+    ("number", "executor", "to"),
+    [
+        ("SIGINT", "--workers 1", "one"),
+        ("SIGINT", "--workers 2", "all"),
+        ("SIGTERM", "--workers 2", "one"),
+        ("SIGTERM", "--ray local", "one"),
+    ],
 )
-def test_an_interrupt_keeps_what_is_finished(
-    number: str, code: int, word: str, executor: str, to: str, tmp_path: Path
-) -> None:
+def test_an_interrupt_keeps_what_is_finished(number: str, executor: str, to: str, tmp_path: Path) -> None:
+    code, word = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated")}[number]
     if "ray" in executor:
         pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
     store = tmp_path / "run.sqlite"
