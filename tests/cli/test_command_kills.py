@@ -1,7 +1,7 @@
 """kill -9 of every command that writes: what was there stays, an output is whole or absent, the next run cleans up.
 
-FAULTCLI_KILLS sets how many of each, over no output and as many over an older one (50 were done for the record); with 1,
-the default, commands take turns at the two.
+FAULTCLI_KILLS sets how many of each, over no output and as many over an older one (50 were done for the record); with
+1, the default, commands take turns at the two.
 """
 
 from __future__ import annotations
