@@ -21,6 +21,14 @@ from faultcli.workload.preprocess import Geometry, Layout, channels_first
 from faultcli.workload.readers import ARRAY_SUFFIXES, Arrays, read_arrays, read_cifar10, read_digits, read_mnist
 
 _IMAGE_CHANNELS = (1, 3)
+_EIGHT_BITS = (  # torch stores them, and computes nothing in them
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+    torch.float8_e8m0fnu,
+)
+_PIXELS_OR_READY = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +94,9 @@ def make_dataset(
         raise WorkloadError(
             f"{name}: labels are {labels.dtype} of shape {list(labels.shape)}", "one integer class per input is needed"
         )
-    if inputs.dim() < 2 or not (inputs.dtype == torch.uint8 or inputs.is_floating_point()):
+    if inputs.dtype in _EIGHT_BITS:
+        inputs = inputs.float()
+    if inputs.dim() < 2 or inputs.dtype not in _PIXELS_OR_READY:
         raise WorkloadError(
             f"{name}: inputs are {inputs.dtype} of shape {list(inputs.shape)}",
             "uint8 images, or floating-point values that are preprocessed already, are needed",

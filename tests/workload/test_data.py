@@ -161,6 +161,17 @@ def test_preprocessing_that_makes_no_sense(make: Callable[[], object], message: 
         make()
 
 
+def test_inputs_of_eight_bits_are_widened_and_of_four_refused() -> None:
+    eights = torch.tensor([[0.5, 448.0]], dtype=torch.float8_e4m3fn)
+    data = make_dataset(eights, torch.zeros(1, dtype=torch.int64), "a")
+    assert data.inputs.dtype == torch.float32
+    assert data.inputs.tolist() == [[0.5, 448.0]]
+    assert Preprocess().doubt(data.inputs) is not None
+    fours = torch.zeros(1, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    with pytest.raises(WorkloadError, match=r"a: inputs are torch.float4_e2m1fn_x2"):
+        make_dataset(fours, torch.zeros(1, dtype=torch.int64), "a")
+
+
 @pytest.mark.parametrize(
     ("inputs", "labels", "message"),
     [
