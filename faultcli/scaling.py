@@ -81,7 +81,7 @@ class Scaling:
             factors = {name: _constants(factor) for name, factor in record["factors"].items()}
             corrections = {name: base64.b64decode(text) for name, text in record["corrections"].items()}
             scaling = cls(factors, corrections, str(record["original_sha256"]))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, binascii.Error):
             raise _damaged(checkpoint) from None
         for name, factor in scaling.factors.items():
             usable = factor.dim() == 1 and bool((factor > 0).all()) and bool(factor.isfinite().all())

@@ -142,9 +142,9 @@ def record(factor: str, corrections: str = "{}") -> str:
     "record",
     [
         *("nonsense", "{}", "[" * 100_000, '{"schema": "faultcli.scale/1", "factors": {"x": 1}}'),
-        *map(record, ("0", "-1", "NaN", "Infinity", "[]", "[1, 2, 3]", "[[2.0]]", '"x"')),
+        *map(record, ("0", "-1", "NaN", "Infinity", "[]", "[1, 2, 3]", "[[2.0]]", '"x"', "1" + "0" * 400)),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_damaged_record_is_refused(record: str, tmp_path: Path, faultcli: Callable[..., Any]) -> None:
     model = tmp_path / "model.safetensors"
