@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from faultcli import __version__
-from faultcli.cli import campaign, demo, evaluate, inject, inspect, merge, report, scale, streams, train_corrector
+from faultcli.cli import (
+    campaign,
+    curve,
+    demo,
+    evaluate,
+    inject,
+    inspect,
+    merge,
+    report,
+    scale,
+    streams,
+    train_corrector,
+)
 from faultcli.cli.places import guarded
 from faultcli.errors import FaultcliError, OutputError, UsageError
 from faultcli.report.text import printable
@@ -37,6 +49,7 @@ _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't st
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
 for command in (
     campaign.campaign,
+    curve.curve,
     demo.demo,
     evaluate.evaluate,
     inject.inject,

@@ -27,7 +27,7 @@ Config = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.toml",
-        help="Take what is not said here from a TOML file with an option a line.",
+        help="A file of options, one a line, that are not said here.",
         callback=read_config,
         is_eager=True,
         rich_help_panel=OUTPUT,
@@ -58,11 +58,10 @@ Arch = Annotated[
     str | None,
     typer.Option(
         metavar="A",
-        help="Architecture: a built-in NAME (`inspect --archs`), hf, torchvision:NAME, timm:NAME, FILE.pt2 or "
-        "package.module:factory. Default: what the checkpoint says, hf for a directory with a config.json, or the "
-        "built-in that the tensors fit.",
+        help="Architecture: a NAME (`inspect --archs`), hf, torchvision:NAME, timm:NAME, FILE.pt2 or "
+        "package.module:factory.",
         rich_help_panel=WORKLOAD,
-        show_default=False,
+        show_default="what the checkpoint says or fits",
     ),
     READS,
 ]
@@ -70,8 +69,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="D",
-        help="Data: digits, mnist:DIR, cifar10:DIR, images:DIR, FILE.npz, FILE.safetensors or "
-        "package.module:factory; for language models also FILE.txt.",
+        help="Data: digits, mnist:DIR, cifar10:DIR, images:DIR, FILE.npz, FILE.safetensors, FILE.txt or "
+        "package.module:factory.",
         rich_help_panel=WORKLOAD,
         show_default="digits for the demo",
     ),
@@ -81,8 +80,7 @@ Score = Annotated[
     str | None,
     typer.Option(
         metavar="M:FUNCTION",
-        help="Judge the model by package.module:function, called with it; it returns numbers by name, e.g. "
-        "{'mAP': 0.4}. In place of --data.",
+        help="Judge the model by package.module:function, which returns numbers by name. In place of --data.",
         rich_help_panel=WORKLOAD,
         show_default=False,
     ),
@@ -133,7 +131,7 @@ Target = Annotated[
     str,
     typer.Option(
         metavar="weights|all|any",
-        help="Tensors at risk: floating-point with two or more dimensions, every floating-point one, or every one.",
+        help="Tensors at risk: floating-point of two or more dimensions, all floating-point ones, any.",
         rich_help_panel=FAULTS,
     ),
 ]
@@ -158,11 +156,11 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="F[,F...]",
-        help="Number formats the tensors are stored in (`inspect --formats`); native is each tensor's own dtype.",
+        help="Number formats of the memory (`inspect --formats`); native: each tensor's own.",
         rich_help_panel=FAULTS,
     ),
 ]
-PROTECT_HELP = "Protections in write order, or none (`inspect --protections`), e.g. scale=max,guard."
+PROTECT_HELP = "Protections in write order, e.g. scale=max,guard (`inspect --protections`)."
 Protect = Annotated[str, typer.Option(metavar="CHAIN", help=PROTECT_HELP, rich_help_panel=FAULTS)]
 Protects = Annotated[
     list[str] | None,
@@ -175,7 +173,7 @@ Recalibrations = Annotated[
     typer.Option(
         "--recalibrate",
         metavar="bn[:N]",
-        help="Re-estimate batch-norm statistics on N unlabelled inputs after reading; none is as stored. Repeatable.",
+        help="Re-estimate batch-norm statistics on N unlabelled inputs. Repeatable.",
         rich_help_panel=WORKLOAD,
         show_default="none",
     ),
@@ -184,7 +182,7 @@ Corrector = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Correct the logits with what `train-corrector` wrote, beside the same without.",
+        help="Correct the logits with what `train-corrector` wrote.",
         rich_help_panel=WORKLOAD,
         show_default=False,
     ),
@@ -229,16 +227,14 @@ Bers = Annotated[
     typer.Option(
         "--ber",
         metavar="P[,P...]",
-        help="Bit-error rates: every stored bit flips with probability P, a number or a memory such as sram:years=5 "
-        "(`inspect --memories`). Short for --fault bitflip:P.",
+        help="Probabilities that a stored bit flips, or memories such as sram:years=5 (`inspect --memories`).",
         rich_help_panel=FAULTS,
         show_default=False,
     ),
 ]
 FAULT_HELP = (
-    "Fault law: bitflip:P, flips:K, stuck-at-0:P, stuck-at-1:P, burst:P,length=L, zero:P, gaussian:S or "
-    "measured:FILE (a fault map; `,place=shift` moves it every trial); "
-    "`,include=GLOB` and `,bits=SPEC` narrow it."
+    "Fault law: bitflip:P, flips:K, stuck-at-0:P, burst:P,length=L, zero:P, gaussian:S, measured:FILE "
+    "(`inspect --faults`)."
 )
 Fault = Annotated[
     str | None, typer.Option(metavar="SPEC", help=FAULT_HELP, rich_help_panel=FAULTS, show_default=False), READS
@@ -250,16 +246,14 @@ Faults = Annotated[
     ),
     READS,
 ]
-Seed = Annotated[
-    int, typer.Option(metavar="N", help="The same seed gives the same faults everywhere.", rich_help_panel=FAULTS)
-]
+Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same faults.", rich_help_panel=FAULTS)]
 Json = Annotated[
     str | None,
     typer.Option(
         "--json",
         metavar="[FILE|-]",
         callback=check_json_target,
-        help="Write the result as one JSON object; without FILE, or with -, alone to stdout.",
+        help="Write the result as one JSON object; without FILE alone to stdout.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),
