@@ -42,8 +42,8 @@ class Damaged(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What is known of an arm before its first trial."""
+class ArmMemory:
+    """What is known of the memory of an arm before its first trial."""
 
     bits: int
     overhead_bits_per_weight: float
@@ -189,14 +189,14 @@ def _kind(outcome: Outcome) -> tuple[object, ...]:
     return outcome.scored, [count is None for count in counts], sorted(outcome.scores or ())
 
 
-def read_memory(row: Sequence[object], *, inputs: int, like: Outcome) -> Memory:
+def read_memory(row: Sequence[object], *, inputs: int, like: Outcome) -> ArmMemory:
     """Return what is known of an arm from bits, overhead and fault-free run.
 
     Raises:
         Damaged: they cannot be.
     """
     bits, overhead, stored = row
-    return Memory(
+    return ArmMemory(
         whole(bits, "the bits of an arm", 1, _MOST_BITS),
         real(overhead, "the overhead of an arm", 0, _MOST_OVERHEAD),
         read_outcome(stored, "the fault-free run of an arm", inputs=inputs, like=like),

@@ -21,7 +21,7 @@ from faultcli.campaign.plan import Arm, Identity, Plan, Question
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.result import no_trials
-from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.store import ArmMemory, Store
 from faultcli.campaign.strata import FlipCurve, MaxBer
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, opened
@@ -39,7 +39,7 @@ class ArmCurve:
     """The curve of one arm. `curve` has all of its trials; `max_ber` is None without a question for it."""
 
     arm: Arm
-    memory: Memory
+    memory: ArmMemory
     curve: FlipCurve
     failures: tuple[Failure, ...]
     max_ber: MaxBer | None

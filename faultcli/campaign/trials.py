@@ -16,7 +16,7 @@ from faultcli.campaign.gates import gate_values
 from faultcli.campaign.plan import Identity, Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
-from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.store import ArmMemory, Store
 from faultcli.campaign.subject import Subject
 
 
@@ -52,12 +52,12 @@ class ArmTrials:
         assert self._bench is not None
         return self._bench()
 
-    def memory(self) -> Memory:
+    def memory(self) -> ArmMemory:
         """Return what the memory of the arm is like; kept before the first trial is."""
         known = self._store.memory(self._key)
         if known is None:
             bench = self.bench()
-            known = Memory(bench.image.bits, bench.overhead_bits_per_weight(self.number), bench.stored.outcome)
+            known = ArmMemory(bench.image.bits, bench.overhead_bits_per_weight(self.number), bench.stored.outcome)
             self._store.keep_memory(self._key, known)
         return known
 

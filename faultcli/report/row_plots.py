@@ -38,7 +38,7 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
         for title, arms in paged(form, of_format):
             gains = [result.gain_over_none(arm, confidence) for arm in arms]
             with drawing():
-                rows = _Rows(arms)
+                rows = _ArmPlaces(arms)
                 figure, axes = new_figure(rows.height)
                 axes.axvline(0, color=FAINT, linewidth=1)
                 for arm, place, gain in zip(arms, rows.places, gains, strict=True):
@@ -79,7 +79,7 @@ def answer_plots(result: CampaignResult) -> list[Plot]:
         for title, arms in paged(form, of_format):
             rates = [arm.mean_rates() for arm in arms]
             with drawing():
-                rows = _Rows(arms)
+                rows = _ArmPlaces(arms)
                 figure, axes = new_figure(rows.height + 0.25)
                 left = [0.0] * len(arms)
                 for key, label, colour, hatch in _ANSWERS:
@@ -128,7 +128,7 @@ def trial_plots(result: CampaignResult) -> list[Plot]:
     for form, of_format in by_format(arm for arm in result.arms if arm.records).items():
         for title, arms in paged(form, of_format):
             with drawing():
-                rows = _Rows(arms)
+                rows = _ArmPlaces(arms)
                 figure, axes = new_figure(rows.height)
                 for arm, place in zip(arms, rows.places, strict=True):
                     look = look_of[hardening(arm)]
@@ -210,7 +210,7 @@ def _wrapped(text: str, most: int = 28) -> list[str]:
     return lines
 
 
-class _Rows:
+class _ArmPlaces:
     """Places of arms from the top, under a heading wherever the fault changes; without one where arms differ in the
     fault only, which then is their label."""
 
