@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from faultcli.campaign.gates import GATES, Gate
-from faultcli.campaign.plan import MOST_TRIALS, RESULT_SCHEMA, Arm, Plan, Question, read_arm
+from faultcli.campaign.plan import MOST_TRIALS, RESULT_SCHEMA, Arm, ArmTexts, Plan, Question, read_arm
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.errors import FaultcliError
@@ -28,7 +28,7 @@ _MOST_SECONDS = 1e9  # of a trial: 30 years
 _LARGEST = (1 << 63) - 1  # integer that a database holds
 _LARGEST_FLOAT = 1.7e308
 _BASE = {"schema", "checkpoint", "workload", "seed", "selection"}
-_ARM = {"format", "protect", "fault", "recalibrate", "corrector"}
+_ARM = set(ArmTexts.__annotations__)
 _MEMORY = ("memory", "meaning", "source")  # what reports say of one
 _OF_TOKENS = (
     "correct1",
