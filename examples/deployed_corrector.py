@@ -14,7 +14,7 @@ from faultcli.recover.methods import TrainingOptions, train_corrector
 from faultcli.recover.streaming import StreamingCorrector
 from faultcli.workload.data import load_data
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 WINDOW = 250
 
@@ -22,7 +22,7 @@ WINDOW = 250
 def main() -> None:
     """Train a corrector for a law, then meet faults of that law which it has never seen."""
     checkpoint = Checkpoint.open(demo_checkpoint_path())
-    device = build_workload(checkpoint.state(), checkpoint.metadata, device="cpu")
+    device = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(device="cpu"))
     weights = {name: values for name, values in checkpoint.state().items() if values.dim() >= 2}
     image = MemoryImage(weights)
     looked_at, rest = cut(shuffled(load_data("digits,split=train"), seed=0), WINDOW)
