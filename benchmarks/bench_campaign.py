@@ -15,7 +15,7 @@ from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 TRIALS = 50
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mnist"
@@ -25,7 +25,7 @@ def run() -> Iterator[Row]:
     if not DATA.exists():
         return
     checkpoint = Checkpoint.open(DATA / "lenet.safetensors")
-    workload = build_workload(checkpoint.state(), checkpoint.metadata, data=f"mnist:{DATA}", limit=2000)
+    workload = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(data=f"mnist:{DATA}", limit=2000))
     tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
     plan = Plan(cross(["native"], [parse_law("bitflip:1e-5")]), TRIALS)
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.measure import Row, side_by_side
 from faultcli.checkpoint import Checkpoint, TensorSource, write_safetensors
 from faultcli.faults.laws import parse_law
-from faultcli.injection import inject
+from faultcli.injection import Draw, inject
 
 TENSORS, ROWS = 64, 4096  # of 1024 fp32 values each: 16 MB a tensor
 
@@ -35,7 +35,7 @@ def run() -> Iterator[Row]:
             law = parse_law(f"bitflip:{rate}")
 
             def injecting(format: str = format, law: object = law) -> None:
-                inject(checkpoint, law, faulty, names=list(checkpoint.tensors), format_name=format, force=True)  # type: ignore[arg-type]
+                inject(checkpoint, Draw(law, list(checkpoint.tensors), format), faulty, force=True)  # type: ignore[arg-type]
 
             ours, theirs = side_by_side(injecting, copying, repeats=3)
             detail = f"{ours:.2f} s against {theirs:.2f} s, flushed to the disk where cp is not"

@@ -24,7 +24,7 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.report.trials import trials_jsonl
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 TRIALS = 24
@@ -36,7 +36,7 @@ class Campaign:
     def __init__(self, model: str, data: str, limit: int) -> None:
         self.checkpoint = Checkpoint.open(DATA / model)
         self.workload: Workload = build_workload(
-            self.checkpoint.state(), self.checkpoint.metadata, data=f"{data}:{DATA / data}", limit=limit
+            self.checkpoint.state(), self.checkpoint.metadata, WorkloadSpec(data=f"{data}:{DATA / data}", limit=limit)
         )
         self.tensors = {name: self.checkpoint.read(name) for name in select(self.checkpoint.tensors.values())}
 

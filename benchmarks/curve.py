@@ -29,7 +29,7 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import AnyFlips, BitFlip
 from faultcli.faults.selection import select
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MODELS: dict[str, tuple[Path, str | None]] = {
@@ -89,7 +89,7 @@ def compare(
     """Run the curve until it is as narrow as `half_width` at every rate, and direct campaigns of `trials` trials."""
     path, data = MODELS[model]
     checkpoint = Checkpoint.open(path)
-    workload = build_workload(checkpoint.state(), checkpoint.metadata, data=data, limit=limit)
+    workload = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(data=data, limit=limit))
     tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
     question = Question(rates)
     bers = [float(ber) for ber in np.geomspace(question.axis.low, question.axis.high, RATES)]

@@ -27,7 +27,7 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.memory import MemoryImage
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 IMAGES = f"images:{DATA}/imagenet/images,classes={DATA}/imagenet/classes.csv"
@@ -67,10 +67,7 @@ class Lab:
         workload = build_workload(
             self.state,
             self.checkpoint.metadata,
-            data=SUBJECTS[self.name].data,
-            limit=self.limit,
-            batch_size=batch_size,
-            device=device,
+            WorkloadSpec(data=SUBJECTS[self.name].data, limit=self.limit, batch_size=batch_size, device=device),
             directory=self.checkpoint.directory,
             is_directory=self.checkpoint.kind == "directory",
         )

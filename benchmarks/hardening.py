@@ -30,7 +30,7 @@ from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.numbers import percent, percent_interval
 from faultcli.report.table import hardening
 from faultcli.workload.data import Dataset, load_data
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -111,7 +111,7 @@ def workload_of(network: str, limit: int | None, device: str) -> tuple[Workload,
         checkpoint = Checkpoint.open(cifar / "resnet20.safetensors")
         data = str(cifar / "cifar10_test1000.npz")
         workload = build_workload(
-            checkpoint.state(), checkpoint.metadata, data=data, limit=limit, batch_size=100, device=device
+            checkpoint.state(), checkpoint.metadata, WorkloadSpec(data=data, limit=limit, batch_size=100, device=device)
         )
         return workload, checkpoint, load_data(str(cifar / "cifar10_train5000.npz"))
     imagenet = DATA / "imagenet"
@@ -119,10 +119,12 @@ def workload_of(network: str, limit: int | None, device: str) -> tuple[Workload,
     workload = build_workload(
         checkpoint.state(),
         checkpoint.metadata,
-        data=f"images:{imagenet / 'images'},classes={imagenet / 'classes.csv'}",
-        limit=limit,
-        batch_size=5 if device == "cpu" else None,
-        device=device,
+        WorkloadSpec(
+            data=f"images:{imagenet / 'images'},classes={imagenet / 'classes.csv'}",
+            limit=limit,
+            batch_size=5 if device == "cpu" else None,
+            device=device,
+        ),
         directory=checkpoint.directory,
         is_directory=checkpoint.kind == "directory",
     )

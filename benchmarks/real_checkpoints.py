@@ -25,7 +25,7 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.protect.chain import UNPROTECTED, parse_chain
 from faultcli.report.numbers import percent, percent_interval, perplexity_interval
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -124,12 +124,7 @@ def _table(case: Case, formats: list[str], *, trials: int, limit: int | None, se
     workload = build_workload(
         state,
         checkpoint.metadata,
-        arch=case.arch,
-        data=case.data,
-        limit=limit,
-        device=device,
-        mean=case.mean,
-        std=case.std,
+        WorkloadSpec(arch=case.arch, data=case.data, limit=limit, device=device, mean=case.mean, std=case.std),
         directory=checkpoint.directory,
         is_directory=checkpoint.kind == "directory",
     )

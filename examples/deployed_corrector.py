@@ -9,12 +9,12 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.memory import MemoryImage
 from faultcli.recover.base import Card
-from faultcli.recover.experiment import Bench, cut, shuffled, training_logits
+from faultcli.recover.experiment import Experiment, cut, shuffled, training_logits
 from faultcli.recover.methods import TrainingOptions, train_corrector
 from faultcli.recover.streaming import StreamingCorrector
 from faultcli.workload.data import load_data
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 WINDOW = 250
 
@@ -22,21 +22,21 @@ WINDOW = 250
 def main() -> None:
     """Train a corrector for a law, then meet faults of that law which it has never seen."""
     checkpoint = Checkpoint.open(demo_checkpoint_path())
-    device = build_workload(checkpoint.state(), checkpoint.metadata, device="cpu")
+    device = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(device="cpu"))
     weights = {name: values for name, values in checkpoint.state().items() if values.dim() >= 2}
     image = MemoryImage(weights)
     looked_at, rest = cut(shuffled(load_data("digits,split=train"), seed=0), WINDOW)
-    bench = Bench.around(image, device, rest, looked_at)
+    experiment = Experiment.around(image, device, rest, looked_at)
 
     law = parse_law("gaussian:0.1")
-    data = training_logits(bench, [law], maps=4, seed=0)
+    data = training_logits(experiment, [law], maps=4, seed=0)
     card = Card(classes=10, model=checkpoint.sha256(), faults=(law.spec,))
     corrector = train_corrector("adaptive", data, card, TrainingOptions(window=WINDOW))
 
-    assert bench.window is not None
+    assert experiment.window is not None
     with image.patch(image.draw(law, seed=0, trial=999)).applied(device.parameters):
         answer = StreamingCorrector(corrector, window=WINDOW)
-        for batch in bench.window.logits().split(50):  # the first inputs after the damage: unlabelled
+        for batch in experiment.window.logits().split(50):  # the first inputs after the damage: unlabelled
             answer(batch)
         logits = device.logits()  # then logits = corrector(model(x)), batch after batch
         corrected = answer(logits)

@@ -26,7 +26,7 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.files import atomic_output, check_output
-from faultcli.injection import Injection
+from faultcli.injection import Draw, Injection
 from faultcli.injection import inject as inject_faults
 from faultcli.injection import replay as replay_faults
 from faultcli.memory import Hit, MemoryImage
@@ -280,12 +280,14 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
     saved = damaging.get("save_faults")
     return inject_faults(
         checkpoint,
-        parse_law(fault) if isinstance(fault, str) else fault,
+        Draw(
+            parse_law(fault) if isinstance(fault, str) else fault,
+            chosen.names(checkpoint.tensors.values()),
+            damaging.get("format", "native"),
+            damaging.get("seed", 0),
+            damaging.get("trial", 0),
+        ),
         Path(output),
-        names=chosen.names(checkpoint.tensors.values()),
-        format_name=damaging.get("format", "native"),
-        seed=damaging.get("seed", 0),
-        trial=damaging.get("trial", 0),
         force=damaging.get("force", False),
         save_faults=None if saved is None else Path(saved),
     )

@@ -14,6 +14,7 @@ from faultcli.formats import NAMED, NumberFormat, parse_format
 from faultcli.formats.floats import FloatFormat, Specials
 from faultcli.protect.base import Fitted, Protection, Written
 from faultcli.protect.chain import PROTECTIONS
+from faultcli.protect.estimate import estimate_ber
 from faultcli.recover.base import Corrector
 from faultcli.recover.methods import METHODS
 from faultcli.report.formats import REPORTS, ReportFormat, render
@@ -46,6 +47,7 @@ __all__ = [
     "Written",
     "bernoulli_positions",
     "combine",
+    "estimate_ber",
     "load_data",
     "make_dataset",
     "parse_format",

@@ -36,6 +36,33 @@ class Injection:
     restored: bool = False  # a replay took the faults back: the output is the checkpoint as it was before them
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What decides the faults of a trial.
+
+    Attributes:
+        law: what they follow.
+        names: the tensors at risk, from `select`.
+        format: number format of the memory.
+        seed: with `trial` fixes the faults: those of the same trial of a campaign.
+        trial: see `seed`.
+
+    Raises:
+        UsageError: a negative seed or trial.
+    """
+
+    law: FaultLaw
+    names: Sequence[str]
+    format: str = "native"
+    seed: int = 0
+    trial: int = 0
+
+    def __post_init__(self) -> None:
+        for name, number in (("seed", self.seed), ("trial", self.trial)):
+            if number < 0:
+                raise UsageError(f"--{name} {number}: a {name} is a whole number from 0", f"--{name} 0")
+
+
 def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> list[TensorSlot]:
     """Return the places that the tensors `names` take in a memory of this format.
 
@@ -54,13 +81,9 @@ def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> lis
 
 def inject(
     checkpoint: Checkpoint,
-    law: FaultLaw,
+    draw: Draw,
     output: Path,
     *,
-    names: Sequence[str],
-    format_name: str = "native",
-    seed: int = 0,
-    trial: int = 0,
     force: bool = False,
     save_faults: Path | None = None,
     progress: Progress | None = None,
@@ -72,34 +95,28 @@ def inject(
 
     Args:
         checkpoint: the input; never changed.
-        law: what the faults follow.
+        draw: which faults.
         output: file or directory, like the input.
-        names: the tensors at risk, from `select`.
-        format_name: number format of the memory.
-        seed: with `trial` fixes the faults: those of the same trial of a campaign.
-        trial: see `seed`.
         force: replace an existing output (and fault map).
         save_faults: where to save the fault map, bound to the checksums of input and output.
         progress: called with the bytes done since its last call; they add up to the checkpoint's, or with a fault map
             to save, for which input and output are read once more, to three times that.
 
     Raises:
-        UsageError: a negative seed or trial, or one path for both outputs.
+        UsageError: one path for both outputs.
         FormatError: a value cannot be stored in the format; checkpoint and tensor are named.
         FaultError: the law does not fit the memory.
         OutputError: an output exists, is an input or cannot be written.
     """
-    for name, number in (("seed", seed), ("trial", trial)):
-        if number < 0:
-            raise UsageError(f"--{name} {number}: a {name} is a whole number from 0", f"--{name} 0")
     if save_faults is not None and save_faults.absolute() == output.absolute():
         raise UsageError(f"{output}: the checkpoint and its fault map cannot be one file", "another --save-faults")
-    places = slots(checkpoint, names, format_name)
+    places = slots(checkpoint, draw.names, draw.format)
     sites = [site for place in places for site in place.places]
-    quotas = share_out(law, sites, seed=seed, trial=trial)
+    law, numbers = draw.law, {"seed": draw.seed, "trial": draw.trial}
+    quotas = share_out(law, sites, **numbers)
 
-    def draw(region: Stored) -> WordFaults:
-        return draw_one(law, region, seed=seed, trial=trial, quota=quotas.get(region.name) if quotas else None)
+    def drawn_in(region: Stored) -> WordFaults:
+        return draw_one(law, region, **numbers, quota=quotas.get(region.name) if quotas else None)
 
     if save_faults:
         kept = [*checkpoint.files, *([checkpoint.index] if checkpoint.index else [])]
@@ -108,8 +125,8 @@ def inject(
     saved: FaultMap | None = None
 
     def fault_map(drawn: dict[str, WordFaults]) -> FaultMap:
-        how = {"format": format_name, "fault": law.spec, "on_values": law.on_values}
-        return FaultMap(drawn, layout, seed=seed, trial=trial, **how)  # type: ignore[arg-type]
+        how = {"format": draw.format, "fault": law.spec, "on_values": law.on_values}
+        return FaultMap(drawn, layout, **numbers, **how)  # type: ignore[arg-type]
 
     def save(partial: Path, drawn: dict[str, WordFaults]) -> None:
         nonlocal saved
@@ -120,7 +137,7 @@ def inject(
             saved = bound
 
     try:
-        drawn, changed = _write(checkpoint, output, places, draw, force=force, progress=progress, check=save)
+        drawn, changed = _write(checkpoint, output, places, drawn_in, force=force, progress=progress, check=save)
     except BaseException:
         if saved is not None and save_faults is not None:  # the map of an output that never appeared
             save_faults.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
-from faultcli.injection import Injection, inject
+from faultcli.injection import Draw, Injection, inject
 
 LAWS = ["bitflip:1e-3", "flips:37", "stuck-at-0:2e-3", "stuck-at-1:2e-3", "burst:1e-3,length=4", "zero:0.05"]
 LAWS += ["gaussian:0.1", "bitflip:0.01,bits=exponent", "burst:1e-3,length=3,across=row", "bitflip:1e-2,include=conv*"]
@@ -59,10 +59,12 @@ def digests(path: Path) -> dict[str, str]:
     return {file.name if path.is_dir() else "": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def corrupt(model: Path, law: str, output: Path, format: str = "native", **options: object) -> Injection:
+def corrupt(
+    model: Path, law: str, output: Path, format: str = "native", seed: int = 0, trial: int = 0, **options: object
+) -> Injection:
     checkpoint = Checkpoint.open(model)
-    names = select(checkpoint.tensors.values())
-    return inject(checkpoint, parse_law(law), output, names=names, format_name=format, **options)  # type: ignore[arg-type]
+    draw = Draw(parse_law(law), select(checkpoint.tensors.values()), format, seed, trial)
+    return inject(checkpoint, draw, output, **options)  # type: ignore[arg-type]
 
 
 def same_bytes(one: torch.Tensor, two: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 from faultcli.checkpoint import Checkpoint
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if not path.name.startswith("reproduce_"))
@@ -79,9 +79,9 @@ def test_train_digits_makes_a_demo(tmp_path: Path) -> None:
     assert {key: info.shape for key, info in trained.tensors.items()} == {
         key: info.shape for key, info in shipped.tensors.items()
     }
-    assert build_workload(trained.state(), trained.metadata, data="digits").outcome().top1 >= 0.97
+    assert build_workload(trained.state(), trained.metadata, WorkloadSpec(data="digits")).outcome().top1 >= 0.97
 
 
 def test_the_shipped_demo_is_good() -> None:
     shipped = Checkpoint.open(demo_checkpoint_path())
-    assert build_workload(shipped.state(), shipped.metadata, data="digits").outcome().top1 >= 0.97
+    assert build_workload(shipped.state(), shipped.metadata, WorkloadSpec(data="digits")).outcome().top1 >= 0.97

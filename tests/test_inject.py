@@ -28,7 +28,7 @@ from faultcli.errors import FormatError, OutputError, UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.formats import parse_format
-from faultcli.injection import inject, replay
+from faultcli.injection import Draw, inject, replay
 from faultcli.memory import MemoryImage
 
 
@@ -139,8 +139,8 @@ def test_shards_and_a_single_file_have_the_same_faults(law: str, tmp_path: Path)
 def test_faults_do_not_depend_on_what_else_is_selected(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(single(tmp_path / "model.safetensors"))
     law = parse_law("bitflip:1e-3")
-    both = inject(checkpoint, law, tmp_path / "a", names=["conv.weight", "fc.weight"])
-    alone = inject(checkpoint, law, tmp_path / "b", names=["fc.weight"])
+    both = inject(checkpoint, Draw(law, ["conv.weight", "fc.weight"]), tmp_path / "a")
+    alone = inject(checkpoint, Draw(law, ["fc.weight"]), tmp_path / "b")
     assert np.array_equal(both.faults.faults["fc.weight"].words, alone.faults.faults["fc.weight"].words)
     assert load_file(tmp_path / "b")["conv.weight"].equal(tensors()["conv.weight"])
 
@@ -173,7 +173,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="inputs are never changed"):
         corrupt(model, "flips:1", tmp_path / "out", save_faults=model, force=True)
     with pytest.raises(FormatError, match=r"model\.safetensors: tensor 'steps' holds int64 values; q2\.5"):
-        inject(Checkpoint.open(model), parse_law("flips:1"), tmp_path / "out", names=["steps"], format_name="q2.5")
+        inject(Checkpoint.open(model), Draw(parse_law("flips:1"), ["steps"], "q2.5"), tmp_path / "out")
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
@@ -209,7 +209,7 @@ def test_tensors_without_elements_and_scalars(law: str, format: str, tmp_path: P
     state = {"none": torch.empty(0, 4), "w": torch.randn(4, 4), "neither": torch.empty(3, 0, 2), "one": torch.ones(())}
     save_file(state, tmp_path / "model.safetensors")
     checkpoint = Checkpoint.open(tmp_path / "model.safetensors")
-    done = inject(checkpoint, parse_law(law), tmp_path / "out", names=list(state), format_name=format)
+    done = inject(checkpoint, Draw(parse_law(law), list(state), format), tmp_path / "out")
     assert done.faults.layout["none"].words == 0
     assert done.faults.flips > 0
     assert {name: t.shape for name, t in load_file(tmp_path / "out").items()} == {n: t.shape for n, t in state.items()}
@@ -218,10 +218,10 @@ def test_tensors_without_elements_and_scalars(law: str, format: str, tmp_path: P
 def test_whole_numbers_are_zeroed_and_take_no_noise(tmp_path: Path) -> None:
     save_file({"steps": torch.full((50, 2), 7), "u": torch.full((8, 8), 9, dtype=torch.uint8)}, tmp_path / "model")
     checkpoint = Checkpoint.open(tmp_path / "model")
-    inject(checkpoint, parse_law("zero:1"), tmp_path / "out", names=["steps", "u"])
+    inject(checkpoint, Draw(parse_law("zero:1"), ["steps", "u"]), tmp_path / "out")
     assert all((values == 0).all() for values in load_file(tmp_path / "out").values())
     with pytest.raises(FormatError, match=r"tensor 'steps' holds whole numbers, which no noise can be added to"):
-        inject(checkpoint, parse_law("gaussian:1"), tmp_path / "no", names=["steps"])
+        inject(checkpoint, Draw(parse_law("gaussian:1"), ["steps"]), tmp_path / "no")
 
 
 @pytest.mark.parametrize("dtype", ["BOOL", "F4", "F6_E2M3", "F8_E4M3FNUZ", "C64"])
@@ -231,9 +231,7 @@ def test_dtypes_that_no_format_stores_are_named(dtype: str, format: str, tmp_pat
     header = json.dumps({"a": {"dtype": dtype, "shape": [2, 4], "data_offsets": [0, nbytes]}}).encode()
     (tmp_path / "model").write_bytes(len(header).to_bytes(8, "little") + header + bytes(nbytes))
     with pytest.raises(FormatError, match=f"tensor 'a' has dtype {dtype}, which no number format stores"):
-        inject(
-            Checkpoint.open(tmp_path / "model"), parse_law("flips:1"), tmp_path / "no", names=["a"], format_name=format
-        )
+        inject(Checkpoint.open(tmp_path / "model"), Draw(parse_law("flips:1"), ["a"], format), tmp_path / "no")
 
 
 def test_a_map_whose_output_cannot_appear_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +251,12 @@ def test_a_map_whose_output_cannot_appear_is_removed(tmp_path: Path, monkeypatch
 def test_progress_adds_up_to_what_is_read(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(sharded(tmp_path / "m"))
     done: list[int] = []
-    options = {"names": ["fc.weight"], "save_faults": tmp_path / "map"}
-    inject(checkpoint, parse_law("flips:3"), tmp_path / "out", progress=done.append, **options)  # type: ignore[arg-type]
+    inject(
+        checkpoint,
+        Draw(parse_law("flips:3"), ["fc.weight"]),
+        tmp_path / "out",
+        progress=done.append,
+        save_faults=tmp_path / "map",
+    )
     whole = sum(file.stat().st_size for file in checkpoint.files)
     assert sum(done) == checkpoint.nbytes + 2 * whole

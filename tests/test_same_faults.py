@@ -13,7 +13,7 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
-from faultcli.injection import inject
+from faultcli.injection import Draw, inject
 from faultcli.memory import MemoryImage
 from faultcli.protect.chain import parse_chain
 from faultcli.protect.scale import Scale
@@ -52,7 +52,7 @@ def test_a_file_reads_as_the_trial(format: str, factor: str | None, dtype: torch
     names = select(given.tensors.values())
     state, factors = read_state(given)
     for number, law in enumerate(map(parse_law, LAWS)):
-        done = inject(given, law, tmp_path / f"out{number}", names=names, format_name=format, seed=3, trial=number)
+        done = inject(given, Draw(law, names, format, seed=3, trial=number), tmp_path / f"out{number}")
         read, _ = read_state(Checkpoint.open(done.output))
         image = MemoryImage({name: state[name] for name in names}, format, factors=factors)
         faults = image.draw(law, seed=3, trial=number)

@@ -94,7 +94,7 @@ class Baseline:
         return found
 
     def _of(self, arm: Arm) -> tuple[float | None, ...]:
-        found = self._arms.get(_key_of(arm))
+        found = self._arms.get(_key(arm.texts))
         if not found:
             known = "; ".join(" ".join(part for part in key if part) for key in self._arms)
             raise BaselineError(f"{self._name}: has no trials of the arm {arm.label}", f"its arms are: {known}")
@@ -165,11 +165,6 @@ def _accuracies(values: list[Any]) -> tuple[float | None, ...]:
     if not isinstance(values, list) or not all(value is None or is_number(value, 0, 1) for value in values):
         raise ValueError("an accuracy is a number from 0 to 1")
     return tuple(values)
-
-
-def _key_of(arm: Arm) -> tuple[str | None, ...]:
-    recalibrate = arm.recalibrate.text if arm.recalibrate else None
-    return arm.format, arm.fault.spec, arm.protect.text, recalibrate, arm.correct.text if arm.correct else None
 
 
 def _short(value: object) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from faultcli.campaign.gates import GATES, Gate
-from faultcli.campaign.plan import MOST_TRIALS, RESULT_SCHEMA, Arm, Plan, Question, read_arm
+from faultcli.campaign.plan import MOST_TRIALS, RESULT_SCHEMA, Arm, ArmTexts, Plan, Question, read_arm
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.errors import FaultcliError
@@ -28,7 +28,7 @@ _MOST_SECONDS = 1e9  # of a trial: 30 years
 _LARGEST = (1 << 63) - 1  # integer that a database holds
 _LARGEST_FLOAT = 1.7e308
 _BASE = {"schema", "checkpoint", "workload", "seed", "selection"}
-_ARM = {"format", "protect", "fault", "recalibrate", "corrector"}
+_ARM = set(ArmTexts.__annotations__)
 _MEMORY = ("memory", "meaning", "source")  # what reports say of one
 _OF_TOKENS = (
     "correct1",
@@ -42,8 +42,8 @@ class Damaged(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What is known of an arm before its first trial."""
+class ArmMemory:
+    """What is known of the memory of an arm before its first trial."""
 
     bits: int
     overhead_bits_per_weight: float
@@ -189,14 +189,14 @@ def _kind(outcome: Outcome) -> tuple[object, ...]:
     return outcome.scored, [count is None for count in counts], sorted(outcome.scores or ())
 
 
-def read_memory(row: Sequence[object], *, inputs: int, like: Outcome) -> Memory:
+def read_memory(row: Sequence[object], *, inputs: int, like: Outcome) -> ArmMemory:
     """Return what is known of an arm from bits, overhead and fault-free run.
 
     Raises:
         Damaged: they cannot be.
     """
     bits, overhead, stored = row
-    return Memory(
+    return ArmMemory(
         whole(bits, "the bits of an arm", 1, _MOST_BITS),
         real(overhead, "the overhead of an arm", 0, _MOST_OVERHEAD),
         read_outcome(stored, "the fault-free run of an arm", inputs=inputs, like=like),

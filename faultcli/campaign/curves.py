@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
-from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
+from faultcli.campaign.bench import Trial
 from faultcli.campaign.cells import MOST_REPEATS
-from faultcli.campaign.executors.base import Executor, Serial
+from faultcli.campaign.executors.base import Executor
 from faultcli.campaign.plan import Arm, Identity, Plan, Question
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.result import no_trials
-from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.store import ArmMemory, Store
 from faultcli.campaign.strata import FlipCurve, MaxBer
 from faultcli.campaign.subject import Subject
+from faultcli.campaign.trials import ArmTrials, opened
 from faultcli.errors import UsageError
 from faultcli.faults.laws import AnyFlips, Flips
 from faultcli.workload.metrics import Outcome
@@ -38,7 +39,7 @@ class ArmCurve:
     """The curve of one arm. `curve` has all of its trials; `max_ber` is None without a question for it."""
 
     arm: Arm
-    memory: Memory
+    memory: ArmMemory
     curve: FlipCurve
     failures: tuple[Failure, ...]
     max_ber: MaxBer | None
@@ -94,32 +95,17 @@ def run_curves(
         WorkloadError: the model fails, or workers are lost again and again.
     """
     check_arms(plan)
-    start = time.perf_counter()
-    store = store or Store.open(None)
-    executor = executor or Serial()
-    identity, workload = subject.identity(plan), subject.workload
-    original = fault_free(workload)
-    plan.check_measure(original.outcome)
-    store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
-    found: dict[int, ArmCurve] = {}
-    try:
-        for memory in dict.fromkeys(arm.memory for arm in plan.arms):
-            arms = {number: arm for number, arm in enumerate(plan.arms) if arm.memory == memory}
-            benches = _BenchOnDemand(subject, arms, original, plan.seed)
-            for number in arms:
-                left = None if budget_seconds is None else budget_seconds - (time.perf_counter() - start)
-                seconds = None if left is None else left / (len(plan.arms) - len(found))
-                trials = _ArmTrials(store, identity.arms[number], number, benches, executor)
-                found[number] = _grow(plan, number, trials, seconds, on_record)
-    finally:
-        workload.load(subject.tensors)
+    with opened(
+        plan, subject, executor=executor, store=store, budget_seconds=budget_seconds, provenance=provenance
+    ) as run:
+        found = {arm.number: _grow(plan, arm, run.share, on_record) for arm in run.arms()}
     return CurveResult(
         plan,
-        identity.sha256,
-        len(workload),
-        original.outcome,
+        run.identity.sha256,
+        len(subject.workload),
+        run.original.outcome,
         tuple(found[number] for number in range(len(plan.arms))),
-        time.perf_counter() - start,
+        run.seconds,
         provenance,
     )
 
@@ -136,11 +122,11 @@ def curves_of(store: Store) -> CurveResult:
         raise UsageError("the store holds no curves", "they are what campaign --curve --store FILE keeps")
     arms = []
     for number, key in enumerate(identity.arms):
-        trials = _ArmTrials(store, key, number)
         if not isinstance(plan.arms[number].fault, AnyFlips):
             continue  # of another campaign in the same store
-        if store.memory(key) is not None and trials.knows(0):
-            arms.append(_grow(plan, number, trials, None, lambda result, curve, kept: None))
+        trials = ArmTrials(store, key, number)
+        if store.memory(key) is not None and 0 in trials.known:
+            arms.append(_grow(plan, trials, None, lambda result, curve, kept: None))
     if not arms:
         raise no_trials(store)
     seconds = sum(record.seconds for key in identity.arms for record in store.records(key, 0).values())
@@ -178,11 +164,11 @@ def _aim(question: Question, curve: FlipCurve) -> tuple[float, float] | None:
     return None if found is None else (found.low or curve.range[0], found.high or curve.range[1])
 
 
-def _grow(plan: Plan, number: int, trials: _ArmTrials, seconds: float | None, on_record: Look) -> ArmCurve:
+def _grow(plan: Plan, arm: ArmTrials, seconds: float | None, on_record: Look) -> ArmCurve:
     start, question = time.perf_counter(), _question(plan)
-    (healthy,) = trials.run([0])
+    memory = arm.memory()
+    (healthy,) = arm.run([Trial(arm.number, 0, Flips(0))])
     assert isinstance(healthy, Record)  # without a fault-free run there is nothing to compare with
-    memory = trials.memory()
     curve = FlipCurve(
         memory.bits,
         question.axis.low,
@@ -192,19 +178,19 @@ def _grow(plan: Plan, number: int, trials: _ArmTrials, seconds: float | None, on
         confidence=plan.confidence,
     )
     failures: list[Failure] = []
-    asked = 0
-    while asked < plan.trials:
+    asked: Counter[int] = Counter()
+    while asked.total() < plan.trials:
         aim = _aim(question, curve)
         if plan.until_half_width is not None and curve.half_width(rates=aim) <= plan.until_half_width:
             break
         if asked and seconds is not None and time.perf_counter() - start >= seconds:
             break
-        flips = curve.next_flips(min(ROUND, plan.trials - asked), rates=aim)
-        asked += len(flips)
-        with closing(trials.run(flips)) as results:
+        flips = curve.next_flips(min(ROUND, plan.trials - asked.total()), rates=aim)
+        trials = _round(arm.number, flips, asked)
+        with closing(arm.run(trials)) as results:
             done = []
             for result in results:
-                on_record(result, curve, trials.had(result))
+                on_record(result, curve, result.trial in arm.known)
                 done.append(result)
         for result in done:
             if isinstance(result, Failure):
@@ -214,7 +200,16 @@ def _grow(plan: Plan, number: int, trials: _ArmTrials, seconds: float | None, on
         if len(done) < len(flips):  # the store has no more, and nobody is there to run them
             break
     highest = None if question.hold is None else curve.find_max_ber(question.hold)
-    return ArmCurve(plan.arms[number], memory, curve, tuple(failures), highest)
+    return ArmCurve(plan.arms[arm.number], memory, curve, tuple(failures), highest)
+
+
+def _round(number: int, flips: list[int], asked: Counter[int]) -> list[Trial]:
+    """Return a trial for every number of flips, and count them among those that were asked for."""
+    trials = []
+    for count in flips:
+        trials.append(Trial(number, count * MOST_REPEATS + asked[count], Flips(count)))
+        asked[count] += 1
+    return trials
 
 
 def _values(record: Record) -> dict[str, float]:
@@ -224,82 +219,3 @@ def _values(record: Record) -> dict[str, float]:
         "sdc": (outcome.sdc or 0) / outcome.n,
         "due": (outcome.due or 0) / outcome.n,
     }
-
-
-@dataclass
-class _BenchOnDemand:
-    """The test bench of one memory, set up when a trial has to be run."""
-
-    subject: Subject
-    arms: Mapping[int, Arm]
-    original: FaultFree
-    seed: int
-    _bench: Bench | None = None
-
-    def get(self) -> Bench:
-        if self._bench is None:
-            self._bench = Bench.set_up(self.subject, self.arms, self.original, seed=self.seed)
-        return self._bench
-
-
-class _ArmTrials:
-    """The trials of one arm, from the store or else from the executor, if there is one."""
-
-    def __init__(
-        self,
-        store: Store,
-        key: str,
-        number: int,
-        benches: _BenchOnDemand | None = None,
-        executor: Executor | None = None,
-    ) -> None:
-        self._store, self._key, self._number = store, key, number
-        self._benches, self._executor = benches, executor
-        self._known = store.records(key, number)
-        self._asked: Counter[int] = Counter()
-
-    def knows(self, flips: int) -> bool:
-        """Whether the store has a trial with so many flips."""
-        return flips * MOST_REPEATS in self._known
-
-    def had(self, result: Record | Failure) -> bool:
-        """Whether the store had this trial before anything was run."""
-        return result.trial in self._known
-
-    def memory(self) -> Memory:
-        """Return what the memory of the arm is like."""
-        known = self._store.memory(self._key)
-        if known is None:
-            assert self._benches is not None
-            bench = self._benches.get()
-            known = Memory(bench.image.bits, bench.overhead_bits_per_weight(self._number), bench.stored.outcome)
-            self._store.keep_memory(self._key, known)
-        return known
-
-    def run(self, flips: list[int]) -> Generator[Record | Failure, None, None]:
-        """Yield a trial for every number of flips, in order; those that were run now are kept before they are told.
-        Without an executor, it ends where the store does."""
-        self.memory()
-        trials = [self._next(count) for count in flips]
-        missing = [trial for trial in trials if trial.number not in self._known]
-        fresh: Iterator[Record | Failure] = iter(())
-        if missing and self._executor is not None and self._benches is not None:
-            fresh = self._executor.run(self._benches.get(), missing)
-        try:
-            for trial in trials:
-                if trial.number in self._known:
-                    yield self._known[trial.number]
-                    continue
-                result = next(fresh, None)
-                if result is None:
-                    return
-                self._store.add(self._key, result)
-                yield result
-        finally:
-            if isinstance(fresh, Generator):
-                fresh.close()
-
-    def _next(self, flips: int) -> Trial:
-        repeat = self._asked[flips]
-        self._asked[flips] += 1
-        return Trial(self._number, flips * MOST_REPEATS + repeat, Flips(flips))

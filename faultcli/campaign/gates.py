@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from statistics import fmean
 from typing import Self
 
-from faultcli.campaign.statistics.intervals import error_rate
 from faultcli.campaign.statistics.sequences import MeanTest, trials_to_show
 from faultcli.errors import UsageError, unknown_name
 from faultcli.workload.measures import Bounds, Side, within
@@ -346,70 +345,8 @@ class GateResult:
     needed: int | None = None  # about how many would decide it; None where it is decided, or none would
 
 
-class GatePanel:
-    """All gates of all arms of a campaign.
-
-    Args:
-        gates: none means no verdict.
-        clean: what accuracy is compared with, per arm.
-        confidence: that no verdict at all is wrong.
-    """
-
-    def __init__(self, gates: Sequence[Gate], clean: Sequence[FaultFreeAccuracy], *, confidence: float = 0.95) -> None:
-        alpha = error_rate(confidence) / max(1, len(gates) * len(clean))
-        self._checks = [[GateCheck(gate, clean=one, alpha=alpha) for gate in gates] for one in clean]
-
-    def add(self, arm: int, values: Mapping[str, float]) -> None:
-        """Take the next trial of an arm, in the order of its trial numbers.
-
-        Args:
-            arm: its position in the plan.
-            values: by quantity, at least those that the gates read.
-        """
-        for check in self._checks[arm]:
-            check.add(values[check.gate.quantity])
-
-    def undecided(self, arm: int) -> int:
-        """Return the number of gates of an arm that have no verdict yet."""
-        return sum(check.verdict is Verdict.INCONCLUSIVE for check in self._checks[arm])
-
-    @property
-    def results(self) -> tuple[GateResult, ...]:
-        """Every gate of every arm, arms outermost."""
-        return tuple(
-            GateResult(arm, check.gate, check.limit, check.verdict, check.trials, check.needed())
-            for arm, checks in enumerate(self._checks)
-            for check in checks
-        )
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The campaign's verdict; None without gates. It can be `fail` long before every gate is decided."""
-        return combine(result.verdict for result in self.results)
-
-
 def combine(verdicts: Iterable[Verdict]) -> Verdict | None:
     """Return fail if any failed, else incomplete, else inconclusive if any is open, else pass; None of nothing."""
     found = set(verdicts)
     order = (Verdict.FAIL, Verdict.INCOMPLETE, Verdict.INCONCLUSIVE, Verdict.PASS)
     return next((each for each in order if each in found), None)
-
-
-def judge(
-    gates: Sequence[Gate],
-    arms: Sequence[tuple[FaultFreeAccuracy, Sequence[Mapping[str, float]]]],
-    *,
-    confidence: float = 0.95,
-) -> GatePanel:
-    """Return the gates after all trials of finished or stored arms: the same verdicts as while running.
-
-    Args:
-        gates: the demands.
-        arms: what accuracy is compared with, and the trials' values in the order of trial numbers, per arm.
-        confidence: as `GatePanel`.
-    """
-    panel = GatePanel(gates, [clean for clean, _ in arms], confidence=confidence)
-    for arm, (_, trials) in enumerate(arms):
-        for values in trials:
-            panel.add(arm, values)
-    return panel

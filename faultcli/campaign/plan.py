@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypedDict
 
 from faultcli.campaign.gates import Gate
 from faultcli.campaign.statistics import StopRule
@@ -27,6 +27,16 @@ RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean
 MOST_TRIALS = 10_000_000  # per arm; a store that has a trial of a higher number is damaged
 
 
+class ArmTexts(TypedDict):
+    """An arm in texts, by the names that they have in every document, table and store; None: it has no such step."""
+
+    format: str
+    protect: str
+    fault: str
+    corrector: str | None
+    recalibrate: str | None
+
+
 @dataclass(frozen=True)
 class Arm:
     """One condition of a campaign: the number format of the memory, its protections, and the law its faults follow."""
@@ -38,27 +48,43 @@ class Arm:
     correct: CorrectorId | None = None
 
     @property
+    def texts(self) -> ArmTexts:
+        """What it is, in texts."""
+        return {
+            "format": self.format,
+            "protect": self.protect.text,
+            "fault": self.fault.spec,
+            "corrector": self.correct.text if self.correct else None,
+            "recalibrate": self.recalibrate.text if self.recalibrate else None,
+        }
+
+    @property
     def label(self) -> str:
         """Short text for progress and messages."""
-        parts = [self.format, self.fault.spec, *([self.protect.text] if self.protect != UNPROTECTED else [])]
-        return " ".join(parts + [step.text for step in (self.recalibrate, self.correct) if step])
+        protected = self.protect != UNPROTECTED
+        return " ".join([self.format, self.fault.spec, *([self.protect.text] if protected else []), *self._steps])
 
     @property
     def hardening(self) -> str:
         """What is done about faults."""
-        return " + ".join([self.protect.text, *(step.text for step in (self.recalibrate, self.correct) if step)])
+        return " + ".join([self.protect.text, *self._steps])
+
+    @property
+    def _steps(self) -> list[str]:
+        """What is done after reading the memory."""
+        return [text for text in (self.texts["recalibrate"], self.texts["corrector"]) if text]
+
+    @property
+    def condition(self) -> str:
+        """What it shares with arms that differ in their hardening only."""
+        return f"{self.format}, {self.fault.spec}"
 
     @property
     def identity(self) -> dict[str, object]:
         """What makes it another arm, as plain values; `read_arm` reads them."""
         correct = self.correct
-        return {
-            "format": self.format,
-            "protect": self.protect.text,
-            "fault": self.fault.spec,
-            "recalibrate": self.recalibrate.text if self.recalibrate else None,
-            "corrector": [correct.name, correct.window, correct.sha256] if correct else None,
-        }
+        corrector = [correct.name, correct.window, correct.sha256] if correct else None  # a hash in full
+        return {**self.texts, "corrector": corrector}
 
     @property
     def looks(self) -> bool:

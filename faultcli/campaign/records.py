@@ -55,11 +55,6 @@ class ArmResult:
     measure: Measure = ACCURACY  # what the campaign is about
 
     @property
-    def condition(self) -> str:
-        """What the arm shares with those that differ in protections only."""
-        return f"{self.arm.format}, {self.arm.fault.spec}"
-
-    @property
     def repeats(self) -> bool:
         """Whether all fault maps of the arm are the same one, so that nothing is uncertain."""
         return self.arm.fault.repeats

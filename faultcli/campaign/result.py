@@ -7,7 +7,7 @@ from dataclasses import replace
 from faultcli.campaign.gates import FaultFreeAccuracy, Verdict
 from faultcli.campaign.plan import Identity, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
-from faultcli.campaign.store import Memory, Store, StoreError
+from faultcli.campaign.store import ArmMemory, Store, StoreError
 from faultcli.campaign.watch import Watch
 from faultcli.faults.laws import AnyFlips
 
@@ -62,7 +62,7 @@ def no_trials(store: Store) -> StoreError:
 def _arm_result(
     plan: Plan,
     watch: Watch,
-    memory: Memory,
+    memory: ArmMemory,
     records: dict[int, Record],
     failures: dict[int, Failure],
 ) -> ArmResult:

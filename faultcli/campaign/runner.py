@@ -1,27 +1,25 @@
-"""Run a campaign: memory by memory, arm by arm; what the store has is not run again."""
+"""Run a campaign: every arm until its trials are enough, or its time is over."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import tee
 
-from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
-from faultcli.campaign.executors.base import Executor, Serial
-from faultcli.campaign.gates import FaultFreeAccuracy, gate_values
+from faultcli.campaign.bench import Trial
+from faultcli.campaign.executors.base import Executor
+from faultcli.campaign.gates import FaultFreeAccuracy
 from faultcli.campaign.plan import Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import CampaignResult, Failure, Record
 from faultcli.campaign.result import result_of
 from faultcli.campaign.shard import WHOLE, Shard
-from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.store import Store
 from faultcli.campaign.subject import Subject
+from faultcli.campaign.trials import ArmTrials, Run, opened
 from faultcli.campaign.watch import Watch
-from faultcli.faults.law import FaultLaw
 
 Listener = Callable[[Record | Failure, Watch], None]  # what a trial gave, and all of its arm's so far
 
@@ -57,71 +55,40 @@ def run_campaign(
         UsageError: a gate asks for what this kind of model does not have.
         WorkloadError: the model fails, or workers are lost again and again.
     """
-    start = time.perf_counter()
-    store = store or Store.open(None)
-    executor = executor or Serial()
     if shard.count > 1:
         plan = replace(plan, gates=(), until_half_width=None)
-    identity, workload = subject.identity(plan), subject.workload
-    original = fault_free(workload)
-    for gate in plan.gates:
-        gate.check_measured(gate_values(original.outcome), workload.architecture.name)
-    plan.check_measure(original.outcome)
-    store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
-    waiting = len(plan.arms)
-    try:
-        for memory in dict.fromkeys(arm.memory for arm in plan.arms):
-            arms = {number: arm for number, arm in enumerate(plan.arms) if arm.memory == memory}
-            bench: Bench | None = None
-            for number, arm in arms.items():
-                key = identity.arms[number]
-                known = store.records(key, number)
-                about = store.memory(key)
-                if about is None or not _complete(plan, number, about, known, shard, original):
-                    if bench is None:
-                        bench = Bench.set_up(subject, arms, original, seed=plan.seed)
-                    about = Memory(bench.image.bits, bench.overhead_bits_per_weight(number), bench.stored.outcome)
-                    store.keep_memory(key, about)
-                clock = time.perf_counter()
-                budget = Budget()
-                if budget_seconds is not None:
-                    each = (original if bench is None else bench.stored).seconds
-                    budget = Budget.of((budget_seconds - (clock - start)) / waiting, each, clock)
-                waiting -= 1
-                watch = _watch(plan, number, original, about)
-                watch.known = sum(trial in known for trial in shard.trials(plan.trials))
-                run = partial(_run, executor, bench, number, arm.fault)
-                with closing(_in_order(budget.trials(shard.trials(plan.trials), known), known, run)) as found:
-                    for result in found:
-                        if isinstance(result, Failure) or result.trial not in known:
-                            store.add(key, result)
-                        else:
-                            watch.kept += 1
-                        enough = isinstance(result, Record) and watch.enough(result)
-                        on_record(result, watch)
-                        if enough:
-                            break
-    finally:
-        workload.load(subject.tensors)
-    return replace(result_of(store, plan, identity), seconds=time.perf_counter() - start)
+    with opened(
+        plan, subject, executor=executor, store=store, budget_seconds=budget_seconds, provenance=provenance
+    ) as run:
+        for arm in run.arms():
+            _run(run, arm, shard.trials(plan.trials), on_record)
+    return replace(result_of(run.store, plan, run.identity), seconds=run.seconds)
 
 
-def _watch(plan: Plan, number: int, original: FaultFree, about: Memory) -> Watch:
-    clean = FaultFreeAccuracy.of(original.outcome, about.stored)
-    return Watch(plan, number, clean, plan.measure(original.outcome))
+def _run(run: Run, arm: ArmTrials, numbers: range, on_record: Listener) -> None:
+    """Run the trials of an arm until they are enough, or the time is over."""
+    original, law = run.original.outcome, run.plan.arms[arm.number].fault
+    clean = FaultFreeAccuracy.of(original, arm.memory().stored)
+    watch = Watch(run.plan, arm.number, clean, run.plan.measure(original))
+    watch.known = sum(number in arm.known for number in numbers)
+    trials = (Trial(arm.number, number, law) for number in _in_time(run, arm, numbers))
+    with closing(arm.run(trials)) as found:
+        for result in found:
+            watch.kept += result.trial in arm.known
+            enough = isinstance(result, Record) and watch.enough(result)
+            on_record(result, watch)
+            if enough:
+                break
 
 
-def _complete(
-    plan: Plan, number: int, about: Memory, known: Mapping[int, Record], shard: Shard, original: FaultFree
-) -> bool:
-    """Return whether an arm needs no trial beyond those that are known."""
-    watch = _watch(plan, number, original, about)
-    for trial in shard.trials(plan.trials):
-        if trial not in known:
-            return False
-        if watch.enough(known[trial]):
-            return True
-    return True
+def _in_time(run: Run, arm: ArmTrials, numbers: range) -> Iterator[int]:
+    """Yield those of the numbers that there is time for."""
+    first = next((place for place, number in enumerate(numbers) if number not in arm.known), len(numbers))
+    yield from numbers[:first]
+    if first < len(numbers):
+        seconds_per_trial = arm.bench().stored.seconds  # before the clock is read: setting up is no trial's time
+        budget = Budget.of(run.share, seconds_per_trial, time.perf_counter())
+        yield from budget.trials(numbers[first:], arm.known)
 
 
 @dataclass(frozen=True)
@@ -137,8 +104,10 @@ class Budget:
     until: float = math.inf  # a reading of `time.perf_counter`
 
     @classmethod
-    def of(cls, seconds: float, seconds_per_trial: float, now: float) -> Budget:
-        """Return the budget of so many seconds from now."""
+    def of(cls, seconds: float | None, seconds_per_trial: float, now: float) -> Budget:
+        """Return the budget of so many seconds from now; None: no limit."""
+        if seconds is None:
+            return cls()
         return cls(max(1.0, seconds // max(seconds_per_trial, 1e-9)), now + seconds)
 
     def trials(self, trials: Iterable[int], known: Container[int]) -> Iterator[int]:
@@ -150,31 +119,3 @@ class Budget:
                     return
                 fresh += 1
             yield trial
-
-
-def _run(
-    executor: Executor, bench: Bench | None, arm: int, law: FaultLaw, trials: Iterable[int]
-) -> Iterator[Record | Failure]:
-    assert bench is not None
-    return executor.run(bench, (Trial(arm, trial, law) for trial in trials))
-
-
-def _in_order(
-    trials: Iterator[int],
-    known: Mapping[int, Record],
-    run: Callable[[Iterator[int]], Iterator[Record | Failure]],
-) -> Generator[Record | Failure, None, None]:
-    """Yield what became of every trial, from what is known or else from running it; run none that is known."""
-    asked, ahead = tee(trials)
-    fresh: Iterator[Record | Failure] | None = None
-    try:
-        for trial in asked:
-            if trial in known:
-                yield known[trial]
-                continue
-            if fresh is None:
-                fresh = run(one for one in ahead if one not in known)
-            yield next(fresh)
-    finally:
-        if isinstance(fresh, Generator):
-            fresh.close()

@@ -20,8 +20,8 @@ from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from faultcli.campaign.cells import (
+    ArmMemory,
     Damaged,
-    Memory,
     read_arm_cell,
     read_base,
     read_failure,
@@ -38,7 +38,7 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.workload.metrics import Outcome
 
-__all__ = ["Memory", "Store", "StoreError", "describe_difference"]
+__all__ = ["ArmMemory", "Store", "StoreError", "describe_difference"]
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
@@ -176,14 +176,14 @@ class Store:
         return sorted(self._ids, key=lambda identity: self._ids[identity])
 
     @_guarded
-    def memory(self, arm: str) -> Memory | None:
+    def memory(self, arm: str) -> ArmMemory | None:
         """Return what is known of an arm; None before its fault-free run."""
         query = "SELECT bits, overhead, stored FROM arms WHERE identity = ? AND bits IS NOT NULL"
         found = self._connection.execute(query, (arm,)).fetchone()
         return read_memory(found, inputs=self.inputs, like=self.original) if found else None
 
     @_guarded
-    def keep_memory(self, arm: str, memory: Memory) -> None:
+    def keep_memory(self, arm: str, memory: ArmMemory) -> None:
         """Keep what is known of an arm."""
         row = (memory.bits, memory.overhead_bits_per_weight, _json(memory.stored), arm)
         with transaction(self._connection):

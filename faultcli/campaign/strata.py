@@ -7,15 +7,9 @@ whatever p was. So acc(p) = Σ_k Binom(k; bits, p) · acc(k), and trials at fixe
 this is the mixture of the binomials over all rates evenly on a logarithmic axis (∫ Binom(k; N, p) dp/p = 1/k). k = 0 is
 the fault-free run as stored: known, never drawn.
 
-Two estimates come from the same trials:
-
-- `FlipCurve.estimate`, the one to use: acc(k) as a smooth function of log k (`statistics.smoothing`), summed under the
-  binomial exactly. At many flips the binomial is narrow (1 % wide at 10,000 flips), so hardly any trial lies inside it
-  and the smoothness of acc(k) is what lets neighbours help.
-- `FlipCurve.unbiased`, the one to check it with: every trial is weighted by Binom(k; bits, p)/q(k), q being the law it
-  was drawn from, so nothing is assumed of acc(k). To keep the weights' noise off the level, they weight only what a
-  curve fitted to the *other* half of the trials leaves over (a difference estimator with cross-fitting): unbiased for
-  every acc(k), however rough, and with any curve; at many flips far less precise than the smooth one.
+`FlipCurve.estimate` takes acc(k) as a smooth function of log k (`statistics.smoothing`), summed under the binomial
+exactly. At many flips the binomial is narrow (1 % wide at 10,000 flips), so hardly any trial lies inside it and the
+smoothness of acc(k) is what lets neighbours help. The tests check it with an estimate that assumes nothing of acc(k).
 """
 
 from __future__ import annotations
@@ -102,8 +96,7 @@ class FlipCurve:
         self._logs = (math.log(least), math.log(most) if most > least else math.log(least) + 1)
         self._start = np.random.default_rng(seed).random(self._cells)
         self._asked = np.zeros(self._cells, dtype=np.int64)
-        self._flips: list[int] = []
-        self._values: dict[str, list[float]] = {name: [] for name in fault_free}
+        self._taken = 0  # trials handed back
         self._moments = {name: Moments(self._cells, level) for name, level in fault_free.items()}
         self._fits: dict[str, Smooth] = {}
         self._rows: dict[float, tuple[float, Floats]] = {}
@@ -111,7 +104,7 @@ class FlipCurve:
     @property
     def trials(self) -> int:
         """Trials handed back so far."""
-        return len(self._flips)
+        return self._taken
 
     def add(self, flips: int, values: Mapping[str, float]) -> None:
         """Take one trial back: its number of flips and every quantity of `fault_free`.
@@ -123,10 +116,9 @@ class FlipCurve:
             raise ValueError(f"{flips} flips lie in no stratum: from {self.edges[0]} to {self.edges[-1] - 1}")
         row = spline_basis(self._position([flips]), self._cells)[0]
         cell = int(self._cell(np.array(flips)))
-        self._flips.append(flips)
-        for name, known in self._values.items():
-            known.append(float(values[name]))
-            self._moments[name].add(row, float(values[name]), cell)
+        self._taken += 1
+        for name, moments in self._moments.items():
+            moments.add(row, float(values[name]), cell)
         self._fits.clear()
 
     def next_flips(self, count: int, *, rates: tuple[float, float] | None = None) -> list[int]:
@@ -143,7 +135,7 @@ class FlipCurve:
         chosen: list[int] = []
         while len(chosen) < count and self._asked.min() < PILOT:
             chosen.append(self._draw(int(self._asked.argmin())))
-        if len(chosen) == count or not self._flips:
+        if len(chosen) == count or not self._taken:
             while len(chosen) < count:
                 chosen.append(self._draw(int(self._asked.argmin())))
             return chosen
@@ -220,47 +212,9 @@ class FlipCurve:
             high or (float(rates[0]) if high == 0 and fell else None),
         )
 
-    def unbiased(self, ber: float, quantity: str = "accuracy") -> tuple[float, float] | None:
-        """Return the importance-weighted estimate at one rate and its standard error; None below 4 trials a stratum.
-
-        Unbiased for every acc(k) where the numbers of trials per stratum do not depend on the trials' values; under the
-        adaptive allocation the bias is of the order of 1/n. Not cut to 0 to 1: that would bias it. The standard error
-        is a guide: flips that are spread evenly over a stratum make it too large (twice, where acc(k) is rough), the
-        two halves that fit each other make it too small (by a fifth at 7 trials per half of a stratum).
-        """
-        flips, cell = self._drawn()
-        counts = np.bincount(cell, minlength=self._cells)
-        k, mass = self._binomial(ber)
-        touched = np.unique(self._cell(k[k > 0]))
-        if counts.min() < 4:
-            return None
-        values = np.array(self._values[quantity])
-        probability = dict(zip(k.tolist(), mass.tolist(), strict=True))
-        lengths = np.log(self.edges[cell + 1] / self.edges[cell])
-        weight = np.array([probability.get(int(one), 0.0) for one in flips]) * lengths / np.log1p(1 / flips)
-        order = np.zeros(len(cell), dtype=np.int64)  # position of a trial within its stratum
-        for h in range(self._cells):
-            order[cell == h] = np.arange(counts[h])
-        basis = spline_basis(self._position(flips), self._cells)
-        level, row = self._row(ber)
-        estimate, variance = 0.0, 0.0
-        for half in (0, 1):
-            own = order % 2 == half
-            moments = Moments(self._cells, self.fault_free[quantity])
-            for i in np.flatnonzero(~own):
-                moments.add(basis[i], float(values[i]), int(cell[i]))
-            other = fit(moments).coefficients
-            rest = weight * (values - basis @ other)
-            estimate += 0.5 * (level * self.fault_free[quantity] + float(row @ other))
-            for h in touched:
-                mine = rest[own & (cell == h)]
-                estimate += 0.5 * float(mine.mean())
-                variance += 0.25 * float(mine.var(ddof=1)) / len(mine)
-        return estimate, math.sqrt(variance)
-
     @property
     def _ready(self) -> bool:
-        return len(self._flips) >= PILOT * self._cells
+        return self._taken >= PILOT * self._cells
 
     def _grid(self, rates: tuple[float, float] | None, per_decade: int = 4) -> Floats:
         low, high = rates or self.range
@@ -283,10 +237,6 @@ class FlipCurve:
 
     def _cell(self, flips: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.clip(np.searchsorted(self.edges, flips, side="right") - 1, 0, self._cells - 1).astype(np.int64)
-
-    def _drawn(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        flips = np.array(self._flips, dtype=np.int64)
-        return flips, self._cell(flips)
 
     def _position(self, flips: Sequence[int] | NDArray[np.int64]) -> Floats:
         """Return where numbers of flips lie on the spline's axis, 0 to the number of cells."""

@@ -28,7 +28,7 @@ from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.data import Dataset, load_data, training_split
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 from faultcli.workload.inmemory import module_workload, scored_module
 from faultcli.workload.score import Changed, MetricScore, Score, ScoreTask, ScoreWorkload, score_name
 
@@ -124,10 +124,9 @@ class Subject:
         workload = build_workload(
             state,
             checkpoint.metadata,
-            data=data,
+            WorkloadSpec(data, **running),  # type: ignore[arg-type]
             directory=checkpoint.directory,
             is_directory=checkpoint.kind == "directory",
-            **running,  # type: ignore[arg-type]
         )
         return cls(
             workload,

@@ -80,12 +80,8 @@ def inject(
         with byte_progress(quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,
-                law,
+                library.Draw(law, names, format, seed, trial),
                 written_to,
-                names=names,
-                format_name=format,
-                seed=seed,
-                trial=trial,
                 force=force,
                 save_faults=save_faults,
                 progress=advance,

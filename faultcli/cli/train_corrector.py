@@ -179,7 +179,7 @@ def train_corrector(
     highest = max((law.ber for law in laws if law.ber is not None), default=None)
     image = subject.memory(format, chain, highest if chain.needs_ber else None)
     parts = _parts(data, train_data, train_limit, window, held_out, seed, quiet)
-    bench = experiment.Bench.around(image, held_out, *parts)
+    bench = experiment.Experiment.around(image, held_out, *parts)
     training = TrainingOptions(len(parts[1]), perceptron)
     card = Card(
         bench.held_out.logits().shape[1],

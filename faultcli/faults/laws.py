@@ -137,10 +137,6 @@ class AnyFlips(FaultLaw):
     def key(self) -> str:
         return f"{self.name}:{self.unit}"
 
-    def exactly(self, count: int) -> Flips:
-        """Return the law of a trial with so many flips."""
-        return Flips(count)
-
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
         raise FaultError(f"{self.spec}: names no number of flips", "try: flips:3, or --curve LOW:HIGH for every rate")
 

@@ -13,7 +13,7 @@ from faultcli.workload.metrics import GoldenRun, Outcome, measure
 
 
 @dataclass(frozen=True)
-class Trial:
+class HeldOutMap:
     """One held-out fault map with and without the corrector."""
 
     fault: str
@@ -34,15 +34,15 @@ class Level:
 
     fault: str
     clean: Outcome
-    trials: tuple[Trial, ...]
+    maps: tuple[HeldOutMap, ...]
 
     @property
     def gains(self) -> list[float]:
-        return [trial.gain for trial in self.trials]
+        return [one.gain for one in self.maps]
 
     def mean(self, which: str) -> float:
         """Mean top-1 accuracy over maps of `corrupted` or `corrected`."""
-        return float(np.mean([getattr(trial, which).top1 for trial in self.trials]))
+        return float(np.mean([getattr(one, which).top1 for one in self.maps]))
 
     @property
     def share_back(self) -> float | None:
@@ -53,20 +53,20 @@ class Level:
     @property
     def predicted_gain(self) -> float | None:
         """Mean of what the corrector itself expected, from the windows alone; None where it expects nothing."""
-        known = [t.correction.predicted_gain for t in self.trials if t.correction.predicted_gain is not None]
+        known = [one.correction.predicted_gain for one in self.maps if one.correction.predicted_gain is not None]
         return float(np.mean(known)) if known else None
 
     @property
     def severity(self) -> float | None:
         """Mean of the corrector's own estimates."""
-        known = [t.correction.severity for t in self.trials if t.correction.severity is not None]
+        known = [one.correction.severity for one in self.maps if one.correction.severity is not None]
         return float(np.mean(known)) if known else None
 
 
 def assess(
     corrector: Corrector, fault: str, trial: int, logits: Tensor, window: Tensor | None, labels: Tensor,
     golden: GoldenRun, *, strength: float = 1.0,
-) -> Trial:  # fmt: skip
+) -> HeldOutMap:  # fmt: skip
     """Measure one damaged copy.
 
     Args:
@@ -81,12 +81,12 @@ def assess(
     """
     correction = corrector.observe(window, strength=strength)
     corrected = measure(correction(logits), labels, golden)
-    return Trial(fault, trial, measure(logits, labels, golden), corrected, correction)
+    return HeldOutMap(fault, trial, measure(logits, labels, golden), corrected, correction)
 
 
-def levels(trials: Iterable[Trial], clean: Outcome) -> list[Level]:
-    """Group trials by fault, in the order in which faults come first."""
-    grouped: dict[str, list[Trial]] = {}
-    for trial in trials:
-        grouped.setdefault(trial.fault, []).append(trial)
+def levels(maps: Iterable[HeldOutMap], clean: Outcome) -> list[Level]:
+    """Group maps by fault, in the order in which faults come first."""
+    grouped: dict[str, list[HeldOutMap]] = {}
+    for one in maps:
+        grouped.setdefault(one.fault, []).append(one)
     return [Level(fault, clean, tuple(group)) for fault, group in grouped.items()]

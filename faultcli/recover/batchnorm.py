@@ -65,7 +65,7 @@ def parse_recalibration(text: str) -> Recalibrate | None:
 
 
 @dataclass(frozen=True)
-class _Moments:
+class _LayerMoments:
     """What a layer sees, per channel: mean and variance, and the squared standard error of the mean and of the
     logarithm of the variance, inputs being the sampling unit."""
 
@@ -76,7 +76,7 @@ class _Moments:
 
 
 @dataclass(frozen=True)
-class _Reference:
+class _HealthyLayer:
     """What a layer of the healthy model sees, as it is kept: per channel its mean and variance; per layer the mean
     squared error of both, relative to the variance and of its logarithm, sampling and rounding together."""
 
@@ -86,7 +86,7 @@ class _Reference:
     stretch_error: Tensor
 
     @classmethod
-    def of(cls, seen: _Moments) -> _Reference:
+    def of(cls, seen: _LayerMoments) -> _HealthyLayer:
         mean, variance = _kept_number(seen.mean), _kept_number(seen.variance)
         shift = seen.mean_error / seen.variance + (mean - seen.mean).square() / seen.variance
         stretch = seen.log_variance_error + (variance / seen.variance).log().square()
@@ -128,7 +128,7 @@ class BatchNormRecalibration:
             )
         inputs = workload.prepare(unlabelled.first(2 * spec.inputs))
         self._window = inputs[spec.inputs :] if len(inputs) == 2 * spec.inputs else inputs[: spec.inputs]
-        self._reference: dict[nn.Module, _Reference] = {}
+        self._reference: dict[nn.Module, _HealthyLayer] = {}
         self._walk(inputs[: spec.inputs], self._keep_reference)
         self.side_bits = sum(reference.bits for reference in self._reference.values())
 
@@ -155,7 +155,7 @@ class BatchNormRecalibration:
                 hook.remove()
 
     def _keep_reference(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self._reference[layer] = _Reference.of(_moments(arguments[0]))
+        self._reference[layer] = _HealthyLayer.of(_moments(arguments[0]))
 
     def _move(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         healthy, damaged = self._reference[layer], _moments(arguments[0])
@@ -185,7 +185,7 @@ def _kept(seen: Tensor, by_chance: Tensor, channels: int) -> Tensor:
     return torch.where(seen > 0, 1 - at_most / seen, 0).clamp(0, 1).nan_to_num(0)
 
 
-def _moments(x: Tensor) -> _Moments:
+def _moments(x: Tensor) -> _LayerMoments:
     """Return the moments of activations [N, C, ...] per channel."""
     n = len(x)
     flat = x.reshape(n, x.shape[1], -1)
@@ -193,7 +193,7 @@ def _moments(x: Tensor) -> _Moments:
     mean = mean_of_input.mean(dim=0)
     variance = (square_of_input.mean(dim=0) - mean.square()).clamp(min=1e-12)
     deviation = square_of_input - 2 * mean_of_input * mean + mean.square()  # of each input from the common mean
-    return _Moments(mean, variance, mean_of_input.var(dim=0) / n, deviation.var(dim=0) / n / variance.square())
+    return _LayerMoments(mean, variance, mean_of_input.var(dim=0) / n, deviation.var(dim=0) / n / variance.square())
 
 
 def _mean(layer: nn.Module) -> Tensor:

@@ -12,7 +12,7 @@ from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.memory import MemoryImage
-from faultcli.recover.assess import Level, Trial, assess, levels
+from faultcli.recover.assess import HeldOutMap, Level, assess, levels
 from faultcli.recover.base import Card, Corrector, CorrectorError
 from faultcli.recover.logits import Copy, LabelledLogits, damaged_copies, one_copy
 from faultcli.recover.methods import TrainingOptions, train_corrector
@@ -24,7 +24,7 @@ HELD_OUT_TRIALS = 1_000_000  # trials of the report start here: their faults are
 
 
 @dataclass(frozen=True)
-class Bench:
+class Experiment:
     """One model, three sets of inputs. The workloads share the model; it holds the memory's fault-free values.
 
     Attributes:
@@ -46,7 +46,7 @@ class Bench:
     @classmethod
     def around(
         cls, image: MemoryImage, workload: Workload, training: Dataset, window: Dataset, held_out: Dataset | None = None
-    ) -> Bench:
+    ) -> Experiment:
         """Put other inputs around a workload's model; without `held_out`, its own are those of the report."""
 
         def beside(inputs: Dataset) -> Workload:
@@ -79,7 +79,7 @@ def cut(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class TrainedCorrector:
     """A trained corrector and what it did on held-out fault maps and held-out data."""
 
     corrector: Corrector
@@ -91,7 +91,7 @@ Progress = Callable[[], None]
 
 def unseen_damage(
     method: str,
-    bench: Bench,
+    experiment: Experiment,
     laws: Sequence[FaultLaw],
     card: Card,
     options: TrainingOptions,
@@ -99,12 +99,12 @@ def unseen_damage(
     training_maps: int,
     report_maps: int,
     progress: Progress = lambda: None,
-) -> Experiment:
+) -> TrainedCorrector:
     """Train on some fault maps of the laws and report on others.
 
     Args:
         method: a name of the table.
-        bench: model and data.
+        experiment: model and data.
         laws: at least one.
         card: its seed is that of the faults.
         options: of the training.
@@ -120,27 +120,27 @@ def unseen_damage(
         raise UsageError("a corrector is trained on 1 fault map per level or more", "--maps 6 --report-maps 20")
     if not laws:
         raise UsageError("no fault to train for", "name one with --fault SPEC or --ber P")
-    data = training_logits(bench, laws, training_maps, card.seed, progress)
+    data = training_logits(experiment, laws, training_maps, card.seed, progress)
     corrector = train_corrector(method, data, card, options)
-    found = held_out_levels([corrector], bench, laws, report_maps, card.seed, progress)
-    return Experiment(corrector, tuple(found[0]))
+    found = held_out_levels([corrector], experiment, laws, report_maps, card.seed, progress)
+    return TrainedCorrector(corrector, tuple(found[0]))
 
 
 def training_logits(
-    bench: Bench, laws: Sequence[FaultLaw], maps: int, seed: int, progress: Progress = lambda: None
+    experiment: Experiment, laws: Sequence[FaultLaw], maps: int, seed: int, progress: Progress = lambda: None
 ) -> LabelledLogits:
     """Return the training inputs' logits, clean and under `maps` fault maps per law: what every method trains on."""
-    clean = bench.training.logits()
+    clean = experiment.training.logits()
     copies: list[Copy] = []
-    for (copy,) in damaged_copies(bench.image, laws, maps, [bench.training], seed=seed):
+    for (copy,) in damaged_copies(experiment.image, laws, maps, [experiment.training], seed=seed):
         copies.append(copy)
         progress()
-    return LabelledLogits(clean, bench.training.labels, tuple(copies))
+    return LabelledLogits(clean, experiment.training.labels, tuple(copies))
 
 
 def held_out_levels(
     correctors: Sequence[Corrector],
-    bench: Bench,
+    experiment: Experiment,
     laws: Sequence[FaultLaw],
     maps: int,
     seed: int,
@@ -151,29 +151,31 @@ def held_out_levels(
     Returns:
         Per corrector, one level per law, preceded by the healthy model (`none`).
     """
-    clean = bench.held_out.logits()
+    clean = experiment.held_out.logits()
     golden = GoldenRun(clean)
-    labels = bench.held_out.labels
+    labels = experiment.held_out.labels
     outcome = measure(clean, labels, golden)
-    healthy = tuple(Copy("none", 0, w.logits(), 0) for w in bench.looking)
-    trials: list[list[Trial]] = [[] for _ in correctors]
+    healthy = tuple(Copy("none", 0, w.logits(), 0) for w in experiment.looking)
+    maps_of: list[list[HeldOutMap]] = [[] for _ in correctors]
 
     def judge(copies: tuple[Copy, ...]) -> None:
         window = copies[1].logits if len(copies) > 1 else None
-        for found, corrector in zip(trials, correctors, strict=True):
+        for found, corrector in zip(maps_of, correctors, strict=True):
             copy = copies[0]
             found.append(assess(corrector, copy.fault, copy.trial, copy.logits, window, labels, golden))
 
     if maps:
         judge(healthy)
-        drawn = damaged_copies(bench.image, laws, maps, bench.looking, seed=seed, first_trial=HELD_OUT_TRIALS)
+        drawn = damaged_copies(experiment.image, laws, maps, experiment.looking, seed=seed, first_trial=HELD_OUT_TRIALS)
         for copies in drawn:
             judge(copies)
             progress()
-    return [levels(found, outcome) for found in trials]
+    return [levels(found, outcome) for found in maps_of]
 
 
-def known_damage(method: str, bench: Bench, faults: FaultMap, card: Card, options: TrainingOptions) -> Experiment:
+def known_damage(
+    method: str, experiment: Experiment, faults: FaultMap, card: Card, options: TrainingOptions
+) -> TrainedCorrector:
     """Train on the damaged device itself and report on it, on held-out data.
 
     Raises:
@@ -182,16 +184,16 @@ def known_damage(method: str, bench: Bench, faults: FaultMap, card: Card, option
     """
     if card.setting != "known damage":
         raise CorrectorError("a corrector for known damage has to say so in its card")
-    clean = bench.training.logits()
-    held_out = bench.held_out.logits()
-    workloads = [bench.training, *bench.looking]
-    training, *looking = one_copy(bench.image, faults, workloads, faults.fault, faults.trial)
+    clean = experiment.training.logits()
+    held_out = experiment.held_out.logits()
+    workloads = [experiment.training, *experiment.looking]
+    training, *looking = one_copy(experiment.image, faults, workloads, faults.fault, faults.trial)
     if not training.changed:
         raise UsageError("the fault map leaves the model intact, so there is nothing to correct", "replay another one")
-    data = LabelledLogits(clean, bench.training.labels, (training,))
+    data = LabelledLogits(clean, experiment.training.labels, (training,))
     corrector = train_corrector(method, data, card, options)
     golden = GoldenRun(held_out)
-    outcome = measure(held_out, bench.held_out.labels, golden)
+    outcome = measure(held_out, experiment.held_out.labels, golden)
     window = looking[1].logits if len(looking) > 1 else None
-    trial = assess(corrector, faults.fault, faults.trial, looking[0].logits, window, bench.held_out.labels, golden)
-    return Experiment(corrector, tuple(levels([trial], outcome)))
+    found = assess(corrector, faults.fault, faults.trial, looking[0].logits, window, experiment.held_out.labels, golden)
+    return TrainedCorrector(corrector, tuple(levels([found], outcome)))

@@ -199,14 +199,14 @@ def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, ran
         fits.append(_start(some, softmax(-0.5 * distances).T))
         if number >= _DRAWN // 2 and _agree(fits):
             break
-    found = sorted((_Named.of(fit, structure) for fit in fits), key=lambda named: -named.score)
+    found = sorted((_NamedFit.of(fit, structure) for fit in fits), key=lambda named: -named.score)
     best = found[0]
     if not _agree(fits):
-        again = [_Named.of(some.fit(named.fit.posterior, _LONG), structure) for named in found[:_KEPT]]
+        again = [_NamedFit.of(some.fit(named.fit.posterior, _LONG), structure) for named in found[:_KEPT]]
         best = max(again, key=lambda named: named.score)
         for _ in range(_SPLITS):
             start = _split_and_merge(some.x, best.fit, random)
-            best = max(best, _Named.of(some.fit(start, _LONG), structure), key=lambda named: named.score)
+            best = max(best, _NamedFit.of(some.fit(start, _LONG), structure), key=lambda named: named.score)
     whole = Rows(x, prior)
     named = whole.expect(best.fit.means, best.fit.covariances).renamed(best.labels)
     return whole.fit(named.posterior, _LONG)
@@ -217,7 +217,7 @@ def _start(rows: Rows, start: Array) -> Fit:
 
 
 @dataclass(frozen=True)
-class _Named:
+class _NamedFit:
     """A fit with the best names for its components, and how well it explains the window and the damage together."""
 
     fit: Fit
@@ -225,7 +225,7 @@ class _Named:
     score: float
 
     @classmethod
-    def of(cls, fit: Fit, structure: MeanStructure) -> _Named:
+    def of(cls, fit: Fit, structure: MeanStructure) -> _NamedFit:
         labels, agreement = structure.name_clusters(fit.means)
         return cls(fit, labels, _LIKELIHOOD_WEIGHT * fit.posterior.shape[1] * fit.log_likelihood + agreement)
 

@@ -9,7 +9,7 @@ from faultcli.recover.adaptive import Adaptive, learn_structure
 from faultcli.recover.align import Align
 from faultcli.recover.base import Card, Corrector, CorrectorError
 from faultcli.recover.edmn import Edmn, EdmnOptions
-from faultcli.recover.known import Recalibrated
+from faultcli.recover.known_damage import KnownDamageCorrector
 from faultcli.recover.logits import LabelledLogits
 from faultcli.recover.mixture import Mixture
 from faultcli.recover.reference import Reference
@@ -34,7 +34,7 @@ def kind_of(method: str, setting: str) -> type[Corrector]:
     """
     if method not in METHODS:
         raise unknown_name("correction method", method, METHODS)
-    return Recalibrated if (method, setting) == ("adaptive", "known damage") else METHODS[method]
+    return KnownDamageCorrector if (method, setting) == ("adaptive", "known damage") else METHODS[method]
 
 
 def train_corrector(method: str, data: LabelledLogits, card: Card, options: TrainingOptions | None = None) -> Corrector:
@@ -57,8 +57,8 @@ def train_corrector(method: str, data: LabelledLogits, card: Card, options: Trai
         raise CorrectorError(f"the logits have {data.classes} classes, the corrector is to have {card.classes}")
     if kind is Edmn:
         return Edmn.train(data, card, options.edmn)
-    if kind is Recalibrated:
-        return Recalibrated.train(data, card, options.edmn)
+    if kind is KnownDamageCorrector:
+        return KnownDamageCorrector.train(data, card, options.edmn)
     if kind is Adaptive:
         return Adaptive.train(data, card, options.window, card.seed)
     reference = Reference.measure(data.clean.double().numpy(), data.labels.numpy())

@@ -37,7 +37,7 @@ def verdict(level: Level) -> str:
 
 def correction_document(output: Path | None, corrector: Corrector, levels: Sequence[Level]) -> dict[str, Any]:
     """Return the result as JSON takes it. Accuracies and gains are fractions; what is undefined is null."""
-    numbers = [trial.correction.numbers for level in levels for trial in level.trials]
+    numbers = [one.correction.numbers for level in levels for one in level.maps]
     return {
         "schema": SCHEMA,
         "output": None if output is None else str(output),
@@ -53,14 +53,14 @@ def correction_document(output: Path | None, corrector: Corrector, levels: Seque
 def _level(level: Level) -> dict[str, Any]:
     gain = gain_interval(level)
     corrupted, corrected = (
-        mean_interval([getattr(t, w).top1 for t in level.trials]) for w in ("corrupted", "corrected")
+        mean_interval([getattr(one, w).top1 for one in level.maps]) for w in ("corrupted", "corrected")
     )
     decisions: dict[str, int] = {}
-    for trial in level.trials:
-        decisions[trial.correction.decision] = decisions.get(trial.correction.decision, 0) + 1
+    for one in level.maps:
+        decisions[one.correction.decision] = decisions.get(one.correction.decision, 0) + 1
     return {
         "fault": level.fault,
-        "maps": len(level.trials),
+        "maps": len(level.maps),
         "clean_accuracy": level.clean.top1,
         "corrupted": _interval(corrupted),
         "corrected": _interval(corrected),
@@ -99,7 +99,7 @@ def _cells(level: Level) -> list[str]:
     gain, predicted, back = gain_interval(level), level.predicted_gain, level.share_back
     return [
         level.fault,
-        str(len(level.trials)),
+        str(len(level.maps)),
         percent(level.mean("corrupted"), 2),
         percent(level.mean("corrected"), 2),
         "+0.00" if verdict(level) == "left alone" else points(gain),
@@ -184,11 +184,11 @@ def _plot(path: Path, kind: str, corrector: Corrector, levels: Sequence[Level]) 
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         for number, level in enumerate(levels):
-            lost = [100 * (level.clean.top1 - trial.corrupted.top1) for trial in level.trials]
+            lost = [100 * (level.clean.top1 - one.corrupted.top1) for one in level.maps]
             gains = [100 * gain for gain in level.gains]
             axes.scatter(lost, gains, s=14, alpha=0.6, color=f"C{number % 10}", label=printable(level.fault))
-            known = [(x, 100 * t.correction.predicted_gain) for x, t in zip(lost, level.trials, strict=True)
-                     if t.correction.predicted_gain is not None]  # fmt: skip
+            known = [(x, 100 * one.correction.predicted_gain) for x, one in zip(lost, level.maps, strict=True)
+                     if one.correction.predicted_gain is not None]  # fmt: skip
             if known:
                 lost, gains = [x for x, _ in known], [y for _, y in known]
                 axes.scatter(lost, gains, s=14, marker="x", alpha=0.4, color=f"C{number % 10}")

@@ -59,10 +59,7 @@ def _arm(arm: ArmCurve, result: CurveResult, axis: RateRange, bers: Sequence[flo
             point[name] = None if at is None or band is None else _interval(at, band)
         points.append(point)
     return {
-        "format": arm.arm.format,
-        "protect": arm.arm.protect.text,
-        "corrector": arm.arm.correct.text if arm.arm.correct else None,
-        "recalibrate": arm.arm.recalibrate.text if arm.arm.recalibrate else None,
+        **{name: text for name, text in arm.arm.texts.items() if name != "fault"},
         "trials": curve.trials,
         "failed_trials": len(arm.failures),
         "bits": arm.memory.bits,

@@ -78,11 +78,7 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
     accuracy = arm.headline(confidence) if measure.score is None else None
     gain, drop = result.gain_over_none(arm, confidence), paired_drop(result, number)
     return {
-        "format": arm.arm.format,
-        "protect": arm.arm.protect.text,
-        "fault": arm.arm.fault.spec,
-        "corrector": arm.arm.correct.text if arm.arm.correct else None,
-        "recalibrate": arm.arm.recalibrate.text if arm.arm.recalibrate else None,
+        **arm.arm.texts,
         "trials": len(arm.records),
         "trials_outstanding": arm.outstanding,
         "interval": "at every look" if arm.sequential else "fixed number of trials",

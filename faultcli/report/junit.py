@@ -13,7 +13,7 @@ from xml.etree import ElementTree as Tree
 from faultcli.campaign.gates import Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.report.summary import arm_cells, arm_columns, gate_text, measured, provenance_rows, unit
-from faultcli.report.table import hardening, outstanding_lines, until_decided
+from faultcli.report.table import outstanding_lines, until_decided
 from faultcli.report.text import counted, printable
 
 
@@ -51,7 +51,7 @@ def _cases(suite: Tree.Element, arm: ArmResult, result: CampaignResult) -> None:
     # The trials are the same for all gates of an arm; their time is shared so that it adds up.
     share = _seconds(sum(record.seconds for record in arm.records) / max(1, len(arm.gates)))
     for gate in arm.gates:
-        name = f"{hardening(arm)}: {gate_text(gate)}"
+        name = f"{arm.arm.hardening}: {gate_text(gate)}"
         case = Tree.SubElement(suite, "testcase", classname=_text(group), name=_text(name), time=share)
         found = f"{measured(gate, result)}{unit(gate)} after {counted(gate.trials, 'trial')}"
         if gate.verdict is Verdict.FAIL:
@@ -61,7 +61,7 @@ def _cases(suite: Tree.Element, arm: ArmResult, result: CampaignResult) -> None:
             Tree.SubElement(case, "error", message=_text(message), type="inconclusive").text = _text(name)
         Tree.SubElement(case, "system-out").text = _text(numbers, lines=True)
     if not arm.gates:
-        case = Tree.SubElement(suite, "testcase", classname=_text(group), name=_text(hardening(arm)), time=share)
+        case = Tree.SubElement(suite, "testcase", classname=_text(group), name=_text(arm.arm.hardening), time=share)
         Tree.SubElement(case, "system-out").text = _text(numbers, lines=True)
 
 

@@ -12,7 +12,7 @@ from faultcli.report.drawing import FAINT, INK, WIDTH, drawing, new_figure, shor
 from faultcli.report.numbers import UNDEFINED, headline_text, limits, original_text, percent, percent_interval, scale
 from faultcli.report.numbers import label as label_of
 from faultcli.report.plot import MOST_SERIES, Plot, by_format, kind_of_law, level_of, looks
-from faultcli.report.table import by_condition, hardening
+from faultcli.report.table import by_condition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def accuracy_curves(result: CampaignResult) -> list[Plot]:
     groups: dict[tuple[str, str], dict[str, list[ArmResult]]] = {}
     for arm in result.arms:
         series = groups.setdefault((arm.arm.format, kind_of_law(arm)), {})
-        series.setdefault(hardening(arm), []).append(arm)
+        series.setdefault(arm.arm.hardening, []).append(arm)
     plots: list[Plot] = []
     for (form, kind), series in groups.items():
         names = [name for name, arms in series.items() if len(arms) > 1]
@@ -103,7 +103,7 @@ def overhead_plots(result: CampaignResult) -> list[Plot]:
 
 def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult], name: str) -> Plot:
     confidence, look_of = result.plan.confidence, looks(result)
-    drawn = {label: look_of[label] for label in dict.fromkeys(hardening(arm) for arm in arms)}
+    drawn = {label: look_of[label] for label in dict.fromkeys(arm.arm.hardening for arm in arms)}
     overheads = sorted({arm.overhead_bits_per_weight for arm in arms})
     fronts: list[tuple[ArmResult, ...]] = [tuple(_front(group)) for group in _conditions(result, arms)]
     with drawing():
@@ -116,7 +116,7 @@ def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult],
             axes.plot([*x, overheads[-1]], [*y, y[-1]], color=FAINT, linewidth=1, drawstyle="steps-post", zorder=1)
             ends.append((y[-1], level_of(front[0])))
         for label, look in drawn.items():
-            here = [arm for arm in arms if hardening(arm) == label and arm.records]
+            here = [arm for arm in arms if arm.arm.hardening == label and arm.records]
             axes.scatter(
                 [arm.overhead_bits_per_weight for arm in here],
                 [100 * _mean(arm) for arm in here],
@@ -142,7 +142,7 @@ def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult],
         axes.grid(axis="y")
         legend(figure, drawn)
         best = "; ".join(
-            f"{level_of(front[-1])}: best is {hardening(front[-1])} with "
+            f"{level_of(front[-1])}: best is {front[-1].arm.hardening} with "
             f"{headline_text(front[-1], confidence)} at {front[-1].overhead_bits_per_weight:.3g}"
             for front in fronts
         )
@@ -151,7 +151,7 @@ def _overhead_plot(result: CampaignResult, form: str, arms: Sequence[ArmResult],
     on_front = {id(arm) for front in fronts for arm in front}
     rows = tuple(
         (
-            hardening(arm),
+            arm.arm.hardening,
             level_of(arm),
             f"{arm.overhead_bits_per_weight:.3g}",
             headline_text(arm, confidence),
@@ -199,7 +199,7 @@ def _without_corrector(result: CampaignResult, arm: ArmResult) -> ArmResult | No
 
 def _corrector_plot(result: CampaignResult, form: str, pairs: Sequence[tuple[ArmResult, ArmResult]], name: str) -> Plot:
     confidence, look_of = result.plan.confidence, looks(result)
-    names = dict.fromkeys((hardening(arm) for arm, _ in pairs), None)
+    names = dict.fromkeys((arm.arm.hardening for arm, _ in pairs), None)
     rows = []
     with drawing():
         figure, axes = new_figure(3.1 + legend_height(names))
@@ -207,7 +207,7 @@ def _corrector_plot(result: CampaignResult, form: str, pairs: Sequence[tuple[Arm
         for label in names:
             look, lost, gained = look_of[label], [], []
             for arm, bare in pairs:
-                if hardening(arm) != label:
+                if arm.arm.hardening != label:
                     continue
                 without = {record.trial: record.outcome.top1 for record in bare.records}
                 both = [record for record in arm.records if record.trial in without]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.report.drawing import LINES, MARKERS, SERIES, short_number
-from faultcli.report.table import hardening
 
 MOST_SERIES = len(SERIES)
 MOST_ROWS = 40  # of one figure; more go on to another one
@@ -34,7 +33,7 @@ class Look:
 
 def looks(result: CampaignResult) -> dict[str, Look]:
     """Return the look of every hardening, in the order of the plan."""
-    return looks_of(hardening(arm) for arm in result.arms)
+    return looks_of(arm.arm.hardening for arm in result.arms)
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
@@ -62,7 +61,7 @@ def by_format(arms: Iterable[ArmResult]) -> dict[str, list[ArmResult]]:
     """Return the arms by number format, those under one fault law together, else in the order of the plan."""
     found: dict[str, dict[str, list[ArmResult]]] = {}
     for arm in arms:
-        found.setdefault(arm.arm.format, {}).setdefault(arm.condition, []).append(arm)
+        found.setdefault(arm.arm.format, {}).setdefault(arm.arm.condition, []).append(arm)
     return {form: [arm for group in groups.values() for arm in group] for form, groups in found.items()}
 
 

@@ -24,11 +24,7 @@ def preview_document(preview: Preview) -> dict[str, Any]:
         "seconds": sum(arm.seconds for arm in preview.arms),
         "arms": [
             {
-                "format": arm.arm.format,
-                "protect": arm.arm.protect.text,
-                "fault": arm.arm.fault.spec,
-                "corrector": arm.arm.correct.text if arm.arm.correct else None,
-                "recalibrate": arm.arm.recalibrate.text if arm.arm.recalibrate else None,
+                **arm.arm.texts,
                 "bits": arm.bits,
                 "overhead_bits_per_weight": arm.overhead_bits_per_weight,
                 "flips_expected": None if arm.flips is None else list(arm.flips),

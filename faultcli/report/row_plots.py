@@ -19,7 +19,6 @@ from faultcli.report.numbers import (
 )
 from faultcli.report.numbers import label as label_of
 from faultcli.report.plot import Plot, by_format, level_of, looks, paged
-from faultcli.report.table import hardening
 from faultcli.report.text import counted
 
 if TYPE_CHECKING:
@@ -38,12 +37,12 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
         for title, arms in paged(form, of_format):
             gains = [result.gain_over_none(arm, confidence) for arm in arms]
             with drawing():
-                rows = _Rows(arms)
+                rows = _ArmPlaces(arms)
                 figure, axes = new_figure(rows.height)
                 axes.axvline(0, color=FAINT, linewidth=1)
                 for arm, place, gain in zip(arms, rows.places, gains, strict=True):
                     assert gain is not None
-                    look = look_of[hardening(arm)]
+                    look = look_of[arm.arm.hardening]
                     by = scale(arm.measure)
                     if gain.low is not None and gain.high is not None:
                         axes.plot([by * gain.low, by * gain.high], [place] * 2, color=look.colour, linewidth=2.2)
@@ -53,14 +52,14 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
                 axes.set_xlabel(spelled("gain in top-1 accuracy, points" if name is None else f"gain in {name}"))
                 axes.grid(axis="x")
                 said = "; ".join(
-                    f"{hardening(arm)} at {level_of(arm)}: {mean_text(gain, arm.measure)}"
+                    f"{arm.arm.hardening} at {level_of(arm)}: {mean_text(gain, arm.measure)}"
                     for arm, gain in zip(arms, gains, strict=True)
                 )
                 text = f"Dots with intervals: gain over the unprotected arm in points, paired by fault map. {said}"
                 svg = to_svg(figure, f"gain-{len(plots)}", f"Paired gains, {title}", text)
             table = tuple(
                 (
-                    hardening(arm),
+                    arm.arm.hardening,
                     level_of(arm),
                     mean_text(gain, arm.measure),
                     f"{arm.overhead_bits_per_weight:.3g}",
@@ -79,7 +78,7 @@ def answer_plots(result: CampaignResult) -> list[Plot]:
         for title, arms in paged(form, of_format):
             rates = [arm.mean_rates() for arm in arms]
             with drawing():
-                rows = _Rows(arms)
+                rows = _ArmPlaces(arms)
                 figure, axes = new_figure(rows.height + 0.25)
                 left = [0.0] * len(arms)
                 for key, label, colour, hatch in _ANSWERS:
@@ -100,14 +99,14 @@ def answer_plots(result: CampaignResult) -> list[Plot]:
                 axes.set(xlabel="part of the answers, %", xlim=(0, 100))
                 figure.legend(loc="outside upper left", ncols=3, labelcolor=INK, borderaxespad=0.2)
                 said = "; ".join(
-                    f"{hardening(arm)} at {level_of(arm)}: "
+                    f"{arm.arm.hardening} at {level_of(arm)}: "
                     + ", ".join(f"{k} {percent(rate[k])}" for k, *_ in _ANSWERS)
                     for arm, rate in zip(arms, rates, strict=True)
                 )
                 text = f"Stacked bars: masked, SDC and DUE in percent of the answers. {said}"
                 svg = to_svg(figure, f"answers-{len(plots)}", f"What became of the answers, {title}", text)
             table = tuple(
-                (hardening(arm), level_of(arm), *(percent(rate[key], 2) for key, *_ in _ANSWERS))
+                (arm.arm.hardening, level_of(arm), *(percent(rate[key], 2) for key, *_ in _ANSWERS))
                 for arm, rate in zip(arms, rates, strict=True)
             )
             plots.append(Plot(title, svg, ("protection", "fault", "masked %", "SDC %", "DUE %"), table))
@@ -128,10 +127,10 @@ def trial_plots(result: CampaignResult) -> list[Plot]:
     for form, of_format in by_format(arm for arm in result.arms if arm.records).items():
         for title, arms in paged(form, of_format):
             with drawing():
-                rows = _Rows(arms)
+                rows = _ArmPlaces(arms)
                 figure, axes = new_figure(rows.height)
                 for arm, place in zip(arms, rows.places, strict=True):
-                    look = look_of[hardening(arm)]
+                    look = look_of[arm.arm.hardening]
                     by, step = scale(arm.measure), _step(arms)
                     counts = sorted(Counter(round(value / step) for value in arm.values).items())
                     axes.scatter(
@@ -154,13 +153,13 @@ def trial_plots(result: CampaignResult) -> list[Plot]:
                 axes.set_xlabel(spelled("top-1 accuracy of a trial, %" if measure.score is None else measure.score))
                 axes.set_xlim(limits(measure))
                 axes.grid(axis="x")
-                said = "; ".join(f"{hardening(arm)} at {level_of(arm)}: {_spread(arm)}" for arm in arms)
+                said = "; ".join(f"{arm.arm.hardening} at {level_of(arm)}: {_spread(arm)}" for arm in arms)
                 text = f"Dots: {label_of(measure)} of every trial; bars: mean and interval. {said}"
                 svg = to_svg(figure, f"trials-{len(plots)}", f"Every trial, {title}", text)
             columns = ("protection", "fault", "stored", "mean [interval]", *_ENDS[result.measure.score is None])
             table = tuple(
                 (
-                    hardening(arm),
+                    arm.arm.hardening,
                     level_of(arm),
                     stored_text(arm),
                     headline_text(arm, confidence),
@@ -210,12 +209,12 @@ def _wrapped(text: str, most: int = 28) -> list[str]:
     return lines
 
 
-class _Rows:
+class _ArmPlaces:
     """Places of arms from the top, under a heading wherever the fault changes; without one where arms differ in the
     fault only, which then is their label."""
 
     def __init__(self, arms: Sequence[ArmResult]) -> None:
-        alone = len({hardening(arm) for arm in arms}) == 1
+        alone = len({arm.arm.hardening for arm in arms}) == 1
         self._ticks: list[tuple[float, str, bool]] = []
         self.places: list[float] = []
         place, heading = 0.0, None
@@ -225,7 +224,7 @@ class _Rows:
                 place += 0.35 if self._ticks else 0
                 self._ticks.append((place, heading, True))
                 place += 1
-            label = "\n".join(_wrapped(level_of(arm) if alone else hardening(arm)))
+            label = "\n".join(_wrapped(level_of(arm) if alone else arm.arm.hardening))
             place += 0.4 * label.count("\n")
             self._ticks.append((place, label, False))
             self.places.append(place)

@@ -20,7 +20,7 @@ from faultcli.report.numbers import (
     stored_text,
     worst_text,
 )
-from faultcli.report.table import by_condition, hardening
+from faultcli.report.table import by_condition
 from faultcli.report.text import counted
 
 VERDICTS = {
@@ -92,7 +92,7 @@ def findings(result: CampaignResult) -> list[tuple[str, str]]:
                 f"; {headline_text(best, result.plan.confidence)} with {_named(best)} for "
                 f"{best.overhead_bits_per_weight:.3g} bits per weight"
             )
-        said.append((plain.condition, text))
+        said.append((plain.arm.condition, text))
     return said
 
 
@@ -105,7 +105,7 @@ def _is_plain(arm: Arm) -> bool:
 
 
 def _named(arm: ArmResult) -> str:
-    return "no protection" if _is_plain(arm.arm) else hardening(arm)
+    return "no protection" if _is_plain(arm.arm) else arm.arm.hardening
 
 
 def _mean(arm: ArmResult) -> float:
@@ -138,7 +138,7 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
     return (
         arm.arm.format,
         arm.arm.fault.spec,
-        hardening(arm),
+        arm.arm.hardening,
         f"{arm.overhead_bits_per_weight:.3g}",
         f"{len(arm.records):,}",
         flips_text(arm.flips_mean),

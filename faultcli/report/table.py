@@ -50,7 +50,7 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
     if differ:
         flips = {"trials": lambda arm: f"{len(arm.records):,}"} | flips
     protection: Columns = {
-        "protect": hardening,
+        "protect": lambda arm: arm.arm.hardening,
         "overhead": lambda arm: f"{arm.overhead_bits_per_weight:.3g}",
         **({"trials": lambda arm: f"{len(arm.records):,}"} if differ else {}),
     }
@@ -65,12 +65,10 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
         "SDC": lambda arm: percent(arm.mean_rates().get("sdc")),
         "DUE": lambda arm: percent(arm.mean_rates().get("due")),
     }
-    if all(hardening(arm) == UNPROTECTED.text for arm in result.arms):
+    if all(arm.arm.hardening == UNPROTECTED.text for arm in result.arms):
         return [_arms_table(what, condition | flips | accuracy | masked | errors, result.arms)]
     return [
-        _arms_table(
-            f"{arms[0].arm.format}, {arms[0].arm.fault.spec}: {what}", protection | accuracy | gain | errors, arms
-        )
+        _arms_table(f"{arms[0].arm.condition}: {what}", protection | accuracy | gain | errors, arms)
         for arms in by_condition(result)
     ]
 
@@ -119,16 +117,11 @@ def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> Fitt
     return FittedTable(tuple(tables))
 
 
-def hardening(arm: ArmResult) -> str:
-    """What is done about faults in this arm."""
-    return arm.arm.hardening
-
-
 def by_condition(result: CampaignResult) -> list[list[ArmResult]]:
     """Return the arms that differ in their protection only, together."""
     conditions: dict[str, list[ArmResult]] = {}
     for arm in result.arms:
-        conditions.setdefault(arm.condition, []).append(arm)
+        conditions.setdefault(arm.arm.condition, []).append(arm)
     return list(conditions.values())
 
 
@@ -227,7 +220,7 @@ def winners(result: CampaignResult, confidence: float) -> list[str]:
         lines.append(f"best under {law}, by bits of memory per weight:")
         lines += [
             f"  {memory_bits(arm, result):8.4g}  {headline_text(arm, confidence):>20}  "
-            f"SDC {percent(arm.mean_rates().get('sdc')):>5}  {arm.arm.format}, {hardening(arm)}"
+            f"SDC {percent(arm.mean_rates().get('sdc')):>5}  {arm.arm.format}, {arm.arm.hardening}"
             for arm in front
         ]
     return lines

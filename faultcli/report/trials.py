@@ -19,13 +19,8 @@ def trial_rows(result: CampaignResult) -> list[dict[str, Any]]:
     """
     rows = []
     for arm in result.arms:
-        identity: dict[str, Any] = {
-            "format": arm.arm.format,
-            "protect": arm.arm.protect.text,
-            "fault": arm.arm.fault.spec,
-            "recalibrate": arm.arm.recalibrate.text if arm.arm.recalibrate else None,
-            "corrector": arm.arm.correct.text if arm.arm.correct else None,
-        }
+        identity: dict[str, Any] = {**arm.arm.texts}
+        identity["corrector"] = identity.pop("corrector")  # the last of an arm's columns, in CSV too
         for record in arm.records:
             counts: dict[str, Any] = {
                 "trial": record.trial,

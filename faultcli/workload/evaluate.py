@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -285,19 +285,38 @@ def pick_device(spec: str = "auto") -> torch.device:
     return device
 
 
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """What a model runs on, and how, as a command line says it.
+
+    Attributes:
+        data: --data, see `load_data` and `load_tokens`; None: the embedded digits, for the demo's architecture only.
+        arch: --arch, see `resolve_architecture`.
+        limit: --limit, the first so many inputs.
+        batch_size: --batch-size; None: chosen by the size of inputs, or of a language model's logits.
+        device: --device, see `pick_device`.
+        mean: --mean, per channel, in place of the architecture's own.
+        std: --std, likewise.
+        answer: --answer, see `answer_picker`; for classifiers.
+        score: --score, see `named_score`; instead of data.
+    """
+
+    data: str | None = None
+    arch: str | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    answer: str | None = None
+    score: str | None = None
+
+
 def build_workload(
     state: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
+    spec: WorkloadSpec | None = None,
     *,
-    arch: str | None = None,
-    data: str | None = None,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    device: str = "auto",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    answer: str | None = None,
-    score: str | None = None,
     directory: Path | None = None,
     is_directory: bool = False,
 ) -> BaseWorkload:
@@ -306,15 +325,7 @@ def build_workload(
     Args:
         state: the checkpoint's tensors.
         metadata: the checkpoint's metadata; it may name a built-in architecture.
-        arch: --arch, see `resolve_architecture`.
-        data: --data, see `load_data` and `load_tokens`; None: the embedded digits, for the demo's architecture only.
-        limit: --limit, the first so many inputs.
-        batch_size: --batch-size; None: chosen by the size of inputs, or of a language model's logits.
-        device: --device, see `pick_device`.
-        mean: --mean, per channel, in place of the architecture's own.
-        std: --std, likewise.
-        answer: --answer, see `answer_picker`; for classifiers.
-        score: --score, see `named_score`; instead of data.
+        spec: what the model runs on; None: the defaults.
         directory: where the checkpoint's files lie.
         is_directory: the checkpoint was named as a directory, which may then say what its architecture is.
 
@@ -322,36 +333,40 @@ def build_workload(
         UsageError: a name or a number makes no sense.
         WorkloadError: checkpoint, architecture and data do not fit each other.
     """
+    spec = spec or WorkloadSpec()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    architecture = resolve_architecture(arch, shapes, metadata, directory, is_directory=is_directory)
-    place = pick_device(device)
-    if score is not None:
-        given = {"--data": data, "--limit": limit, "--mean": mean, "--std": std, "--answer": answer}
-        for option, value in given.items():
+    architecture = resolve_architecture(spec.arch, shapes, metadata, directory, is_directory=is_directory)
+    place = pick_device(spec.device)
+    if spec.score is not None:
+        given = {"--data": spec.data, "--limit": spec.limit, "--mean": spec.mean, "--std": spec.std}
+        for option, value in (given | {"--answer": spec.answer}).items():
             if value is not None:
                 raise UsageError(f"{option}: a --score looks at data of its own", f"leave {option} out")
-        return ScoreWorkload(architecture, load_model(architecture, state), named_score(score), device=place)
+        return ScoreWorkload(architecture, load_model(architecture, state), named_score(spec.score), device=place)
+    data = spec.data
     if data is None:
         if architecture.data != "digits":
             remedy = f"pass --data, e.g. {architecture.data}, or a score of your own: --score package.module:function"
             raise UsageError(f"{architecture.name} needs data to run on", remedy)
         data = architecture.data
     if architecture.language is not None:
-        if answer is not None:
+        if spec.answer is not None:
             raise UsageError("--answer: is for classifiers; of a language model the logits are taken", "leave it out")
-        if mean is not None or std is not None:
+        if spec.mean is not None or spec.std is not None:
             raise UsageError(f"{architecture.name} takes tokens, which have no mean", "leave out --mean and --std")
-        tokens = load_tokens(data, architecture.language, limit)
+        tokens = load_tokens(data, architecture.language, spec.limit)
         return LanguageWorkload(
-            architecture, load_model(architecture, state), tokens, batch_size=batch_size, device=place
+            architecture, load_model(architecture, state), tokens, batch_size=spec.batch_size, device=place
         )
-    dataset = load_data(data, limit, geometry=architecture.geometry, label_offset=architecture.label_offset)
-    if mean is not None or std is not None:
+    dataset = load_data(data, spec.limit, geometry=architecture.geometry, label_offset=architecture.label_offset)
+    if spec.mean is not None or spec.std is not None:
         if dataset.inputs.is_floating_point():
             raise UsageError(
                 f"{dataset.name}: floating-point inputs pass as they are, so they cannot be scaled or normalised",
                 "store uint8 images, or leave out --mean and --std",
             )
-        architecture = architecture.with_preprocess(architecture.preprocess.with_overrides(mean=mean, std=std))
+        architecture = architecture.with_preprocess(
+            architecture.preprocess.with_overrides(mean=spec.mean, std=spec.std)
+        )
     model = load_model(architecture, state)
-    return Workload(architecture, model, dataset, batch_size=batch_size, device=place, answer=answer)
+    return Workload(architecture, model, dataset, batch_size=spec.batch_size, device=place, answer=spec.answer)

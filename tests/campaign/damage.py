@@ -15,7 +15,7 @@ from faultcli.campaign.gates import Gate
 from faultcli.campaign.plan import Plan, Question, cross
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.campaign.records import Failure, Record
-from faultcli.campaign.store import Memory, Store
+from faultcli.campaign.store import ArmMemory, Store
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips, parse_law
 from faultcli.protect.chain import parse_chain
@@ -77,7 +77,7 @@ def make(path: Path, kind: str) -> Path:
     with closing(Store.open(path)) as store:
         store.join(identity, plan, inputs=INPUTS, original=outcome(0), provenance=ABOUT)
         for number, arm in enumerate(identity.arms):
-            store.keep_memory(arm, Memory(BITS, 0.5 * number, outcome(0)))
+            store.keep_memory(arm, ArmMemory(BITS, 0.5 * number, outcome(0)))
             counts = [0, 1, 2, 3, 5, 8, 13, 20] * 2 if kind == "curve" else range(TRIALS)
             for trial, flips in enumerate(counts):
                 wrong = min(INPUTS // 2, flips)

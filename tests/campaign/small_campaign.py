@@ -27,7 +27,7 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 PLAN = Plan(
     cross(["q2.5", "fp16"], [parse_law("bitflip:1e-3")], [parse_chain("none"), parse_chain("scale=max,parity")]),
@@ -37,7 +37,7 @@ PLAN = Plan(
 
 def demo_workload(limit: int = 30) -> Workload:
     checkpoint = Checkpoint.open(demo_checkpoint_path())
-    return build_workload(checkpoint.state(), checkpoint.metadata, limit=limit)
+    return build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(limit=limit))
 
 
 def run_demo(

@@ -27,7 +27,7 @@ from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.report.curve import curve_document, curve_lines, curve_tables
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 RATES = "1e-6:1e-2"
 
@@ -37,7 +37,7 @@ def demo() -> Iterator[tuple[Workload, dict[str, Tensor], str]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the worker processes
     checkpoint = Checkpoint.open(demo_checkpoint_path())
-    workload = build_workload(checkpoint.state(), checkpoint.metadata, limit=60)
+    workload = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(limit=60))
     yield workload, {n: checkpoint.read(n) for n in select(checkpoint.tensors.values())}, checkpoint.sha256()
     torch.set_num_threads(threads)
 

@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from faultcli.campaign.gates import FaultFreeAccuracy, Gate, GateCheck, GatePanel, Verdict, combine, difference, judge
+from faultcli.campaign.gates import FaultFreeAccuracy, Gate, GateCheck, Verdict, combine, difference
+from faultcli.campaign.plan import Plan, cross
+from faultcli.campaign.records import Record
+from faultcli.campaign.watch import Watch
 from faultcli.errors import UsageError
+from faultcli.faults.laws import parse_law
+from faultcli.workload.metrics import Outcome
 
 
 def accuracies(rng: np.random.Generator, mean: float, n: int) -> np.ndarray:
@@ -113,36 +118,45 @@ def test_combination(verdicts: str, together: Verdict | None) -> None:
     assert combine(names[letter] for letter in verdicts) is together
 
 
-def test_a_panel_shares_one_error_rate() -> None:
+def watches(gates: list[Gate], arms: int, clean: float = 0.96) -> list[Watch]:
+    laws = [parse_law(f"flips:{count}") for count in range(1, arms + 1)]
+    plan = Plan(cross(["q2.5"], laws), 1000, gates=tuple(gates))
+    return [Watch(plan, arm, FaultFreeAccuracy(clean, clean)) for arm in range(arms)]
+
+
+def record(trial: int, accuracy: float, sdc: float, n: int = 100) -> Record:
+    correct, wrong = round(accuracy * n), round(sdc * n)
+    return Record(0, trial, 1, 1, Outcome(n, correct, None, None, 0, masked=n - wrong, sdc=wrong), 0.0)
+
+
+def test_all_gates_of_all_arms_share_one_error_rate() -> None:
     # Six checks at their limits: the chance that any of them fails must stay below 5 % in all.
     rng = np.random.default_rng(2)
     gates = [Gate("min-accuracy", 0.5), Gate("max-sdc", 0.5)]
     wrong = 0
     for _ in range(100):
-        panel = GatePanel(gates, [FaultFreeAccuracy(0.9, 0.9)] * 3)
-        for _ in range(120):
-            for arm in range(3):
-                panel.add(arm, {"accuracy": float(rng.random() < 0.5), "sdc": float(rng.random() < 0.5)})
-        wrong += panel.verdict is Verdict.FAIL
+        arms = watches(gates, 3)
+        for trial in range(120):
+            for watch in arms:
+                watch.enough(record(trial, rng.random() < 0.5, rng.random() < 0.5, n=1))
+        wrong += combine(gate.verdict for watch in arms for gate in watch.gates) is Verdict.FAIL
     assert wrong <= 5
 
 
-def test_stored_trials_give_the_verdicts_of_the_running_campaign() -> None:
+def test_every_gate_of_every_arm_has_its_verdict() -> None:
     gates = [Gate("min-accuracy", 0.8), Gate("max-sdc", 0.1)]
-    trials = [[{"accuracy": 0.95, "sdc": 0.02}] * 80, [{"accuracy": 0.6, "sdc": 0.02}] * 80]
-    panel = judge(gates, [(FaultFreeAccuracy(0.96, 0.96), trials[0]), (FaultFreeAccuracy(0.96, 0.96), trials[1])])
-    assert [(r.arm, r.gate.name, r.verdict.value) for r in panel.results] == [
+    good, bad = arms = watches(gates, 2)
+    for watch, accuracy in ((good, 0.95), (bad, 0.6)):
+        assert any(watch.enough(record(trial, accuracy, 0.02)) for trial in range(80))
+    assert [(r.arm, r.gate.name, r.verdict.value) for watch in arms for r in watch.gates] == [
         (0, "min-accuracy", "pass"),
         (0, "max-sdc", "pass"),
         (1, "min-accuracy", "fail"),
         (1, "max-sdc", "pass"),
     ]
-    assert panel.verdict is Verdict.FAIL
-    assert panel.undecided(0) == panel.undecided(1) == 0
-    assert all(result.trials < 80 for result in panel.results)
-    assert judge(gates, [(FaultFreeAccuracy(0.96, 0.96), trials[0])]).verdict is Verdict.PASS
-    assert judge(gates, [(FaultFreeAccuracy(0.96, 0.96), trials[0][:2])]).verdict is Verdict.INCONCLUSIVE
-    assert judge([], [(FaultFreeAccuracy(0.96, 0.96), trials[0])]).verdict is None
+    (few,) = watches(gates, 1)
+    assert not any(few.enough(record(trial, 0.95, 0.02)) for trial in range(2))
+    assert combine(gate.verdict for gate in few.gates) is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("n", [480, 500, 997])

@@ -20,11 +20,11 @@ from faultcli.cli import run
 from faultcli.errors import FormatError, UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
-from faultcli.injection import inject
+from faultcli.injection import Draw, inject
 from faultcli.memory import MemoryImage
 from faultcli.report.document import campaign_document
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 LIMIT = 60
 
@@ -44,7 +44,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture
 def workload(checkpoint: Checkpoint) -> Workload:
-    return build_workload(checkpoint.state(), checkpoint.metadata, limit=LIMIT)
+    return build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(limit=LIMIT))
 
 
 @pytest.fixture
@@ -179,10 +179,10 @@ def test_a_trial_is_what_inject_writes(
         for record in result.arms[0].records:
             law = parse_law("bitflip:5e-4")
             where = tmp_path / f"{format}-{record.trial}"
-            done = inject(checkpoint, law, where, names=list(tensors), format_name=format, seed=4, trial=record.trial)
+            done = inject(checkpoint, Draw(law, list(tensors), format, seed=4, trial=record.trial), where)
             assert done.faults.flips == record.flips
             assert done.values_changed == record.values_changed
-            written = build_workload(Checkpoint.open(where).state(), checkpoint.metadata, limit=LIMIT)
+            written = build_workload(Checkpoint.open(where).state(), checkpoint.metadata, WorkloadSpec(limit=LIMIT))
             assert written.outcome().correct1 == record.outcome.correct1
 
 

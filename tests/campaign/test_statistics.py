@@ -1,4 +1,4 @@
-"""Intervals, sample sizes, allocation, stop rules: values, edges, and coverage by simulation.
+"""Intervals, sample sizes, stop rules: values, edges, and coverage by simulation.
 
 The coverage cases are those of docs/statistics.md, with fewer campaigns; the table there was made with 5000.
 """
@@ -16,12 +16,8 @@ from faultcli.campaign.statistics import (
     ConfidenceSequence,
     Interval,
     StopRule,
-    Stratum,
     mean_interval,
-    neyman_allocation,
-    paired_interval,
     sample_size,
-    stratified_estimate,
     trials_needed,
     unseen_share,
 )
@@ -77,7 +73,9 @@ def test_coverage_of_paired_differences() -> None:
     covered = 0
     for _ in range(2000):
         hurt = rng.beta(2, 5, 40)
-        covered += contains(paired_interval((0.9 - 0.3 * hurt).tolist(), (0.9 - 0.8 * hurt).tolist()), 0.5 * 2 / 7)
+        covered += contains(
+            mean_interval(((0.9 - 0.3 * hurt) - (0.9 - 0.8 * hurt)).tolist(), bounds=(-1, 1)), 0.5 * 2 / 7
+        )
     assert 0.935 <= covered / 2000 <= 0.965
 
 
@@ -144,11 +142,6 @@ def test_impossible_values(values: list[float], options: dict[str, float]) -> No
         mean_interval(values, **options)
 
 
-def test_pairs_of_different_length() -> None:
-    with pytest.raises(ValueError, match="3 and 2 trials are no pairs"):
-        paired_interval([0.1, 0.2, 0.3], [0.1, 0.2])
-
-
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=30), st.floats(0.5, 0.999))
 def test_the_mean_lies_inside_and_the_ends_inside_the_bounds(values: list[float], confidence: float) -> None:
     found = mean_interval(values, confidence=confidence)
@@ -203,32 +196,6 @@ def test_sequential_trials_needed_is_what_a_sequence_takes() -> None:
             sequence.add(rng.beta(7.2, 0.8))
         taken.append(sequence.trials)
     assert 0.75 < np.mean(taken) / guess < 1.25
-
-
-def test_stratified_estimate() -> None:
-    strata = [Stratum(0.7, 0.1, 0.09, 20, 100), Stratum(0.3, 0.5, 0.25, 10)]
-    mean, error = stratified_estimate(strata) or (0, 0)
-    assert mean == pytest.approx(0.22)
-    assert error == pytest.approx(math.sqrt(0.49 * 0.09 / 20 * 0.8 + 0.09 * 0.25 / 10))
-    assert stratified_estimate([]) is None
-
-
-def test_neyman_allocation() -> None:
-    assert neyman_allocation([0.5, 0.5], [0.3, 0.1], 40) == (30, 10)
-    assert neyman_allocation([0.5, 0.3, 0.2], [1, 0, 2], 100, least=5) == (53, 5, 42)
-    assert neyman_allocation([0.9, 0.1], [0, 0], 10) == (9, 1)
-    with pytest.raises(ValueError, match="3 trials for 2 strata with at least 2 each"):
-        neyman_allocation([0.5, 0.5], [1, 1], 3, least=2)
-
-
-@given(
-    st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 1)), min_size=1, max_size=8),
-    st.integers(16, 500),
-)
-def test_an_allocation_adds_up(strata: list[tuple[float, float]], total: int) -> None:
-    counts = neyman_allocation([w for w, _ in strata], [s for _, s in strata], total, least=2)
-    assert sum(counts) == total
-    assert min(counts) >= 2
 
 
 def fed(n: int) -> ConfidenceSequence:

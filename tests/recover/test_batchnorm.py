@@ -11,7 +11,7 @@ from faultcli.errors import UsageError, WorkloadError
 from faultcli.recover.batchnorm import BatchNormRecalibration, Recalibrate, parse_recalibration
 from faultcli.workload.architectures import Architecture
 from faultcli.workload.data import Dataset, load_data, make_dataset
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 
 class Net(nn.Module):
@@ -58,7 +58,9 @@ def test_a_healthy_model_stays_as_it_was() -> None:
 def test_a_healthy_resnet_loses_nothing(data_dir: Path) -> None:
     cifar = data_dir / "cifar10"
     checkpoint = Checkpoint.open(cifar / "resnet20.safetensors")
-    w = build_workload(checkpoint.state(), checkpoint.metadata, data=str(cifar / "cifar10_test1000.npz"), limit=200)
+    w = build_workload(
+        checkpoint.state(), checkpoint.metadata, WorkloadSpec(data=str(cifar / "cifar10_test1000.npz"), limit=200)
+    )
     answers = w.logits().argmax(1)
     recalibration = BatchNormRecalibration(w, load_data(str(cifar / "cifar10_train5000.npz"), 600), Recalibrate(300))
     with recalibration.applied():

@@ -26,7 +26,7 @@ from faultcli.recover.file import save_corrector
 from faultcli.recover.reference import Reference
 from faultcli.workload.data import load_data
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +36,9 @@ def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     checkpoint = Checkpoint.open(demo_checkpoint_path())
-    workload = build_workload(checkpoint.state(), checkpoint.metadata, limit=60)
+    workload = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(limit=60))
     unlabelled = load_data("digits,split=train").first(200)
-    train = build_workload(checkpoint.state(), checkpoint.metadata, data="digits,split=train", limit=300)
+    train = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(data="digits,split=train", limit=300))
     reference = Reference.measure(train.logits().double().numpy(), train.labels.numpy())
     save_corrector(Align(reference, card=Card(10, model=checkpoint.sha256())), place / "align.safetensors")
     correct = Correct.load(place / "align.safetensors", window=200)

@@ -18,13 +18,13 @@ from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.architectures import Architecture
 from faultcli.workload.data import load_data, make_dataset
 from faultcli.workload.demo import demo_checkpoint_path, demo_data_path
-from faultcli.workload.evaluate import Workload, build_workload, pick_device
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload, pick_device
 from faultcli.workload.metrics import Outcome
 from faultcli.workload.preprocess import Preprocess
 
 
 def demo(**options: object) -> Workload:
-    return build_workload(load_file(demo_checkpoint_path()), device="cpu", **options)  # type: ignore[arg-type]
+    return build_workload(load_file(demo_checkpoint_path()), spec=WorkloadSpec(device="cpu", **options))  # type: ignore[arg-type]
 
 
 # The counts are those that shared/data/README.md gives as clean top-1; ResNet-56 takes too long for more than a few.
@@ -38,7 +38,7 @@ def demo(**options: object) -> Workload:
 )
 def test_clean_accuracy(data_dir: Path, checkpoint: str, data: str, limit: int | None, correct: int | None) -> None:
     state = load_file(data_dir / f"{checkpoint}.safetensors")
-    outcome = build_workload(state, data=data.format(data_dir), limit=limit, device="cpu").outcome()
+    outcome = build_workload(state, spec=WorkloadSpec(data=data.format(data_dir), limit=limit, device="cpu")).outcome()
     if correct is None:
         assert outcome.top1 >= 0.9
     else:
@@ -50,7 +50,7 @@ def test_squeezenet_tells_images_apart(data_dir: Path, tmp_path: Path) -> None:
     state = load_file(data_dir / "imagenet/squeezenet1_1.safetensors")
     images = torch.stack([torch.zeros(224, 224, 3), torch.full((224, 224, 3), 255)]).to(torch.uint8)
     save_file({"images": images, "labels": torch.tensor([999, 0])}, tmp_path / "plain.safetensors")
-    logits = build_workload(state, data=str(tmp_path / "plain.safetensors"), device="cpu").logits()
+    logits = build_workload(state, spec=WorkloadSpec(data=str(tmp_path / "plain.safetensors"), device="cpu")).logits()
     assert logits.shape == (2, 1000)
     assert logits[0].argmax() != logits[1].argmax()
 
@@ -189,7 +189,7 @@ def test_labels_have_to_be_classes() -> None:
 def test_data_have_to_fit_the_architecture(data_dir: Path) -> None:
     state = load_file(demo_checkpoint_path())
     with pytest.raises(WorkloadError, match=r"inputs of shape \[1, 28, 28\], but digits-cnn takes \[1, 8, 8\]") as info:
-        build_workload(state, data=f"mnist:{data_dir}/mnist", device="cpu")
+        build_workload(state, spec=WorkloadSpec(data=f"mnist:{data_dir}/mnist", device="cpu"))
     assert "e.g. digits" in (info.value.remedy or "")
 
 
@@ -221,7 +221,7 @@ def test_devices() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_same_answers() -> None:
-    workload = build_workload(load_file(demo_checkpoint_path()), device="cuda")
+    workload = build_workload(load_file(demo_checkpoint_path()), spec=WorkloadSpec(device="cuda"))
     assert workload.parameters["fc1.weight"].is_cuda
     assert workload.outcome().correct1 == demo().outcome().correct1
 
@@ -239,7 +239,7 @@ def test_train_digits_makes_the_embedded_demo(tmp_path: Path) -> None:
         assert made.files == embedded.files
         assert all(np.array_equal(made[name], embedded[name]) for name in made.files)
     state = load_file(tmp_path / "digits-cnn.safetensors")
-    assert build_workload(state, device="cpu").outcome().top1 >= 0.95
+    assert build_workload(state, spec=WorkloadSpec(device="cpu")).outcome().top1 >= 0.95
 
 
 def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> 
     command = [sys.executable, script, str(tmp_path), "-o", str(output), "--epochs", "1"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(root)})
     assert done.stdout.startswith(f"{output}: ")
-    workload = build_workload(load_file(output), data=f"mnist:{tmp_path}", device="cpu")
+    workload = build_workload(load_file(output), spec=WorkloadSpec(data=f"mnist:{tmp_path}", device="cpu"))
     assert workload.architecture.name == "mnist-cnn"
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
-from faultcli.workload.evaluate import Workload, build_workload
+from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 from faultcli.workload.models import load_model
 from faultcli.workload.sources import resolve_architecture
 
@@ -52,10 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(place: Path, arch: str, **options: Any) -> Workload:
     made = build_workload(
         load_file(place / "net.safetensors"),
-        arch=arch,
-        data=str(place / "data.npz.safetensors"),
-        device="cpu",
-        **options,
+        spec=WorkloadSpec(arch=arch, data=str(place / "data.npz.safetensors"), device="cpu", **options),
     )
     assert isinstance(made, Workload)
     return made

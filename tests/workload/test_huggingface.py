@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.evaluate import build_workload
+from faultcli.workload.evaluate import WorkloadSpec, build_workload
 from faultcli.workload.huggingface import hugging_face_architecture
 
 transformers = pytest.importorskip("transformers")
@@ -28,11 +28,9 @@ def build(directory: Path, data: str, **options: Any) -> BaseWorkload:
     return build_workload(
         checkpoint.state(),
         checkpoint.metadata,
-        data=data,
+        WorkloadSpec(data=data, device="cpu", **options),
         directory=checkpoint.directory,
         is_directory=checkpoint.kind == "directory",
-        device="cpu",
-        **options,
     )
 
 

@@ -2,20 +2,14 @@
 
     intervals   a mean after a number of trials that was fixed beforehand
     sequences   a mean while trials come in, valid at every look
-    samples     how many trials, and where: sample sizes, strata, allocation
+    samples     how many trials a campaign takes
     stopping    when a campaign has enough
 
 Pure functions and small accumulators on plain numbers; undefined is None. docs/statistics.md has the measured coverage.
 """
 
-from faultcli.campaign.statistics.intervals import Interval, certain, mean_interval, paired_interval, unseen_share
-from faultcli.campaign.statistics.samples import (
-    Stratum,
-    neyman_allocation,
-    sample_size,
-    stratified_estimate,
-    trials_needed,
-)
+from faultcli.campaign.statistics.intervals import Interval, certain, mean_interval, unseen_share
+from faultcli.campaign.statistics.samples import sample_size, trials_needed
 from faultcli.campaign.statistics.sequences import ConfidenceSequence, MeanTest, sequence_interval
 from faultcli.campaign.statistics.stopping import StopReason, StopRule
 
@@ -25,14 +19,10 @@ __all__ = [
     "MeanTest",
     "StopReason",
     "StopRule",
-    "Stratum",
     "certain",
     "mean_interval",
-    "neyman_allocation",
-    "paired_interval",
     "sample_size",
     "sequence_interval",
-    "stratified_estimate",
     "trials_needed",
     "unseen_share",
 ]

@@ -79,27 +79,6 @@ def certain(value: float) -> Interval:
     return Interval(value, value, value)
 
 
-def paired_interval(
-    values: Sequence[float],
-    others: Sequence[float],
-    *,
-    confidence: float = 0.95,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Interval | None:
-    """Return the mean of `values[i] − others[i]` with its interval: two arms under the same fault maps, in one order.
-
-    As `mean_interval`; differences of values inside `bounds` lie between plus and minus its length.
-
-    Raises:
-        ValueError: the numbers of trials differ, or as `mean_interval`.
-    """
-    if len(values) != len(others):
-        raise ValueError(f"{len(values)} and {len(others)} trials are no pairs")
-    span = bounds[1] - bounds[0]
-    differences = checked(values, bounds) - checked(others, bounds)
-    return mean_interval(differences.tolist(), confidence=confidence, bounds=(-span, span))
-
-
 def unseen_share(n: int, confidence: float = 0.95) -> float:
     """Return the largest part of fault maps, from 0 to 1, that can be of a kind of which n trials showed none.
 

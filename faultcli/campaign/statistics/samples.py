@@ -1,10 +1,8 @@
-"""How many trials, and where: sample sizes before a campaign, estimates and allocation over strata."""
+"""How many trials: sample sizes before a campaign."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,62 +79,6 @@ def sample_size(population: int, *, error: float, confidence: float = 0.95, prop
 
     spread = float(ndtri(1 - error_rate(confidence) / 2)) ** 2 * proportion * (1 - proportion)
     return 1 if spread == 0 else math.ceil(population / (1 + error**2 * (population - 1) / spread))
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """One part of a population of faults and what its sample showed."""
-
-    weight: float  # its part of the population; all parts together are 1
-    mean: float  # sample mean, or proportion
-    variance: float  # sample variance; for proportions p (1 − p)
-    n: int  # sampled, at least 1
-    size: int | None = None  # its number of faults, for sampling without replacement; None: unlimited
-
-
-def stratified_estimate(strata: Sequence[Stratum]) -> tuple[float, float] | None:
-    """Return the estimated mean of the population and its standard error; None without strata.
-
-    Σ W_h ȳ_h and √Σ W_h² s_h²/n_h (1 − n_h/N_h): Cochran, Sampling Techniques (3rd ed. 1977), section 5.4.
-    """
-    if not strata:
-        return None
-    mean = math.fsum(h.weight * h.mean for h in strata)
-    variance = math.fsum(h.weight**2 * h.variance / h.n * (1 - h.n / h.size if h.size else 1) for h in strata)
-    return mean, math.sqrt(variance)
-
-
-def neyman_allocation(
-    weights: Sequence[float], deviations: Sequence[float], total: int, *, least: int = 1
-) -> tuple[int, ...]:
-    """Share `total` trials out over strata, n_h ∝ W_h σ_h, with at least `least` each (Neyman 1934; Cochran 5.5).
-
-    Whole numbers that add up to `total`, by largest remainders, the earlier stratum first among equals. Without any
-    spread they follow the weights.
-
-    Raises:
-        ValueError: fewer trials than `least` for every stratum, or lengths that differ.
-    """
-    if len(weights) != len(deviations) or total < least * len(weights):
-        raise ValueError(f"{total} trials for {len(weights)} strata with at least {least} each")
-    shares = np.asarray(weights, dtype=np.float64) * np.asarray(deviations, dtype=np.float64)
-    if not shares.sum() > 0:
-        shares = np.asarray(weights, dtype=np.float64)
-    counts = np.zeros(len(shares))
-    fixed = np.zeros(len(shares), dtype=bool)
-    while not fixed.all():  # strata that the rule gives less than the least get the least, the others share the rest
-        free = shares[~fixed]
-        rest = total - least * int(fixed.sum())
-        counts[~fixed] = rest * (free / free.sum() if free.sum() > 0 else np.full(len(free), 1 / len(free)))
-        short = ~fixed & (counts < least)
-        counts[short] = least
-        fixed |= short
-        if not short.any():
-            break
-    whole = np.floor(counts + 1e-9).astype(int)
-    for index in np.argsort(whole - counts, kind="stable")[: total - int(whole.sum())]:
-        whole[index] += 1
-    return tuple(int(count) for count in whole)
 
 
 def _typical(mean: float, deviation: float) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ _BLENDS: tuple[Blend, ...] = (IDENTITY, (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 
 
 
 @dataclass(frozen=True)
-class Recalibrated(Corrector):
+class KnownDamageCorrector(Corrector):
     """A network on the standardised logits, one Gaussian per class, or both: what does best on held-back inputs.
 
     If nothing beats leaving the logits alone by more than its standard error, they are left alone.

@@ -1,0 +1,155 @@
+"""What campaigns and curves share: a plan is opened on a subject, and its arms give their trials. What the store has is
+not run again; what is run is kept before it is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import tee
+
+from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
+from faultcli.campaign.executors.base import Executor, Serial
+from faultcli.campaign.gates import gate_values
+from faultcli.campaign.plan import Identity, Plan
+from faultcli.campaign.provenance import Provenance
+from faultcli.campaign.records import Failure, Record
+from faultcli.campaign.store import ArmMemory, Store
+from faultcli.campaign.subject import Subject
+
+
+class ArmTrials:
+    """The trials of one arm: from the store, or else from the executor, if there is one.
+
+    Args:
+        store: where trials are kept.
+        key: identity of the arm.
+        number: its position in the plan.
+        bench: gives the test bench of its memory, and sets it up only if it is asked for.
+        executor: runs trials.
+
+    Attributes:
+        known: what the store had before anything was run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        number: int,
+        bench: Callable[[], Bench] | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        self.number = number
+        self.known = store.records(key, number)
+        self._store, self._key = store, key
+        self._bench, self._executor = bench, executor
+
+    def bench(self) -> Bench:
+        """Return the test bench of the arm's memory."""
+        assert self._bench is not None
+        return self._bench()
+
+    def memory(self) -> ArmMemory:
+        """Return what the memory of the arm is like; kept before the first trial is."""
+        known = self._store.memory(self._key)
+        if known is None:
+            bench = self.bench()
+            known = ArmMemory(bench.image.bits, bench.overhead_bits_per_weight(self.number), bench.stored.outcome)
+            self._store.keep_memory(self._key, known)
+        return known
+
+    def run(self, trials: Iterable[Trial]) -> Generator[Record | Failure, None, None]:
+        """Yield what became of every trial, in order; `trials` is consumed a little ahead. Without an executor, it ends
+        where the store does."""
+        asked, ahead = tee(trials)
+        fresh: Iterator[Record | Failure] | None = None
+        try:
+            for trial in asked:
+                if trial.number in self.known:
+                    yield self.known[trial.number]
+                    continue
+                if self._executor is None:
+                    return
+                if fresh is None:
+                    fresh = self._executor.run(self.bench(), (one for one in ahead if one.number not in self.known))
+                result = next(fresh)
+                self._store.add(self._key, result)
+                yield result
+        finally:
+            if isinstance(fresh, Generator):
+                fresh.close()
+
+
+@dataclass
+class Run:
+    """A plan that is being run on a subject."""
+
+    plan: Plan
+    subject: Subject
+    identity: Identity
+    original: FaultFree  # the checkpoint as it is, without the memory
+    store: Store
+    executor: Executor
+    budget_seconds: float | None
+    _start: float
+    _waiting: int  # arms that are not through, the one at hand included
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return time.perf_counter() - self._start
+
+    @property
+    def share(self) -> float | None:
+        """What is left of the time, shared out evenly among the arms to come, the one at hand included; None: no limit.
+
+        What an arm does with it is its own: a campaign settles the number of trials before the first of them
+        (`runner.Budget`); a curve, whose rounds have a fixed size, looks at the clock between two of them.
+        """
+        return None if self.budget_seconds is None else (self.budget_seconds - self.seconds) / self._waiting
+
+    def arms(self) -> Iterator[ArmTrials]:
+        """Yield the arms, memory by memory: there is one test bench at a time, and none if no trial has to be run."""
+        for memory in dict.fromkeys(arm.memory for arm in self.plan.arms):
+            arms = {number: arm for number, arm in enumerate(self.plan.arms) if arm.memory == memory}
+            bench = cache(partial(Bench.set_up, self.subject, arms, self.original, seed=self.plan.seed))
+            for number in arms:
+                yield ArmTrials(self.store, self.identity.arms[number], number, bench, self.executor)
+                self._waiting -= 1
+
+
+@contextmanager
+def opened(
+    plan: Plan,
+    subject: Subject,
+    *,
+    executor: Executor | None = None,
+    store: Store | None = None,
+    budget_seconds: float | None = None,
+    provenance: Provenance | None = None,
+) -> Iterator[Run]:
+    """Open a plan on a subject for the length of a `with` block; afterwards the model is as before, bit for bit.
+
+    Args:
+        plan, subject, executor, store, budget_seconds, provenance: as `runner.run_campaign`.
+
+    Raises:
+        StoreError: the store holds another campaign.
+        UsageError: a gate asks for what this kind of model does not have.
+        WorkloadError: the model fails.
+    """
+    start = time.perf_counter()
+    store = store or Store.open(None)
+    identity, workload = subject.identity(plan), subject.workload
+    original = fault_free(workload)
+    for gate in plan.gates:
+        gate.check_measured(gate_values(original.outcome), workload.architecture.name)
+    plan.check_measure(original.outcome)
+    store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
+    try:
+        yield Run(plan, subject, identity, original, store, executor or Serial(), budget_seconds, start, len(plan.arms))
+    finally:
+        workload.load(subject.tensors)
