@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
+from faultcli.checkpoint import Checkpoint, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
 from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw
@@ -221,7 +221,7 @@ def _write(
     def checked(partial: Path) -> None:
         check(partial, dict(sorted(drawn.items())))
 
-    checkpoint.edit(output, change, names=list(formats), force=force, progress=progress, check=checked)
+    edit(checkpoint, output, change, list(formats), force=force, progress=progress, check=checked)
     return dict(sorted(drawn.items())), changed
 
 
