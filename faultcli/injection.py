@@ -17,8 +17,7 @@ from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NumberFormat, container_dtype
-from faultcli.memory import format_for
+from faultcli.formats import NumberFormat, container_dtype, format_for, native_format
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.stored import CheckRegion, StoredTensor, TensorSlot
 
@@ -160,7 +159,7 @@ def replay(
         raise FaultError(f"{checkpoint.path}: {problem}", "replay the map on the checkpoint that it was drawn for")
     faults.check_layout(layout, str(checkpoint.path))
     taking_back = here is not None and here == faults.after != faults.before
-    if taking_back and any(slot.format != format_for("native", checkpoint.info(slot.name).dtype) for slot in places):
+    if taking_back and any(slot.format != native_format(checkpoint.info(slot.name).dtype) for slot in places):
         raise FaultError(
             f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
             "format lost their original values",
@@ -235,7 +234,7 @@ def _corrupt(
     changed."""
     dtype = torch_dtype(info.dtype)
     assert dtype is not None  # it has a number format, so torch has it too
-    if format == format_for("native", info.dtype):  # the words lie in the file: nothing to encode
+    if format == native_format(info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
         faults = faults_of(StoredTensor(info.name, info.shape, format, words))
         words[faults.words] ^= faults.masks.astype(words.dtype)
