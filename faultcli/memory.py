@@ -273,7 +273,7 @@ class MemoryImage:
 
 
 @dataclass(frozen=True)
-class _Named:
+class _Live:
     """A live tensor as `select` looks at it."""
 
     name: str
@@ -283,7 +283,7 @@ class _Named:
 
 def at_risk(live: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
     """Return copies, on the CPU and contiguous, of the live tensors that are selected."""
-    known = [_Named(name, _DTYPE_NAMES.get(str(t.dtype), str(t.dtype)), tuple(t.shape)) for name, t in live.items()]
+    known = [_Live(name, _DTYPE_NAMES.get(str(t.dtype), str(t.dtype)), tuple(t.shape)) for name, t in live.items()]
     return {
         name: live[name].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name in selection.names(known)

@@ -111,6 +111,15 @@ def test_no_circle_among_neighbours(folder: Path) -> None:
     assert circle(graph) is None
 
 
+def test_no_two_classes_of_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 def test_every_module_has_its_layer() -> None:
     found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
     assert found - {"__init__", "__main__"} == set(LAYERS)

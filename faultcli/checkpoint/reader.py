@@ -27,7 +27,7 @@ _CHUNK = 1 << 20  # bytes read at a time for a checksum
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardFile:
     """One file of a checkpoint; `stamp` tells whether it is still the file whose header was read."""
 
     path: Path
@@ -70,7 +70,7 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]  # in the order of the files and of the bytes in each
     metadata: dict[str, str]  # of the file; of shards, merged, the first shard that has a key wins
     index: Path | None = None
-    shards: tuple[Shard, ...] = field(default=(), repr=False)
+    shards: tuple[ShardFile, ...] = field(default=(), repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -168,11 +168,11 @@ class Checkpoint:
         lines = (f"{file.name} {digest}\n" for file, digest in zip(self.files, digests, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def _shard(self, info: TensorInfo) -> Shard:
+    def _shard(self, info: TensorInfo) -> ShardFile:
         return self._by_file[info.file]
 
     @cached_property
-    def _by_file(self) -> dict[Path, Shard]:
+    def _by_file(self) -> dict[Path, ShardFile]:
         return {shard.path: shard for shard in self.shards}
 
 
@@ -194,11 +194,11 @@ def _stamp(file: FileIO) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read_shard(path: Path) -> Shard:
+def _read_shard(path: Path) -> ShardFile:
     with _opened(path) as file:
         stamp = _stamp(file)
         try:
-            return Shard(path, read_header(file, path, stamp[1]), stamp)
+            return ShardFile(path, read_header(file, path, stamp[1]), stamp)
         except OSError as error:
             raise unreadable(path, error) from error
 

@@ -29,7 +29,7 @@ from faultcli.checkpoint.header import (
     tensor_bytes,
 )
 from faultcli.checkpoint.locate import unreadable
-from faultcli.checkpoint.reader import Checkpoint, Shard
+from faultcli.checkpoint.reader import Checkpoint, ShardFile
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory, atomic_output, copy_range, reserve, write_all
 
@@ -74,7 +74,7 @@ class HeaderPlan:
         if self.metadata is not None:
             _check_metadata(self.metadata)
 
-    def header(self, file: FileIO, shard: Shard) -> bytes:
+    def header(self, file: FileIO, shard: ShardFile) -> bytes:
         """Return the first bytes of the new file, up to its tensors. Reads them from the old one."""
         file.seek(0)
         raw = file.read(shard.header.nbytes)
@@ -232,7 +232,7 @@ def write_safetensors(
 
 
 def _rewrite_shard(
-    shard: Shard,
+    shard: ShardFile,
     target: Path,
     replace: Callable[[TensorInfo], TensorData | None],
     plan: HeaderPlan,
@@ -273,7 +273,7 @@ def _copy(source: Path, target: Path) -> None:
         copy_range(file, 0, source.stat().st_size, output)
 
 
-def _restored(record: str, shard: Shard) -> bytes:
+def _restored(record: str, shard: ShardFile) -> bytes:
     """Return the header that a record holds, if it is one of the very same tensors."""
     damaged = CheckpointError(f"{shard.path}: the record of its old header is damaged", "use the original checkpoint")
     try:

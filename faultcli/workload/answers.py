@@ -32,7 +32,7 @@ def answer_picker(answer: str | Pick | None) -> Pick:
         return answer
     if is_factory(answer):
         return import_named("answer", answer)
-    return _Named(answer)
+    return _Part(answer)
 
 
 def first_answer(output: Any) -> Any:
@@ -70,7 +70,7 @@ def all_finite(output: Any) -> bool:
     )
 
 
-class _Named:
+class _Part:
     """Picks a field, key or position by its name; a class, so that worker processes can be sent it."""
 
     def __init__(self, name: str) -> None:

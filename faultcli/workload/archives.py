@@ -45,7 +45,7 @@ class Stored:
     read: Callable[[int | None], NDArray[Any] | Tensor]
 
 
-class Stream(Protocol):
+class ByteSource(Protocol):
     """What bytes are read from."""
 
     def read(self, size: int, /) -> bytes: ...
@@ -96,7 +96,7 @@ def _read(
     return {key: headers[key].read(limit if key in rows else None) if key in headers else None for key in stored}
 
 
-def read_exactly(file: Stream, nbytes: int) -> NDArray[np.uint8]:
+def read_exactly(file: ByteSource, nbytes: int) -> NDArray[np.uint8]:
     """Read so many bytes, holding no more than them. Raises EOFError, with how many there were, if there are fewer."""
     out = np.empty(nbytes, np.uint8)
     rest = out.data
