@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from faultcli.version import __version__
+
 if TYPE_CHECKING:
     from faultcli.api import Result, faulty, inject, read_result, replay, run_campaign, write_report
     from faultcli.campaign.subject import Subject
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from faultcli.memory import MemoryImage
     from faultcli.recover.file import load_corrector
     from faultcli.recover.streaming import StreamingCorrector
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Checkpoint": "faultcli.checkpoint",

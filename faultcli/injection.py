@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
+from faultcli.checkpoint import Checkpoint, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
 from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NumberFormat, container_dtype
-from faultcli.memory import format_for
+from faultcli.formats import NumberFormat, container_dtype, format_for, native_format
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.stored import CheckRegion, StoredTensor, TensorSlot
 
@@ -177,7 +176,7 @@ def replay(
         raise FaultError(f"{checkpoint.path}: {problem}", "replay the map on the checkpoint that it was drawn for")
     faults.check_layout(layout, str(checkpoint.path))
     taking_back = here is not None and here == faults.after != faults.before
-    if taking_back and any(slot.format != format_for("native", checkpoint.info(slot.name).dtype) for slot in places):
+    if taking_back and any(slot.format != native_format(checkpoint.info(slot.name).dtype) for slot in places):
         raise FaultError(
             f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
             "format lost their original values",
@@ -238,7 +237,7 @@ def _write(
     def checked(partial: Path) -> None:
         check(partial, dict(sorted(drawn.items())))
 
-    checkpoint.edit(output, change, names=list(formats), force=force, progress=progress, check=checked)
+    edit(checkpoint, output, change, list(formats), force=force, progress=progress, check=checked)
     return dict(sorted(drawn.items())), changed
 
 
@@ -252,7 +251,7 @@ def _corrupt(
     changed."""
     dtype = torch_dtype(info.dtype)
     assert dtype is not None  # it has a number format, so torch has it too
-    if format == format_for("native", info.dtype):  # the words lie in the file: nothing to encode
+    if format == native_format(info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
         faults = faults_of(StoredTensor(info.name, info.shape, format, words))
         words[faults.words] ^= faults.masks.astype(words.dtype)

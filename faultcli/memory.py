@@ -18,7 +18,7 @@ from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout
 from faultcli.faults.selection import Selecting, Selection
-from faultcli.formats import NumberFormat, native_format, parse_format
+from faultcli.formats import NumberFormat, format_for
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import choose_factors
 from faultcli.protect.scale import Factors
@@ -273,7 +273,7 @@ class MemoryImage:
 
 
 @dataclass(frozen=True)
-class _Named:
+class _Live:
     """A live tensor as `select` looks at it."""
 
     name: str
@@ -283,7 +283,7 @@ class _Named:
 
 def at_risk(live: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
     """Return copies, on the CPU and contiguous, of the live tensors that are selected."""
-    known = [_Named(name, _DTYPE_NAMES.get(str(t.dtype), str(t.dtype)), tuple(t.shape)) for name, t in live.items()]
+    known = [_Live(name, _DTYPE_NAMES.get(str(t.dtype), str(t.dtype)), tuple(t.shape)) for name, t in live.items()]
     return {
         name: live[name].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name in selection.names(known)
@@ -305,14 +305,3 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 _DTYPE_NAMES = {f"torch.{known}": name for name, (_, known) in DTYPES.items() if known}
-
-
-def format_for(format_name: str, dtype: str) -> NumberFormat:
-    """Return the format of this name for a tensor of this safetensors dtype; `native` is the dtype itself.
-
-    Raises:
-        UsageError: no such format.
-        FormatError: the dtype is none that can be read as numbers, one by one (booleans, packed values).
-    """
-    own = native_format(dtype)
-    return own if format_name == "native" else parse_format(format_name)

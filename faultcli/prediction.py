@@ -10,7 +10,7 @@ import torch
 
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FormatError
-from faultcli.memory import format_for
+from faultcli.formats import format_for
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.protect.expected import expected_error, single_flips
 from faultcli.protect.factors import TABLE_BITS, FactorSearch

@@ -22,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, split
 
-from faultcli import __version__
-from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
+from faultcli.checkpoint import Checkpoint, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.formats.values import TILE, tiles
 from faultcli.injection import slots
 from faultcli.protect.chain import Chain
 from faultcli.protect.factors import TABLE_BITS, FactorSearch, choose_factors
 from faultcli.protect.scale import LARGEST_FACTOR, Factors, Scale, charged, divided, integers, multiplied
+from faultcli.version import __version__
 
 METADATA_KEY = "faultcli.scale"
 SCHEMA = "faultcli.scale/1"
@@ -255,8 +255,7 @@ def scale_checkpoint(
                 raise UsageError(problem, "a power of two loses nothing: --factor 4")
 
     metadata = {**checkpoint.metadata, METADATA_KEY: json.dumps(summary, sort_keys=True)}
-    how_written = {"names": list(names), "metadata": metadata, "force": force, "progress": progress, "check": prove}
-    checkpoint.edit(output, multiply, **how_written)  # type: ignore[arg-type]
+    edit(checkpoint, output, multiply, names, metadata=metadata, force=force, progress=progress, check=prove)
     return rows
 
 
@@ -339,9 +338,8 @@ def unscale_checkpoint(
                 "use the original checkpoint",
             )
 
-    checkpoint.edit(
-        output, divide, names=list(scaling.factors), restore_header=True, force=force, progress=progress, check=proven
-    )
+    names = list(scaling.factors)
+    edit(checkpoint, output, divide, names, restore_header=True, force=force, progress=progress, check=proven)
     return scaling.original_sha256
 
 

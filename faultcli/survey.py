@@ -12,8 +12,8 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from faultcli.errors import FormatError
+from faultcli.formats import format_for
 from faultcli.formats.values import TILE
-from faultcli.memory import format_for
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "faultcli"
 
 # From the bottom to the top; a module may import from its own layer and from those before it.
 LAYERS = [
+    "version",
     "errors",
     "files",
     "foreign",
@@ -59,6 +61,63 @@ def test_imports_go_downward(path: Path) -> None:
         other = layer_of(module)
         if other in LAYERS:
             assert LAYERS.index(other) <= LAYERS.index(own), f"{own} imports {module}"
+
+
+def named(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {named(path): path for path in FILES}
+
+
+def uses(path: Path) -> set[str]:
+    """The modules that one imports, in functions and for types only, too. What a package's `__init__` hands on is
+    imported from the package; that every module of a package runs its `__init__` first does not count."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in whole}
+    return found & MODULES.keys() - {named(path)}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str] | None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+def test_no_circle_of_modules() -> None:
+    assert circle({module: uses(path) for module, path in MODULES.items()}) is None
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: folder.name)
+def test_no_circle_among_neighbours(folder: Path) -> None:
+    """The modules and folders of one folder, a folder seen as a whole."""
+
+    def member(module: str) -> str | None:
+        path = MODULES[module]
+        return path.relative_to(folder).parts[0] if path.is_relative_to(folder) else None
+
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if (own := member(module)) is not None:
+            graph.setdefault(own, set()).update({member(other) for other in uses(path)} - {own, None})
+    assert circle(graph) is None
+
+
+def test_no_two_classes_of_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
 def test_every_module_has_its_layer() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from faultcli import __version__
+from faultcli.version import __version__
 
 _RECORDED = ("torch", "numpy", "safetensors")
 

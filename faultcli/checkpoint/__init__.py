@@ -2,6 +2,16 @@
 
 from faultcli.checkpoint.header import DTYPES, TensorInfo, torch_dtype
 from faultcli.checkpoint.reader import Checkpoint
-from faultcli.checkpoint.writer import TensorData, TensorSource, write_safetensors
+from faultcli.checkpoint.writer import TensorData, TensorSource, edit, rewrite, write_safetensors
 
-__all__ = ["DTYPES", "Checkpoint", "TensorData", "TensorInfo", "TensorSource", "torch_dtype", "write_safetensors"]
+__all__ = [
+    "DTYPES",
+    "Checkpoint",
+    "TensorData",
+    "TensorInfo",
+    "TensorSource",
+    "edit",
+    "rewrite",
+    "torch_dtype",
+    "write_safetensors",
+]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from stat import S_ISREG
@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faultcli.checkpoint import writer
 from faultcli.checkpoint.header import HEADER_RECORD, Header, TensorInfo, read_header, torch_dtype
 from faultcli.checkpoint.locate import Kind, Location, locate, some, unreadable
 from faultcli.errors import CheckpointError
@@ -28,7 +27,7 @@ _CHUNK = 1 << 20  # bytes read at a time for a checksum
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardFile:
     """One file of a checkpoint; `stamp` tells whether it is still the file whose header was read."""
 
     path: Path
@@ -71,7 +70,7 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]  # in the order of the files and of the bytes in each
     metadata: dict[str, str]  # of the file; of shards, merged, the first shard that has a key wins
     index: Path | None = None
-    shards: tuple[Shard, ...] = field(default=(), repr=False)
+    shards: tuple[ShardFile, ...] = field(default=(), repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -169,81 +168,11 @@ class Checkpoint:
         lines = (f"{file.name} {digest}\n" for file, digest in zip(self.files, digests, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def rewrite(
-        self,
-        target: str | Path,
-        replace: Callable[[TensorInfo], writer.TensorData | None],
-        *,
-        force: bool = False,
-        metadata: Mapping[str, str] | None = None,
-        restore_header: bool = False,
-        progress: Callable[[int], None] | None = None,
-        check: Callable[[Path], None] | None = None,
-    ) -> None:
-        """Write the checkpoint to `target` with the bytes of some tensors replaced and all else byte for byte.
-
-        A file becomes a file. Shards and directories become a directory with the same names in it, together with the
-        other plain files beside them (config.json, the tokenizer), except for weights that are not part of this
-        checkpoint: they would be the unchanged ones. The target appears whole or not at all, see `faultcli.files`.
-
-        Args:
-            target: the file or directory to write; never an input.
-            replace: called for each tensor in file order; returns its new bytes (dtype and length stay) or None to
-                keep the old ones. What it returns is written before the next call, so that it may use one buffer.
-            force: replace an existing target.
-            metadata: the new metadata, of every shard; None keeps each header byte for byte. Where a header changes,
-                the old one is kept in the new one's metadata, hidden from `metadata` here, for `restore_header`.
-            restore_header: write the headers as they were before `metadata` was last given.
-            progress: called with the tensor bytes written since its last call; they add up to `nbytes`.
-            check: called with what was written, under its temporary name; what it raises keeps it from appearing.
-
-        Raises:
-            OutputError: the target exists, is an input or cannot be written.
-            CheckpointError: a file cannot be read, has changed, or has no header to restore.
-            ValueError: a replacement has not the length of its tensor.
-        """
-        plan = writer.HeaderPlan(metadata, restore_header)
-        writer.rewrite(self, Path(target), replace, plan, force=force, progress=progress, check=check)
-
-    def edit(
-        self,
-        target: str | Path,
-        change: Callable[[TensorInfo, NDArray[np.uint8]], None],
-        *,
-        names: Collection[str] | None = None,
-        force: bool = False,
-        metadata: Mapping[str, str] | None = None,
-        restore_header: bool = False,
-        progress: Callable[[int], None] | None = None,
-        check: Callable[[Path], None] | None = None,
-    ) -> None:
-        """`rewrite` with each tensor's bytes changed in place: the fast way, in the memory of the largest tensor.
-
-        Args:
-            target: as `rewrite`.
-            change: called with a tensor and a writable uint8 array of its bytes, valid until it returns; not for
-                tensors without elements.
-            names: the tensors to change; None means all. The others are copied in the kernel.
-            force: as `rewrite`; so are `metadata`, `restore_header`, `progress` and `check`.
-        """
-        chosen = {info.name: info for info in (self.tensors.values() if names is None else map(self.info, names))}
-        buffer = np.empty(max((info.nbytes for info in chosen.values()), default=0), np.uint8)
-
-        def replace(info: TensorInfo) -> NDArray[np.uint8] | None:
-            if info.name not in chosen or not info.nbytes:
-                return None
-            data = self.read_bytes(info.name, buffer)
-            change(info, data)
-            return data
-
-        rewrite = partial(self.rewrite, target, replace, force=force, metadata=metadata)
-        rewrite(restore_header=restore_header, progress=progress, check=check)
-
-    def _shard(self, info: TensorInfo) -> Shard:
+    def _shard(self, info: TensorInfo) -> ShardFile:
         return self._by_file[info.file]
 
     @cached_property
-    def _by_file(self) -> dict[Path, Shard]:
+    def _by_file(self) -> dict[Path, ShardFile]:
         return {shard.path: shard for shard in self.shards}
 
 
@@ -265,11 +194,11 @@ def _stamp(file: FileIO) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read_shard(path: Path) -> Shard:
+def _read_shard(path: Path) -> ShardFile:
     with _opened(path) as file:
         stamp = _stamp(file)
         try:
-            return Shard(path, read_header(file, path, stamp[1]), stamp)
+            return ShardFile(path, read_header(file, path, stamp[1]), stamp)
         except OSError as error:
             raise unreadable(path, error) from error
 

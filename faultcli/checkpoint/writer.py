@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -29,11 +29,9 @@ from faultcli.checkpoint.header import (
     tensor_bytes,
 )
 from faultcli.checkpoint.locate import unreadable
+from faultcli.checkpoint.reader import Checkpoint, ShardFile
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory, atomic_output, copy_range, reserve, write_all
-
-if TYPE_CHECKING:
-    from faultcli.checkpoint.reader import Checkpoint, Shard
 
 TensorData: TypeAlias = bytes | bytearray | memoryview | NDArray[Any] | Tensor
 Progress: TypeAlias = Callable[[int], None]
@@ -76,7 +74,7 @@ class HeaderPlan:
         if self.metadata is not None:
             _check_metadata(self.metadata)
 
-    def header(self, file: FileIO, shard: Shard) -> bytes:
+    def header(self, file: FileIO, shard: ShardFile) -> bytes:
         """Return the first bytes of the new file, up to its tensors. Reads them from the old one."""
         file.seek(0)
         raw = file.read(shard.header.nbytes)
@@ -90,17 +88,49 @@ class HeaderPlan:
         return build_header(header_entries(raw, shard.path), {**self.metadata, HEADER_RECORD: record})
 
 
+class Rewriting(TypedDict, total=False):
+    """How a checkpoint is rewritten.
+
+    `force`: replace an existing target. `metadata`: the new metadata, of every shard; None keeps each header byte for
+    byte. Where a header changes, the old one is kept in the new one's metadata, which `Checkpoint.metadata` hides, for
+    `restore_header`: write the headers as they were before `metadata` was last given. `progress`: called with the
+    tensor bytes written since its last call; they add up to `Checkpoint.nbytes`. `check`: called with what was written,
+    under its temporary name; what it raises keeps it from appearing.
+    """
+
+    force: bool
+    metadata: Mapping[str, str] | None
+    restore_header: bool
+    progress: Progress | None
+    check: Callable[[Path], None] | None
+
+
 def rewrite(
     checkpoint: Checkpoint,
-    target: Path,
+    target: str | Path,
     replace: Callable[[TensorInfo], TensorData | None],
-    plan: HeaderPlan,
-    *,
-    force: bool,
-    progress: Progress | None,
-    check: Callable[[Path], None] | None = None,
+    **how: Unpack[Rewriting],
 ) -> None:
-    """See `Checkpoint.rewrite`."""
+    """Write the checkpoint to `target` with the bytes of some tensors replaced and all else byte for byte.
+
+    A file becomes a file. Shards and directories become a directory with the same names in it, together with the
+    other plain files beside them (config.json, the tokenizer), except for weights that are not part of this
+    checkpoint: they would be the unchanged ones. The target appears whole or not at all, see `faultcli.files`.
+
+    Args:
+        checkpoint: what is rewritten; its files are never changed.
+        target: the file or directory to write; never an input.
+        replace: called for each tensor in file order; returns its new bytes (dtype and length stay) or None to
+            keep the old ones. What it returns is written before the next call, so that it may use one buffer.
+        how: see `Rewriting`.
+
+    Raises:
+        OutputError: the target exists, is an input or cannot be written.
+        CheckpointError: a file cannot be read, has changed, or has no header to restore.
+        ValueError: a replacement has not the length of its tensor.
+    """
+    plan = HeaderPlan(how.get("metadata"), how.get("restore_header", False))
+    force, progress, check = how.get("force", False), how.get("progress"), how.get("check")
     if plan.restore and not any(HEADER_RECORD in shard.header.metadata for shard in checkpoint.shards):
         message = f"{checkpoint.path}: does not say what its header was; it was not written by faultcli"
         raise CheckpointError(message, "use the original checkpoint")
@@ -119,6 +149,36 @@ def rewrite(
                 _copy(file, temporary / file.name)
         if check is not None:
             check(temporary)
+
+
+def edit(
+    checkpoint: Checkpoint,
+    target: str | Path,
+    change: Callable[[TensorInfo, NDArray[np.uint8]], None],
+    names: Collection[str] | None = None,
+    **how: Unpack[Rewriting],
+) -> None:
+    """`rewrite` with each tensor's bytes changed in place: the fast way, in the memory of the largest tensor.
+
+    Args:
+        checkpoint, target: as `rewrite`.
+        change: called with a tensor and a writable uint8 array of its bytes, valid until it returns; not for
+            tensors without elements.
+        names: the tensors to change; None means all. The others are copied in the kernel.
+        how: see `Rewriting`.
+    """
+    infos = checkpoint.tensors.values() if names is None else map(checkpoint.info, names)
+    chosen = {info.name: info for info in infos}
+    buffer = np.empty(max((info.nbytes for info in chosen.values()), default=0), np.uint8)
+
+    def replace(info: TensorInfo) -> NDArray[np.uint8] | None:
+        if info.name not in chosen or not info.nbytes:
+            return None
+        data = checkpoint.read_bytes(info.name, buffer)
+        change(info, data)
+        return data
+
+    rewrite(checkpoint, target, replace, **how)
 
 
 def write_safetensors(
@@ -172,7 +232,7 @@ def write_safetensors(
 
 
 def _rewrite_shard(
-    shard: Shard,
+    shard: ShardFile,
     target: Path,
     replace: Callable[[TensorInfo], TensorData | None],
     plan: HeaderPlan,
@@ -213,7 +273,7 @@ def _copy(source: Path, target: Path) -> None:
         copy_range(file, 0, source.stat().st_size, output)
 
 
-def _restored(record: str, shard: Shard) -> bytes:
+def _restored(record: str, shard: ShardFile) -> bytes:
     """Return the header that a record holds, if it is one of the very same tensors."""
     damaged = CheckpointError(f"{shard.path}: the record of its old header is damaged", "use the original checkpoint")
     try:

@@ -33,39 +33,45 @@ def _hits(positions: NDArray[np.int64], eligible: tuple[int, ...]) -> tuple[NDAr
 
 
 @dataclass(frozen=True)
-class BitFlip(FaultLaw):
-    """Every eligible bit flips independently with probability `rate`."""
-
-    name: ClassVar[str] = "bitflip"
-    unit: ClassVar[str] = "probability that a bit flips (BER), 0 to 1"
+class RateLaw(FaultLaw):
+    """A law whose number is the probability `rate` of each of its faults."""
 
     rate: float
 
     def __post_init__(self) -> None:
-        _check_probability(self)
+        if not 0 <= self.rate <= 1:
+            problem = f"{self.name}:{self.rate:g}: {self.unit.partition(',')[0]} must lie between 0 and 1"
+            percent = f"; if you mean {self.rate:g} %: {self.name}:{self.rate / 100:g}" if 1 < self.rate <= 100 else ""
+            raise FaultError(problem, f"{self.name}:1e-4{percent}")
 
     @property
     def level(self) -> float:
         return self.rate
+
+    def _hit_bits(self, region: Region, stream: Stream) -> WordFaults:
+        """Draw bits, each of the eligible ones with the law's probability."""
+        eligible = self.eligible(region)
+        if not eligible:
+            return NO_FAULTS
+        return combine(*_hits(bernoulli_positions(stream, region.layout.words * len(eligible), self.rate), eligible))
+
+
+@dataclass(frozen=True)
+class BitFlip(RateLaw):
+    """Every eligible bit flips independently with probability `rate`."""
+
+    name: ClassVar[str] = "bitflip"
+    unit: ClassVar[str] = "probability that a bit flips (BER), 0 to 1"
 
     @property
     def ber(self) -> float | None:
         return self.rate if self.bits is None else None
 
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
-        eligible = self.eligible(region)
-        return combine(*_draw_bits(region, stream, self.rate, eligible))
+        return self._hit_bits(region, stream)
 
     def expected_flips(self, regions: Sequence[Site]) -> float | None:
         return self.rate * sum(region.layout.words * len(self.eligible(region)) for region in regions)
-
-
-def _draw_bits(
-    region: Region, stream: Stream, rate: float, eligible: tuple[int, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    if not eligible:
-        return NO_FAULTS
-    return _hits(bernoulli_positions(stream, region.layout.words * len(eligible), rate), eligible)
 
 
 @dataclass(frozen=True)
@@ -147,22 +153,13 @@ def _likely_most(count: int, share: float, sites: int) -> int:
 
 
 @dataclass(frozen=True)
-class StuckAt(FaultLaw):
+class StuckAt(RateLaw):
     """Every eligible bit is stuck with probability `rate`; only bits that held the other value change."""
 
     stuck_value: ClassVar[int]
 
-    rate: float
-
-    def __post_init__(self) -> None:
-        _check_probability(self)
-
-    @property
-    def level(self) -> float:
-        return self.rate
-
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
-        words, masks = combine(*_draw_bits(region, stream, self.rate, self.eligible(region)))
+        words, masks = self._hit_bits(region, stream)
         held = region.codes(words)
         return combine(words, masks & (~held if self.stuck_value else held))
 
@@ -184,7 +181,7 @@ class StuckAt1(StuckAt):
 
 
 @dataclass(frozen=True)
-class Burst(FaultLaw):
+class Burst(RateLaw):
     """A burst starts at every eligible bit with probability `rate` and flips `length` bits in a row.
 
     `across=word`: the burst stays inside its word (starts too near the word's last eligible bit are not drawn, so every
@@ -196,20 +193,15 @@ class Burst(FaultLaw):
     name: ClassVar[str] = "burst"
     unit: ClassVar[str] = "probability that a burst starts at a bit, 0 to 1"
 
-    rate: float
     length: int = 2
     across: str = "word"
 
     def __post_init__(self) -> None:
-        _check_probability(self)
+        super().__post_init__()
         if self.length < 1:
             raise FaultError(f"{self.spec}: a burst is 1 bit long or longer", "burst:1e-5,length=4")
         if self.across not in ("word", "row", "column"):
             raise unknown_name("direction of a burst", self.across, ("word", "row", "column"))
-
-    @property
-    def level(self) -> float:
-        return self.rate
 
     def _options(self) -> list[str]:
         return [f"length={self.length}", *([f"across={self.across}"] if self.across != "word" else [])]
@@ -236,7 +228,7 @@ class Burst(FaultLaw):
 
 
 @dataclass(frozen=True)
-class Zero(FaultLaw):
+class Zero(RateLaw):
     """Every weight is lost and reads 0 with probability `rate` (pruned or lost weights). It is lost after error
     correction, which neither helps nor hurts; the words that protect it are left alone."""
 
@@ -244,15 +236,9 @@ class Zero(FaultLaw):
     on_values: ClassVar[bool] = True
     unit: ClassVar[str] = "probability that a value is set to 0, 0 to 1"
 
-    rate: float
-
     def __post_init__(self) -> None:
-        _check_probability(self)
+        super().__post_init__()
         _check_whole_words(self)
-
-    @property
-    def level(self) -> float:
-        return self.rate
 
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
         if not region.holds_values:
@@ -287,13 +273,6 @@ class Gaussian(FaultLaw):
             return NO_FAULTS
         noisy = region.encode_noisy(self.sigma * stream.normal(region.layout.words))
         return combine(np.arange(region.layout.words, dtype=np.int64), region.decoded(slice(None)) ^ noisy)
-
-
-def _check_probability(law: FaultLaw) -> None:
-    if not 0 <= law.level <= 1:
-        problem = f"{law.name}:{law.level:g}: {law.unit.partition(',')[0]} must lie between 0 and 1"
-        percent = f"; if you mean {law.level:g} %: {law.name}:{law.level / 100:g}" if 1 < law.level <= 100 else ""
-        raise FaultError(problem, f"{law.name}:1e-4{percent}")
 
 
 def _check_whole_words(law: FaultLaw) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "bit_positions",
     "container_dtype",
     "describe_formats",
+    "format_for",
     "native_format",
     "parse_format",
     "scale_positions",
@@ -123,7 +124,7 @@ NATIVE: dict[str, NumberFormat] = {
 def parse_format(name: str) -> NumberFormat:
     """Return the number format called `name`, e.g. "fp16", "q2.5", "int8-channel".
 
-    `native` is no format of its own: see `native_format`.
+    `native` is no format of its own: see `format_for`.
 
     Raises:
         UsageError: no format has this name, or its numbers are out of range (q40.2, int99).
@@ -146,6 +147,17 @@ def native_format(dtype: str) -> NumberFormat:
     if dtype not in NATIVE:
         raise FormatError(f"has dtype {dtype}, which no number format stores", f"supported: {', '.join(NATIVE)}")
     return NATIVE[dtype]
+
+
+def format_for(format_name: str, dtype: str) -> NumberFormat:
+    """Return the format of this name for a tensor of this safetensors dtype; `native` is the dtype itself.
+
+    Raises:
+        UsageError: no such format.
+        FormatError: the dtype is none that can be read as numbers, one by one (booleans, packed values).
+    """
+    own = native_format(dtype)
+    return own if format_name == "native" else parse_format(format_name)
 
 
 def describe_formats() -> list[FormatRow]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from faultcli.checkpoint import DTYPES, Checkpoint, torch_dtype
+from faultcli.checkpoint import DTYPES, Checkpoint, rewrite, torch_dtype
 from faultcli.errors import CheckpointError
 
 
@@ -175,7 +175,7 @@ def test_shards_that_are_links_as_in_a_cache(tmp_path: Path) -> None:
         (tmp_path / "snapshot" / file.name).symlink_to(f"../blobs/{number}")
     opened = Checkpoint.open(tmp_path / "snapshot")
     assert list(opened.tensors) == ["b", "a", "c"]
-    opened.rewrite(tmp_path / "out", lambda _: None)
+    rewrite(opened, tmp_path / "out", lambda _: None)
     assert len(list((tmp_path / "out").iterdir())) == 5
     assert not any(file.is_symlink() for file in (tmp_path / "out").iterdir())
 
@@ -287,7 +287,7 @@ def test_file_that_changed_since(tmp_path: Path) -> None:
     opened = Checkpoint.open(path)
     craft(path, entry("I32"), bytes(8))
     os.utime(path, ns=(0, 0))
-    for use in (lambda: opened.read("a"), opened.sha256, lambda: opened.rewrite(tmp_path / "out", lambda _: None)):
+    for use in (lambda: opened.read("a"), opened.sha256, lambda: rewrite(opened, tmp_path / "out", lambda _: None)):
         with pytest.raises(CheckpointError, match="changed while it was in use"):
             use()
     path.unlink()

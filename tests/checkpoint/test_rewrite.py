@@ -17,7 +17,7 @@ from crafted import content, craft, digest, layout, odd_file, sharded
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from faultcli.checkpoint import Checkpoint, TensorInfo, TensorSource, write_safetensors
+from faultcli.checkpoint import Checkpoint, TensorInfo, TensorSource, edit, rewrite, write_safetensors
 from faultcli.errors import CheckpointError, OutputError
 
 
@@ -31,10 +31,10 @@ def flip(_: TensorInfo, data: np.ndarray) -> None:
 
 def test_file_byte_for_byte(tmp_path: Path) -> None:
     opened = Checkpoint.open(odd_file(tmp_path / "odd.safetensors"))
-    opened.rewrite(tmp_path / "kept", keep)
-    opened.rewrite(tmp_path / "same", lambda info: opened.read_bytes(info.name))
-    opened.edit(tmp_path / "flipped", flip)
-    Checkpoint.open(tmp_path / "flipped").edit(tmp_path / "back", flip)
+    rewrite(opened, tmp_path / "kept", keep)
+    rewrite(opened, tmp_path / "same", lambda info: opened.read_bytes(info.name))
+    edit(opened, tmp_path / "flipped", flip)
+    edit(Checkpoint.open(tmp_path / "flipped"), tmp_path / "back", flip)
     original = digest(opened.path)
     assert [digest(tmp_path / name) for name in ("kept", "same", "back")] == [original] * 3
     raw, flipped = opened.path.read_bytes(), (tmp_path / "flipped").read_bytes()
@@ -51,23 +51,23 @@ def test_only_what_is_replaced_changes(tmp_path: Path) -> None:
             seen.append(at.name)
             return bytes(at.nbytes) if at.name == name else None
 
-        opened.rewrite(tmp_path / "out", replace, force=True)
+        rewrite(opened, tmp_path / "out", replace, force=True)
         expected = raw[: info.offset] + bytes(info.nbytes) + raw[info.end :]
         assert (tmp_path / "out").read_bytes() == expected
         assert seen == list(opened.tensors)
-        opened.edit(tmp_path / "out", lambda _, data: data.fill(0), names=[name], force=True)
+        edit(opened, tmp_path / "out", lambda _, data: data.fill(0), names=[name], force=True)
         assert (tmp_path / "out").read_bytes() == expected
 
 
 def test_real_files_byte_for_byte(data_dir: Path, tmp_path: Path) -> None:
     for file in ("cifar10/resnet20.safetensors", "mnist/lenet.safetensors"):
         opened = Checkpoint.open(data_dir / file)
-        opened.edit(tmp_path / "flipped", flip, force=True, names=list(opened.tensors)[::2])
+        edit(opened, tmp_path / "flipped", flip, list(opened.tensors)[::2], force=True)
         assert digest(tmp_path / "flipped") != digest(opened.path)
-        Checkpoint.open(tmp_path / "flipped").edit(tmp_path / "back", flip, force=True, names=list(opened.tensors)[::2])
+        edit(Checkpoint.open(tmp_path / "flipped"), tmp_path / "back", flip, list(opened.tensors)[::2], force=True)
         assert digest(tmp_path / "back") == digest(opened.path)
     model = data_dir / "stories260k" / "hf"
-    Checkpoint.open(model).rewrite(tmp_path / "hf", keep)
+    rewrite(Checkpoint.open(model), tmp_path / "hf", keep)
     assert content(tmp_path / "hf") == content(model)
 
 
@@ -76,24 +76,24 @@ def test_directory_byte_for_byte(tmp_path: Path, named: str) -> None:
     directory = sharded(tmp_path / "m", **{"pytorch_model.bin": "unchanged weights", "consolidated.safetensors": "too"})
     (directory / "runs").mkdir()
     opened = Checkpoint.open(directory / "model.safetensors.index.json" if named == "index" else directory)
-    opened.rewrite(tmp_path / "out", keep)
+    rewrite(opened, tmp_path / "out", keep)
     expected = content(directory)
     del expected["pytorch_model.bin"], expected["consolidated.safetensors"]
     assert content(tmp_path / "out") == expected
     copy = Checkpoint.open(tmp_path / "out")
     assert copy.sha256() == opened.sha256()
-    copy.edit(tmp_path / "flipped", flip, names=["c"])
+    edit(copy, tmp_path / "flipped", flip, names=["c"])
     flipped = content(tmp_path / "flipped")
     assert [name for name in expected if flipped[name] != expected[name]] == ["model-00002-of-00002.safetensors"]
     with pytest.raises(OutputError, match="exists already"):
-        opened.rewrite(tmp_path / "out", keep)
-    opened.edit(tmp_path / "out", flip, names=["c"], force=True)
+        rewrite(opened, tmp_path / "out", keep)
+    edit(opened, tmp_path / "out", flip, names=["c"], force=True)
     assert content(tmp_path / "out") == flipped
 
 
 def test_metadata_and_back(tmp_path: Path) -> None:
     opened = Checkpoint.open(odd_file(tmp_path / "odd.safetensors"))
-    opened.rewrite(tmp_path / "a", keep, metadata={**opened.metadata, "ключ": "1"})
+    rewrite(opened, tmp_path / "a", keep, metadata={**opened.metadata, "ключ": "1"})
     first = Checkpoint.open(tmp_path / "a")
     assert first.metadata == {"b": 'A "x"', "a": "", "ключ": "1"}
     raw = (tmp_path / "a").read_bytes()
@@ -106,47 +106,47 @@ def test_metadata_and_back(tmp_path: Path) -> None:
     with safe_open(tmp_path / "a", "pt") as library:
         assert set(library.keys()) == set(opened.tensors)
 
-    first.edit(tmp_path / "b", flip, metadata={})
+    edit(first, tmp_path / "b", flip, metadata={})
     second = Checkpoint.open(tmp_path / "b")
     assert second.metadata == {}
-    second.edit(tmp_path / "c", flip, restore_header=True)
+    edit(second, tmp_path / "c", flip, restore_header=True)
     assert digest(tmp_path / "c") == digest(tmp_path / "a")
-    Checkpoint.open(tmp_path / "c").rewrite(tmp_path / "d", keep, restore_header=True)
+    rewrite(Checkpoint.open(tmp_path / "c"), tmp_path / "d", keep, restore_header=True)
     assert digest(tmp_path / "d") == digest(opened.path)
 
 
 def test_metadata_of_shards_and_back(tmp_path: Path) -> None:
     opened = Checkpoint.open(sharded(tmp_path / "m"))
-    opened.rewrite(tmp_path / "a", keep, metadata={"format": "pt", "part": "two"})
+    rewrite(opened, tmp_path / "a", keep, metadata={"format": "pt", "part": "two"})
     changed = Checkpoint.open(tmp_path / "a")
     assert changed.metadata == {"format": "pt", "part": "two"}
     # the second shard had this metadata already: its header is kept
     assert (changed.files[1]).read_bytes() == opened.files[1].read_bytes()
-    changed.rewrite(tmp_path / "b", keep, restore_header=True)
+    rewrite(changed, tmp_path / "b", keep, restore_header=True)
     assert content(tmp_path / "b") == content(tmp_path / "m")
 
 
 def test_metadata_that_is_the_same_keeps_the_header(tmp_path: Path) -> None:
     opened = Checkpoint.open(odd_file(tmp_path / "odd.safetensors"))
-    opened.rewrite(tmp_path / "out", keep, metadata=opened.metadata)
+    rewrite(opened, tmp_path / "out", keep, metadata=opened.metadata)
     assert digest(tmp_path / "out") == digest(opened.path)
 
 
 def test_metadata_must_be_strings_of_the_caller(tmp_path: Path) -> None:
     opened = Checkpoint.open(odd_file(tmp_path / "odd.safetensors"))
     with pytest.raises(ValueError, match="'factor': safetensors holds strings only, not float"):
-        opened.rewrite(tmp_path / "out", keep, metadata={"factor": 2.0})  # type: ignore[dict-item]
+        rewrite(opened, tmp_path / "out", keep, metadata={"factor": 2.0})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="is written by faultcli itself"):
-        opened.rewrite(tmp_path / "out", keep, metadata={"faultcli.header": ""})
+        rewrite(opened, tmp_path / "out", keep, metadata={"faultcli.header": ""})
     with pytest.raises(ValueError, match="brings its own metadata"):
-        opened.rewrite(tmp_path / "out", keep, metadata={}, restore_header=True)
+        rewrite(opened, tmp_path / "out", keep, metadata={}, restore_header=True)
 
 
 def test_header_that_cannot_be_restored(tmp_path: Path) -> None:
     tensor = ("a", "F32", [2], 8)
     opened = Checkpoint.open(craft(tmp_path / "m", layout(tensor), bytes(8)))
     with pytest.raises(CheckpointError, match="does not say what its header was"):
-        opened.rewrite(tmp_path / "out", keep, restore_header=True)
+        rewrite(opened, tmp_path / "out", keep, restore_header=True)
 
     def packed(raw: bytes) -> str:
         return base64.b64encode(zlib.compress(raw)).decode()
@@ -156,7 +156,7 @@ def test_header_that_cannot_be_restored(tmp_path: Path) -> None:
     for record in ("", "no base64!", "AAAA", packed(b""), packed(b"123"), packed(other), packed(other)[:20], bomb):
         path = craft(tmp_path / "bad", layout(tensor, metadata={"faultcli.header": record}), bytes(8))
         with pytest.raises(CheckpointError, match="the record of its old header is damaged"):
-            Checkpoint.open(path).rewrite(tmp_path / "out", keep, restore_header=True)
+            rewrite(Checkpoint.open(path), tmp_path / "out", keep, restore_header=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -164,14 +164,14 @@ def test_progress_adds_up(tmp_path: Path) -> None:
     opened = Checkpoint.open(sharded(tmp_path / "m"))
     for names in ([], ["a"], ["a", "b", "c"]):
         steps: list[int] = []
-        opened.edit(tmp_path / "out", flip, names=names, force=True, progress=steps.append)
+        edit(opened, tmp_path / "out", flip, names=names, force=True, progress=steps.append)
         assert sum(steps) == opened.nbytes == 24
 
 
 def test_wrong_length_is_refused(tmp_path: Path) -> None:
     opened = Checkpoint.open(odd_file(tmp_path / "odd.safetensors"))
     with pytest.raises(ValueError, match="tensor 'é2': 2 bytes are given, it has 1"):
-        opened.rewrite(tmp_path / "out", lambda info: bytes(info.nbytes + 1))
+        rewrite(opened, tmp_path / "out", lambda info: bytes(info.nbytes + 1))
     assert not (tmp_path / "out").exists()
 
 
@@ -180,7 +180,7 @@ def test_what_a_replacement_may_be(tmp_path: Path) -> None:
     values = torch.arange(4.0).reshape(2, 2)
     raw = values.T.contiguous().numpy().tobytes()
     for data in (raw, bytearray(raw), memoryview(raw), values.T, values.T.numpy(), values.T.to(torch.float32)):
-        opened.rewrite(tmp_path / "out", lambda _, data=data: data, force=True)
+        rewrite(opened, tmp_path / "out", lambda _, data=data: data, force=True)
         assert Checkpoint.open(tmp_path / "out").read("a").equal(values.T)
 
 
@@ -202,25 +202,25 @@ def test_inputs_are_never_changed(tmp_path: Path) -> None:
         (directory, tmp_path),
     ]:
         with pytest.raises(OutputError, match="inputs are never changed"):
-            Checkpoint.open(source).edit(target, flip, force=True)
+            edit(Checkpoint.open(source), target, flip, force=True)
     assert (digest(path), content(directory), digest(single)) == before
 
 
 def test_target_of_the_wrong_kind(tmp_path: Path) -> None:
     path, directory = odd_file(tmp_path / "odd.safetensors"), sharded(tmp_path / "m")
     with pytest.raises(OutputError, match="is a directory; the output is a file"):
-        Checkpoint.open(path).rewrite(directory, keep, force=True)
+        rewrite(Checkpoint.open(path), directory, keep, force=True)
     with pytest.raises(OutputError, match="is a file; the output is a directory"):
-        Checkpoint.open(directory).rewrite(path, keep, force=True)
+        rewrite(Checkpoint.open(directory), path, keep, force=True)
     with pytest.raises(OutputError, match="a part of its path is not a directory"):
-        Checkpoint.open(directory).rewrite(path / "out", keep)
+        rewrite(Checkpoint.open(directory), path / "out", keep)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_failure_in_the_middle(tmp_path: Path, kind: str) -> None:
     source = odd_file(tmp_path / "odd.safetensors") if kind == "file" else sharded(tmp_path / "m")
     opened = Checkpoint.open(source)
-    opened.rewrite(tmp_path / "out", keep)
+    rewrite(opened, tmp_path / "out", keep)
     before = Checkpoint.open(tmp_path / "out").sha256()
     last = list(opened.tensors)[-1]
 
@@ -229,22 +229,22 @@ def test_failure_in_the_middle(tmp_path: Path, kind: str) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        opened.edit(tmp_path / "out", interrupt, force=True)
+        edit(opened, tmp_path / "out", interrupt, force=True)
     with pytest.raises(KeyboardInterrupt):
-        opened.edit(tmp_path / "new", interrupt)
+        edit(opened, tmp_path / "new", interrupt)
     assert Checkpoint.open(tmp_path / "out").sha256() == before
     assert not (tmp_path / "new").exists()
 
 
 LIMITED = """
 import os, resource, sys
-from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint import Checkpoint, edit, rewrite
 from faultcli.errors import OutputError
 opened = Checkpoint.open(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 def attempts():
-    for write in (lambda: opened.edit(sys.argv[2], lambda *_: None, force=True),
-                  lambda: opened.rewrite(sys.argv[2], lambda _: None, force=True)):
+    for write in (lambda: edit(opened, sys.argv[2], lambda *_: None, force=True),
+                  lambda: rewrite(opened, sys.argv[2], lambda _: None, force=True)):
         try:
             write()
         except OutputError as error:
@@ -268,14 +268,14 @@ def test_no_room_for_the_output(tmp_path: Path) -> None:
 
 MEMORY = """
 import re, sys
-from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint import Checkpoint, edit, rewrite
 opened = Checkpoint.open(sys.argv[1])
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 def change(_, data): data[::4096] ^= 1
-opened.edit(sys.argv[2], change, names=["0"])
+edit(opened, sys.argv[2], change, names=["0"])
 before = peak()
-opened.edit(sys.argv[2], change, force=True)
-opened.rewrite(sys.argv[2], lambda _: None, force=True)
+edit(opened, sys.argv[2], change, force=True)
+rewrite(opened, sys.argv[2], lambda _: None, force=True)
 opened.sha256()
 print((peak() - before) * 1024)
 """
