@@ -119,7 +119,7 @@ def curves_of(store: Store) -> CurveResult:
     """
     plan, identity = store.plan(), Identity(store.base, tuple(store.arms))
     if plan.question is None:
-        raise UsageError("the store holds no curves", "they are what campaign --curve --store FILE keeps")
+        raise UsageError("the store holds no curves", "they are what faultcli curve LOW:HIGH --store FILE keeps")
     arms = []
     for number, key in enumerate(identity.arms):
         if not isinstance(plan.arms[number].fault, AnyFlips):

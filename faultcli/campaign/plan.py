@@ -183,7 +183,8 @@ class Plan:
             return
         if self.question is not None:
             raise UsageError(
-                f"--curve: draws accuracies, and {measure.score} is a score", "list levels: --ber 1e-5,1e-4"
+                f"faultcli curve: draws accuracies, and {measure.score} is a score",
+                "list levels: faultcli campaign --ber 1e-5,1e-4",
             )
         if self.until_half_width is not None and not measure.bounded:
             problem = f"--until-ci: of {measure.score}, a score without bounds, no interval holds at every look"

@@ -46,6 +46,10 @@ _EXTRA = re.compile(r"unexpected extra arguments?(?:\(s\))? \((.*)\)")
 _EXAMPLE = re.compile(r"Example: (faultcli .*)$")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
 
+_OF_CURVE = {  # what campaign had before curves were a command of their own
+    "--curve": "faultcli curve 1e-6:1e-2",
+    "--find-max-ber": "faultcli curve --find-max-ber --min-accuracy 0.9",
+}
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
 for command in (
     campaign.campaign,
@@ -216,6 +220,9 @@ def _internal_error() -> int:
 def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with the command line, and what to type instead."""
     near = _NEAR.search(message)
+    for option, command in _OF_CURVE.items():
+        if message.startswith(f"No such option: {option}"):
+            return _NEAR.sub("", message), command
     if near:
         options = near[1].split(", ")
         return _NEAR.sub("", message), options[0] if len(options) == 1 else f"one of {', '.join(options)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from faultcli.cli import options
 from faultcli.cli.console import note
 from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, Configured, Faults, Gates, Hardening, InParts, Opened
+from faultcli.cli.groups import AtRisk, Configured, Faults, Gates, Hardening, InParts, Judged
 
 if TYPE_CHECKING:
     from faultcli.campaign.baseline import Baseline
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from faultcli.faults.memories import Rate
 
 RARE = (
-    *("include", "exclude", "window", "unlabelled", "batch_size", "device", "mean", "std", "answer"),
+    *("target", "include", "exclude", "window", "unlabelled", "batch_size", "device", "mean", "std", "answer"),
     *("max_drop_from_original", "max_perplexity", "bounds", "baseline"),
     *("ray", "shard", "threads", "confidence", "budget"),
 )
@@ -25,9 +25,9 @@ RARE = (
 @grouped(rare=RARE)
 def campaign(
     faults: Faults,
+    opened: Judged,
     hardening: Hardening,
     at_risk: AtRisk,
-    opened: Opened,
     gates: Gates,
     running: InParts,
     output: Configured,
@@ -42,13 +42,13 @@ def campaign(
     from faultcli.api import default_trials
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.shard import parse_shard
-    from faultcli.cli.conduct import Conduct, arms_of, corrector_of
+    from faultcli.cli.conduct import Conduct, arms_of
 
     older = _baseline(gates)
     demands, bounds = _demands(gates), options.bounds_of(gates.bounds)
     rates = options.rates(faults.bers, quiet=output.quiet)
     laws = _laws(rates, faults.fault or [], quiet=output.quiet)
-    correct = corrector_of(hardening)
+    correct = hardening.load()
     arms = arms_of(hardening, laws, correct)
     trials = gates.trials
     if trials is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from faultcli.campaign.records import CampaignResult
     from faultcli.campaign.shard import Shard
     from faultcli.campaign.subject import Subject
-    from faultcli.cli.groups import AtRisk, Hardening, Opened, Output, Running, Stopping
+    from faultcli.cli.groups import AtRisk, Hardening, Judged, Output, Running, Stopping
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
     from faultcli.recover.applied import Correct
@@ -30,13 +30,6 @@ class Conducting(TypedDict):
 
     executor: Executor
     budget_seconds: float | None
-
-
-def corrector_of(hardening: Hardening) -> Correct | None:
-    """Load the corrector that is asked for."""
-    from faultcli.recover.applied import Correct
-
-    return None if hardening.corrector is None else Correct.load(hardening.corrector, hardening.window)
 
 
 def arms_of(hardening: Hardening, laws: Sequence[FaultLaw], correct: Correct | None) -> tuple[Arm, ...]:
@@ -64,7 +57,7 @@ class Conduct:
     """
 
     def __init__(
-        self, model: str | None, opened: Opened, at_risk: AtRisk, running: Running, output: Output, part: Shard | None
+        self, model: str | None, opened: Judged, at_risk: AtRisk, running: Running, output: Output, part: Shard | None
     ) -> None:
         self.model, self.opened, self.at_risk = model, opened, at_risk
         self.running, self.output, self.part = running, output, part

@@ -13,7 +13,7 @@ import typer
 from faultcli.cli import options
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, Configured, Hardening, Opened, Running, Stopping
+from faultcli.cli.groups import AtRisk, Configured, Hardening, Judged, Running, Stopping
 from faultcli.cli.places import READS
 from faultcli.errors import UsageError
 
@@ -28,7 +28,7 @@ CURVE_TRIALS = 300
 MOST_TRIALS = 5000  # where the curve itself says when it has enough
 
 RARE = (
-    *("include", "exclude", "window", "unlabelled", "batch_size", "device", "mean", "std", "answer", "score"),
+    *("target", "include", "exclude", "window", "unlabelled", "batch_size", "device", "mean", "std", "answer", "score"),
     *("ray", "threads", "confidence"),
 )
 Words = Annotated[
@@ -47,6 +47,7 @@ Words = Annotated[
 class Asked:
     """What the curve is to tell."""
 
+    seed: options.Seed = 0
     find_max_ber: Annotated[
         bool,
         typer.Option(
@@ -66,16 +67,30 @@ class Asked:
             show_default=False,
         ),
     ] = None
-    seed: options.Seed = 0
+
+
+@dataclass(frozen=True)
+class Rounds(Stopping):
+    """How many trials there are."""
+
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Trials per arm, at the most.",
+            rich_help_panel=options.STOPPING,
+            show_default="300; 5000 with --until-ci",
+        ),
+    ] = None
 
 
 @grouped(rare=RARE)
 def curve(
     asked: Asked,
+    opened: Judged,
     hardening: Hardening,
     at_risk: AtRisk,
-    opened: Opened,
-    stopping: Stopping,
+    stopping: Rounds,
     running: Running,
     output: Configured,
     words: Words = None,
@@ -88,7 +103,7 @@ def curve(
     Example: faultcli curve 1e-6:1e-2 --format q2.5 --protect none --protect scale=max
     """
     from faultcli.campaign.plan import Plan, Question
-    from faultcli.cli.conduct import Conduct, arms_of, corrector_of
+    from faultcli.cli.conduct import Conduct, arms_of
     from faultcli.faults.laws import AnyFlips
 
     model, rates = _split(words or [], asked)
@@ -96,10 +111,11 @@ def curve(
     memory = question.axis.memory
     if memory is not None and memory.explanation is not None:
         note(f"at the end of the range, {memory.explanation}", quiet=output.quiet)
-    correct = corrector_of(hardening)
+    correct = hardening.load()
+    usual = CURVE_TRIALS if stopping.until_ci is None else MOST_TRIALS
     plan = Plan(
         arms_of(hardening, [AnyFlips()], correct),
-        stopping.trials or (CURVE_TRIALS if stopping.until_ci is None else MOST_TRIALS),
+        usual if stopping.trials is None else stopping.trials,
         asked.seed,
         at_risk.target,
         tuple(at_risk.include or ()),

@@ -31,7 +31,7 @@ def grouped(*, rare: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Ca
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         taken = _fields_of(command)
-        groups = {name: hint for name, hint in get_type_hints(command).items() if is_dataclass(hint)}
+        groups: dict[str, Any] = {name: hint for name, hint in get_type_hints(command).items() if is_dataclass(hint)}
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -51,7 +51,7 @@ def grouped(*, rare: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Ca
         listed = [inspect.Parameter(n, keyword, default=defaults[n], annotation=hint) for n, hint in hints.items()]
         run.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
         run.__annotations__ = {**hints, "return": None}
-        del run.__wrapped__  # type: ignore[attr-defined]  # whose annotations are groups
+        del run.__wrapped__  # whose annotations are groups
         return run
 
     return decorate

@@ -13,9 +13,12 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.places import KEEPS, READS
+from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
     from faultcli.campaign.subject import Opening
+    from faultcli.checkpoint import Checkpoint
+    from faultcli.recover.applied import Correct
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,21 @@ class Faults:
 
 
 @dataclass(frozen=True)
+class OneFault:
+    """One fault law; `spec` wants one to be named."""
+
+    ber: options.Ber = None
+    fault: options.Fault = None
+
+    def spec(self, *, quiet: bool) -> str:
+        """Return the law that --ber or --fault asks for, and say where a memory's rate comes from."""
+        if (self.ber is None) == (self.fault is None):
+            problem = "no fault to inject" if self.ber is None else "--ber and --fault are two ways to say the same"
+            raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
+        return self.fault if self.fault is not None else options.explained_rate(str(self.ber), quiet).spec
+
+
+@dataclass(frozen=True)
 class AtRisk:
     """Which tensors lie in the memory."""
 
@@ -35,17 +53,44 @@ class AtRisk:
     include: options.Include = None
     exclude: options.Exclude = None
 
+    def names(self, checkpoint: Checkpoint) -> list[str]:
+        """Return which tensors of a checkpoint these are."""
+        from faultcli.faults.selection import select
+
+        globs = {"include": self.include or (), "exclude": self.exclude or ()}
+        return select(checkpoint.tensors.values(), target=self.target, **globs)
+
 
 @dataclass(frozen=True)
-class Hardening:
-    """How tensors are stored, and what is done about faults."""
+class OneMemory:
+    """How tensors are stored, in one way."""
+
+    format: options.Format = "native"
+    protect: options.Protect = "none"
+
+
+@dataclass(frozen=True)
+class Correcting:
+    """What corrects logits, and what it looks at."""
+
+    corrector: options.Corrector = None
+    window: options.Window = 1000
+    unlabelled: options.Unlabelled = None
+
+    def load(self) -> Correct | None:
+        """Return the corrector that is asked for."""
+        from faultcli.recover.applied import Correct
+
+        return None if self.corrector is None else Correct.load(self.corrector, self.window)
+
+
+@dataclass(frozen=True)
+class Hardening(Correcting):
+    """How tensors are stored, in several ways that multiply into arms, and what is done about faults."""
 
     format: options.Formats = "native"
     protect: options.Protects = None
     recalibrate: options.Recalibrations = None
-    corrector: options.Corrector = None
-    window: options.Window = 1000
-    unlabelled: options.Unlabelled = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +104,6 @@ class Opened:
     device: options.Device = "auto"
     mean: options.Mean = None
     std: options.Std = None
-    score: options.Score = None
-    answer: options.Answer = None
 
     def opening(self, at_risk: AtRisk) -> Opening:
         """Return how a checkpoint is opened, as `Subject.open` takes it."""
@@ -71,12 +114,22 @@ class Opened:
             "device": self.device,
             "mean": options.numbers("--mean", self.mean),
             "std": options.numbers("--std", self.std),
-            "score": self.score,
-            "answer": self.answer,
             "target": at_risk.target,
             "include": at_risk.include or (),
             "exclude": at_risk.exclude or (),
         }
+
+
+@dataclass(frozen=True)
+class Judged(Opened):
+    """What runs on what, and what of its answers counts."""
+
+    score: options.Score = None
+    answer: options.Answer = None
+
+    def opening(self, at_risk: AtRisk) -> Opening:
+        """Return how a checkpoint is opened, as `Subject.open` takes it."""
+        return {**super().opening(at_risk), "score": self.score, "answer": self.answer}
 
 
 @dataclass(frozen=True)

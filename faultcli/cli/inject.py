@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,34 +10,21 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, write_json
+from faultcli.cli.grouping import grouped
+from faultcli.cli.groups import AtRisk, OneFault, Output
 from faultcli.cli.places import READS, WRITES, writes
 from faultcli.report.text import counted
 
 
-def inject(
-    model: options.Model,
-    ber: options.Ber = None,
-    fault: options.Fault = None,
-    format: options.Format = "native",
-    target: options.Target = "weights",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    seed: options.Seed = 0,
+@dataclass(frozen=True)
+class Drawn(OneFault):
+    """Which faults."""
+
+    seed: options.Seed = 0
     trial: Annotated[
         int,
         typer.Option(metavar="N", help="Take the faults of this trial of a campaign.", rich_help_panel=options.FAULTS),
-    ] = 0,
-    output: options.Output = None,
-    save_faults: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Save the fault map, bound to input and output.",
-            rich_help_panel=options.OUTPUT,
-            show_default=False,
-        ),
-        WRITES,
-    ] = None,
+    ] = 0
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -46,10 +34,34 @@ def inject(
             show_default=False,
         ),
         READS,
-    ] = None,
-    force: options.Force = False,
-    json: options.Json = None,
-    quiet: options.Quiet = False,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Written(Output):
+    """What is written."""
+
+    output: options.Output = None
+    save_faults: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Save the fault map, bound to input and output.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+        WRITES,
+    ] = None
+    force: options.Force = False
+
+
+@grouped()
+def inject(
+    drawn: Drawn,
+    at_risk: AtRisk,
+    written: Written,
+    model: options.Model,
+    format: options.Format = "native",
 ) -> None:
     """Write a corrupted copy of a checkpoint.
 
@@ -60,30 +72,29 @@ def inject(
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
-    from faultcli.faults.selection import select
 
     checkpoint = Checkpoint.open(model)
-    written_to = output or writes("--output", options.beside(checkpoint.path, "faulty"))
-    if replay is not None:
-        if ber is not None or fault is not None or save_faults is not None:
+    written_to = written.output or writes("--output", options.beside(checkpoint.path, "faulty"))
+    if drawn.replay is not None:
+        if (drawn.ber, drawn.fault, written.save_faults) != (None, None, None):
             raise UsageError(
                 "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
             )
-        faults = FaultMap.load(replay)
+        faults = FaultMap.load(drawn.replay)
         passes = 3 if faults.before else 1  # with checksums before and after
-        with byte_progress(quiet, "replaying", passes * checkpoint.nbytes) as advance:
-            result = library.replay(checkpoint, faults, written_to, force=force, progress=advance)
+        with byte_progress(written.quiet, "replaying", passes * checkpoint.nbytes) as advance:
+            result = library.replay(checkpoint, faults, written_to, force=written.force, progress=advance)
     else:
-        names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
-        law = parse_law(options.single_fault(ber, fault, quiet=quiet))
-        passes = 3 if save_faults else 1
-        with byte_progress(quiet, "injecting", passes * checkpoint.nbytes) as advance:
+        names = at_risk.names(checkpoint)
+        law = parse_law(drawn.spec(quiet=written.quiet))
+        passes = 3 if written.save_faults else 1
+        with byte_progress(written.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,
-                library.Draw(law, names, format, seed, trial),
+                library.Draw(law, names, format, drawn.seed, drawn.trial),
                 written_to,
-                force=force,
-                save_faults=save_faults,
+                force=written.force,
+                save_faults=written.save_faults,
                 progress=advance,
             )
     faults = result.faults
@@ -95,17 +106,17 @@ def inject(
         "bits": faults.bits,
         "flips": faults.flips,
         "values_changed": result.values_changed,
-        "fault_map": str(save_faults) if save_faults else None,
-        "replayed": str(replay) if replay else None,
+        "fault_map": str(written.save_faults) if written.save_faults else None,
+        "replayed": str(drawn.replay) if drawn.replay else None,
         "seed": faults.seed,
         "trial": faults.trial,
     }
-    write_json(summary, json)
-    if json != "-":
+    write_json(summary, written.json)
+    if written.json != "-":
         say(_sentence(result))
-        if replay is None:
+        if drawn.replay is None:
             text = f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere"
-            note(text, quiet=quiet)
+            note(text, quiet=written.quiet)
 
 
 def _sentence(result: object) -> str:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
+from faultcli.cli.grouping import grouped
+from faultcli.cli.groups import AtRisk, OneFault, Output
 
-BUILT_IN = "Tables of what is built in"
+BUILT_IN = "Tables of what is built in"  # a field of `BuiltIn` is one
 
 
-def inspect(
-    model: options.OptionalModel = None,
+@dataclass(frozen=True)
+class BuiltIn:
+    """Tables of what is built in."""
+
     formats: Annotated[
         bool,
         typer.Option("--formats", metavar="", help="Number formats.", rich_help_panel=BUILT_IN, show_default=False),
-    ] = False,
+    ] = False
     faults: Annotated[
         bool, typer.Option("--faults", metavar="", help="Fault laws.", rich_help_panel=BUILT_IN, show_default=False)
-    ] = False,
+    ] = False
     memories: Annotated[
         bool,
         typer.Option(
@@ -30,22 +35,24 @@ def inspect(
             rich_help_panel=BUILT_IN,
             show_default=False,
         ),
-    ] = False,
+    ] = False
     protections: Annotated[
         bool,
         typer.Option("--protections", metavar="", help="Protections.", rich_help_panel=BUILT_IN, show_default=False),
-    ] = False,
+    ] = False
     archs: Annotated[
         bool, typer.Option("--archs", metavar="", help="Architectures.", rich_help_panel=BUILT_IN, show_default=False)
-    ] = False,
-    ber: options.Ber = None,
-    fault: options.Fault = None,
+    ] = False
+
+
+@grouped()
+def inspect(
+    built_in: BuiltIn,
+    faults: OneFault,
+    at_risk: AtRisk,
+    output: Output,
+    model: options.OptionalModel = None,
     format: options.Format = "native",
-    target: options.Target = "weights",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    json: options.Json = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """List a checkpoint's tensors, their ranges and the bits that would be at risk; or a table of what is built in.
 
@@ -53,52 +60,33 @@ def inspect(
     """
     from faultcli.report import builtin
 
-    tables = {"formats": formats, "faults": faults, "memories": memories, "protections": protections, "archs": archs}
-    asked = [name for name, flag in tables.items() if flag]
+    asked = [table.name for table in fields(built_in) if getattr(built_in, table.name)]
     for name in asked:
         rows = builtin.TABLES[name]()
-        write_json({"schema": f"faultcli.{name}/1", name: rows}, json)
-        if json != "-":
+        write_json({"schema": f"faultcli.{name}/1", name: rows}, output.json)
+        if output.json != "-":
             stdout().print(builtin.render(name, rows))
     if not asked:
-        _inspect_checkpoint(
-            model,
-            fault=options.single_fault(ber, fault, quiet=quiet) if ber is not None or fault is not None else None,
-            format=format,
-            target=target,
-            include=include or [],
-            exclude=exclude or [],
-            json=json,
-            quiet=quiet,
-        )
+        _inspect_checkpoint(model, faults, format, at_risk, output)
 
 
-def _inspect_checkpoint(
-    model: str | None,
-    *,
-    fault: str | None,
-    format: str,
-    target: str,
-    include: list[str],
-    exclude: list[str],
-    json: str | None,
-    quiet: bool,
-) -> None:
+def _inspect_checkpoint(model: str | None, faults: OneFault, format: str, at_risk: AtRisk, output: Output) -> None:
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.cli.session import naming
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
-    from faultcli.faults.selection import TARGETS, select
+    from faultcli.faults.selection import TARGETS
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, predict
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
+    fault = None if faults == OneFault() else faults.spec(quiet=output.quiet)
     checkpoint = open_checkpoint(model)
     try:
-        names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
+        names = at_risk.names(checkpoint)
     except UsageError:
-        if include or exclude or fault is not None or target not in TARGETS:
+        if at_risk.include or at_risk.exclude or fault is not None or at_risk.target not in TARGETS:
             raise
         names = []  # a checkpoint without weights can still be looked at
     law = None if fault is None else parse_law(fault)
@@ -106,18 +94,18 @@ def _inspect_checkpoint(
     if law is not None:
         sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
         expected = law.expected_flips([site for site in sites if law.covers(site)])
-    with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:
+    with byte_progress(output.quiet, "reading", checkpoint.nbytes) as advance:
         tensors = list(survey(checkpoint, set(names), format, advance))
     predictions: list[Prediction] = []
     if law is not None and law.ber is not None:
-        with byte_progress(quiet, "predicting", checkpoint.nbytes) as advance, naming(checkpoint):
+        with byte_progress(output.quiet, "predicting", checkpoint.nbytes) as advance, naming(checkpoint):
             predictions = list(predict(checkpoint, names, format, law.ber, advance))
-    write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), json)
-    if json != "-":
+    write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), output.json)
+    if output.json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))
         say(inspection_summary(tensors, format, fault, expected))
         if predictions:
             stdout().print(prediction_table(format, predictions))
         if checkpoint.metadata:
             entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
-            note("metadata: " + ", ".join(entries), quiet=quiet)
+            note("metadata: " + ", ".join(entries), quiet=output.quiet)

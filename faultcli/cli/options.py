@@ -61,7 +61,7 @@ Arch = Annotated[
         help="Architecture: a NAME (`inspect --archs`), hf, torchvision:NAME, timm:NAME, FILE.pt2 or "
         "package.module:factory.",
         rich_help_panel=WORKLOAD,
-        show_default="what the checkpoint says or fits",
+        show_default="as the checkpoint says",
     ),
     READS,
 ]
@@ -80,7 +80,7 @@ Score = Annotated[
     str | None,
     typer.Option(
         metavar="M:FUNCTION",
-        help="Judge the model by package.module:function, which returns numbers by name. In place of --data.",
+        help="package.module:function that judges the model, in place of --data.",
         rich_help_panel=WORKLOAD,
         show_default=False,
     ),
@@ -281,14 +281,6 @@ def output(default: str) -> Any:
 
 
 Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL"), WRITES]
-
-
-def single_fault(ber: str | None, fault: str | None, *, quiet: bool) -> str:
-    """Return the one fault spec that --ber or --fault asks for."""
-    if (ber is None) == (fault is None):
-        problem = "no fault to inject" if ber is None else "--ber and --fault are two ways to say the same"
-        raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
-    return fault if fault is not None else explained_rate(str(ber), quiet).spec
 
 
 def several_faults(bers: str | None, faults: list[str] | None, *, quiet: bool) -> list[str]:

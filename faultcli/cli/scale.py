@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,15 +10,20 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
+from faultcli.cli.grouping import grouped
+from faultcli.cli.groups import AtRisk, Output
 from faultcli.cli.places import WRITES, writes
+from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
     from faultcli.checkpoint import Checkpoint
     from faultcli.scaling import ScaledTensor
 
 
-def scale(
-    model: options.Model,
+@dataclass(frozen=True)
+class Scaling:
+    """By what, and what for."""
+
     factor: Annotated[
         str | None,
         typer.Option(
@@ -27,7 +33,7 @@ def scale(
             rich_help_panel=options.SCALING,
             show_default=False,
         ),
-    ] = None,
+    ] = None
     granularity: Annotated[
         str,
         typer.Option(
@@ -35,7 +41,7 @@ def scale(
             help="One factor for what, with auto and max.",
             rich_help_panel=options.SCALING,
         ),
-    ] = "tensor",
+    ] = "tensor"
     undo: Annotated[
         bool,
         typer.Option(
@@ -44,68 +50,77 @@ def scale(
             rich_help_panel=options.SCALING,
             show_default=False,
         ),
-    ] = False,
-    format: options.Format = "native",
+    ] = False
+    format: options.Format = "native"
     ber: Annotated[
         str,
         typer.Option(metavar="P", help="Bit-error rate to predict the error for.", rich_help_panel=options.SCALING),
-    ] = "1e-4",
-    target: options.Target = "weights",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
+    ] = "1e-4"
+
+
+@dataclass(frozen=True)
+class Written(Output):
+    """What is written."""
+
     output: Annotated[
         Path | None,
         options.output("MODEL.scaled.safetensors beside MODEL; with --undo MODEL.restored.safetensors"),
         WRITES,
-    ] = None,
-    force: options.Force = False,
-    json: options.Json = None,
-    quiet: options.Quiet = False,
-) -> None:
+    ] = None
+    force: options.Force = False
+
+
+@grouped()
+def scale(scaling: Scaling, at_risk: AtRisk, written: Written, model: options.Model) -> None:
     """Multiply the weights by constants, reversibly, and say what that does to the expected error.
 
     Every other command reads a scaled checkpoint as the model it is. Example: faultcli scale model.safetensors --factor
     max --format q2.5
     """
     from faultcli.checkpoint import Checkpoint
-    from faultcli.errors import UsageError
-    from faultcli.faults.selection import select
     from faultcli.protect.scale import Scale
-    from faultcli.scaling import scale_checkpoint, unscale_checkpoint
+    from faultcli.scaling import scale_checkpoint
     from faultcli.workload.allocator import prepare_to_stream
 
     prepare_to_stream()
-    rate = options.explained_rate(ber, quiet).ber_per_bit
+    format, quiet = scaling.format, written.quiet
+    rate = options.explained_rate(scaling.ber, quiet).ber_per_bit
     checkpoint = Checkpoint.open(model)
-    if undo:
-        if factor is not None:
-            raise UsageError("--undo takes no --factor: the constants are in the file", "leave --factor out")
-        restored = output or writes("--output", options.beside(checkpoint.path, "restored"))
-        with byte_progress(quiet, "undoing", 2 * checkpoint.nbytes) as advance:
-            sha256 = unscale_checkpoint(checkpoint, restored, force=force, progress=advance)
-        write_json({"schema": "faultcli.scale/1", "output": str(restored), "sha256": sha256, "tensors": []}, json)
-        if json != "-":
-            say(f"{restored}: every byte of the original, SHA-256 {sha256}")
+    if scaling.undo:
+        _undo(checkpoint, scaling, written)
         return
-    if factor is None:
+    if scaling.factor is None:
         raise UsageError("no --factor to scale by", "say --factor X, --factor max or --factor auto")
-    names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
-    written = output or writes("--output", options.beside(checkpoint.path, "scaled"))
+    names = at_risk.names(checkpoint)
+    output = written.output or writes("--output", options.beside(checkpoint.path, "scaled"))
     with byte_progress(quiet, "scaling", 3 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(
             checkpoint,
-            Scale.parse(f"{factor}:{granularity}"),
-            written,
+            Scale.parse(f"{scaling.factor}:{scaling.granularity}"),
+            output,
             names=names,
             format_name=format,
             ber=rate,
-            force=force,
+            force=written.force,
             progress=advance,
         )
-    write_json(_document(written, format, rate, tensors), json)
-    if json != "-":
-        _show(checkpoint, written, format, rate, tensors)
-        note(f"undo: faultcli scale {written} --undo", quiet=quiet)
+    write_json(_document(output, format, rate, tensors), written.json)
+    if written.json != "-":
+        _show(checkpoint, output, format, rate, tensors)
+        note(f"undo: faultcli scale {output} --undo", quiet=quiet)
+
+
+def _undo(checkpoint: Checkpoint, scaling: Scaling, written: Written) -> None:
+    from faultcli.scaling import unscale_checkpoint
+
+    if scaling.factor is not None:
+        raise UsageError("--undo takes no --factor: the constants are in the file", "leave --factor out")
+    output = written.output or writes("--output", options.beside(checkpoint.path, "restored"))
+    with byte_progress(written.quiet, "undoing", 2 * checkpoint.nbytes) as advance:
+        sha256 = unscale_checkpoint(checkpoint, output, force=written.force, progress=advance)
+    write_json({"schema": "faultcli.scale/1", "output": str(output), "sha256": sha256, "tensors": []}, written.json)
+    if written.json != "-":
+        say(f"{output}: every byte of the original, SHA-256 {sha256}")
 
 
 def _document(output: Path, format: str, ber: float, tensors: list[ScaledTensor]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,31 +11,28 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import note, progress, stdout, write_json
+from faultcli.cli.grouping import grouped
+from faultcli.cli.groups import AtRisk, Faults, OneMemory, Opened, Output
 from faultcli.cli.places import READS, WRITES
 
 if TYPE_CHECKING:
+    from faultcli.faults.law import FaultLaw
     from faultcli.faults.maps import FaultMap
     from faultcli.recover.edmn import EdmnOptions
     from faultcli.workload.data import Dataset
     from faultcli.workload.evaluate import Workload
 
 TRAINING = "Training"
+RARE = (
+    *("hidden", "alpha", "gamma", "beta", "temperature", "clean_share", "epochs"),
+    *("target", "include", "exclude", "batch_size", "device", "mean", "std"),
+)
 
 
-def train_corrector(
-    model: options.OptionalModel = None,
-    data: options.Data = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            metavar="edmn|align|mixture|adaptive",
-            help="edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per "
-            "class on a window. adaptive: a blend by estimated severity, that leaves alone what it cannot help.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "adaptive",
-    bers: options.Bers = None,
-    fault: options.Faults = None,
+@dataclass(frozen=True)
+class Known(Faults):
+    """Faults of laws, or known ones."""
+
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -44,13 +42,37 @@ def train_corrector(
             show_default=False,
         ),
         READS,
-    ] = None,
-    format: options.Format = "native",
-    protect: options.Protect = "none",
-    target: options.Target = "weights",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    seed: options.Seed = 0,
+    ] = None
+
+    def laws(self, *, quiet: bool) -> tuple[list[FaultLaw], FaultMap | None]:
+        """Return the laws, or else the faults themselves."""
+        from faultcli.errors import UsageError
+        from faultcli.faults.laws import parse_law
+        from faultcli.faults.maps import FaultMap
+
+        specs = options.several_faults(self.bers, self.fault, quiet=quiet)
+        if (self.replay is None) == (not specs):
+            beside = "--replay names the faults: no --fault or --ber beside it"
+            raise UsageError(
+                "no fault to train for" if self.replay is None else beside,
+                "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE",
+            )
+        return [parse_law(spec) for spec in specs], None if self.replay is None else FaultMap.load(self.replay)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what."""
+
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="edmn|align|mixture|adaptive",
+            help="edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per "
+            "class on a window. adaptive: a blend by estimated severity, that leaves alone what it cannot help.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "adaptive"
     train_data: Annotated[
         str | None,
         typer.Option(
@@ -60,16 +82,16 @@ def train_corrector(
             show_default="the training split of the data, else half of the data",
         ),
         READS,
-    ] = None,
-    train_limit: Annotated[
-        int, typer.Option(metavar="N", help="Use at most N of them.", rich_help_panel=TRAINING)
-    ] = 5000,
+    ] = None
+    train_limit: Annotated[int, typer.Option(metavar="N", help="Use at most N of them.", rich_help_panel=TRAINING)] = (
+        5000
+    )
     maps: Annotated[
         int, typer.Option(metavar="N", help="Fault maps per level to train on.", rich_help_panel=TRAINING)
-    ] = 6,
+    ] = 6
     report_maps: Annotated[
         int, typer.Option(metavar="N", help="Other fault maps per level to report on.", rich_help_panel=TRAINING)
-    ] = 20,
+    ] = 20
     window: Annotated[
         int | None,
         typer.Option(
@@ -78,40 +100,64 @@ def train_corrector(
             rich_help_panel=TRAINING,
             show_default="1000; a quarter of the training inputs where they are few",
         ),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """How the perceptron of `edmn` and its loss are made."""
+
     hidden: Annotated[
         str, typer.Option(metavar="N[,N...]", help="Hidden sizes of the perceptron.", rich_help_panel=TRAINING)
-    ] = "256,256",
-    alpha: Annotated[
-        float, typer.Option(metavar="W", help="Weight of the distillation.", rich_help_panel=TRAINING)
-    ] = 1.0,
+    ] = "256,256"
+    alpha: Annotated[float, typer.Option(metavar="W", help="Weight of the distillation.", rich_help_panel=TRAINING)] = (
+        1.0
+    )
     gamma: Annotated[
         float, typer.Option(metavar="W", help="Weight of the cross entropy.", rich_help_panel=TRAINING)
-    ] = 1.0,
+    ] = 1.0
     beta: Annotated[
         float, typer.Option(metavar="W", help="Weight of the squared correction.", rich_help_panel=TRAINING)
-    ] = 1e-4,
+    ] = 1e-4
     temperature: Annotated[
         float, typer.Option(metavar="T", help="Temperature of the distillation.", rich_help_panel=TRAINING)
-    ] = 2.0,
+    ] = 2.0
     clean_share: Annotated[
         float, typer.Option(metavar="P", help="Share of clean samples.", rich_help_panel=TRAINING)
-    ] = 0.2,
-    epochs: Annotated[
-        int, typer.Option(metavar="N", help="Epochs of the perceptron.", rich_help_panel=TRAINING)
-    ] = 15,
-    arch: options.Arch = None,
-    limit: options.Limit = None,
-    batch_size: options.BatchSize = None,
-    device: options.Device = "auto",
-    mean: options.Mean = None,
-    std: options.Std = None,
+    ] = 0.2
+    epochs: Annotated[int, typer.Option(metavar="N", help="Epochs of the perceptron.", rich_help_panel=TRAINING)] = 15
+
+    def edmn(self) -> EdmnOptions:
+        """Return what they come to."""
+        from faultcli.errors import UsageError
+        from faultcli.foreign import whole_number
+        from faultcli.recover.edmn import EdmnOptions
+
+        sizes = [whole_number(size) for size in self.hidden.split(",")]
+        if None in sizes:
+            raise UsageError(f"--hidden {self.hidden}: is no list of whole numbers", "try: --hidden 256,256")
+        weights = self.alpha, self.gamma, self.beta
+        return EdmnOptions(
+            tuple(size or 0 for size in sizes), *weights, self.temperature, self.clean_share, self.epochs
+        )
+
+
+@dataclass(frozen=True)
+class Written(Output):
+    """What is written."""
+
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="Where to write the corrector.", show_default=False,
-                     rich_help_panel=options.OUTPUT),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Where to write the corrector.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
         WRITES,
-    ] = None,
+    ] = None
     report: Annotated[
         Path | None,
         typer.Option(
@@ -121,11 +167,21 @@ def train_corrector(
             show_default=False,
         ),
         WRITES,
-    ] = None,
-    force: options.Force = False,
-    json: options.Json = None,
-    quiet: options.Quiet = False,
-) -> None:  # fmt: skip
+    ] = None
+    force: options.Force = False
+
+
+@grouped(rare=RARE)
+def train_corrector(
+    training: Training,
+    known: Known,
+    memory: OneMemory,
+    at_risk: AtRisk,
+    perceptron: Perceptron,
+    opened: Opened,
+    written: Written,
+    model: options.OptionalModel = None,
+) -> None:
     """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
 
     It is trained on some fault maps and reported on others, on data that it has not seen. Without a window of its own
@@ -135,9 +191,6 @@ def train_corrector(
     """
     from faultcli.campaign.subject import Subject
     from faultcli.cli.session import note_what_runs
-    from faultcli.errors import UsageError
-    from faultcli.faults.laws import parse_law
-    from faultcli.faults.maps import FaultMap
     from faultcli.protect.chain import parse_chain
     from faultcli.recover import experiment
     from faultcli.recover.base import Card
@@ -145,42 +198,22 @@ def train_corrector(
     from faultcli.recover.methods import TrainingOptions
     from faultcli.report.correction import correction_document, correction_table, write_report
 
-    specs = options.several_faults(bers, fault, quiet=quiet)
-    if (replay is None) == (not specs):
-        problem = (
-            "no fault to train for" if replay is None else "--replay names the faults: no --fault or --ber beside it"
-        )
-        raise UsageError(
-            problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
-        )
-    _check(method, seed)
-    _check_outputs(output, report, force)
-    perceptron = _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs)
-    laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
-    faults = None if replay is None else FaultMap.load(replay)
+    _check(training.method, known.seed)
+    _check_outputs(written)
+    edmn = perceptron.edmn()
+    quiet = written.quiet
+    laws, faults = known.laws(quiet=quiet)
+    chain, format = parse_chain(memory.protect), memory.format
     if faults is not None:
-        format, target = faults.format, "any"
-        include, exclude = _covered(model, faults), []
-    subject = Subject.open(
-        model,
-        data,
-        arch=arch,
-        limit=limit,
-        batch_size=batch_size,
-        device=device,
-        mean=options.numbers("--mean", mean),
-        std=options.numbers("--std", std),
-        target=target,
-        include=include or (),
-        exclude=exclude or (),
-    )
+        format, at_risk = faults.format, AtRisk("any", _covered(model, faults), [])
+    subject = Subject.open(model, opened.data, **opened.opening(at_risk))
     note_what_runs(subject, quiet=quiet)
     held_out = subject.classifier("train-corrector")
     highest = max((law.ber for law in laws if law.ber is not None), default=None)
     image = subject.memory(format, chain, highest if chain.needs_ber else None)
-    parts = _parts(data, train_data, train_limit, window, held_out, seed, quiet)
+    parts = _parts(opened.data, training, held_out, known.seed, quiet)
     bench = experiment.Experiment.around(image, held_out, *parts)
-    training = TrainingOptions(len(parts[1]), perceptron)
+    how = TrainingOptions(len(parts[1]), edmn)
     card = Card(
         bench.held_out.logits().shape[1],
         "unseen damage" if faults is None else "known damage",
@@ -188,31 +221,31 @@ def train_corrector(
         tuple(law.spec for law in laws) if faults is None else (faults.fault,),
         format,
         chain.text,
-        seed,
+        known.seed,
     )
     with progress(quiet) as display:
         if faults is not None:
-            result = experiment.known_damage(method, bench, faults, card, training)
+            result = experiment.known_damage(training.method, bench, faults, card, how)
         else:
-            task = display.add_task("fault maps", total=len(laws) * (maps + report_maps))
+            task = display.add_task("fault maps", total=len(laws) * (training.maps + training.report_maps))
             result = experiment.unseen_damage(
-                method,
+                training.method,
                 bench,
                 laws,
                 card,
-                training,
-                training_maps=maps,
-                report_maps=report_maps,
+                how,
+                training_maps=training.maps,
+                report_maps=training.report_maps,
                 progress=lambda: display.advance(task),
             )
-    if output is not None:
-        save_corrector(result.corrector, output, force=force)
-    if report is not None:
-        write_report(report, result.corrector, result.levels, len(bench.held_out), force=force)
-    write_json(correction_document(output, result.corrector, result.levels), json)
-    if json != "-":
+    if written.output is not None:
+        save_corrector(result.corrector, written.output, force=written.force)
+    if written.report is not None:
+        write_report(written.report, result.corrector, result.levels, len(bench.held_out), force=written.force)
+    write_json(correction_document(written.output, result.corrector, result.levels), written.json)
+    if written.json != "-":
         stdout().print(correction_table(result.corrector, result.levels, len(bench.held_out)))
-        note(f"{card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
+        note(f"{card.setting}; corrector: {written.output or 'not written, for want of -o'}", quiet=quiet)
 
 
 def _covered(model: str | None, faults: FaultMap) -> list[str]:
@@ -223,15 +256,15 @@ def _covered(model: str | None, faults: FaultMap) -> list[str]:
     return [glob.escape(name) for name in faults.layout if name in here]
 
 
-def _check_outputs(output: Path | None, report: Path | None, force: bool) -> None:
+def _check_outputs(written: Written) -> None:
     from faultcli.files import check_output
     from faultcli.report.correction import check_report
 
-    if output is not None:
-        check_output(output, force=force)
-    if report is not None:
-        check_report(report)
-        check_output(report, force=force)
+    if written.output is not None:
+        check_output(written.output, force=written.force)
+    if written.report is not None:
+        check_report(written.report)
+        check_output(written.report, force=written.force)
 
 
 def _check(method: str, seed: int) -> None:
@@ -244,27 +277,8 @@ def _check(method: str, seed: int) -> None:
     kind_of(method, "unseen damage")
 
 
-def _edmn_options(
-    hidden: str, alpha: float, gamma: float, beta: float, temperature: float, clean_share: float, epochs: int
-) -> EdmnOptions:
-    from faultcli.errors import UsageError
-    from faultcli.foreign import whole_number
-    from faultcli.recover.edmn import EdmnOptions
-
-    sizes = [whole_number(size) for size in hidden.split(",")]
-    if None in sizes:
-        raise UsageError(f"--hidden {hidden}: is no list of whole numbers", "try: --hidden 256,256")
-    return EdmnOptions(tuple(size or 0 for size in sizes), alpha, gamma, beta, temperature, clean_share, epochs)
-
-
 def _parts(
-    data: str | None,
-    train_data: str | None,
-    train_limit: int,
-    window: int | None,
-    workload: Workload,
-    seed: int,
-    quiet: bool,
+    data: str | None, training: Training, workload: Workload, seed: int, quiet: bool
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """Return the inputs to train on, those to look at, and, if the data had to be cut, those of the report."""
     from faultcli.errors import UsageError
@@ -273,7 +287,7 @@ def _parts(
     from faultcli.workload.data import load_data, training_split
 
     held_out, architecture = workload.dataset, workload.architecture
-    named = train_data or training_split(data if data is not None else "digits")
+    named = training.train_data or training_split(data if data is not None else "digits")
     reported = None
     if named is None:
         half = len(held_out) // 2
@@ -282,7 +296,8 @@ def _parts(
     else:
         loaded = load_data(named, geometry=architecture.geometry, label_offset=architecture.label_offset)
         everything = shuffled(loaded, seed)
-    everything = everything.first(train_limit)
+    everything = everything.first(training.train_limit)
+    window = training.window
     if window is None:
         window = min(DEFAULT_WINDOW, max(1, len(everything) // 4))
     if window < 1 or len(everything) < 3 * window:

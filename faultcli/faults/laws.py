@@ -144,7 +144,9 @@ class AnyFlips(FaultLaw):
         return f"{self.name}:{self.unit}"
 
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
-        raise FaultError(f"{self.spec}: names no number of flips", "try: flips:3, or --curve LOW:HIGH for every rate")
+        raise FaultError(
+            f"{self.spec}: names no number of flips", "try: flips:3, or faultcli curve LOW:HIGH for every rate"
+        )
 
 
 def _likely_most(count: int, share: float, sites: int) -> int:

@@ -269,10 +269,10 @@ def parse_range(text: str) -> RateRange:
     if text.partition(":")[0] in MEMORIES:
         memory, given = parse_memory(text)
         if YEARS not in memory.parameters:
-            raise UsageError(f"--curve {text}: is a memory whose rate does not grow with time", remedy)
+            raise UsageError(f"{text}: is a memory whose rate does not grow with time", remedy)
         low, colon, high = given.get(YEARS, "").partition(":")
         if not colon:
-            raise UsageError(f"--curve {text}: needs years=LOW:HIGH", remedy)
+            raise UsageError(f"{text}: needs years=LOW:HIGH", remedy)
         for end in (low, high):
             rate_of(text, memory, given | {YEARS: end})  # refuses what is no parameter
         fit = float(given.get("fit", memory.parameters["fit"] or 0))
@@ -283,7 +283,7 @@ def parse_range(text: str) -> RateRange:
         try:
             found = RateRange(text, float(low), float(high))
         except ValueError:
-            raise UsageError(f"--curve {text}: is no range LOW:HIGH of bit-error rates", remedy) from None
+            raise UsageError(f"{text}: is no range LOW:HIGH of bit-error rates", remedy) from None
     if not _LOWEST <= found.low < found.high < 1:
-        raise UsageError(f"--curve {text}: the ends of a range rise, between {_LOWEST:g} and 1", remedy)
+        raise UsageError(f"{text}: the ends of a range rise, between {_LOWEST:g} and 1", remedy)
     return found

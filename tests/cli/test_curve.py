@@ -11,7 +11,7 @@ SMALL = ("--format", "q2.5", "--limit", "50")
 
 
 def test_a_curve_continues_from_its_store_with_more_trials(faultcli: Callable[..., Any], tmp_path: Path) -> None:
-    curve = ("campaign", "--curve", "1e-5:1e-2", *SMALL, "--threads", "1")
+    curve = ("curve", "1e-5:1e-2", *SMALL, "--threads", "1")
     store = tmp_path / "run.sqlite"
     assert faultcli(*curve, "--trials", "48", "--store", store).code == 0
     continued = json.loads(faultcli(*curve, "--trials", "64", "--store", store, "--json", "-").out)
@@ -22,13 +22,13 @@ def test_a_curve_continues_from_its_store_with_more_trials(faultcli: Callable[..
 
 
 def test_the_highest_rate_is_told(faultcli: Callable[..., Any]) -> None:
-    done = faultcli("campaign", "--find-max-ber", "--min-accuracy", "0.8", "--curve", "1e-5:1e-2", *SMALL)
+    done = faultcli("curve", "--find-max-ber", "--min-accuracy", "0.8", "1e-5:1e-2", *SMALL)
     assert done.code == 0
     assert "q2.5, none: holds an accuracy of 80.0 % up to a BER of " in done.out
 
 
 def test_years_as_the_axis(faultcli: Callable[..., Any]) -> None:
-    done = faultcli("campaign", "--curve", "sram:years=1:1000", *SMALL, "--trials", "40")
+    done = faultcli("curve", "sram:years=1:1000", *SMALL, "--trials", "40")
     assert done.code == 0
     assert "years" in done.out
     assert "1200 FIT/Mbit" in done.err
@@ -82,7 +82,7 @@ def test_a_plan_runs_no_trial(faultcli: Callable[..., Any], tmp_path: Path) -> N
     known = json.loads(faultcli(*plan, "--store", store, "--json", "-").out)["arms"][0]
     assert known["trials_known"] == 30
     assert known["trials_needed"]["likely_deviation"] != likely["trials_needed"]["likely_deviation"]
-    text = faultcli("campaign", "--curve", "1e-6:1e-3", *SMALL, "--plan-only").out
+    text = faultcli("curve", "1e-6:1e-3", *SMALL, "--plan-only").out
     assert "0.305 to 305" in text
     assert "no trial was run" in text
 
@@ -90,22 +90,53 @@ def test_a_plan_runs_no_trial(faultcli: Callable[..., Any], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "problem", "remedy"),
     [
-        ("--curve 1e-2:1e-4", "the ends of a range rise", "1e-7:1e-2"),
-        ("--curve 1e-4", "is no range LOW:HIGH", "1e-7:1e-2"),
-        ("--curve sram:years=5", "needs years=LOW:HIGH", "sram:years=1:20"),
-        ("--curve rram-mlc:bits=3", "does not grow with time", "sram:years=1:20"),
-        ("--curve 1e-6:1e-3 --ber 1e-4", "--ber: means nothing beside --curve", "leave --ber out"),
+        ("1e-2:1e-4", "the ends of a range rise", "1e-7:1e-2"),
+        ("1e-4", "is no range LOW:HIGH", "1e-7:1e-2"),
+        ("sram:years=5", "needs years=LOW:HIGH", "sram:years=1:20"),
+        ("rram-mlc:bits=3", "does not grow with time", "sram:years=1:20"),
+        ("", "there is no range of rates", "faultcli curve 1e-6:1e-2"),
+        ("1e-6:1e-3 1e-4:1e-3", "1e-6:1e-3: no such file", "check the path"),
+        ("a 1e-4:1e-3 b", "b: is one word too many", "faultcli curve [MODEL] LOW:HIGH"),
+        ("1e-6:1e-3 --trials 0", "--trials 0", ""),
         ("--find-max-ber", "of which accuracy?", "--min-accuracy 0.9"),
         ("--find-max-ber --min-accuracy 0", "--min-accuracy 0: is not above 0", "try: --min-accuracy 0.9"),
-        ("--curve 1e-6:1e-3 --min-accuracy 0.9", "is no gate of a curve", "--find-max-ber"),
-        ("--curve 1e-6:1e-3 --shard 1/2", "no part runs alone", "--workers"),
-        ("--curve 1e-6:1e-3 --format q2.5 --protect posterior", "depends on the bit-error rate", "posterior=P"),
-        ("--fault flips:any", "names no number of flips", "--curve"),
+        ("1e-6:1e-3 --min-accuracy 0.9", "is no gate of a curve", "--find-max-ber"),
+        ("1e-6:1e-3 --format q2.5 --protect posterior", "depends on the bit-error rate", "posterior=P"),
     ],
 )
 def test_mistakes(faultcli: Callable[..., Any], line: str, problem: str, remedy: str) -> None:
-    done = faultcli("campaign", "--limit", "2", *line.split())
+    done = faultcli("curve", "--limit", "2", *line.split())
     assert done.code == 2
     assert problem in done.err
     assert remedy in done.err
     assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "problem", "remedy"),
+    [
+        ("--fault flips:any", "names no number of flips", "faultcli curve LOW:HIGH"),
+        ("--curve 1e-6:1e-3", "No such option: --curve", "try: faultcli curve 1e-6:1e-2"),
+        ("--find-max-ber --min-accuracy 0.9", "No such option: --find-max-ber", "try: faultcli curve --find-max-ber"),
+    ],
+)
+def test_campaigns_that_should_be_curves(faultcli: Callable[..., Any], line: str, problem: str, remedy: str) -> None:
+    done = faultcli("campaign", "--limit", "2", *line.split())
+    assert done.code == 2
+    assert problem in done.err
+    assert remedy in done.err
+
+
+def test_a_model_beside_the_range(faultcli: Callable[..., Any], tmp_path: Path) -> None:
+    from faultcli.workload.demo import demo_checkpoint_path
+
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(demo_checkpoint_path().read_bytes())
+    rates = ("1e-4:1e-2", *SMALL, "--trials", "1", "--json", "-")
+    named, demo = (json.loads(faultcli("curve", *words, *rates).out) for words in ([model], []))
+    assert named["arms"] == demo["arms"]
+    store = tmp_path / "s"
+    question = ("--find-max-ber", "--min-accuracy", "0.5", *SMALL, "--trials", "1", "--json", "-", "--store", store)
+    assert json.loads(faultcli("curve", model, *question).out)["curve"] == "1e-8:1e-2"
+    assert faultcli("curve", model, "1e-4:1e-2", "--json", model).code == 2
+    assert faultcli("curve", "gone.safetensors", "1e-4:1e-2").code == 2

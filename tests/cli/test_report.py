@@ -61,8 +61,8 @@ def test_refuses(case: str, faultcli: Callable[..., Any], store: Path, tmp_path:
 
 def test_curves(faultcli: Callable[..., Any], tmp_path: Path) -> None:
     store, page, document = (tmp_path / name for name in ("c.sqlite", "c.html", "c.json"))
-    question = ("--curve", "1e-4:1e-2", "--format", "q2.5", "--limit", 20, "--trials", 40)
-    done = faultcli("campaign", *question, "--store", store, "--json", tmp_path / "first.json")
+    question = ("1e-4:1e-2", "--format", "q2.5", "--limit", 20, "--trials", 40)
+    done = faultcli("curve", *question, "--store", store, "--json", tmp_path / "first.json")
     assert done.code == 0, done.err
     assert faultcli("report", store, "-o", page, "-o", document).code == 0
     text = page.read_text()

@@ -51,7 +51,7 @@ COMMANDS = {
             f"campaign --ber 1e-4 {SMALL} --min-accuracy 0.5 --baseline old.json --max-drop 0.5",
         ],
     ),
-    "curve": ("curve", [f"campaign --curve 1e-4:1e-3 {SMALL} --trials 40"]),
+    "curve": ("curve", [f"curve 1e-4:1e-3 {SMALL} --trials 40"]),
     "rate of a memory": ("campaign", [f"campaign --ber sram-undervolt:volt=0.55 {SMALL} --trials 1"]),
     "scale": ("scale", [f"scale {DEMO} --factor max --granularity channel -o out.safetensors"]),
     "undo": ("scale", [f"scale {DEMO} --factor 4 -o s.safetensors", "scale s.safetensors --undo -o u.safetensors"]),
