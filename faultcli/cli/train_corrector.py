@@ -15,8 +15,6 @@ from faultcli.cli.places import READS, WRITES
 if TYPE_CHECKING:
     from faultcli.faults.maps import FaultMap
     from faultcli.recover.edmn import EdmnOptions
-    from faultcli.workload.data import Dataset
-    from faultcli.workload.evaluate import Workload
 
 TRAINING = "Training"
 
@@ -133,16 +131,14 @@ def train_corrector(
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
+    from faultcli.campaign import training
     from faultcli.campaign.subject import Subject
     from faultcli.cli.session import note_what_runs
     from faultcli.errors import UsageError
     from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
     from faultcli.protect.chain import parse_chain
-    from faultcli.recover import experiment
-    from faultcli.recover.base import Card
     from faultcli.recover.file import save_corrector
-    from faultcli.recover.methods import TrainingOptions
     from faultcli.report.correction import correction_document, correction_table, write_report
 
     specs = options.several_faults(bers, fault, quiet=quiet)
@@ -153,9 +149,9 @@ def train_corrector(
         raise UsageError(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
-    _check(method, seed)
-    _check_outputs(output, report, force)
     perceptron = _edmn_options(hidden, alpha, gamma, beta, temperature, clean_share, epochs)
+    plan = training.TrainingPlan(method, seed, train_data, train_limit, window, maps, report_maps, perceptron)
+    _check_outputs(output, report, force)
     laws, chain = [parse_law(spec) for spec in specs], parse_chain(protect)
     faults = None if replay is None else FaultMap.load(replay)
     if faults is not None:
@@ -175,44 +171,29 @@ def train_corrector(
         exclude=exclude or (),
     )
     note_what_runs(subject, quiet=quiet)
-    held_out = subject.classifier("train-corrector")
-    highest = max((law.ber for law in laws if law.ber is not None), default=None)
-    image = subject.memory(format, chain, highest if chain.needs_ber else None)
-    parts = _parts(data, train_data, train_limit, window, held_out, seed, quiet)
-    bench = experiment.Experiment.around(image, held_out, *parts)
-    training = TrainingOptions(len(parts[1]), perceptron)
-    card = Card(
-        bench.held_out.logits().shape[1],
-        "unseen damage" if faults is None else "known damage",
-        subject.checkpoint_hash,
-        tuple(law.spec for law in laws) if faults is None else (faults.fault,),
-        format,
-        chain.text,
-        seed,
-    )
+    inputs = training.training_inputs(subject, plan)
+    if inputs.held_out is not None:
+        name = inputs.held_out.name
+        note(f"{name}: has no training split; trained on one half, reported on the other", quiet=quiet)
     with progress(quiet) as display:
-        if faults is not None:
-            result = experiment.known_damage(method, bench, faults, card, training)
-        else:
-            task = display.add_task("fault maps", total=len(laws) * (maps + report_maps))
-            result = experiment.unseen_damage(
-                method,
-                bench,
-                laws,
-                card,
-                training,
-                training_maps=maps,
-                report_maps=report_maps,
-                progress=lambda: display.advance(task),
-            )
+        task = display.add_task("fault maps", total=len(laws) * (maps + report_maps), visible=faults is None)
+        result = training.train_corrector(
+            subject,
+            laws if faults is None else faults,
+            plan,
+            inputs,
+            format=format,
+            protect=chain,
+            progress=lambda: display.advance(task),
+        )
     if output is not None:
         save_corrector(result.corrector, output, force=force)
     if report is not None:
-        write_report(report, result.corrector, result.levels, len(bench.held_out), force=force)
+        write_report(report, result.corrector, result.levels, result.inputs, force=force)
     write_json(correction_document(output, result.corrector, result.levels), json)
     if json != "-":
-        stdout().print(correction_table(result.corrector, result.levels, len(bench.held_out)))
-        note(f"{card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
+        stdout().print(correction_table(result.corrector, result.levels, result.inputs))
+        note(f"{result.corrector.card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
 
 
 def _covered(model: str | None, faults: FaultMap) -> list[str]:
@@ -234,16 +215,6 @@ def _check_outputs(output: Path | None, report: Path | None, force: bool) -> Non
         check_output(report, force=force)
 
 
-def _check(method: str, seed: int) -> None:
-    """Refuse a method that is none, and a seed that generators do not take."""
-    from faultcli.errors import UsageError
-    from faultcli.recover.methods import kind_of
-
-    if not 0 <= seed < 1 << 64:
-        raise UsageError(f"--seed {seed}: a seed is a whole number from 0, of 64 bits at most", "--seed 0")
-    kind_of(method, "unseen damage")
-
-
 def _edmn_options(
     hidden: str, alpha: float, gamma: float, beta: float, temperature: float, clean_share: float, epochs: int
 ) -> EdmnOptions:
@@ -255,40 +226,3 @@ def _edmn_options(
     if None in sizes:
         raise UsageError(f"--hidden {hidden}: is no list of whole numbers", "try: --hidden 256,256")
     return EdmnOptions(tuple(size or 0 for size in sizes), alpha, gamma, beta, temperature, clean_share, epochs)
-
-
-def _parts(
-    data: str | None,
-    train_data: str | None,
-    train_limit: int,
-    window: int | None,
-    workload: Workload,
-    seed: int,
-    quiet: bool,
-) -> tuple[Dataset, Dataset, Dataset | None]:
-    """Return the inputs to train on, those to look at, and, if the data had to be cut, those of the report."""
-    from faultcli.errors import UsageError
-    from faultcli.recover.experiment import cut, shuffled
-    from faultcli.recover.methods import DEFAULT_WINDOW
-    from faultcli.workload.data import load_data, training_split
-
-    held_out, architecture = workload.dataset, workload.architecture
-    named = train_data or training_split(data if data is not None else "digits")
-    reported = None
-    if named is None:
-        half = len(held_out) // 2
-        note(f"{held_out.name}: has no training split; trained on one half, reported on the other", quiet=quiet)
-        everything, reported = cut(shuffled(held_out, seed), half)
-    else:
-        loaded = load_data(named, geometry=architecture.geometry, label_offset=architecture.label_offset)
-        everything = shuffled(loaded, seed)
-    everything = everything.first(train_limit)
-    if window is None:
-        window = min(DEFAULT_WINDOW, max(1, len(everything) // 4))
-    if window < 1 or len(everything) < 3 * window:
-        raise UsageError(
-            f"{everything.name}: {len(everything)} training inputs are too few for a window of {window}",
-            f"try: --window {max(1, len(everything) // 4)}, or more --train-data",
-        )
-    looked_at, rest = cut(everything, window)
-    return rest, looked_at, reported
