@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from faultcli.version import __version__
 
 if TYPE_CHECKING:
-    from faultcli.api import Result, faulty, inject, read_result, replay, run_campaign, write_report
+    from faultcli.api import Result, faulty, inject, read_result, replay, run_campaign, train_corrector, write_report
     from faultcli.campaign.subject import Subject
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import FaultcliError
@@ -37,6 +37,7 @@ _HOME = {
     "read_result": "faultcli.api",
     "replay": "faultcli.api",
     "run_campaign": "faultcli.api",
+    "train_corrector": "faultcli.api",
     "write_report": "faultcli.api",
 }
 
@@ -56,6 +57,7 @@ __all__ = [
     "read_result",
     "replay",
     "run_campaign",
+    "train_corrector",
     "write_report",
 ]
 

@@ -20,6 +20,8 @@ from faultcli.campaign.runner import Listener
 from faultcli.campaign.runner import run_campaign as run_plan
 from faultcli.campaign.store import Store
 from faultcli.campaign.subject import Subject, open_checkpoint
+from faultcli.campaign.training import TrainingPlan, training_inputs
+from faultcli.campaign.training import train_corrector as train_on
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
@@ -33,6 +35,9 @@ from faultcli.memory import Hit, MemoryImage
 from faultcli.protect.chain import parse_chain
 from faultcli.recover.applied import DEFAULT_WINDOW, Correct
 from faultcli.recover.batchnorm import parse_recalibration
+from faultcli.recover.edmn import EdmnOptions
+from faultcli.recover.experiment import TrainedCorrector
+from faultcli.recover.file import save_corrector
 from faultcli.report.arms import arm_rows
 from faultcli.report.formats import render, report_format
 from faultcli.report.html import campaign_fragment
@@ -121,7 +126,7 @@ def run_campaign(
         FaultcliError: a name, a number or a combination makes no sense, or the model fails; says what to do.
     """
     confidence, until_ci, bounds = how.get("confidence", 0.95), how.get("until_ci"), how.get("bounds", {})
-    laws = [parse_law(fault) if isinstance(fault, str) else fault for fault in _listed(faults)]
+    laws = _laws(faults)
     file = how.get("corrector")
     correct = None if file is None else Correct.load(Path(file), how.get("window", DEFAULT_WINDOW))
     arms = cross(
@@ -293,6 +298,86 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
     )
 
 
+class CorrectorTraining(TypedDict, total=False):
+    """How a corrector is trained and judged, as the options of `faultcli train-corrector`.
+
+    `seed`: of the faults and the training. `train_data`: labelled inputs, a name or a data set; the training split of
+    the subject's data if nothing is said, else half of them. `train_limit`: at most so many. `window`: how many of them
+    the device looks at, unlabelled. `maps`, `report_maps`: fault maps per law to train on, and others to judge by.
+    `hidden`, `alpha`, `gamma`, `beta`, `temperature`, `clean_share`, `epochs`: of the perceptron (`edmn`).
+    `force`: replace an existing output.
+    """
+
+    seed: int
+    train_data: Any
+    train_limit: int
+    window: int | None
+    maps: int
+    report_maps: int
+    hidden: Sequence[int]
+    alpha: float
+    gamma: float
+    beta: float
+    temperature: float
+    clean_share: float
+    epochs: int
+    force: bool
+
+
+def train_corrector(
+    subject: Subject,
+    faults: str | FaultLaw | Sequence[str | FaultLaw] | FaultMap,
+    output: str | Path | None = None,
+    *,
+    method: str = "adaptive",
+    format: str = "native",
+    protect: str = "none",
+    **training: Unpack[CorrectorTraining],
+) -> TrainedCorrector:
+    """Train a corrector of logits, and judge it by fault maps and inputs that it was not trained on.
+
+        trained = faultcli.train_corrector(subject, "gaussian:0.1", "corrector.safetensors")
+        for level in trained.levels:
+            print(level.fault, level.mean("corrupted"), level.mean("corrected"))
+        answer = faultcli.StreamingCorrector(trained.corrector)
+
+    Args:
+        subject: a classifier; afterwards in the same state, bit for bit.
+        faults: laws of faults that the device may meet, as `--fault` takes them; or the map of those that it has, which
+            the corrector is then trained and judged on.
+        output: where to write the corrector, for `load_corrector` and the commands that take one; None: nowhere.
+        method: as `--method`.
+        format: number format of the memory; that of a fault map is its own.
+        protect: a chain of protections, as `--protect` takes it.
+        training: see `CorrectorTraining`.
+
+    Raises:
+        FaultcliError: a name, a number or a combination makes no sense, the data do not suffice, the output exists, ...
+    """
+    file, force = None if output is None else Path(output), training.get("force", False)
+    if file is not None:
+        check_output(file, force=force)
+    perceptron = {name: value for name, value in training.items() if name in EdmnOptions.__dataclass_fields__}
+    if "hidden" in training:
+        perceptron["hidden"] = tuple(training["hidden"])
+    plan = TrainingPlan(
+        method,
+        training.get("seed", 0),
+        training.get("train_data"),
+        training.get("train_limit", TrainingPlan.limit),
+        training.get("window"),
+        training.get("maps", TrainingPlan.maps),
+        training.get("report_maps", TrainingPlan.report_maps),
+        EdmnOptions(**perceptron),  # type: ignore[arg-type]
+    )
+    damage = faults if isinstance(faults, FaultMap) else _laws(faults)
+    inputs = training_inputs(subject, plan)
+    trained = train_on(subject, damage, plan, inputs, format=format, protect=parse_chain(protect))
+    if file is not None:
+        save_corrector(trained.corrector, file, force=force)
+    return trained
+
+
 def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: bool = False) -> Injection:
     """Apply a saved fault map to a checkpoint; on the corrupted one it gives every byte of the original back.
 
@@ -302,5 +387,6 @@ def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: 
     return replay_faults(Checkpoint.open(model), FaultMap.load(Path(faults)), Path(output), force=force)
 
 
-def _listed(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> Sequence[str | FaultLaw]:
-    return [faults] if isinstance(faults, str | FaultLaw) else faults
+def _laws(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> list[FaultLaw]:
+    listed = [faults] if isinstance(faults, str | FaultLaw) else faults
+    return [parse_law(fault) if isinstance(fault, str) else fault for fault in listed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,58 @@ def test_inject_and_replay(tmp_path: Path) -> None:
     assert all(name.startswith("conv") for name in done.faults.layout)
     fc.replay(out, faults, back)
     assert back.read_bytes() == demo_checkpoint_path().read_bytes()
+
+
+QUICK = {"maps": 2, "report_maps": 2, "window": 250}
+
+
+def test_a_corrector_is_that_of_the_command(tmp_path: Path) -> None:
+    from faultcli.cli import run
+
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    subject = fc.Subject.open(demo_checkpoint_path(), "digits")
+    before = bits_of(subject.workload.model)
+    perceptron = {"method": "edmn", "hidden": [16], "epochs": 2, "gamma": 0.5}
+    memory = {"format": "q2.5", "protect": "scale=max,guard"}
+    trained = fc.train_corrector(subject, "gaussian:0.1", ours, **memory, **perceptron, **QUICK)
+    assert bits_of(subject.workload.model) == before
+    command = ["train-corrector", str(demo_checkpoint_path()), "--data", "digits", "--fault", "gaussian:0.1"]
+    command += ["--format", "q2.5", "--protect", "scale=max,guard", "--method", "edmn", "--hidden", "16"]
+    command += ["--epochs", "2", "--gamma", "0.5", "--maps", "2", "--report-maps", "2", "--window", "250", "--quiet"]
+    assert run([*command, "-o", str(theirs), "--json", str(tmp_path / "found.json")]) == 0
+    assert ours.read_bytes() == theirs.read_bytes()
+    said = json.loads((tmp_path / "found.json").read_text())["levels"]
+    for level, written in zip(trained.levels, said, strict=True):
+        assert (level.fault, len(level.maps)) == (written["fault"], written["maps"])
+        assert level.mean("corrected") == written["corrected"]["mean"]
+    with pytest.raises(fc.FaultcliError, match="exists"):
+        fc.train_corrector(subject, "gaussian:0.1", ours)
+
+
+def test_a_corrector_for_the_damage_that_is_there(tmp_path: Path) -> None:
+    faults = tmp_path / "map.safetensors"
+    fc.inject(demo_checkpoint_path(), "gaussian:0.1", tmp_path / "out.safetensors", save_faults=faults)
+    subject = fc.Subject.open(demo_checkpoint_path(), "digits")
+    trained = fc.train_corrector(subject, fc.FaultMap.load(faults), **QUICK)
+    (level,) = trained.levels
+    assert trained.corrector.card.setting == "known damage"
+    assert level.mean("corrected") > level.mean("corrupted") + 0.02
+
+
+def test_a_corrector_for_a_model_in_memory() -> None:
+    """Data in memory have no training split: one half trains, the other one judges."""
+    demo = fc.Subject.open(demo_checkpoint_path(), "digits,split=train").workload
+    inputs = demo.prepare(demo.dataset)
+    subject = fc.Subject.of(demo.model, (inputs, demo.labels))
+    before = bits_of(demo.model)
+    trained = fc.train_corrector(subject, "gaussian:0.1", method="align", **QUICK | {"window": 100})
+    assert bits_of(demo.model) == before
+    assert trained.inputs == len(inputs) - len(inputs) // 2
+    healthy, damaged = trained.levels
+    assert healthy.mean("corrupted") > 0.95
+    assert damaged.mean("corrected") > damaged.mean("corrupted")
+    with pytest.raises(fc.FaultcliError, match="has no training split to look at"):
+        subject.looking_at()
 
 
 def test_mistakes_are_explained() -> None:

@@ -47,6 +47,16 @@ def test_links_and_files_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_documents_and_examples_import_what_is_public() -> None:
+    """Everything else may move without breaking a user."""
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.suffix in (".py", ".sh", ".yml")]
+    for path in [*PAGES, *examples]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not re.search(r"^\s*(?:from|import) faultcli\.(?!extend\b)", line), f"{path.name}: {line}"
+            found = re.match(r"\s*from faultcli import (.*)", line)
+            assert found is None or found[1] == "extend", f"{path.name}: {line}"
+
+
 def test_every_kind_of_report_is_explained() -> None:
     text = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
     for suffix in REPORTS:

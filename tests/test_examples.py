@@ -67,6 +67,14 @@ def test_tasks_with_a_score_of_their_own(name: str, needs: str, said: str, capsy
     assert re.search(said, capsys.readouterr().out)
 
 
+def test_a_corrector_beside_a_deployed_model(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(1)
+    runpy.run_path(str(EXAMPLES / "deployed_corrector.py"), run_name="__main__")
+    found = re.search(r"^damaged: (.*)%, corrected: (.*)% of 250 images$", capsys.readouterr().out, re.MULTILINE)
+    assert found is not None
+    assert float(found[2]) > float(found[1]) + 20
+
+
 def test_train_digits_makes_a_demo(tmp_path: Path) -> None:
     """The embedded images exactly; and, with a fifth of the epochs, weights that are nearly as good."""
     pytest.importorskip("sklearn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,17 @@ def test_kept_and_reported(tmp_path: Path) -> None:
     assert "error_mean" in texts["report.arms.csv"].splitlines()[0]
     assert texts["report.csv"].splitlines()[0].endswith("closeness,error")
     assert "top-1" not in texts["report.html"].split("<footer>")[0].split("<style>")[1].split("</style>")[1]
+
+
+def test_a_page_calls_what_was_measured_by_its_name(tmp_path: Path) -> None:
+    subject = fc.Subject.of(model(), score=lambda net: {"mAP<.5>": score(net)["closeness"]})
+    found = fc.run_campaign(subject, ["bitflip:1e-3", "bitflip:1e-2"], formats=["q2.5"], protect=CHAINS, trials=3)
+    fc.write_report(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h2>mAP&lt;.5&gt; against fault level</h2>" in page
+    assert ">gain in mAP&lt;.5&gt;</th>" in page
+    assert "mAP<" not in page
+    assert not re.search(r"(?<![#\"])accuracy|points", page.split("</style>", 1)[1], re.IGNORECASE)
 
 
 def test_answers_inside_of_what_a_model_returns() -> None:

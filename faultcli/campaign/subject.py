@@ -178,6 +178,13 @@ class Subject:
         workload = module_workload(model, data, called, answer) if task is None else scored_module(model, task, called)
         return cls(workload, tensors, state_sha256(live), selection=selection, model=called)
 
+    @property
+    def training_split(self) -> str | None:
+        """What the inputs that the model was trained on are called, as `--data` takes it; None where that cannot be
+        told from its data."""
+        in_memory = self.data is None and self.checkpoint is None
+        return None if in_memory else training_split(self.data if self.data is not None else "digits")
+
     def looking_at(self, unlabelled: str | Dataset | None = None) -> Self:
         """Return the subject with inputs for arms that recalibrate or correct.
 
@@ -189,9 +196,10 @@ class Subject:
         """
         if isinstance(unlabelled, Dataset):
             return replace(self, unlabelled=unlabelled)
-        named = unlabelled or training_split(self.data if self.data is not None else "digits")
+        named = unlabelled or self.training_split
         if named is None:
-            raise UsageError(f"{self.data}: has no training split to look at", "name unlabelled inputs: --unlabelled D")
+            problem = f"{self.data or self.workload.data_name}: has no training split to look at"
+            raise UsageError(problem, "name unlabelled inputs: --unlabelled D")
         return replace(self, unlabelled=load_data(named, geometry=self.workload.architecture.geometry))
 
     def classifier(self, option: str) -> Workload:

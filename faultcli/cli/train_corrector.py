@@ -16,11 +16,10 @@ from faultcli.cli.groups import AtRisk, Faults, OneMemory, Opened, Output
 from faultcli.cli.places import READS, WRITES
 
 if TYPE_CHECKING:
+    from faultcli.campaign.training import TrainingPlan
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.maps import FaultMap
     from faultcli.recover.edmn import EdmnOptions
-    from faultcli.workload.data import Dataset
-    from faultcli.workload.evaluate import Workload
 
 TRAINING = "Training"
 RARE = (
@@ -101,6 +100,13 @@ class Training:
             show_default="1000; a quarter of the training inputs where they are few",
         ),
     ] = None
+
+    def plan(self, seed: int, perceptron: Perceptron) -> TrainingPlan:
+        """Return what they come to."""
+        from faultcli.campaign.training import TrainingPlan
+
+        inputs = self.train_data, self.train_limit, self.window
+        return TrainingPlan(self.method, seed, *inputs, self.maps, self.report_maps, perceptron.edmn())
 
 
 @dataclass(frozen=True)
@@ -189,63 +195,47 @@ def train_corrector(
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
+    from faultcli.campaign import training as library
     from faultcli.campaign.subject import Subject
     from faultcli.cli.session import note_what_runs
     from faultcli.protect.chain import parse_chain
-    from faultcli.recover import experiment
-    from faultcli.recover.base import Card
     from faultcli.recover.file import save_corrector
-    from faultcli.recover.methods import TrainingOptions
     from faultcli.report.correction import correction_document, correction_table, write_report
 
-    _check(training.method, known.seed)
-    _check_outputs(written)
-    edmn = perceptron.edmn()
     quiet = written.quiet
     laws, faults = known.laws(quiet=quiet)
-    chain, format = parse_chain(memory.protect), memory.format
+    plan = training.plan(known.seed, perceptron)
+    _check_outputs(written)
+    format, chain = memory.format, parse_chain(memory.protect)
     if faults is not None:
         format, at_risk = faults.format, AtRisk("any", _covered(model, faults), [])
     subject = Subject.open(model, opened.data, **opened.opening(at_risk))
     note_what_runs(subject, quiet=quiet)
-    held_out = subject.classifier("train-corrector")
-    highest = max((law.ber for law in laws if law.ber is not None), default=None)
-    image = subject.memory(format, chain, highest if chain.needs_ber else None)
-    parts = _parts(opened.data, training, held_out, known.seed, quiet)
-    bench = experiment.Experiment.around(image, held_out, *parts)
-    how = TrainingOptions(len(parts[1]), edmn)
-    card = Card(
-        bench.held_out.logits().shape[1],
-        "unseen damage" if faults is None else "known damage",
-        subject.checkpoint_hash,
-        tuple(law.spec for law in laws) if faults is None else (faults.fault,),
-        format,
-        chain.text,
-        known.seed,
-    )
+    inputs = library.training_inputs(subject, plan)
+    if inputs.held_out is not None:
+        name = inputs.held_out.name
+        note(f"{name}: has no training split; trained on one half, reported on the other", quiet=quiet)
     with progress(quiet) as display:
-        if faults is not None:
-            result = experiment.known_damage(training.method, bench, faults, card, how)
-        else:
-            task = display.add_task("fault maps", total=len(laws) * (training.maps + training.report_maps))
-            result = experiment.unseen_damage(
-                training.method,
-                bench,
-                laws,
-                card,
-                how,
-                training_maps=training.maps,
-                report_maps=training.report_maps,
-                progress=lambda: display.advance(task),
-            )
+        total = len(laws) * (training.maps + training.report_maps)
+        task = display.add_task("fault maps", total=total, visible=faults is None)
+        result = library.train_corrector(
+            subject,
+            laws if faults is None else faults,
+            plan,
+            inputs,
+            format=format,
+            protect=chain,
+            progress=lambda: display.advance(task),
+        )
     if written.output is not None:
         save_corrector(result.corrector, written.output, force=written.force)
     if written.report is not None:
-        write_report(written.report, result.corrector, result.levels, len(bench.held_out), force=written.force)
+        write_report(written.report, result.corrector, result.levels, result.inputs, force=written.force)
     write_json(correction_document(written.output, result.corrector, result.levels), written.json)
     if written.json != "-":
-        stdout().print(correction_table(result.corrector, result.levels, len(bench.held_out)))
-        note(f"{card.setting}; corrector: {written.output or 'not written, for want of -o'}", quiet=quiet)
+        stdout().print(correction_table(result.corrector, result.levels, result.inputs))
+        setting = result.corrector.card.setting
+        note(f"{setting}; corrector: {written.output or 'not written, for want of -o'}", quiet=quiet)
 
 
 def _covered(model: str | None, faults: FaultMap) -> list[str]:
@@ -265,45 +255,3 @@ def _check_outputs(written: Written) -> None:
     if written.report is not None:
         check_report(written.report)
         check_output(written.report, force=written.force)
-
-
-def _check(method: str, seed: int) -> None:
-    """Refuse a method that is none, and a seed that generators do not take."""
-    from faultcli.errors import UsageError
-    from faultcli.recover.methods import kind_of
-
-    if not 0 <= seed < 1 << 64:
-        raise UsageError(f"--seed {seed}: a seed is a whole number from 0, of 64 bits at most", "--seed 0")
-    kind_of(method, "unseen damage")
-
-
-def _parts(
-    data: str | None, training: Training, workload: Workload, seed: int, quiet: bool
-) -> tuple[Dataset, Dataset, Dataset | None]:
-    """Return the inputs to train on, those to look at, and, if the data had to be cut, those of the report."""
-    from faultcli.errors import UsageError
-    from faultcli.recover.experiment import cut, shuffled
-    from faultcli.recover.methods import DEFAULT_WINDOW
-    from faultcli.workload.data import load_data, training_split
-
-    held_out, architecture = workload.dataset, workload.architecture
-    named = training.train_data or training_split(data if data is not None else "digits")
-    reported = None
-    if named is None:
-        half = len(held_out) // 2
-        note(f"{held_out.name}: has no training split; trained on one half, reported on the other", quiet=quiet)
-        everything, reported = cut(shuffled(held_out, seed), half)
-    else:
-        loaded = load_data(named, geometry=architecture.geometry, label_offset=architecture.label_offset)
-        everything = shuffled(loaded, seed)
-    everything = everything.first(training.train_limit)
-    window = training.window
-    if window is None:
-        window = min(DEFAULT_WINDOW, max(1, len(everything) // 4))
-    if window < 1 or len(everything) < 3 * window:
-        raise UsageError(
-            f"{everything.name}: {len(everything)} training inputs are too few for a window of {window}",
-            f"try: --window {max(1, len(everything) // 4)}, or more --train-data",
-        )
-    looked_at, rest = cut(everything, window)
-    return rest, looked_at, reported

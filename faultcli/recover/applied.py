@@ -71,13 +71,7 @@ class AppliedCorrection:
                     f"the corrector looks at {spec.window} unlabelled inputs; there is {found}",
                     "name more with --unlabelled D, or a smaller --window",
                 )
-            self._window = Workload(
-                workload.architecture,
-                workload.model,
-                unlabelled.first(spec.window),
-                batch_size=workload.batch_size,
-                device=workload.device,
-            )
+            self._window = workload.beside(unlabelled.first(spec.window))
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the logits [N, K] of the model as it is now, corrected."""

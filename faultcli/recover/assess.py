@@ -65,7 +65,7 @@ class Level:
 
 def assess(
     corrector: Corrector, fault: str, trial: int, logits: Tensor, window: Tensor | None, labels: Tensor,
-    golden: GoldenRun, *, strength: float = 1.0,
+    golden: GoldenRun,
 ) -> HeldOutMap:  # fmt: skip
     """Measure one damaged copy.
 
@@ -77,9 +77,8 @@ def assess(
         window: [n, K], of unlabelled inputs that are not among the held-out ones; None where none is needed.
         labels: [N].
         golden: the run without faults on the same inputs.
-        strength: see `Corrector.observe`.
     """
-    correction = corrector.observe(window, strength=strength)
+    correction = corrector.observe(window)
     corrected = measure(correction(logits), labels, golden)
     return HeldOutMap(fault, trial, measure(logits, labels, golden), corrected, correction)
 

@@ -48,17 +48,8 @@ class Experiment:
         cls, image: MemoryImage, workload: Workload, training: Dataset, window: Dataset, held_out: Dataset | None = None
     ) -> Experiment:
         """Put other inputs around a workload's model; without `held_out`, its own are those of the report."""
-
-        def beside(inputs: Dataset) -> Workload:
-            return Workload(
-                workload.architecture,
-                workload.model,
-                inputs,
-                batch_size=workload.batch_size,
-                device=workload.device,
-            )
-
-        return cls(image, beside(training), beside(window), workload if held_out is None else beside(held_out))
+        reported = workload if held_out is None else workload.beside(held_out)
+        return cls(image, workload.beside(training), workload.beside(window), reported)
 
     @property
     def looking(self) -> list[Workload]:
@@ -83,7 +74,8 @@ class TrainedCorrector:
     """A trained corrector and what it did on held-out fault maps and held-out data."""
 
     corrector: Corrector
-    levels: tuple[Level, ...]
+    levels: tuple[Level, ...]  # the healthy model first, called `none`, where laws were trained for
+    inputs: int  # held out
 
 
 Progress = Callable[[], None]
@@ -123,7 +115,7 @@ def unseen_damage(
     data = training_logits(experiment, laws, training_maps, card.seed, progress)
     corrector = train_corrector(method, data, card, options)
     found = held_out_levels([corrector], experiment, laws, report_maps, card.seed, progress)
-    return TrainedCorrector(corrector, tuple(found[0]))
+    return TrainedCorrector(corrector, tuple(found[0]), len(experiment.held_out))
 
 
 def training_logits(
@@ -196,4 +188,4 @@ def known_damage(
     outcome = measure(held_out, experiment.held_out.labels, golden)
     window = looking[1].logits if len(looking) > 1 else None
     found = assess(corrector, faults.fault, faults.trial, looking[0].logits, window, experiment.held_out.labels, golden)
-    return TrainedCorrector(corrector, tuple(levels([found], outcome)))
+    return TrainedCorrector(corrector, tuple(levels([found], outcome)), len(experiment.held_out))

@@ -14,7 +14,7 @@ from faultcli.report.curve_plots import curve_plots
 from faultcli.report.html_style import STYLE_SHEET
 from faultcli.report.numbers import UNDEFINED, original_text, percent, unit, value_text, worst_text
 from faultcli.report.plot import Plot
-from faultcli.report.sections import CURVES, SECTIONS, Section
+from faultcli.report.sections import CURVES, SECTIONS, Section, words
 from faultcli.report.summary import (
     GATE_COLUMNS,
     VERDICTS,
@@ -28,7 +28,7 @@ from faultcli.report.summary import (
 )
 from faultcli.report.table import failure_lines, format_lines, interval_lines, outstanding_lines
 from faultcli.report.text import counted, printable
-from faultcli.workload.measures import Measure
+from faultcli.workload.measures import ACCURACY, Measure
 
 _SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCOMPLETE: "…", Verdict.INCONCLUSIVE: "?", None: "–"}
 _TEXTS = ("format", "fault", "protection", "arm", "gate", "verdict", "unbeaten")  # columns that are no numbers
@@ -42,15 +42,16 @@ def campaign_html(result: CampaignResult) -> str:
         _subtitle(result),
         [
             *_verdict(result),
-            *_contents(section for section, _ in sections),
+            *_contents((section for section, _ in sections), result.measure),
             *_summary(result),
             *_tested(provenance_rows(result), result.provenance),
             '<div class="sections">',
-            *(line for section, plots in sections for line in _section(section, plots)),
+            *(line for section, plots in sections for line in _section(section, plots, result.measure)),
             "</div>",
             *_all_arms(result),
         ],
         result.plan.confidence,
+        result.measure,
     )
 
 
@@ -75,7 +76,8 @@ def curve_html(result: CurveResult) -> str:
     )
 
 
-def _page(title: str, subtitle: str, body: Iterable[str], confidence: float) -> str:
+def _page(title: str, subtitle: str, body: Iterable[str], confidence: float, measure: Measure = ACCURACY) -> str:
+    gains = "percentage points" if measure.score is None else _text(measure.score)
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -95,7 +97,7 @@ def _page(title: str, subtitle: str, body: Iterable[str], confidence: float) -> 
             "<main>",
             *body,
             "</main>",
-            "<footer>Rates are in percent of the inputs, averaged over fault maps; gains in percentage points; "
+            f"<footer>Rates are in percent of the inputs, averaged over fault maps; gains in {gains}; "
             f"intervals are {percent(confidence, 0)} % over fault maps. The unit of every statement is the fault map, "
             "not the input.</footer>",
             "</body>",
@@ -133,10 +135,10 @@ def _verdict(result: CampaignResult) -> list[str]:
     ]
 
 
-def _contents(sections: Iterable[Section]) -> list[str]:
+def _contents(sections: Iterable[Section], measure: Measure) -> list[str]:
     links = [
         ("tested", "What was tested"),
-        *((section.name, section.title) for section in sections),
+        *((section.name, _worded(section.title, measure)) for section in sections),
         ("arms", "All arms"),
     ]
     return ['<nav aria-label="Contents">', *(f'<a href="#{name}">{title}</a>' for name, title in links), "</nav>"]
@@ -161,7 +163,7 @@ def _summary(result: CampaignResult) -> list[str]:
         tiles.append(("Worst trial", text, worst.arm.label if worst else ""))
     lines = ['<section id="summary">', '<dl class="tiles">']
     lines += [
-        f"<div><dt>{name}</dt><dd>{_text(value)}<small>{_text(remark)}</small></dd></div>"
+        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(remark)}</small></dd></div>"
         for name, value, remark in tiles
     ]
     lines.append("</dl>")
@@ -202,9 +204,15 @@ def _tested(rows: Iterable[tuple[str, str]], about: Provenance | None) -> list[s
     return [*lines, "</div></section>"]
 
 
-def _section(section: Section, plots: Sequence[Plot]) -> list[str]:
+def _worded(text: str, measure: Measure) -> str:
+    """Return a text of a section that names the measure; the name is the user's own."""
+    return text.format(**{field: _text(word) for field, word in words(measure).items()})
+
+
+def _section(section: Section, plots: Sequence[Plot], measure: Measure = ACCURACY) -> list[str]:
     wide = ' class="wide"' if len(plots) > 1 else ""
-    lines = [f'<section id="{section.name}"{wide}>', f"<h2>{section.title}</h2>", f"<p>{section.lead}</p>"]
+    title, lead = (_worded(text, measure) for text in (section.title, section.lead))
+    lines = [f'<section id="{section.name}"{wide}>', f"<h2>{title}</h2>", f"<p>{lead}</p>"]
     lines.append('<div class="plots">')
     for plot in plots:
         lines += [f'<figure class="card"><figcaption><h3>{_text(plot.title)}</h3></figcaption>', plot.svg.rstrip()]

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import mean_interval
 from faultcli.report.drawing import FAINT, INK, WIDTH, drawing, new_figure, short_number, spelled, to_svg
-from faultcli.report.numbers import UNDEFINED, headline_text, limits, original_text, percent, percent_interval, scale
+from faultcli.report.numbers import (
+    UNDEFINED,
+    headline_name,
+    headline_text,
+    limits,
+    original_text,
+    percent,
+    percent_interval,
+    scale,
+)
 from faultcli.report.numbers import label as label_of
 from faultcli.report.plot import MOST_SERIES, Plot, by_format, kind_of_law, level_of, looks
 from faultcli.report.table import by_condition
@@ -80,7 +89,7 @@ def _accuracy_curve(result: CampaignResult, title: str, series: dict[str, list[A
             for label, arms in series.items()
         )
         text = f"Line plot of mean {label_of(result.measure)} with intervals, by fault level. {ends}"
-        svg = to_svg(figure, name, f"Accuracy against fault level, {title}", text)
+        svg = to_svg(figure, name, f"{headline_name(result.measure)} against fault level, {title}", text)
     levels = sorted({_level(arm) for arms in series.values() for arm in arms})
     rows = []
     for label, arms in series.items():

@@ -105,6 +105,16 @@ def label(measure: Measure) -> str:
     return "top-1 accuracy, %" if measure.score is None else measure.score
 
 
+def headline_name(measure: Measure) -> str:
+    """What it is called at the start of a title."""
+    return "Accuracy" if measure.score is None else measure.score
+
+
+def gain_unit(measure: Measure) -> str:
+    """What its differences are in."""
+    return "points" if measure.score is None else measure.score
+
+
 def limits(measure: Measure) -> tuple[float, float] | None:
     """The ends of an axis; None where they follow from what is drawn."""
     return (scale(measure) * measure.bounds[0], scale(measure) * measure.bounds[1]) if measure.bounded else None

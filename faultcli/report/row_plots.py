@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.report.drawing import DUE, FAINT, INK, MASKED, PAGE, SDC, drawing, new_figure, spelled, to_svg
 from faultcli.report.numbers import (
+    gain_unit,
     headline_text,
     limits,
     mean_text,
@@ -32,6 +33,8 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
     """Gain in accuracy over the unprotected arm on the same faults, with its interval."""
     plots: list[Plot] = []
     confidence, look_of = result.plan.confidence, looks(result)
+    measure = result.measure
+    column = "gain, points" if measure.score is None else f"gain in {measure.score}"
     compared = [arm for arm in result.arms if result.gain_over_none(arm) is not None]
     for form, of_format in by_format(compared).items():
         for title, arms in paged(form, of_format):
@@ -48,14 +51,14 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
                         axes.plot([by * gain.low, by * gain.high], [place] * 2, color=look.colour, linewidth=2.2)
                     axes.plot([by * gain.mean], [place], color=look.colour, marker=look.marker, markersize=6)
                 rows.label(axes)
-                name = result.measure.score
-                axes.set_xlabel(spelled("gain in top-1 accuracy, points" if name is None else f"gain in {name}"))
+                axes.set_xlabel(spelled("gain in top-1 accuracy, points" if measure.score is None else column))
                 axes.grid(axis="x")
                 said = "; ".join(
                     f"{arm.arm.hardening} at {level_of(arm)}: {mean_text(gain, arm.measure)}"
                     for arm, gain in zip(arms, gains, strict=True)
                 )
-                text = f"Dots with intervals: gain over the unprotected arm in points, paired by fault map. {said}"
+                over = f"gain over the unprotected arm in {gain_unit(measure)}, paired by fault map"
+                text = f"Dots with intervals: {over}. {said}"
                 svg = to_svg(figure, f"gain-{len(plots)}", f"Paired gains, {title}", text)
             table = tuple(
                 (
@@ -67,7 +70,7 @@ def gain_plots(result: CampaignResult) -> list[Plot]:
                 )
                 for arm, gain in zip(arms, gains, strict=True)
             )
-            plots.append(Plot(title, svg, ("protection", "fault", "gain, points", "bits per weight", "trials"), table))
+            plots.append(Plot(title, svg, ("protection", "fault", column, "bits per weight", "trials"), table))
     return plots
 
 

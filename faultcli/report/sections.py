@@ -7,18 +7,29 @@ from dataclasses import dataclass
 
 from faultcli.campaign.records import CampaignResult
 from faultcli.report.level_plots import accuracy_curves, corrector_plots, overhead_plots
+from faultcli.report.numbers import gain_unit, headline_name
 from faultcli.report.plot import Plot
 from faultcli.report.row_plots import answer_plots, gain_plots, trial_plots
+from faultcli.workload.measures import Measure
 
 
 @dataclass(frozen=True)
 class Section:
-    """Plots of one kind; left out of a report whose campaign has nothing to draw."""
+    """Plots of one kind; left out of a report whose campaign has nothing to draw.
+
+    Title and lead name what the campaign is about with the fields of `words`.
+    """
 
     name: str  # for links
     title: str
     lead: str  # how to read it
     draw: Callable[[CampaignResult], list[Plot]]
+
+
+def words(measure: Measure) -> dict[str, str]:
+    """What the texts of sections call a campaign's measure."""
+    value = "an accuracy" if measure.score is None else f"a value of {measure.score}"
+    return {"measured": headline_name(measure), "unit": gain_unit(measure), "value": value}
 
 
 CURVES = Section(
@@ -30,14 +41,14 @@ CURVES = Section(
 SECTIONS = (
     Section(
         "accuracy",
-        "Accuracy against fault level",
+        "{measured} against fault level",
         "Mean over fault maps; the band is its interval. The dashed line is the checkpoint without a faulty memory.",
         accuracy_curves,
     ),
     Section(
         "gain",
         "What hardening gains",
-        "Gain in points over the unprotected memory on the same faults, paired map by map, with its interval.",
+        "Gain in {unit} over the unprotected memory on the same faults, paired map by map, with its interval.",
         gain_plots,
     ),
     Section(
@@ -57,7 +68,7 @@ SECTIONS = (
     Section(
         "trials",
         "Every trial",
-        "A dot is an accuracy that trials had, its area how many of them; the bar is the mean with its interval. One "
+        "A dot is {value} that trials had, its area how many of them; the bar is the mean with its interval. One "
         "bad map hides in a mean, not here.",
         trial_plots,
     ),

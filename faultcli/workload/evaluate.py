@@ -85,6 +85,21 @@ class Workload(BaseWorkload):
         except Exception as error:
             self.explain(error)
 
+    def beside(self, inputs: Dataset) -> Workload:
+        """Return the same live model on other inputs.
+
+        Raises:
+            WorkloadError: they do not fit the architecture.
+        """
+        return Workload(
+            self.architecture,
+            self.model,
+            inputs,
+            batch_size=self.batch_size,
+            device=self.device,
+            answer=self._answer,
+        )
+
     def __len__(self) -> int:
         return len(self.dataset)
 

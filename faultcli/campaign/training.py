@@ -1,0 +1,145 @@
+"""A corrector for a subject, as `train-corrector` makes it: on which inputs it is trained, looks and is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from faultcli.campaign.subject import Subject
+from faultcli.errors import UsageError
+from faultcli.faults.law import FaultLaw
+from faultcli.faults.maps import FaultMap
+from faultcli.protect.chain import UNPROTECTED, Chain
+from faultcli.recover.base import Card, Setting
+from faultcli.recover.edmn import EdmnOptions
+from faultcli.recover.experiment import Experiment, TrainedCorrector, cut, known_damage, shuffled, unseen_damage
+from faultcli.recover.methods import DEFAULT_WINDOW, TrainingOptions, kind_of
+from faultcli.workload.data import Dataset, load_data
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a corrector is trained and judged.
+
+    Attributes:
+        method: a name of `recover.methods.METHODS`.
+        seed: of the faults, of the training, and of the order of the inputs.
+        data: labelled inputs to train on and to look at, or their name as `--data` takes it; None: the training split
+            of the subject's data, else half of them.
+        limit: at most so many of these.
+        window: how many of them the device looks at, without their labels; None: 1000, a quarter where they are few.
+        maps: fault maps per law to train on.
+        report_maps: others, to judge by.
+        perceptron: of the methods that have one.
+
+    Raises:
+        UsageError: no such method, or a seed that generators do not take.
+    """
+
+    method: str = "adaptive"
+    seed: int = 0
+    data: str | Dataset | None = None
+    limit: int = 5000
+    window: int | None = None
+    maps: int = 6
+    report_maps: int = 20
+    perceptron: EdmnOptions = field(default_factory=EdmnOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 64:
+            problem = f"--seed {self.seed}: a seed is a whole number from 0, of 64 bits at most"
+            raise UsageError(problem, "--seed 0")
+        kind_of(self.method, "unseen damage")
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """Three sets of inputs that have none in common. `held_out`: half of the subject's; None: all of them are."""
+
+    training: Dataset
+    window: Dataset
+    held_out: Dataset | None
+
+
+def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
+    """Return the inputs to train on, those to look at, and those to judge by.
+
+    Raises:
+        UsageError: the model is no classifier, or there are too few inputs.
+        WorkloadError: the data do not fit the model.
+    """
+    workload, held_out = subject.classifier("train-corrector"), None
+    data = plan.data if plan.data is not None else subject.training_split
+    if data is None:
+        everything, held_out = cut(shuffled(workload.dataset, plan.seed), len(workload.dataset) // 2)
+    else:
+        architecture = workload.architecture
+        if isinstance(data, str):
+            data = load_data(data, geometry=architecture.geometry, label_offset=architecture.label_offset)
+        everything = shuffled(data, plan.seed)
+    everything = everything.first(plan.limit)
+    most = max(1, len(everything) // 4)
+    window = min(DEFAULT_WINDOW, most) if plan.window is None else plan.window
+    if window < 1 or len(everything) < 3 * window:
+        raise UsageError(
+            f"{everything.name}: {len(everything)} training inputs are too few for a window of {window}",
+            f"try: --window {most}, or more --train-data",
+        )
+    looked_at, rest = cut(everything, window)
+    return TrainingInputs(rest, looked_at, held_out)
+
+
+def train_corrector(
+    subject: Subject,
+    damage: Sequence[FaultLaw] | FaultMap,
+    plan: TrainingPlan,
+    inputs: TrainingInputs,
+    *,
+    format: str = "native",
+    protect: Chain = UNPROTECTED,
+    progress: Callable[[], None] = lambda: None,
+) -> TrainedCorrector:
+    """Train a corrector on some damaged copies of a subject's model, and judge it by others.
+
+    Args:
+        subject: in the same state, bit for bit, when this returns or raises.
+        damage: laws of faults that the device has not met yet (unseen damage), or the faults that it has (known
+            damage), in the format that they were drawn in.
+        plan: how.
+        inputs: of `training_inputs`.
+        format, protect: of the memory.
+        progress: called after every fault map of a law.
+
+    Raises:
+        UsageError: no law, no maps, or faults that leave the model intact.
+        FaultError: the faults are those of another memory.
+        CorrectorError: the data does not suffice.
+    """
+    workload = subject.classifier("train-corrector")
+    setting: Setting = "known damage" if isinstance(damage, FaultMap) else "unseen damage"
+    if isinstance(damage, FaultMap):
+        format, faults = damage.format, [damage.fault]
+        covered = {name: tensor for name, tensor in subject.tensors.items() if name in damage.layout}
+        image = replace(subject, tensors=covered).memory(format, protect)
+    else:
+        faults = [law.spec for law in damage]
+        highest = max((law.ber for law in damage if law.ber is not None), default=None)
+        image = subject.memory(format, protect, highest if protect.needs_ber else None)
+    try:
+        experiment = Experiment.around(image, workload, inputs.training, inputs.window, inputs.held_out)
+        card = Card(
+            experiment.held_out.logits().shape[1],
+            setting,
+            subject.checkpoint_hash,
+            tuple(faults),
+            format,
+            protect.text,
+            plan.seed,
+        )
+        options = TrainingOptions(len(inputs.window), plan.perceptron)
+        if isinstance(damage, FaultMap):
+            return known_damage(plan.method, experiment, damage, card, options)
+        maps = {"training_maps": plan.maps, "report_maps": plan.report_maps}
+        return unseen_damage(plan.method, experiment, damage, card, options, **maps, progress=progress)
+    finally:
+        workload.load(subject.tensors)
