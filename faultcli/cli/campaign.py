@@ -401,7 +401,7 @@ def _laws(rates: list[Rate], faults: list[str], question: Question | None, *, qu
 
     if question is not None:
         return [AnyFlips()]
-    specs = [*(rate.spec for rate in rates), *faults]
+    specs = [*(rate.law.spec for rate in rates), *faults]
     laws = [parse_law(spec) for spec in specs]
     for spec, law in zip(specs, laws, strict=True):
         if law.repeats:

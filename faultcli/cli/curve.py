@@ -31,6 +31,7 @@ def ask(
         quiet: say nothing.
     """
     from faultcli.campaign.plan import Question
+    from faultcli.faults.memories import parse_range
 
     if curve is None and not find_max_ber:
         return None
@@ -45,7 +46,7 @@ def ask(
     for name, given in others.items():
         if given:
             raise UsageError(f"{name}: means nothing beside {option}, which measures all rates", f"leave {name} out")
-    question = Question(curve or WIDEST, min_accuracy)
+    question = Question(parse_range(curve or WIDEST), min_accuracy)
     memory = question.axis.memory
     if memory is not None and memory.explanation is not None:
         note(f"at the end of the range, {memory.explanation}", quiet=quiet)

@@ -58,7 +58,6 @@ def inject(
     from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
-    from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import select
 
@@ -75,7 +74,7 @@ def inject(
             result = library.replay(checkpoint, faults, written_to, force=force, progress=advance)
     else:
         names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
-        law = parse_law(options.single_fault(ber, fault, quiet=quiet))
+        law = options.single_fault(ber, fault, quiet=quiet)
         passes = 3 if save_faults else 1
         with byte_progress(quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
+
+if TYPE_CHECKING:
+    from faultcli.faults.law import FaultLaw
 
 BUILT_IN = "Tables of what is built in"
 
@@ -63,7 +66,8 @@ def inspect(
     if not asked:
         _inspect_checkpoint(
             model,
-            fault=options.single_fault(ber, fault, quiet=quiet) if ber is not None or fault is not None else None,
+            fault=fault,
+            law=options.single_fault(ber, fault, quiet=quiet) if ber is not None or fault is not None else None,
             format=format,
             target=target,
             include=include or [],
@@ -77,6 +81,7 @@ def _inspect_checkpoint(
     model: str | None,
     *,
     fault: str | None,
+    law: FaultLaw | None,
     format: str,
     target: str,
     include: list[str],
@@ -87,7 +92,6 @@ def _inspect_checkpoint(
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.cli.session import naming
     from faultcli.errors import UsageError
-    from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import TARGETS, select
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, predict
@@ -98,12 +102,12 @@ def _inspect_checkpoint(
     try:
         names = select(checkpoint.tensors.values(), target=target, include=include, exclude=exclude)
     except UsageError:
-        if include or exclude or fault is not None or target not in TARGETS:
+        if include or exclude or law is not None or target not in TARGETS:
             raise
         names = []  # a checkpoint without weights can still be looked at
-    law = None if fault is None else parse_law(fault)
     expected = None
     if law is not None:
+        fault = fault or law.spec
         sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
         expected = law.expected_flips([site for site in sites if law.covers(site)])
     with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:

@@ -14,6 +14,7 @@ from faultcli.cli.places import READS, WRITES
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
 
 FAULTS = "Faults"
@@ -289,17 +290,19 @@ def output(default: str) -> Any:
 Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL"), WRITES]
 
 
-def single_fault(ber: str | None, fault: str | None, *, quiet: bool) -> str:
-    """Return the one fault spec that --ber or --fault asks for."""
+def single_fault(ber: str | None, fault: str | None, *, quiet: bool) -> FaultLaw:
+    """Return the one fault law that --ber or --fault asks for."""
+    from faultcli.faults.laws import parse_law
+
     if (ber is None) == (fault is None):
         problem = "no fault to inject" if ber is None else "--ber and --fault are two ways to say the same"
         raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
-    return fault if fault is not None else explained_rate(str(ber), quiet).spec
+    return parse_law(fault) if fault is not None else explained_rate(str(ber), quiet).law
 
 
 def several_faults(bers: str | None, faults: list[str] | None, *, quiet: bool) -> list[str]:
     """Return the fault specs that --ber (a list) and --fault (repeatable) ask for, in that order."""
-    return [*(rate.spec for rate in rates(bers, quiet=quiet)), *(faults or [])]
+    return [*(rate.law.spec for rate in rates(bers, quiet=quiet)), *(faults or [])]
 
 
 def rates(bers: str | None, *, quiet: bool) -> list[Rate]:
