@@ -27,6 +27,7 @@ from faultcli.campaign.statistics import Interval, trials_needed
 from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import AnyFlips, BitFlip
+from faultcli.faults.memories import parse_range
 from faultcli.faults.selection import select
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.evaluate import WorkloadSpec, build_workload
@@ -91,7 +92,7 @@ def compare(
     checkpoint = Checkpoint.open(path)
     workload = build_workload(checkpoint.state(), checkpoint.metadata, WorkloadSpec(data=data, limit=limit))
     tensors = {name: checkpoint.read(name) for name in select(checkpoint.tensors.values())}
-    question = Question(rates)
+    question = Question(parse_range(rates))
     bers = [float(ber) for ber in np.geomspace(question.axis.low, question.axis.high, RATES)]
     plan = Plan(cross([format], [AnyFlips()]), trials=20_000, seed=seed, until_half_width=half_width, question=question)
     subject = Subject(workload, tensors, checkpoint.sha256())

@@ -19,9 +19,9 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.formats import NumberFormat, format_for
+from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
-from faultcli.protect.factors import choose_factors
-from faultcli.protect.scale import Factors
+from faultcli.protect.factors import Factors
 from faultcli.protect.stored import CheckRegion, ReadElements, StoredTensor
 
 
@@ -118,10 +118,11 @@ class MemoryImage:
         def format_of(name: str) -> NumberFormat:
             return format_for(format_name, _DTYPE_NAMES[str(tensors[name].dtype)])
 
-        if chain.scale is not None or factors is None:
-            factors = choose_factors(tensors, format_of, chain, ber)
+        links = chain.for_tensors(tensors, format_of, ber)
+        if factors and not any(link.rank == Protection.VALUE for link in chain.links):
+            links |= {name: (own, *links[name]) for name, own in factors.items() if name in links}
         self.tensors = {
-            name: StoredTensor.write(name, values, format_of(name), chain, ber=ber, factors=factors.get(name))
+            name: StoredTensor.write(name, values, format_of(name), links[name], ber=ber)
             for name, values in tensors.items()
         }
         if len(self.layout) < len(self.regions):  # faults are kept by name

@@ -11,9 +11,8 @@ import torch
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FormatError
 from faultcli.formats import format_for
-from faultcli.protect.chain import UNPROTECTED
 from faultcli.protect.expected import expected_error, single_flips
-from faultcli.protect.factors import TABLE_BITS, FactorSearch
+from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
 from faultcli.protect.stored import StoredTensor
 from faultcli.scaling import read_weights
 
@@ -57,8 +56,8 @@ def predict(
         per_channel = given is not None and len(given.values) > 1
         format = format_for(format_name, info.dtype)
         how = {"per_channel": per_channel, "sample_bits": TABLE_BITS}
-        search = FactorSearch(name, weights, format, UNPROTECTED, ber, **how)  # type: ignore[arg-type]
-        stored = StoredTensor.write(name, search.sample, search.format, factors=given)
+        search = FactorSearch(name, weights, format, (), ber, **how)  # type: ignore[arg-type]
+        stored = StoredTensor.write(name, search.sample, search.format, [given] if given else [])
         clean = expected_error(stored, search.sample, 0.0)
         added = {
             _bit(label): float((error - clean).sum().clamp(min=0))

@@ -26,9 +26,9 @@ from faultcli.checkpoint import Checkpoint, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.formats.values import TILE, tiles
 from faultcli.injection import slots
-from faultcli.protect.chain import Chain
-from faultcli.protect.factors import TABLE_BITS, FactorSearch, choose_factors
-from faultcli.protect.scale import LARGEST_FACTOR, Factors, Scale, charged, divided, integers, multiplied
+from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
+from faultcli.protect.factors import LARGEST_FACTOR, Factors, charged, divided, integers, multiplied
+from faultcli.protect.scale import Scale
 from faultcli.version import __version__
 
 METADATA_KEY = "faultcli.scale"
@@ -205,7 +205,7 @@ def scale_checkpoint(
     rounds = _may_round(checkpoint, names, scale)
     common = None
     if scale.granularity == "model" and names:
-        factors_of = choose_factors(_Weights(checkpoint, names), formats.__getitem__, Chain(scale), ber)
+        factors_of = scale.for_tensors(_Weights(checkpoint, names), formats.__getitem__, ber=ber)
         common = next((chosen.values for chosen in factors_of.values()), None)
     rows, factors, corrections = [], {}, {}
     room = _MAX_CORRECTIONS
@@ -213,7 +213,7 @@ def scale_checkpoint(
         info, format, weights = checkpoint.info(name), formats[name], checkpoint.read(name)
         chosen = common
         if chosen is None:
-            chosen = choose_factors({name: weights}, formats.__getitem__, Chain(scale), ber)[name].values
+            chosen = scale.for_tensors({name: weights}, formats.__getitem__, ber=ber)[name].values
         if not rounds:
             chosen = torch.exp2(chosen.log2().floor())
         factor = chosen.double()
@@ -224,7 +224,7 @@ def scale_checkpoint(
             corrections[name] = record
             room -= len(record)
         how = {"per_channel": len(factor) > 1, "sample_bits": TABLE_BITS}
-        search = FactorSearch(name, weights, format, Chain(), ber, **how)  # type: ignore[arg-type]
+        search = FactorSearch(name, weights, format, (), ber, **how)  # type: ignore[arg-type]
         row = _row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected)
         factors[name] = row.factor
         rows.append(row)

@@ -15,7 +15,7 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.injection import Draw, inject
 from faultcli.memory import MemoryImage
-from faultcli.protect.chain import parse_chain
+from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.scale import Scale
 from faultcli.scaling import read_state, scale_checkpoint
 
@@ -87,7 +87,7 @@ def test_what_can_be_written_can_be_read(chain: str, format: str) -> None:
     except FaultcliError:
         pytest.skip(f"{chain} does not work on {format}")
     without = [link for link in parsed.links if link.name not in ("guard", "posterior")]
-    bare = MemoryImage(weights, format, type(parsed)(parsed.scale, tuple(without)))
+    bare = MemoryImage(weights, format, Chain(tuple(without)))
     read, plain = dict(image.values())["w"], dict(bare.values())["w"]
     if not any(link.name == "posterior" for link in parsed.links):
         assert torch.equal(read, plain)

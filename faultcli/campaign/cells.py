@@ -18,6 +18,7 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips
+from faultcli.faults.memories import parse_range
 from faultcli.workload.measures import Bounds
 from faultcli.workload.metrics import Outcome
 
@@ -341,7 +342,8 @@ def _question(asked: object) -> Question | None:
     if asked is None:
         return None
     rates, hold = _list(asked, "the question", 2)
-    return Question(text(rates, "the range of rates"), None if hold is None else real(hold, "the accuracy to hold"))
+    axis = parse_range(text(rates, "the range of rates"))
+    return Question(axis, None if hold is None else real(hold, "the accuracy to hold"))
 
 
 def _baseline(

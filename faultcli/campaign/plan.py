@@ -15,7 +15,7 @@ from faultcli.campaign.statistics import StopRule
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
-from faultcli.faults.memories import RateRange, parse_range
+from faultcli.faults.memories import RateRange
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.recover.applied import CorrectorId
@@ -99,25 +99,18 @@ class Arm:
 
 @dataclass(frozen=True)
 class Question:
-    """What a curve is for: a range of bit-error rates (`faults.memories.parse_range`), and the accuracy, if any, whose
-    highest rate is looked for.
+    """What a curve is for: a range of bit-error rates, and the accuracy, if any, whose highest rate is looked for.
 
     Raises:
-        UsageError: no such range, or an accuracy that is not between 0 and 1.
+        UsageError: an accuracy that is not between 0 and 1.
     """
 
-    rates: str
+    axis: RateRange
     hold: float | None = None
 
     def __post_init__(self) -> None:
-        parse_range(self.rates)
         if self.hold is not None and not 0 < self.hold <= 1:
             raise UsageError(f"--min-accuracy {self.hold:g}: is not above 0 and at most 1", "--min-accuracy 0.9")
-
-    @property
-    def axis(self) -> RateRange:
-        """The range of rates."""
-        return parse_range(self.rates)
 
 
 @dataclass(frozen=True)

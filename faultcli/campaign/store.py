@@ -304,7 +304,7 @@ def _asked(plan: Plan, identity: Identity) -> str:
     gates = [[gate.name, gate.threshold] for gate in plan.gates]
     asked = {"trials": plan.trials, "until_half_width": plan.until_half_width, "confidence": plan.confidence}
     baseline = dict(zip(identity.arms, plan.baseline, strict=True)) if plan.baseline else None
-    question = [plan.question.rates, plan.question.hold] if plan.question else None
+    question = [plan.question.axis.asked, plan.question.hold] if plan.question else None
     said = {"gates": gates, "question": question, "baseline": baseline, "bounds": plan.bounds}
     return json.dumps(asked | said)
 

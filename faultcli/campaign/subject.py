@@ -22,7 +22,7 @@ from faultcli.faults.selection import Selecting, Selection
 from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.chain import Chain, parse_chain
-from faultcli.protect.scale import Factors
+from faultcli.protect.factors import Factors
 from faultcli.scaling import read_state
 from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload

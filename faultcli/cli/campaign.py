@@ -100,8 +100,8 @@ def _demands(gates: Gates) -> tuple[Gate, ...]:
 def _laws(rates: list[Rate], faults: list[str], *, quiet: bool) -> list[FaultLaw]:
     from faultcli.faults.laws import parse_law
 
-    specs = [*(rate.spec for rate in rates), *faults]
-    laws = [parse_law(spec) for spec in specs]
+    specs = [*(rate.law.spec for rate in rates), *faults]
+    laws = [*(rate.law for rate in rates), *map(parse_law, faults)]
     for spec, law in zip(specs, laws, strict=True):
         if law.repeats:
             note(f"{spec}: has the same faults in every trial, so there is one trial", quiet=quiet)

@@ -105,9 +105,10 @@ def curve(
     from faultcli.campaign.plan import Plan, Question
     from faultcli.cli.conduct import Conduct, arms_of
     from faultcli.faults.laws import AnyFlips
+    from faultcli.faults.memories import parse_range
 
     model, rates = _split(words or [], asked)
-    question = Question(rates, asked.min_accuracy)
+    question = Question(parse_range(rates), asked.min_accuracy)
     memory = question.axis.memory
     if memory is not None and memory.explanation is not None:
         note(f"at the end of the range, {memory.explanation}", quiet=output.quiet)

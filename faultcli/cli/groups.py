@@ -18,6 +18,7 @@ from faultcli.errors import UsageError
 if TYPE_CHECKING:
     from faultcli.campaign.subject import Opening
     from faultcli.checkpoint import Checkpoint
+    from faultcli.faults.law import FaultLaw
     from faultcli.recover.applied import Correct
 
 
@@ -32,17 +33,19 @@ class Faults:
 
 @dataclass(frozen=True)
 class OneFault:
-    """One fault law; `spec` wants one to be named."""
+    """One fault law."""
 
     ber: options.Ber = None
     fault: options.Fault = None
 
-    def spec(self, *, quiet: bool) -> str:
+    def law(self, *, quiet: bool) -> FaultLaw:
         """Return the law that --ber or --fault asks for, and say where a memory's rate comes from."""
+        from faultcli.faults.laws import parse_law
+
         if (self.ber is None) == (self.fault is None):
             problem = "no fault to inject" if self.ber is None else "--ber and --fault are two ways to say the same"
             raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
-        return self.fault if self.fault is not None else options.explained_rate(str(self.ber), quiet).spec
+        return parse_law(self.fault) if self.fault is not None else options.explained_rate(str(self.ber), quiet).law
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,6 @@ def inject(
     from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
-    from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
 
     checkpoint = Checkpoint.open(model)
@@ -86,7 +85,7 @@ def inject(
             result = library.replay(checkpoint, faults, written_to, force=written.force, progress=advance)
     else:
         names = at_risk.names(checkpoint)
-        law = parse_law(drawn.spec(quiet=written.quiet))
+        law = drawn.law(quiet=written.quiet)
         passes = 3 if written.save_faults else 1
         with byte_progress(written.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(

@@ -74,24 +74,23 @@ def _inspect_checkpoint(model: str | None, faults: OneFault, format: str, at_ris
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.cli.session import naming
     from faultcli.errors import UsageError
-    from faultcli.faults.laws import parse_law
     from faultcli.faults.selection import TARGETS
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, predict
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
-    fault = None if faults == OneFault() else faults.spec(quiet=output.quiet)
+    law = None if faults == OneFault() else faults.law(quiet=output.quiet)
     checkpoint = open_checkpoint(model)
     try:
         names = at_risk.names(checkpoint)
     except UsageError:
-        if at_risk.include or at_risk.exclude or fault is not None or at_risk.target not in TARGETS:
+        if at_risk.include or at_risk.exclude or law is not None or at_risk.target not in TARGETS:
             raise
         names = []  # a checkpoint without weights can still be looked at
-    law = None if fault is None else parse_law(fault)
-    expected = None
+    fault, expected = faults.fault, None
     if law is not None:
+        fault = fault or law.spec
         sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
         expected = law.expected_flips([site for site in sites if law.covers(site)])
     with byte_progress(output.quiet, "reading", checkpoint.nbytes) as advance:

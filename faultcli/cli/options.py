@@ -283,11 +283,6 @@ def output(default: str) -> Any:
 Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL"), WRITES]
 
 
-def several_faults(bers: str | None, faults: list[str] | None, *, quiet: bool) -> list[str]:
-    """Return the fault specs that --ber (a list) and --fault (repeatable) ask for, in that order."""
-    return [*(rate.spec for rate in rates(bers, quiet=quiet)), *(faults or [])]
-
-
 def rates(bers: str | None, *, quiet: bool) -> list[Rate]:
     """Return the bit-error rates that --ber lists, and say where those of a memory come from."""
     from faultcli.faults.memories import split_rates

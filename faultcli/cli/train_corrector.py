@@ -49,14 +49,15 @@ class Known(Faults):
         from faultcli.faults.laws import parse_law
         from faultcli.faults.maps import FaultMap
 
-        specs = options.several_faults(self.bers, self.fault, quiet=quiet)
-        if (self.replay is None) == (not specs):
+        laws = [rate.law for rate in options.rates(self.bers, quiet=quiet)]
+        laws += [parse_law(spec) for spec in self.fault or []]
+        if (self.replay is None) == (not laws):
             beside = "--replay names the faults: no --fault or --ber beside it"
             raise UsageError(
                 "no fault to train for" if self.replay is None else beside,
                 "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE",
             )
-        return [parse_law(spec) for spec in specs], None if self.replay is None else FaultMap.load(self.replay)
+        return laws, None if self.replay is None else FaultMap.load(self.replay)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from faultcli.errors import UsageError, unknown_name
+from faultcli.faults.law import FaultLaw
+from faultcli.faults.laws import BitFlip
 
 HOURS_PER_YEAR = 8766
 BITS_PER_MBIT = 2**20
@@ -52,9 +54,9 @@ class Rate:
     caveat: str | None = None
 
     @property
-    def spec(self) -> str:
-        """The fault law."""
-        return f"bitflip:{self.ber_per_bit!r}"
+    def law(self) -> FaultLaw:
+        """The faults of a memory with this rate."""
+        return BitFlip(self.ber_per_bit)
 
     @property
     def explanation(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -132,17 +133,23 @@ class Protection(ABC):
     summary: ClassVar[str]  # what is stored and what a flip of the protection's own bits does, for tables
     rank: ClassVar[int]
 
+    # What is changed: values before they are encoded, values that were read, words; or nothing, and check words are
+    # added. Links from CHECK on take words of any kind, scales included.
+    VALUE, ESTIMATE, WORD, CHECK = range(4)
+
+    @property
+    def text(self) -> str:
+        """The link as it is written on the command line; equal links have equal texts."""
+        return self.name
+
     @property
     def needs_ber(self) -> bool:
         """Whether what is stored or read depends on the bit-error rate of the arm."""
         return False
 
-    ESTIMATE, WORD, CHECK = range(3)  # those from CHECK on take words of any kind, scales included
-
-    @property
-    @abstractmethod
-    def text(self) -> str:
-        """The link as it is written on the command line; equal links have equal texts."""
+    def conflict(self, other: Protection) -> tuple[str, str] | None:
+        """Say why the link does not go with another one of its chain, and what to do; None if it does."""
+        return None
 
     def spare_bits(self, format: NumberFormat) -> int:
         """Lowest bits of a word that do not hold the value any more."""
@@ -153,13 +160,36 @@ class Protection(ABC):
         return 1
 
     @classmethod
-    @abstractmethod
     def parse(cls, value: str | None) -> Self:
         """Read what follows `NAME=` in a chain; None if nothing does.
 
         Raises:
-            UsageError: the value is malformed.
+            UsageError: the value is malformed, or there is one and the link takes none.
         """
+        if value is not None:
+            raise UsageError(f"{cls.name}={value}: {cls.name} takes no value", f"write just {cls.name}")
+        return cls()
+
+    def for_tensors(
+        self,
+        tensors: Mapping[str, Tensor],
+        format_of: Callable[[str], NumberFormat],
+        behind: Sequence[Protection],
+        ber: float | None,
+    ) -> Mapping[str, Protection]:
+        """Return the link of every tensor, with what is to be known of all of them together filled in.
+
+        Args:
+            tensors: all that lie in the memory, by name.
+            format_of: what one word of a tensor is.
+            behind: the links between this one and the memory.
+            ber: the bit-error rate that the memory is designed for.
+        """
+        return dict.fromkeys(tensors, self)
+
+    def write_values(self, values: Tensor) -> Tensor:
+        """Return the values to encode instead of these."""
+        return values
 
     @abstractmethod
     def fit(self, written: Written) -> Fitted:
@@ -235,9 +265,3 @@ def even_flips(bits: int, ber: float) -> float:
     flips, chances = flips_beyond(1, bits, ber)
     even = flips % 2 == 0
     return float(chances[even] @ flips[even]) / bits
-
-
-def take_nothing(name: str, value: str | None) -> None:
-    """Refuse a value for a protection that takes none."""
-    if value is not None:
-        raise UsageError(f"{name}={value}: {name} takes no value", f"write just {name}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faultcli.errors import UsageError
 from faultcli.foreign import whole_number
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, flips_beyond, take_nothing
+from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, flips_beyond
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,10 @@ class Parity(Protection):
         "an even number goes unnoticed"
     )
 
-    @classmethod
-    def parse(cls, value: str | None) -> Self:
-        take_nothing("parity", value)
-        return cls()
-
-    @property
-    def text(self) -> str:
-        return "parity"
+    def conflict(self, other: Protection) -> tuple[str, str] | None:
+        if other.name != "inplace":
+            return None
+        return "parity would read words as 0 that inplace corrects", "leave parity out, or write secded=64 instead"
 
     def fit(self, written: Written) -> Fitted:
         return _FittedParity(written.zero_word, written.format.bits)

@@ -13,7 +13,7 @@ import numpy as np
 
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, needs_zero_bits, take_nothing
+from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, needs_zero_bits
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,6 @@ class Mset(Protection):
     summary: ClassVar[str] = (
         "copies the exponent's top bit (fixed point: the sign) into the two lowest bits; a flipped copy is outvoted"
     )
-
-    @classmethod
-    def parse(cls, value: str | None) -> Self:
-        take_nothing("mset", value)
-        return cls()
-
-    @property
-    def text(self) -> str:
-        return "mset"
 
     def fit(self, written: Written) -> Fitted:
         return _FittedMset(_most_significant(written.format, "mset", needed=4))

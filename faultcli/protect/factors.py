@@ -1,169 +1,165 @@
-"""Choosing scaling factors: as given, the largest that fit, or those of least expected error of the whole chain."""
+"""The constants of a tensor: weights are multiplied by them on the way into the memory, and divided on the way out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, split
+from torch import Tensor
 
-from faultcli.errors import FormatError, UsageError
+from faultcli.errors import FormatError
 from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
-from faultcli.formats.values import TILE
-from faultcli.protect.chain import Chain
-from faultcli.protect.expected import expected_error
-from faultcli.protect.scale import LARGEST_FACTOR, Factors, charged, largest_fitting
-from faultcli.protect.stored import StoredTensor
+from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.protect.base import Fitted, Protection, Words, Written, per_element
 
-_SAMPLE_BITS = 1 << 17  # bits of a tensor's words that a search looks at: 16 thousand weights of 8 bits
-TABLE_BITS = 1 << 15  # of one that is only shown, where a few percent of an error do not matter
-_LEAST_PER_CHANNEL = 4  # weights of each channel that it looks at beside the largest
-_COARSE = [2.0 ** (k / 2) for k in range(-16, 7)]  # relative to the largest factor that fits
-_FINE = [2.0 ** (k / 8) for k in range(-3, 4)]
-_ALIKE = 1.01  # errors that differ by less are no reason to choose another factor
-_OCTAVES = [2.0**k for k in range(-12, 7)]  # for floats, in which a power of two rounds nothing
+SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126  # so that a factor and its inverse are normal float32 numbers
+_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def choose_factors(
-    tensors: Mapping[str, Tensor], format_of: Callable[[str], NumberFormat], chain: Chain, ber: float | None
-) -> dict[str, Factors]:
-    """Return the factors of every tensor under `chain.scale`; empty without one.
+@dataclass(frozen=True, eq=False)
+class Factors(Protection):
+    """The constants of one tensor, as the link that multiplies by them: float32 [1] or [channels]; and what storing
+    them takes, in bits.
 
-    Raises:
-        FormatError: a tensor holds NaN or infinities, so that no factor makes it fit; it is named.
-        UsageError: `auto` without a bit-error rate.
+    `multiplied`: c·w where it lies in the checkpoint already, in the checkpoint's dtype. `offsets`: what dividing that
+    by c does not give back, see `divided`.
     """
-    scale = chain.scale
-    if scale is None:
-        return {}
-    if not isinstance(scale.factor, str):
-        return charged(dict.fromkeys(tensors, torch.tensor([scale.factor], dtype=torch.float32)))
-    if scale.factor == "auto" and ber is None:
-        raise UsageError("scale=auto: needs to know the bit-error rate", "draw faults by --ber, or use scale=max")
-    fitting = {name: _fitting(name, weights, format_of(name), chain) for name, weights in tensors.items()}
-    if scale.granularity == "model":
-        common = torch.stack([f.min() for f in fitting.values()]).min().reshape(1)
-        fitting = dict.fromkeys(tensors, common)
-    if scale.factor == "max":
-        return charged(fitting)
-    assert ber is not None
-    searches = {name: FactorSearch(name, weights, format_of(name), chain, ber) for name, weights in tensors.items()}
-    if scale.granularity == "model":
-        ratios = next(iter(searches.values())).ratios
-        ratio = _best(lambda r: sum(s.error(_rounded(r * fitting[name])) for name, s in searches.items()), ratios)
-        return charged({name: _rounded(ratio * fit) for name, fit in fitting.items()})
-    return charged({name: search.best(fitting[name]) for name, search in searches.items()})
+
+    name: ClassVar[str] = "scale"
+    rank: ClassVar[int] = Protection.VALUE
+
+    values: Tensor
+    side_bits: int
+    multiplied: Tensor | None = None
+    offsets: Tensor | None = None
+
+    def write_values(self, values: Tensor) -> Tensor:
+        """Return c·w in the dtype of the weights, float32 at the least."""
+        if self.multiplied is not None:
+            return self.multiplied
+        wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
+        return wide * per_element(self.values.to(wide.dtype), wide, tuple(wide.shape), None)
+
+    def fit(self, written: Written) -> Fitted:
+        return _FittedFactors(self, tuple(written.values.shape))
 
 
-def _fitting(name: str, weights: Tensor, format: NumberFormat, chain: Chain) -> Tensor:
-    granularity = chain.scale.granularity if chain.scale else "tensor"
-    try:
-        return largest_fitting(weights, format, granularity, spare=chain.spare_bits(format))
-    except FormatError as error:
-        raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
+class _FittedFactors(Fitted):
+    def __init__(self, factors: Factors, shape: tuple[int, ...]) -> None:
+        self.factors, self.shape, self.side_bits = factors, shape, factors.side_bits
+
+    def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
+        known = self.factors
+        if known.multiplied is None:
+            return values / per_element(known.values.to(values.dtype), values, self.shape, index)
+        stored = values.to(known.multiplied.dtype)  # the checkpoint holds no others
+        offsets = known.offsets if index is None or known.offsets is None else known.offsets.view(-1)[index]
+        return divided(stored, per_element(known.values.double(), stored, self.shape, index), offsets)
 
 
-class FactorSearch:
-    """The expected squared error of one tensor, relative to its weights' mean square, as a function of its factor.
+def multiplied(weights: Tensor, constants: Tensor) -> Tensor:
+    """Return c·w in the dtype of w, rounded once from float64."""
+    if _by_exponent(weights, constants):
+        return _narrow(weights.float() * constants.float(), weights)
+    return _narrow(weights.double() * constants, weights)
 
-    Looks at a sample of each channel that always has the channel's largest weight.
+
+def divided(words: Tensor, constants: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """Return v/c in the dtype of v, rounded once from float64.
 
     Args:
-        name: of the tensor, for messages.
-        weights: any shape.
-        format: what one word is.
-        chain: the protections; its scale does not count.
-        ber: bit-error rate.
-        per_channel: whether factors may differ by output channel; else the sample is one of the whole tensor.
-        sample_bits: how many bits of words are looked at, about.
+        words: v, any shape.
+        constants: float64, one for all or spread over the elements.
+        offsets: integers as wide as the words, in their shape: what is to be added to the bits of the quotient so that
+            the weight comes back of which c·w was written. It is added where that makes sense, that is, where times c
+            it gives the word again; a word that a fault has hit is divided, and no more.
     """
-
-    def __init__(
-        self,
-        name: str,
-        weights: Tensor,
-        format: NumberFormat,
-        chain: Chain,
-        ber: float,
-        *,
-        per_channel: bool = True,
-        sample_bits: int = _SAMPLE_BITS,
-    ) -> None:
-        self.name, self.format, self.ber = name, format, ber
-        self.chain = replace(chain, scale=None)
-        rounds = not (isinstance(format, FloatFormat) and format.bits >= 16)
-        self.ratios = (_COARSE, _FINE) if rounds else (_OCTAVES, [1.0])
-        by_row = weights.dim() >= 2 and (per_channel or isinstance(format, ScaledFormat))
-        rows = weights.flatten(1) if by_row else weights.reshape(1, -1)
-        stride = min(weights.numel() * format.bits // sample_bits, rows.shape[1] // _LEAST_PER_CHANNEL)
-        if stride > 1:
-            wide = torch.float64 if weights.dtype == torch.float64 else torch.float32
-            if by_row:
-                height = max(1, TILE // rows.shape[1])
-                peak = torch.cat([part.to(wide).abs().argmax(dim=1, keepdim=True) for part in split(rows, height)])
-            else:
-                tiles = split(rows[0], TILE)
-                top = max(range(len(tiles)), key=lambda number: _magnitude(tiles[number]))
-                peak = (tiles[top].to(wide).abs().argmax() + top * TILE).reshape(1, 1)
-            rows = torch.cat([rows.gather(1, peak), rows[:, ::stride]], dim=1)
-        self.sample = rows
-        self.power = float(rows.double().square().sum()) or 1.0
-        if not math.isfinite(self.power):
-            problem = f"tensor {name!r} holds NaN, infinite or huge values; no error can be predicted"
-            raise FormatError(problem, "leave it out with --exclude")
-
-    def errors(self, factors: Tensor) -> Tensor:
-        """Return what each of the factors (float32 [1] or [channels]) contributes to the error: float64, same shape."""
-        given = Factors(factors, 0)
-        stored = StoredTensor.write(self.name, self.sample, self.format, self.chain, ber=self.ber, factors=given)
-        error = expected_error(stored, self.sample, self.ber).sum(dim=1) / self.power
-        return error if len(factors) > 1 else error.sum().reshape(1)
-
-    def error(self, factors: Tensor) -> float:
-        """Return the error under factors: float32 [1] or [channels]."""
-        return float(self.errors(factors).sum())
-
-    def best(self, fitting: Tensor) -> Tensor:
-        """Return the factors of least error near `fitting`, the largest that fit: one common ratio to them, or one for
-        each where channels do not share a prior or a bound."""
-        shared = any(getattr(link, "granularity", "channel") != "channel" for link in self.chain.links)
-        if len(fitting) == 1 or shared:
-            return _rounded(_best(lambda ratio: self.error(_rounded(ratio * fitting)), self.ratios) * fitting)
-        coarse = torch.tensor(self.ratios[0])[self._least([_rounded(r * fitting) for r in self.ratios[0]])]
-        fine = torch.tensor(self.ratios[1])[self._least([_rounded(coarse * r * fitting) for r in self.ratios[1]])]
-        return _rounded(coarse * fine * fitting)
-
-    def best_factor(self) -> float:
-        """Return the one factor of least error."""
-        return float(self.best(_fitting(self.name, self.sample, self.format, self.chain)))
-
-    def _least(self, candidates: list[Tensor]) -> Tensor:
-        return torch.stack([self.errors(factors) for factors in candidates]).argmin(dim=0)
+    if _by_exponent(words, constants):
+        quotient = _narrow(words.float() * (1 / constants).float(), words)
+    else:
+        quotient = _narrow(words.double() / constants, words)
+    if offsets is None:
+        return quotient
+    exact = (integers(quotient) + offsets).view(quotient.dtype)
+    written = integers(multiplied(exact, constants)) == integers(words)
+    return integers(quotient).where(~written, integers(exact)).view(quotient.dtype)
 
 
-def _magnitude(values: Tensor) -> float:
-    """Return the largest magnitude of values; infinity where one is NaN. In their own dtype, which is the fastest."""
-    low, high = values.aminmax()
-    largest = max(-float(low), float(high))
-    return math.inf if math.isnan(largest) else largest
+def _by_exponent(values: Tensor, constants: Tensor) -> bool:
+    """Whether float32 gives the same: one power of two, on values of no more digits."""
+    if values.dtype == torch.float64 or constants.numel() != 1:
+        return False
+    factor = float(constants)
+    return math.frexp(factor)[0] == 0.5 and SMALLEST_FACTOR <= factor <= LARGEST_FACTOR
 
 
-def _best(error: Callable[[float], float], ratios: tuple[list[float], list[float]]) -> float:
-    coarse = _nearest_best(ratios[0], error)
-    return _nearest_best([coarse * fine for fine in ratios[1]], error) if len(ratios[1]) > 1 else coarse
+def integers(values: Tensor) -> Tensor:
+    """Return the bits of floating-point values as signed integers that share their memory where they are contiguous."""
+    return values.contiguous().view(_SIGNED[values.element_size()])
 
 
-def _nearest_best(ratios: list[float], error: Callable[[float], float]) -> float:
-    """Return the ratio nearest to 1 of those that are as good as the best: where the factor hardly matters, as in
-    floats without a guard, the largest that fits is as good as any."""
-    errors = [error(ratio) for ratio in ratios]
-    alike = [ratio for ratio, found in zip(ratios, errors, strict=True) if found <= min(errors) * _ALIKE]
-    return min(alike, key=lambda ratio: abs(math.log(ratio)))
+def _narrow(wide: Tensor, like: Tensor) -> Tensor:
+    if like.dtype in (torch.float32, torch.float64):
+        return wide.to(like.dtype)
+    return wide.float().to(like.dtype)  # by way of float32, as numpy and everybody else do it
 
 
-def _rounded(factors: Tensor) -> Tensor:
-    """Return factors as bfloat16 keeps them, in float32."""
-    return factors.to(torch.bfloat16).float().clamp(min=torch.finfo(torch.float32).tiny, max=LARGEST_FACTOR)
+def charged(constants: Mapping[str, Tensor]) -> dict[str, Factors]:
+    """Return constants [1] or [channels] by tensor with the bits that storing them takes: one number that all tensors
+    share is stored once, 32 bits (charged to the first); others take 16 bits each where bfloat16 holds them, else 32.
+    """
+    shared = {float(one) for values in constants.values() for one in values[:1]} if constants else set()
+    if len(constants) > 1 and len(shared) == 1 and all(len(values) == 1 for values in constants.values()):
+        return {name: Factors(values, 0 if number else 32) for number, (name, values) in enumerate(constants.items())}
+    return {name: Factors(values, _bits_of(values) * len(values)) for name, values in constants.items()}
+
+
+def _bits_of(values: Tensor) -> int:
+    return 16 if torch.equal(values.to(torch.bfloat16).to(values.dtype), values) else 32
+
+
+def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "tensor", spare: int = 0) -> Tensor:
+    """Return the largest factors with which the weights fit the format: float32 [1] or [channels].
+
+    Fixed point: c·max|w| is the largest positive value. Floats of 16 bits and more: |c·w| < 2, a power of two, so that
+    nothing is rounded. Narrow floats: c·max|w| is the largest finite value. Formats with scales of their own: 1.
+    Where all weights are 0 the factor is 1. `spare` is how many of the word's lowest bits do not hold the value.
+
+    Raises:
+        FormatError: the weights hold NaN or infinities, or are so large that no factor makes them fit.
+    """
+    groups = weights.flatten(1) if granularity == "channel" and weights.dim() >= 2 else weights.reshape(1, -1)
+    peak = torch.zeros(len(groups)).double()
+    if groups.numel():
+        low, high = (groups if groups.dtype == torch.float64 else groups.float()).aminmax(dim=1)
+        peak = torch.maximum(-low, high).double()
+    if not bool(peak.isfinite().all()):
+        raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
+    if isinstance(format, ScaledFormat | NativeIntegerFormat):
+        return torch.ones(len(peak))
+    if isinstance(format, FloatFormat) and format.bits >= 16:
+        # frexp: peak = m·2^e with m in [0.5, 1), so peak·2^(1−e) lies in [1, 2)
+        exponent = 1 - torch.frexp(peak).exponent
+        factor = torch.ldexp(torch.ones_like(peak), exponent.clamp(-126, 126))
+    else:
+        largest: float = format.largest  # type: ignore[attr-defined]
+        if spare and not isinstance(format, FloatFormat):
+            top = (1 << format.bits - 1) - 1
+            largest *= (top >> spare << spare) / top
+        factor = _rounded_down(largest / peak)
+    if bool((factor < SMALLEST_FACTOR).any() & (peak > 0).any()):
+        raise FormatError(
+            f"holds values up to {float(peak.max()):.3g}; a factor that makes them fit {format.name} is 0 in float32",
+            "leave it out with --exclude",
+        )
+    return torch.where(peak > 0, factor.clamp(max=LARGEST_FACTOR), 1.0).float()  # of tiny weights: as far as it goes
+
+
+def _rounded_down(factors: Tensor) -> Tensor:
+    """Return positive float64 factors rounded towards 0 to bfloat16's 8 significant bits."""
+    mantissa, exponent = torch.frexp(factors)
+    return torch.ldexp(torch.floor(mantissa * 256) / 256, exponent)

@@ -77,6 +77,12 @@ class Posterior(Protection):
     def needs_ber(self) -> bool:
         return self.ber is None
 
+    def conflict(self, other: Protection) -> tuple[str, str] | None:
+        if not self.needs_ber or other.rank <= self.rank:
+            return None
+        problem = f"posterior would believe in flips that {other.text} has corrected"
+        return problem, "say which rate is left: posterior=P"
+
     def fit(self, written: Written) -> Fitted:
         if isinstance(written.format, NativeIntegerFormat) or written.format.bits > 32:
             raise UsageError(f"posterior: does not read words of {written.format.name}", "store as fp32 or narrower")

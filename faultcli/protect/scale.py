@@ -7,30 +7,37 @@ saturates; in floats only exponent bits depend on c, and with |c·w| < 2 the exp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from faultcli.errors import FormatError, UsageError
-from faultcli.formats import NumberFormat, ScaledFormat
-from faultcli.formats.floats import FloatFormat
-from faultcli.formats.integers import NativeIntegerFormat
-from faultcli.protect.base import per_element
+from faultcli.errors import UsageError
+from faultcli.formats import NumberFormat
+from faultcli.protect.base import Fitted, Protection, Written
+from faultcli.protect.factor_search import FactorSearch, best_together, fitting_factors
+from faultcli.protect.factors import LARGEST_FACTOR, SMALLEST_FACTOR, Factors, charged
 
 GRANULARITIES = ("model", "tensor", "channel")
-SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126  # so that a factor and its inverse are normal float32 numbers
-_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
-class Scale:
-    """The link `scale=X|max|auto[:GRANULARITY]` of a chain.
+class Scale(Protection):
+    """Weights are stored times a factor, `scale=X|max|auto[:GRANULARITY]`.
 
     `factor`: a number, `max` (the largest that fits the format's range) or `auto` (the one of least expected error of
     the whole chain). `granularity`: one factor per `model`, `tensor` (the default) or output `channel`.
     """
+
+    name: ClassVar[str] = "scale"
+    examples: ClassVar[str] = "scale=4, scale=max, scale=auto:channel"
+    overhead: ClassVar[str] = "16 bits per tensor or channel (32 for a given or a model's factor)"
+    rank: ClassVar[int] = Protection.VALUE
+    summary: ClassVar[str] = (
+        "keeps one factor per model, tensor or channel; divides every error by it; nothing else stored"
+    )
 
     factor: float | str
     granularity: str = "tensor"
@@ -40,13 +47,12 @@ class Scale:
         value = self.factor if isinstance(self.factor, str) else f"{self.factor:g}"
         return f"scale={value}" + ("" if self.granularity == "tensor" else f":{self.granularity}")
 
-    @classmethod
-    def parse(cls, value: str | None) -> Scale:
-        """Read what follows `scale=`.
+    @property
+    def needs_ber(self) -> bool:
+        return self.factor == "auto"
 
-        Raises:
-            UsageError: no factor, one that is not positive and finite, or an unknown granularity.
-        """
+    @classmethod
+    def parse(cls, value: str | None) -> Self:
         factor, _, granularity = (value or "").partition(":")
         granularity = granularity or "tensor"
         if granularity not in GRANULARITIES:
@@ -59,10 +65,47 @@ class Scale:
             number = float(factor)
         except ValueError:
             raise UsageError(f"scale={value or ''}: a factor is a number, max or auto", "try: scale=auto") from None
-        return cls(positive(number), granularity)
+        return cls(_checked(number), granularity)
+
+    def for_tensors(
+        self,
+        tensors: Mapping[str, Tensor],
+        format_of: Callable[[str], NumberFormat],
+        behind: Sequence[Protection] = (),
+        ber: float | None = None,
+    ) -> dict[str, Factors]:
+        """Return the factors of every tensor.
+
+        Raises:
+            FormatError: a tensor holds NaN or infinities, so that no factor makes it fit; it is named.
+            UsageError: `auto` without a bit-error rate.
+        """
+        if not isinstance(self.factor, str):
+            return charged(dict.fromkeys(tensors, torch.tensor([self.factor], dtype=torch.float32)))
+        if self.factor == "auto" and ber is None:
+            raise UsageError("scale=auto: needs to know the bit-error rate", "draw faults by --ber, or use scale=max")
+        fitting = {
+            name: fitting_factors(name, weights, format_of(name), behind, self.granularity)
+            for name, weights in tensors.items()
+        }
+        if self.granularity == "model":
+            common = torch.stack([f.min() for f in fitting.values()]).min().reshape(1)
+            fitting = dict.fromkeys(tensors, common)
+        if self.factor == "max":
+            return charged(fitting)
+        assert ber is not None
+        searches = {
+            name: FactorSearch(name, weights, format_of(name), behind, ber) for name, weights in tensors.items()
+        }
+        if self.granularity == "model":
+            return charged(best_together(searches, fitting))
+        return charged({name: search.best(fitting[name]) for name, search in searches.items()})
+
+    def fit(self, written: Written) -> Fitted:
+        raise AssertionError("what is fitted to a tensor are its factors: those of `for_tensors`")
 
 
-def positive(factor: float) -> float:
+def _checked(factor: float) -> float:
     """Return a factor if it is one.
 
     Raises:
@@ -77,136 +120,3 @@ def positive(factor: float) -> float:
             "try: 0.25, max or auto",
         )
     return factor
-
-
-@dataclass(frozen=True)
-class Factors:
-    """The constants of one tensor: float32 [1] or [channels]; and what storing them takes, in bits.
-
-    `multiplied`: c·w where it lies in the checkpoint already, in the checkpoint's dtype. `offsets`: what dividing that
-    by c does not give back, see `divided`.
-    """
-
-    values: Tensor
-    side_bits: int
-    multiplied: Tensor | None = None
-    offsets: Tensor | None = None
-
-    def multiply(self, weights: Tensor) -> Tensor:
-        """Return c·w in the dtype of `weights`, float32 at the least."""
-        if self.multiplied is not None:
-            return self.multiplied
-        wide = weights if weights.dtype in (torch.float32, torch.float64) else weights.float()
-        return wide * per_element(self.values.to(wide.dtype), wide, tuple(wide.shape), None)
-
-    def divide(self, stored: Tensor, shape: tuple[int, ...], index: Tensor | None) -> Tensor:
-        """Return v/c for stored values, all of them or those at `index`."""
-        if self.multiplied is None:
-            return stored / per_element(self.values.to(stored.dtype), stored, shape, index)
-        words = stored.to(self.multiplied.dtype)  # the checkpoint holds no others
-        offsets = self.offsets if index is None or self.offsets is None else self.offsets.view(-1)[index]
-        return divided(words, per_element(self.values.double(), words, shape, index), offsets)
-
-
-def multiplied(weights: Tensor, constants: Tensor) -> Tensor:
-    """Return c·w in the dtype of w, rounded once from float64."""
-    if _by_exponent(weights, constants):
-        return _narrow(weights.float() * constants.float(), weights)
-    return _narrow(weights.double() * constants, weights)
-
-
-def divided(words: Tensor, constants: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """Return v/c in the dtype of v, rounded once from float64.
-
-    Args:
-        words: v, any shape.
-        constants: float64, one for all or spread over the elements.
-        offsets: integers as wide as the words, in their shape: what is to be added to the bits of the quotient so that
-            the weight comes back of which c·w was written. It is added where that makes sense, that is, where times c
-            it gives the word again; a word that a fault has hit is divided, and no more.
-    """
-    if _by_exponent(words, constants):
-        quotient = _narrow(words.float() * (1 / constants).float(), words)
-    else:
-        quotient = _narrow(words.double() / constants, words)
-    if offsets is None:
-        return quotient
-    exact = (integers(quotient) + offsets).view(quotient.dtype)
-    written = integers(multiplied(exact, constants)) == integers(words)
-    return integers(quotient).where(~written, integers(exact)).view(quotient.dtype)
-
-
-def _by_exponent(values: Tensor, constants: Tensor) -> bool:
-    """Whether float32 gives the same: one power of two, on values of no more digits."""
-    if values.dtype == torch.float64 or constants.numel() != 1:
-        return False
-    factor = float(constants)
-    return math.frexp(factor)[0] == 0.5 and SMALLEST_FACTOR <= factor <= LARGEST_FACTOR
-
-
-def integers(values: Tensor) -> Tensor:
-    """Return the bits of floating-point values as signed integers that share their memory where they are contiguous."""
-    return values.contiguous().view(_SIGNED[values.element_size()])
-
-
-def _narrow(wide: Tensor, like: Tensor) -> Tensor:
-    if like.dtype in (torch.float32, torch.float64):
-        return wide.to(like.dtype)
-    return wide.float().to(like.dtype)  # by way of float32, as numpy and everybody else do it
-
-
-def charged(constants: Mapping[str, Tensor]) -> dict[str, Factors]:
-    """Return constants [1] or [channels] by tensor with the bits that storing them takes: one number that all tensors
-    share is stored once, 32 bits (charged to the first); others take 16 bits each where bfloat16 holds them, else 32.
-    """
-    shared = {float(one) for values in constants.values() for one in values[:1]} if constants else set()
-    if len(constants) > 1 and len(shared) == 1 and all(len(values) == 1 for values in constants.values()):
-        return {name: Factors(values, 0 if number else 32) for number, (name, values) in enumerate(constants.items())}
-    return {name: Factors(values, _bits_of(values) * len(values)) for name, values in constants.items()}
-
-
-def _bits_of(values: Tensor) -> int:
-    return 16 if torch.equal(values.to(torch.bfloat16).to(values.dtype), values) else 32
-
-
-def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "tensor", spare: int = 0) -> Tensor:
-    """Return the largest factors with which the weights fit the format: float32 [1] or [channels].
-
-    Fixed point: c·max|w| is the largest positive value. Floats of 16 bits and more: |c·w| < 2, a power of two, so that
-    nothing is rounded. Narrow floats: c·max|w| is the largest finite value. Formats with scales of their own: 1.
-    Where all weights are 0 the factor is 1. `spare` is how many of the word's lowest bits do not hold the value.
-
-    Raises:
-        FormatError: the weights hold NaN or infinities, or are so large that no factor makes them fit.
-    """
-    groups = weights.flatten(1) if granularity == "channel" and weights.dim() >= 2 else weights.reshape(1, -1)
-    peak = torch.zeros(len(groups)).double()
-    if groups.numel():
-        low, high = (groups if groups.dtype == torch.float64 else groups.float()).aminmax(dim=1)
-        peak = torch.maximum(-low, high).double()
-    if not bool(peak.isfinite().all()):
-        raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
-    if isinstance(format, ScaledFormat | NativeIntegerFormat):
-        return torch.ones(len(peak))
-    if isinstance(format, FloatFormat) and format.bits >= 16:
-        # frexp: peak = m·2^e with m in [0.5, 1), so peak·2^(1−e) lies in [1, 2)
-        exponent = 1 - torch.frexp(peak).exponent
-        factor = torch.ldexp(torch.ones_like(peak), exponent.clamp(-126, 126))
-    else:
-        largest: float = format.largest  # type: ignore[attr-defined]
-        if spare and not isinstance(format, FloatFormat):
-            top = (1 << format.bits - 1) - 1
-            largest *= (top >> spare << spare) / top
-        factor = _rounded_down(largest / peak)
-    if bool((factor < SMALLEST_FACTOR).any() & (peak > 0).any()):
-        raise FormatError(
-            f"holds values up to {float(peak.max()):.3g}; a factor that makes them fit {format.name} is 0 in float32",
-            "leave it out with --exclude",
-        )
-    return torch.where(peak > 0, factor.clamp(max=LARGEST_FACTOR), 1.0).float()  # of tiny weights: as far as it goes
-
-
-def _rounded_down(factors: Tensor) -> Tensor:
-    """Return positive float64 factors rounded towards 0 to bfloat16's 8 significant bits."""
-    mantissa, exponent = torch.frexp(factors)
-    return torch.ldexp(torch.floor(mantissa * 256) / 256, exponent)

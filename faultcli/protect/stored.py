@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,8 +16,6 @@ from faultcli.errors import FaultcliError, FormatError
 from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
 from faultcli.formats import NumberFormat, ScaledFormat, bit_positions, scale_positions
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, words_of, zero_word
-from faultcli.protect.chain import Chain
-from faultcli.protect.scale import Factors
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,6 @@ class StoredTensor(TensorSlot):
     """
 
     words: Words
-    factors: Factors | None = None
     links: tuple[Fitted, ...] = ()
     checks: tuple[Words, ...] = field(default=(), repr=False)  # per link [blocks, per_block]
     names: tuple[str, ...] = ()  # of the links
@@ -126,10 +123,9 @@ class StoredTensor(TensorSlot):
         name: str,
         weights: Tensor,
         format: NumberFormat,
-        chain: Chain | None = None,
+        links: Sequence[Protection] = (),
         *,
         ber: float | None = None,
-        factors: Factors | None = None,
     ) -> StoredTensor:
         """Store a tensor.
 
@@ -137,17 +133,17 @@ class StoredTensor(TensorSlot):
             name: for regions and messages.
             weights: any shape.
             format: what one word is.
-            chain: the protections; its scale has been resolved to `factors`.
+            links: the protections, those of this tensor (`Protection.for_tensors`).
             ber: the bit-error rate that the memory is designed for.
-            factors: what the weights are multiplied by.
 
         Raises:
             FormatError, UsageError: names the tensor, and what cannot be stored or does not work on this format.
         """
-        links = chain.links if chain else ()
         scales: StoredTensor | None = None
+        values = weights
         try:
-            values = factors.multiply(weights) if factors else weights
+            for link in links:
+                values = link.write_values(values)
             fitted_format = format.fitted(values)
             if isinstance(fitted_format, ScaledFormat) and fitted_format.at_risk:
                 scales = cls._write_scales(name, fitted_format, links, ber)
@@ -178,15 +174,15 @@ class StoredTensor(TensorSlot):
             raise type(error)(f"tensor {name!r} {text}", error.remedy) from None
         shape, names = tuple(weights.shape), tuple(link.name for link in links)
         own_links = tuple(fitted[link] for link in links)
-        return cls(name, shape, fitted_format, padded, factors, own_links, checks, names, scales, weights.dtype)
+        return cls(name, shape, fitted_format, padded, own_links, checks, names, scales, weights.dtype)
 
     @classmethod
     def _write_scales(
-        cls, tensor: str, format: ScaledFormat, links: tuple[Protection, ...], ber: float | None
+        cls, tensor: str, format: ScaledFormat, links: Sequence[Protection], ber: float | None
     ) -> StoredTensor:
         assert format.scales is not None
-        chain = Chain(links=tuple(link for link in links if link.rank >= Protection.CHECK))
-        stored = cls.write(_scales(tensor), format.scales, format.store, chain, ber=ber)
+        own = [link for link in links if link.rank >= Protection.CHECK]
+        stored = cls.write(_scales(tensor), format.scales, format.store, own, ber=ber)
         return replace(stored, scales_of=tensor)
 
     @property
@@ -242,7 +238,7 @@ class StoredTensor(TensorSlot):
         """Bits that are needed beside the words: what protections add to the memory, and constants beside it, those of
         the format too. Scales that lie in the memory are bits of the memory."""
         added = sum(region.layout.words * region.layout.bits for region in self._extra)
-        constants = (self.factors.side_bits if self.factors else 0) + sum(link.side_bits for link in self.links)
+        constants = sum(link.side_bits for link in self.links)
         return added + constants + self.format.side_bits + (self.scales.extra_bits if self.scales else 0)
 
     def read(self) -> Tensor:
@@ -363,8 +359,6 @@ class StoredTensor(TensorSlot):
                 units = self.format.units(index)
         for link in reversed(self.links):
             values = link.read_values(values, words, index, units)
-        if self.factors is not None:
-            values = self.factors.divide(values, self.shape, index)
         return values if self.dtype is None else values.to(self.dtype)
 
 

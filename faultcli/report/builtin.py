@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from faultcli.faults.laws import LAWS
 from faultcli.faults.memories import MEMORIES, parse_rate
 from faultcli.formats import describe_formats
-from faultcli.protect.chain import PROTECTIONS, SCALE_OVERHEAD, SCALE_SUMMARY
+from faultcli.protect.chain import PROTECTIONS
 from faultcli.report.layout import PlainTable, new_table
 
 Rows = Sequence[dict[str, str]]
@@ -39,11 +39,10 @@ def _memories() -> Rows:
 
 
 def _protections() -> Rows:
-    listed = [
-        ("scale", "scale=4, scale=max, scale=auto:channel", SCALE_OVERHEAD, SCALE_SUMMARY),
-        *((name, link.examples, link.overhead, link.summary) for name, link in PROTECTIONS.items()),
+    return [
+        {"protection": name, "examples": link.examples, "overhead": link.overhead, "what it does": link.summary}
+        for name, link in PROTECTIONS.items()
     ]
-    return [dict(zip(("protection", "examples", "overhead", "what it does"), row, strict=True)) for row in listed]
 
 
 def _architectures() -> Rows:

@@ -11,7 +11,6 @@ from typing import Any
 from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.plan import RESULT_SCHEMA
 from faultcli.campaign.records import ArmResult, CampaignResult
-from faultcli.faults.laws import parse_law
 from faultcli.faults.memories import Rate
 from faultcli.workload.metrics import Outcome
 
@@ -105,7 +104,7 @@ def rates_document(rates: Sequence[Rate]) -> list[dict[str, Any]]:
     return [
         {
             "memory": rate.asked,
-            "fault": parse_law(rate.spec).spec,
+            "fault": rate.law.spec,
             "ber": rate.ber_per_bit,
             "meaning": rate.meaning,
             "caveat": rate.caveat,

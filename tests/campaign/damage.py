@@ -18,6 +18,7 @@ from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory, Store
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips, parse_law
+from faultcli.faults.memories import parse_range
 from faultcli.protect.chain import parse_chain
 from faultcli.recover.applied import CorrectorId
 from faultcli.workload.metrics import Outcome
@@ -65,7 +66,7 @@ def make(path: Path, kind: str) -> Path:
     """Write a whole store: `classifier` (gates, a baseline, a corrector, a failure), `language` or `curve`."""
     outcome = told if kind == "language" else classified
     if kind == "curve":
-        plan = Plan(cross(["q2.5"], [AnyFlips()]), 40, question=Question("1e-4:1e-2", 0.8))
+        plan = Plan(cross(["q2.5"], [AnyFlips()]), 40, question=Question(parse_range("1e-4:1e-2"), 0.8))
     elif kind == "language":
         plan = Plan(cross(["fp16"], [parse_law("flips:1")]), TRIALS, gates=(Gate("min-accuracy", 0.5),))
     else:

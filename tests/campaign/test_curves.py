@@ -23,6 +23,7 @@ from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import UsageError
 from faultcli.faults.laws import AnyFlips, BitFlip
+from faultcli.faults.memories import parse_range
 from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.report.curve import curve_document, curve_lines, curve_tables
@@ -43,7 +44,7 @@ def demo() -> Iterator[tuple[Workload, dict[str, Tensor], str]]:
 
 
 def plan(trials: int = 96, *, hold: float | None = None, formats: str = "q2.5", **more: Any) -> Plan:
-    return Plan(cross(formats.split(","), [AnyFlips()]), trials, question=Question(RATES, hold), **more)
+    return Plan(cross(formats.split(","), [AnyFlips()]), trials, question=Question(parse_range(RATES), hold), **more)
 
 
 def run(demo: tuple[Workload, dict[str, Tensor], str], asked: Plan, **how: Any) -> CurveResult:
@@ -149,7 +150,7 @@ def test_no_round_starts_after_the_budget(demo: Any) -> None:
 
 
 def test_the_document_and_the_table(demo: Any) -> None:
-    result = run(demo, replace(plan(96), question=Question("sram:years=1e3:1e6")))
+    result = run(demo, replace(plan(96), question=Question(parse_range("sram:years=1e3:1e6"))))
     content = curve_document(result)
     assert content["schema"] == "faultcli.curve/1"
     (arm,) = content["arms"]

@@ -41,14 +41,15 @@ def test_measured_rates() -> None:
 def test_every_memory_says_what_it_is_and_where_from(name: str) -> None:
     rate = parse_rate(MEMORIES[name].example)
     assert 0 < rate.ber_per_bit < 0.5
-    assert parse_law(rate.spec).ber == rate.ber_per_bit
+    assert parse_law(rate.law.spec) == rate.law
+    assert rate.law.ber == rate.ber_per_bit
     assert rate.source in str(rate.explanation)
     assert "{" not in str(rate.explanation)
 
 
 def test_a_number_needs_no_explanation() -> None:
     assert parse_rate("1e-4").explanation is None
-    assert parse_rate("1e-4").spec == "bitflip:0.0001"
+    assert parse_rate("1e-4").law.spec == "bitflip:0.0001"
 
 
 def test_lists() -> None:

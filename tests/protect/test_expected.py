@@ -10,7 +10,8 @@ from faultcli.memory import MemoryImage
 from faultcli.protect.bch import bch_code
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.expected import expected_error
-from faultcli.protect.factors import FactorSearch
+from faultcli.protect.factor_search import FactorSearch
+from faultcli.protect.scale import Scale
 
 MAPS = 200
 BEYOND = 1e140  # of a value whose square float64 could not hold
@@ -155,7 +156,7 @@ def test_flips_in_fixed_point_weigh_one_over_the_factor_squared() -> None:
 def test_the_best_factor_is_the_best_of_a_fine_grid() -> None:
     format = parse_format("q2.5")
     for chain, step in ((Chain(), 0.1), (parse_chain("posterior=1e-3"), 0.5)):
-        search = FactorSearch("w", weights(), format, chain, 1e-3)
+        search = FactorSearch("w", weights(), format, chain.links, 1e-3)
         best = search.error(torch.tensor([search.best_factor()]))
         grid = [search.error(torch.tensor([2.0 ** (-1 + step * k)])) for k in range(int(9 / step))]
         assert best <= min(grid) * 1.03
@@ -163,8 +164,7 @@ def test_the_best_factor_is_the_best_of_a_fine_grid() -> None:
 
 def test_factors_for_floats_are_powers_of_two_below_two() -> None:
     stored = MemoryImage({"w": weights()}, "fp32", parse_chain("scale=max")).tensors["w"]
-    assert stored.factors is not None
-    factor = float(stored.factors.values)
+    factor = float(Scale("max").for_tensors({"w": weights()}, lambda name: parse_format("fp32"))["w"].values)
     assert torch.frexp(torch.tensor(factor)).mantissa == 0.5
     assert 1 <= factor * float(weights().abs().max()) < 2
     assert torch.equal(stored.read(), weights())

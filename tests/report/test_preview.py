@@ -8,6 +8,7 @@ from rich.console import Console
 from faultcli.campaign.plan import Arm, Plan, Question
 from faultcli.campaign.preview import ArmPreview, Preview
 from faultcli.faults.laws import AnyFlips, parse_law
+from faultcli.faults.memories import parse_range
 from faultcli.protect.chain import parse_chain
 from faultcli.report.preview import preview_table
 
@@ -19,7 +20,7 @@ def planned(bits: int, fault: str | None, columns: int) -> str:
     arms = tuple(Arm("int8-channel", law, parse_chain(chain)) for chain in CHAINS)
     flips = (1e-8 * bits, 1e-2 * bits) if fault is None else (1e-3 * bits,)
     rows = tuple(ArmPreview(arm, bits, 0.5, flips, 1000, 9607, 387, 0.1, 0, 12_345.0) for arm in arms)
-    question = Question("1e-8:1e-2") if fault is None else None
+    question = Question(parse_range("1e-8:1e-2")) if fault is None else None
     table = preview_table(Preview(Plan(arms, 1000, question=question), "0" * 64, 50_000, 0.01, 0.4, rows))
     text = io.StringIO()
     Console(file=text, width=columns).print(table)
