@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from faultcli.recover.applied import Correct
 
 
-class Conducting(TypedDict):
+class Executing(TypedDict):
     """Who runs trials, and how long: as `run_campaign` and `run_curves` take it."""
 
     executor: Executor
@@ -101,14 +101,13 @@ class Conduct:
         show_result(result, self.output.json, quiet=quiet)
 
     def _trials(
-        self, plan: Plan, subject: Subject, how: Conducting, provenance: Provenance
+        self, plan: Plan, subject: Subject, how: Executing, provenance: Provenance
     ) -> CampaignResult | CurveResult:
         from faultcli.campaign.curves import run_curves
         from faultcli.campaign.runner import run_campaign
         from faultcli.campaign.shard import WHOLE
         from faultcli.campaign.store import Store
-        from faultcli.cli.curve import watching_curves
-        from faultcli.cli.running import watching, where_trials_are
+        from faultcli.cli.running import watching, watching_curves, where_trials_are
 
         quiet, part = self.output.quiet, self.part or WHOLE
         with closing(Store.open(self.running.store)) as kept:

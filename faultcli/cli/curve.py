@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import note, progress, say, stdout, write_json
+from faultcli.cli.console import note
 from faultcli.cli.grouping import grouped
 from faultcli.cli.groups import AtRisk, Configured, Hardening, Judged, Running, Stopping
 from faultcli.cli.places import READS
 from faultcli.errors import UsageError
-
-if TYPE_CHECKING:
-    from faultcli.campaign.curves import CurveResult, Look
-    from faultcli.campaign.plan import Plan
-    from faultcli.campaign.records import Failure, Record
-    from faultcli.campaign.strata import FlipCurve
 
 WIDEST = "1e-8:1e-2"  # what --find-max-ber looks through if no range is named
 CURVE_TRIALS = 300
@@ -144,35 +136,3 @@ def _split(words: list[str], asked: Asked) -> tuple[str | None, str]:
     if asked.find_max_ber:
         return words[0] if words else None, WIDEST
     raise UsageError("there is no range of rates", "name one: faultcli curve 1e-6:1e-2")
-
-
-@contextmanager
-def watching_curves(plan: Plan, quiet: bool) -> Iterator[Look]:
-    """Give what is to be called with every trial: it moves a bar on a terminal."""
-    from faultcli.cli.running import Tally
-
-    with progress(quiet) as display:
-        tally = Tally(display, len(plan.arms), plan.trials)
-        said: tuple[int, int] | None = None
-
-        def look(found: Record | Failure, curve: FlipCurve, kept: bool) -> None:
-            nonlocal said
-            tally.count(found.arm, kept=kept)
-            if said != (found.arm, curve.trials) and not display.disable:
-                said = found.arm, curve.trials
-                width = f" ± {100 * curve.half_width():.1f}" if curve.trials else ""
-                tally.say(f"{plan.arms[found.arm].label}{width}")
-
-        yield look
-
-
-def show_curves(result: CurveResult, json: str | None, *, quiet: bool) -> None:
-    """Print curves."""
-    from faultcli.report.curve import curve_document, curve_lines, curve_tables
-
-    write_json(curve_document(result), json)
-    if json != "-":
-        for table in curve_tables(result):
-            stdout().print(table)
-        say(*curve_lines(result))
-        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

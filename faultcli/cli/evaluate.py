@@ -13,7 +13,7 @@ RARE = ("target", "include", "exclude", "window", "unlabelled", "batch_size", "d
 
 
 @dataclass(frozen=True)
-class Stored(OneMemory):
+class StoredAs(OneMemory):
     """How tensors are stored, with what protections are designed for."""
 
     ber: options.DesignBer = None
@@ -22,7 +22,7 @@ class Stored(OneMemory):
 @grouped(rare=RARE)
 def evaluate(
     opened: Judged,
-    stored_as: Stored,
+    stored_as: StoredAs,
     correcting: Correcting,
     at_risk: AtRisk,
     output: Output,

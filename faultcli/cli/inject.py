@@ -38,7 +38,7 @@ class Drawn(OneFault):
 
 
 @dataclass(frozen=True)
-class Written(Output):
+class InjectOutput(Output):
     """What is written."""
 
     output: options.Output = None
@@ -59,7 +59,7 @@ class Written(Output):
 def inject(
     drawn: Drawn,
     at_risk: AtRisk,
-    written: Written,
+    written: InjectOutput,
     model: options.Model,
     format: options.Format = "native",
 ) -> None:

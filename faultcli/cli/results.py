@@ -37,7 +37,6 @@ def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet
     """Print a result and end with the exit code of its gates."""
     from faultcli.campaign.curves import CurveResult
     from faultcli.campaign.gates import Verdict
-    from faultcli.cli.curve import show_curves
     from faultcli.report.document import campaign_document
     from faultcli.report.table import campaign_tables, failure_lines, format_lines, gate_lines, interval_lines, winners
 
@@ -56,3 +55,15 @@ def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet
         raise typer.Exit(GATE_FAILED)
     if result.verdict is not Verdict.PASS and any(arm.gates for arm in result.arms):
         raise typer.Exit(INCONCLUSIVE)
+
+
+def show_curves(result: CurveResult, json: str | None, *, quiet: bool) -> None:
+    """Print curves."""
+    from faultcli.report.curve import curve_document, curve_lines, curve_tables
+
+    write_json(curve_document(result), json)
+    if json != "-":
+        for table in curve_tables(result):
+            stdout().print(table)
+        say(*curve_lines(result))
+        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

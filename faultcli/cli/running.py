@@ -16,10 +16,12 @@ from faultcli.report.text import counted, printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from faultcli.campaign.curves import Look
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.records import Failure, Record
     from faultcli.campaign.runner import Listener
     from faultcli.campaign.shard import Shard
+    from faultcli.campaign.strata import FlipCurve
     from faultcli.campaign.watch import Watch
 
 _REDRAW_SECONDS = 0.2
@@ -137,3 +139,21 @@ def command_line() -> str:
     import shlex
 
     return shlex.join(["faultcli", *sys.argv[1:]])
+
+
+@contextmanager
+def watching_curves(plan: Plan, quiet: bool) -> Iterator[Look]:
+    """Give what is to be called with every trial: it moves a bar on a terminal."""
+    with progress(quiet) as display:
+        tally = Tally(display, len(plan.arms), plan.trials)
+        said: tuple[int, int] | None = None
+
+        def look(found: Record | Failure, curve: FlipCurve, kept: bool) -> None:
+            nonlocal said
+            tally.count(found.arm, kept=kept)
+            if said != (found.arm, curve.trials) and not display.disable:
+                said = found.arm, curve.trials
+                width = f" ± {100 * curve.half_width():.1f}" if curve.trials else ""
+                tally.say(f"{plan.arms[found.arm].label}{width}")
+
+        yield look

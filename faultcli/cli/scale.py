@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ScaleOptions:
     """By what, and what for."""
 
     factor: Annotated[
@@ -59,7 +59,7 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class Written(Output):
+class ScaleOutput(Output):
     """What is written."""
 
     output: Annotated[
@@ -71,7 +71,7 @@ class Written(Output):
 
 
 @grouped()
-def scale(scaling: Scaling, at_risk: AtRisk, written: Written, model: options.Model) -> None:
+def scale(scaling: ScaleOptions, at_risk: AtRisk, written: ScaleOutput, model: options.Model) -> None:
     """Multiply the weights by constants, reversibly, and say what that does to the expected error.
 
     Every other command reads a scaled checkpoint as the model it is. Example: faultcli scale model.safetensors --factor
@@ -110,7 +110,7 @@ def scale(scaling: Scaling, at_risk: AtRisk, written: Written, model: options.Mo
         note(f"undo: faultcli scale {output} --undo", quiet=quiet)
 
 
-def _undo(checkpoint: Checkpoint, scaling: Scaling, written: Written) -> None:
+def _undo(checkpoint: Checkpoint, scaling: ScaleOptions, written: ScaleOutput) -> None:
     from faultcli.scaling import unscale_checkpoint
 
     if scaling.factor is not None:

@@ -102,7 +102,7 @@ class Training:
         ),
     ] = None
 
-    def plan(self, seed: int, perceptron: Perceptron) -> TrainingPlan:
+    def plan(self, seed: int, perceptron: EdmnSettings) -> TrainingPlan:
         """Return what they come to."""
         from faultcli.campaign.training import TrainingPlan
 
@@ -111,7 +111,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Perceptron:
+class EdmnSettings:
     """How the perceptron of `edmn` and its loss are made."""
 
     hidden: Annotated[
@@ -150,7 +150,7 @@ class Perceptron:
 
 
 @dataclass(frozen=True)
-class Written(Output):
+class CorrectorOutput(Output):
     """What is written."""
 
     output: Annotated[
@@ -184,9 +184,9 @@ def train_corrector(
     known: Known,
     memory: OneMemory,
     at_risk: AtRisk,
-    perceptron: Perceptron,
+    perceptron: EdmnSettings,
     opened: Opened,
-    written: Written,
+    written: CorrectorOutput,
     model: options.OptionalModel = None,
 ) -> None:
     """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
@@ -247,7 +247,7 @@ def _covered(model: str | None, faults: FaultMap) -> list[str]:
     return [glob.escape(name) for name in faults.layout if name in here]
 
 
-def _check_outputs(written: Written) -> None:
+def _check_outputs(written: CorrectorOutput) -> None:
     from faultcli.files import check_output
     from faultcli.report.correction import check_report
 
