@@ -1,4 +1,24 @@
-"""The command line: the only code that prints or exits. One thin file per subcommand."""
+"""The command line: the only code that prints or exits. One thin file per subcommand.
+
+inject           a corrupted checkpoint
+scale            a scaled checkpoint, and back
+train_corrector  a corrector of logits
+evaluate         accuracy without faults
+campaign         many trials, one table
+merge            one store of several
+report           what a store holds
+inspect          what a checkpoint holds; what is built in
+demo             the embedded demo as files
+options          the options that several commands share
+places           which files a command reads and writes, checked for all commands
+config           options from a TOML file
+session          what commands that run a model have in common
+running          how a campaign is run and watched
+results          what a campaign prints
+curve            what `campaign --curve` and `--find-max-ber` show
+console          where commands print
+streams          standard streams that are closed or full
+"""
 
 from __future__ import annotations
 
