@@ -1,7 +1,29 @@
 """faultcli: what happens to a neural network when its stored bits flip, and what to do about it.
 
 The public names below are all that programs need; they are imported when they are first used, so that the command line
-answers at once. Everything else may move.
+answers at once. Everything else may move. From the bottom to the top:
+
+    version     the number
+    errors      typed errors, each with a remedy and the exit code of a command
+    files       outputs that appear whole or not at all
+    foreign     small files of others, taken in with a bound
+    formats     number formats: values to codes and back
+    checkpoint  safetensors in and out
+    faults      laws that faults follow, and maps of those that were drawn
+    protect     protections on the way into the memory and out of it
+    memory      the checkpoint as it lies in the memory, and patches of what faults touch
+    injection   a corrupted copy of a checkpoint, and back
+    scaling     scaled checkpoints, and back
+    prediction  what faults would do to each tensor, without running the model
+    survey      what a checkpoint holds
+    workload    model, data and metrics: what a trial runs
+    recover     function recovered from outside the memory
+    campaign    many trials: planned, run, kept, judged
+    report      what came out, for people and machines
+    api         the front door: what a program calls
+    extend      what extensions build on
+    cli         the command line
+    __main__    `python -m faultcli`
 """
 
 from __future__ import annotations

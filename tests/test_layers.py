@@ -1,6 +1,7 @@
 """The house: imports go downward only, nothing below the command line prints or exits, start-up stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -144,3 +145,29 @@ def test_help_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "package", sorted({path.parent for path in FILES}), ids=lambda folder: str(folder.relative_to(PACKAGE.parent))
+)
+def test_a_package_says_what_is_in_it(package: Path) -> None:
+    """Every module and package in it, one line each: `name    what it is for`."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+    listed = re.findall(r"^ *(\w+) {2,}\S", text, re.MULTILINE)
+    assert sorted(listed) == sorted(modules | packages)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.relative_to(PACKAGE).parts[0] != "cli"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_functions_take_few_arguments(path: Path) -> None:
+    """What belongs together is one value; commands take their options as typer wants them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            count = len([one for one in given if one.arg not in ("self", "cls")])
+            assert count + bool(node.args.vararg) + bool(node.args.kwarg) <= 8, node.name

@@ -1,1 +1,26 @@
-"""Campaigns: what is run (plan), running it (runner), what it left behind (records), intervals (statistics)."""
+"""Campaigns: many trials of a model whose memory fails, and what they say.
+
+subject     what is put to the test
+plan        what is run: arms, trials, seed, and the hash of it
+bench       the model with the values of one memory in it, on which trials run
+executors   who runs trials: this process, others, a cluster
+trials      what campaigns and curves share: a plan opened on a subject, and the trials of its arms
+runner      running a campaign
+curves      running curves over all bit-error rates
+strata      one such curve: which numbers of flips to try, and reading it at any rate
+shard       part I of N of the trials
+watch       looking at the trials of an arm as they come
+gates       demands on a model, and when trials have decided them
+baseline    an earlier campaign to compare with, trial by trial
+statistics  intervals, sample sizes, stopping
+records     what trials leave behind, and what the trials of an arm say together
+result      from a store to a result
+store       where trials are kept
+database    the file of a store
+cells       what a store may hold, checked
+merge       one store of several
+provenance  where numbers come from
+preview     what a campaign would do
+stored      evaluations without faults
+training    a corrector trained for a subject
+"""

@@ -1,4 +1,10 @@
-"""Checkpoints: safetensors in and out, streamed, atomic, byte for byte."""
+"""Checkpoints: safetensors in and out, streamed, atomic, byte for byte.
+
+header  a file's header, read with every rule of the format checked, and written
+locate  which files a checkpoint consists of
+reader  a checkpoint on the disk: opened, checked, read tensor by tensor
+writer  an opened checkpoint with some tensors replaced, or new tensors
+"""
 
 from faultcli.checkpoint.header import DTYPES, TensorInfo, torch_dtype
 from faultcli.checkpoint.reader import Checkpoint

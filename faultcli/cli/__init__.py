@@ -1,4 +1,27 @@
-"""The command line: the only code that prints or exits. One thin file per subcommand."""
+"""The command line: the only code that prints or exits. One thin file per subcommand.
+
+inject           a corrupted checkpoint
+scale            a scaled checkpoint, and back
+train_corrector  a corrector of logits
+evaluate         accuracy without faults
+campaign         many trials, one table
+curve            every bit-error rate from one set of trials
+merge            one store of several
+report           what a store holds
+inspect          what a checkpoint holds; what is built in
+demo             the embedded demo as files
+options          every option that several commands share, spelled and explained
+groups           options that belong together, as one value each
+grouping         from a function with groups to a command with options; --help-all
+places           which files a command reads and writes, checked for all commands
+config           options from a TOML file
+session          what commands that run a model have in common
+conduct          what campaign and curve do alike, from options to a result
+running          who runs trials, and how they are watched
+results          what a campaign prints
+console          where commands print
+streams          standard streams that are closed or full
+"""
 
 from __future__ import annotations
 

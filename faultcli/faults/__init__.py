@@ -1,2 +1,11 @@
-"""Faults: what a law is (law), which there are (laws), exact draws (sampling, drawing), what was drawn (maps), where
-(selection)."""
+"""Faults: the laws that they follow, and the maps of those that were drawn.
+
+law        what a fault law is
+laws       which there are
+measured   the faults of one real device as a law
+memories   bit-error rates that were published, by memory
+sampling   exact random draws, the same on every machine
+drawing    the fault map of one trial
+maps       which bits differ: saved, replayed, their own inverse
+selection  which tensors lie in the memory at risk
+"""

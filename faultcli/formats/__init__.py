@@ -1,6 +1,17 @@
 """Number formats: how weights are stored as codes. The one table of their names.
 
 A new format is a new file with a `NumberFormat` and one line here.
+
+    base             what a number format is
+    floats           binary floating point, from IEEE 754 to OCP 4 bits
+    fixed            fixed point
+    integers         integers, as words of scaled formats and as they are
+    codebook         few values that follow no rule
+    scaled           codes times a number that is stored once for a group
+    exponent         a scale that is a power of two
+    twos_complement  words of 1 to 32 bits in their containers
+    bits             bit positions by name
+    values           what formats do with the values they are given
 """
 
 from __future__ import annotations

@@ -1,8 +1,18 @@
 """Protections: what is done to weights on their way into the memory and undone on their way out.
 
+base       what a protection is
 chain      which there are, and how they are chained
-scale      store c·w (factors: the arithmetic; factor_search, expected: how good a factor is, in closed form)
-guard, posterior      better values for what was read
-embedded, inplace     redundancy in the low bits of the words themselves
+stored     one tensor in the memory behind its protections
+scale      store c·w
+factors    what the factors are, and what multiplying and dividing by them loses
+factor_search  which factors
+expected   how good a factor is, in closed form
+channel    what flips do to words, as probabilities
+guard      bounds on what was read
+posterior  the best estimate of what was written
+embedded   redundancy in the low bits of a word
+inplace    redundancy in the low bits of a block of words
+bch        the codes of `inplace`
 checks     redundancy in memory of its own: parity, SECDED, triplication
+estimate   the bit-error rate, from what was read
 """

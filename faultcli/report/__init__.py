@@ -1,1 +1,28 @@
-"""Results for people and machines, from records alone."""
+"""Results for people and machines, from records alone.
+
+formats      the kinds of report, by the ending of a file's name
+html         a campaign as one page
+html_style   its style sheet
+sections     its sections with plots
+markdown     a campaign for the summary of a CI step
+junit        a campaign for the test tab of a CI server
+document     results as JSON
+arms         arms as CSV
+trials       trials as CSV, JSON lines and Parquet
+curve        curves as tables, lines and JSON
+preview      a campaign before its first trial
+correction   what a corrector gives back
+scaling      the factors that `scale` used
+inspection   what a checkpoint holds
+builtin      the tables of what is built in
+summary      what a campaign says, in words and in one table
+table        results as tables for a terminal
+layout       tables that fit a terminal
+text         text from outside on its way to a terminal
+numbers      numbers as reports write them
+plot         what a plot is, and how arms are told apart
+level_plots  plots with a number on the horizontal axis
+row_plots    plots with a row per arm
+curve_plots  plots of curves
+drawing      figures as SVG that follows the page
+"""

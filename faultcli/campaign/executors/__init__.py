@@ -1,4 +1,11 @@
-"""Who runs the trials: this process, several of this machine, or a Ray cluster; the results are the same."""
+"""Who runs the trials: this process, several of this machine, or a Ray cluster; the results are the same.
+
+base       what an executor is, and the simplest one
+pool       several workers: trials handed out and given back in order, lost ones again
+processes  workers that are processes of this machine
+actors     workers that are actors of a Ray cluster
+parcel     a test bench on its way to a worker
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """What trials say and how sure that is. The unit is the trial (one fault map): inputs inside a trial are clustered.
 
-    intervals   a mean after a number of trials that was fixed beforehand
-    sequences   a mean while trials come in, valid at every look
-    samples     how many trials a campaign takes
-    stopping    when a campaign has enough
+    intervals  a mean after a number of trials that was fixed beforehand
+    sequences  a mean while trials come in, valid at every look
+    samples    how many trials a campaign takes
+    smoothing  a mean along an axis, from trials at many places of it
+    stopping   when a campaign has enough
 
 Pure functions and small accumulators on plain numbers; undefined is None. docs/statistics.md has the measured coverage.
 """

@@ -1,1 +1,6 @@
-"""The built-in networks, one file per family; `faultcli.workload.architectures` holds their table."""
+"""The built-in networks, one file per family; `faultcli.workload.architectures` holds their table.
+
+resnet      residual networks for CIFAR-10
+small       networks of two convolutions and two dense layers
+squeezenet  SqueezeNet 1.1
+"""
