@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# The C library keeps freed memory for the next forward pass, as the commands have it (faultcli/workload/allocator.py).
+# The C library keeps freed memory for the next forward pass, as the commands have it (faultcli/workload/process.py).
 KEEP   := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
 
 .PHONY: demo test lint docs bench clean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import bench_campaign, bench_curve, bench_inject, bench_large, bench_startup, bench_trial, bench_workers
-from faultcli.workload.allocator import prepare
+from faultcli.workload.process import prepare
 
 BENCHMARKS = (bench_startup, bench_trial, bench_campaign, bench_curve, bench_workers, bench_inject, bench_large)
 

@@ -29,8 +29,8 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import AnyFlips, BitFlip
 from faultcli.faults.memories import parse_range
 from faultcli.faults.selection import select
+from faultcli.workload.classifier import WorkloadSpec, build_workload
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MODELS: dict[str, tuple[Path, str | None]] = {

@@ -29,8 +29,8 @@ from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.numbers import percent, percent_interval
 from faultcli.report.table import hardening
-from faultcli.workload.data import Dataset, load_data
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.data.datasets import Dataset, load_data
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -26,15 +26,15 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.memory import MemoryImage
-from faultcli.recover.adaptive import unfair_windows
+from faultcli.recover.adaptive.corrector import unfair_windows
 from faultcli.recover.base import Card, Corrector
+from faultcli.recover.damaged_logits import Copy, LabelledLogits
 from faultcli.recover.edmn import EdmnOptions
-from faultcli.recover.logits import Copy, LabelledLogits
 from faultcli.recover.methods import TrainingOptions, train_corrector
-from faultcli.workload.architectures import ARCHITECTURES
-from faultcli.workload.data import load_data, make_dataset
-from faultcli.workload.evaluate import Workload
-from faultcli.workload.models import load_model
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import load_data, make_dataset
+from faultcli.workload.models.architectures import ARCHITECTURES
+from faultcli.workload.models.loading import load_model
 
 GAUSSIAN = [f"gaussian:{sigma}" for sigma in (0.05, 0.1, 0.15, 0.2)]  # on every tensor
 ZERO = [f"zero:{rho},include=fc2.weight" for rho in (0.2, 0.5, 0.8, 0.9)]

@@ -36,8 +36,8 @@ from faultcli.protect.chain import parse_chain
 from faultcli.recover.applied import DEFAULT_WINDOW, Correct
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.recover.edmn import EdmnOptions
-from faultcli.recover.experiment import TrainedCorrector
 from faultcli.recover.file import save_corrector
+from faultcli.recover.training.experiment import TrainedCorrector
 from faultcli.report.arms import arm_rows
 from faultcli.report.formats import render, report_format
 from faultcli.report.html import campaign_fragment

@@ -19,7 +19,7 @@ from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
 from faultcli.formats import NumberFormat, container_dtype, format_for, native_format
 from faultcli.protect.base import words_of_bytes
-from faultcli.protect.stored import CheckRegion, StoredTensor, TensorSlot
+from faultcli.protect.protected_tensor import CheckRegion, StoredTensor, TensorSlot
 
 Progress = Callable[[int], None]
 Stored: TypeAlias = StoredTensor | CheckRegion  # what faults are drawn over

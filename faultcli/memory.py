@@ -22,7 +22,7 @@ from faultcli.formats import NumberFormat, format_for
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
-from faultcli.protect.stored import CheckRegion, ReadElements, StoredTensor
+from faultcli.protect.protected_tensor import CheckRegion, ReadElements, StoredTensor
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from faultcli.errors import FormatError
 from faultcli.formats import format_for
 from faultcli.protect.expected import expected_error, single_flips
 from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
-from faultcli.protect.stored import StoredTensor
+from faultcli.protect.protected_tensor import StoredTensor
 from faultcli.scaling import read_weights
 
 

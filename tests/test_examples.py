@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from faultcli.checkpoint import Checkpoint
+from faultcli.workload.classifier import WorkloadSpec, build_workload
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import WorkloadSpec, build_workload
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if not path.name.startswith("reproduce_"))

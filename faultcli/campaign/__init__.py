@@ -7,7 +7,7 @@ executors   who runs trials: this process, others, a cluster
 trials      what campaigns and curves share: a plan opened on a subject, and the trials of its arms
 runner      running a campaign
 curves      running curves over all bit-error rates
-strata      one such curve: which numbers of flips to try, and reading it at any rate
+flip_curve  one such curve: which numbers of flips to try, and reading it at any rate
 shard       part I of N of the trials
 watch       looking at the trials of an arm as they come
 gates       demands on a model, and when trials have decided them
@@ -21,6 +21,6 @@ cells       what a store may hold, checked
 merge       one store of several
 provenance  where numbers come from
 preview     what a campaign would do
-stored      evaluations without faults
+without_faults  the checkpoint as it is, as stored, and corrected
 training    a corrector trained for a subject
 """

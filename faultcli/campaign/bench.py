@@ -21,7 +21,7 @@ from faultcli.memory import MemoryImage
 from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.base import BaseWorkload, Golden
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.classifier import Workload
 from faultcli.workload.metrics import Outcome
 
 

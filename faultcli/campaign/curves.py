@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from faultcli.campaign.bench import Trial
 from faultcli.campaign.cells import MOST_REPEATS
 from faultcli.campaign.executors.base import Executor
+from faultcli.campaign.flip_curve import FlipCurve, MaxBer
 from faultcli.campaign.plan import Arm, Identity, Plan, Question
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.result import no_trials
 from faultcli.campaign.store import ArmMemory, Store
-from faultcli.campaign.strata import FlipCurve, MaxBer
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, opened
 from faultcli.errors import UsageError

@@ -26,10 +26,10 @@ from faultcli.protect.factors import Factors
 from faultcli.scaling import read_state
 from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.data import Dataset, load_data, training_split
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.data.datasets import Dataset, load_data, training_split
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
-from faultcli.workload.inmemory import module_workload, scored_module
+from faultcli.workload.in_memory import module_workload, scored_module
 from faultcli.workload.score import Changed, MetricScore, Score, ScoreTask, ScoreWorkload, score_name
 
 DEMO = "demo"

@@ -12,9 +12,16 @@ from faultcli.faults.maps import FaultMap
 from faultcli.protect.chain import UNPROTECTED, Chain
 from faultcli.recover.base import Card, Setting
 from faultcli.recover.edmn import EdmnOptions
-from faultcli.recover.experiment import Experiment, TrainedCorrector, cut, known_damage, shuffled, unseen_damage
 from faultcli.recover.methods import DEFAULT_WINDOW, TrainingOptions, kind_of
-from faultcli.workload.data import Dataset, load_data
+from faultcli.recover.training.experiment import (
+    Experiment,
+    TrainedCorrector,
+    cut,
+    known_damage,
+    shuffled,
+    unseen_damage,
+)
+from faultcli.workload.data.datasets import Dataset, load_data
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def evaluate(
 
     Example: faultcli evaluate --format q2.5
     """
-    from faultcli.campaign.stored import evaluate_corrected, evaluate_stored
     from faultcli.campaign.subject import Subject
+    from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
     from faultcli.cli.session import note_what_runs
     from faultcli.recover.applied import AppliedCorrection
     from faultcli.report.document import outcome_document

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from faultcli.campaign.curves import Look
+    from faultcli.campaign.flip_curve import FlipCurve
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.records import Failure, Record
     from faultcli.campaign.runner import Listener
     from faultcli.campaign.shard import Shard
-    from faultcli.campaign.strata import FlipCurve
     from faultcli.campaign.watch import Watch
 
 _REDRAW_SECONDS = 0.2
@@ -31,7 +31,7 @@ _MOST_THREADS = 1024
 def set_threads(threads: int | None, *, several: bool) -> int:
     """Set how many threads compute, in this process and in each worker: what is asked for, else one where several
     processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
-    from faultcli.workload.allocator import prepare
+    from faultcli.workload.process import prepare
 
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute", "--threads 1")

@@ -80,7 +80,7 @@ def scale(scaling: ScaleOptions, at_risk: AtRisk, written: ScaleOutput, model: o
     from faultcli.checkpoint import Checkpoint
     from faultcli.protect.scale import Scale
     from faultcli.scaling import scale_checkpoint
-    from faultcli.workload.allocator import prepare_to_stream
+    from faultcli.workload.process import prepare_to_stream
 
     prepare_to_stream()
     format, quiet = scaling.format, written.quiet

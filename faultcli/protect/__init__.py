@@ -2,7 +2,7 @@
 
 base       what a protection is
 chain      which there are, and how they are chained
-stored     one tensor in the memory behind its protections
+protected_tensor  one tensor in the memory behind its protections
 scale      store c·w
 factors    what the factors are, and what multiplying and dividing by them loses
 factor_search  which factors

@@ -16,7 +16,7 @@ from faultcli.protect.base import Words
 from faultcli.protect.channel import through
 from faultcli.protect.inplace import FittedInPlace
 from faultcli.protect.posterior import FittedPosterior
-from faultcli.protect.stored import StoredTensor
+from faultcli.protect.protected_tensor import StoredTensor
 
 _GRID = np.geomspace(1e-7, 0.2, 190)
 

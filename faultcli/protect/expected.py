@@ -11,7 +11,7 @@ from torch import Tensor
 
 from faultcli.formats import ScaledFormat
 from faultcli.protect.base import Words
-from faultcli.protect.stored import StoredTensor
+from faultcli.protect.protected_tensor import StoredTensor
 
 _BEYOND = 1e140
 

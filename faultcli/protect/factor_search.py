@@ -15,7 +15,7 @@ from faultcli.formats.values import TILE
 from faultcli.protect.base import Protection
 from faultcli.protect.expected import expected_error
 from faultcli.protect.factors import LARGEST_FACTOR, Factors, largest_fitting
-from faultcli.protect.stored import StoredTensor
+from faultcli.protect.protected_tensor import StoredTensor
 
 _SAMPLE_BITS = 1 << 17  # bits of a tensor's words that a search looks at: 16 thousand weights of 8 bits
 TABLE_BITS = 1 << 15  # of one that is only shown, where a few percent of an error do not matter

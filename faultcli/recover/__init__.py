@@ -1,23 +1,18 @@
 """Recovering function from outside: correctors of logits, and batch-norm statistics re-estimated on the device.
 
-base          what a corrector is: logits in, logits out
-methods       which there are, and training any of them
-edmn          a perceptron beside the model, as published
-align         mean and spread of every logit as in the clean model
-mixture       one Gaussian per class, found without labels
-adaptive      a blend by severity that leaves alone what it cannot help
-known_damage  for the damaged device that is at hand, with labels
-reference     what the logits of the clean model look like
-structure     how damage moves class means, which names clusters
-gaussians     mixtures fitted to a window
-symptoms      what a window shows: severity, and another class mix
-policy        from severity to a blend
-logits        logits of damaged copies of a model
-experiment    a corrector trained on some damaged copies and measured on others
-assess        what a corrector does on held-out fault maps
-applied       a corrector in a campaign
-streaming     a corrector around a deployed model
-file          correctors as files
-parts         what such a file holds, checked
-batchnorm     batch-norm statistics, re-estimated
+base            what a corrector is: logits in, logits out
+methods         which there are, and training any of them
+edmn            a perceptron beside the model, as published
+align           mean and spread of every logit as in the clean model
+mixture         one Gaussian per class, found without labels
+adaptive        a blend by severity that leaves alone what it cannot help
+known_damage    for the damaged device that is at hand, with labels
+reference       what the logits of the clean model look like
+damaged_logits  logits of damaged copies of a model
+training        correctors trained on some damaged copies and measured on others
+applied         a corrector in a campaign
+streaming       a corrector around a deployed model
+file            correctors as files
+parts           what such a file holds, checked
+batchnorm       batch-norm statistics, re-estimated
 """

@@ -11,8 +11,8 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.errors import WorkloadError
 from faultcli.recover.base import Corrector
 from faultcli.recover.file import load_corrector
-from faultcli.workload.data import Dataset
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import Dataset
 
 DEFAULT_WINDOW = 1000
 

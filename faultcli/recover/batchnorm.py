@@ -28,8 +28,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.foreign import whole_number
-from faultcli.workload.data import Dataset
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import Dataset
 
 DEFAULT_INPUTS = 1000
 _LEAST_INPUTS = 8

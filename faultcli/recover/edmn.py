@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from faultcli.errors import UsageError
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import NOTHING_TO_LEARN, Array, Card, Correction, Corrector, CorrectorError, usable_rows
-from faultcli.recover.logits import LabelledLogits
+from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.reference import Reference
 
 _WIDEST = 1 << 14  # of a hidden layer: two of them have 268 million weights

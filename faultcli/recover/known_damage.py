@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from faultcli.recover.adaptive.policy import IDENTITY, Blend, blend
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError, usable_rows
+from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.edmn import EdmnOptions, Perceptron, known_damage_options, train_perceptron
-from faultcli.recover.gaussians import ClassMixture, Rows, log_normalised
-from faultcli.recover.logits import LabelledLogits
+from faultcli.recover.mixture.gaussians import ClassMixture, Rows, log_normalised
 from faultcli.recover.parts import array, number
-from faultcli.recover.policy import IDENTITY, Blend, blend
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
 _HELD_BACK = 0.2  # of the training inputs, to choose by

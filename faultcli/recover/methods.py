@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from faultcli.errors import unknown_name
-from faultcli.recover.adaptive import Adaptive, learn_structure
+from faultcli.recover.adaptive.corrector import Adaptive, learn_structure
 from faultcli.recover.align import Align
 from faultcli.recover.base import Card, Corrector, CorrectorError
+from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.edmn import Edmn, EdmnOptions
 from faultcli.recover.known_damage import KnownDamageCorrector
-from faultcli.recover.logits import LabelledLogits
-from faultcli.recover.mixture import Mixture
+from faultcli.recover.mixture.corrector import Mixture
 from faultcli.recover.reference import Reference
 
 METHODS: dict[str, type[Corrector]] = {method.name: method for method in (Edmn, Align, Mixture, Adaptive)}

@@ -46,8 +46,8 @@ def _protections() -> Rows:
 
 
 def _architectures() -> Rows:
-    from faultcli.workload.architectures import ARCHITECTURES
-    from faultcli.workload.sources import SOURCES
+    from faultcli.workload.models.arch_spellings import SOURCES
+    from faultcli.workload.models.architectures import ARCHITECTURES
 
     built_in = [
         {

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from faultcli.campaign.statistics import Interval, mean_interval
 from faultcli.errors import UsageError
-from faultcli.recover.assess import Level
 from faultcli.recover.base import Corrector
+from faultcli.recover.training.assess import Level
 from faultcli.report.layout import new_table
 from faultcli.report.numbers import UNDEFINED, percent
 from faultcli.report.text import counted, markdown, printable

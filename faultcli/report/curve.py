@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from faultcli.campaign.curves import CURVE_SCHEMA, QUANTITIES, ArmCurve, CurveResult
+from faultcli.campaign.flip_curve import MaxBer
 from faultcli.campaign.statistics import Interval
-from faultcli.campaign.strata import MaxBer
 from faultcli.faults.memories import Rate, RateRange
 from faultcli.report.document import rates_document
 from faultcli.report.layout import PlainTable, new_table

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
-from faultcli.workload.architectures import Architecture
 from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
-from faultcli.workload.models import live_tensors
+from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.loading import live_tensors
 from faultcli.workload.token_metrics import GoldenTokens
 
 Golden = GoldenRun | GoldenTokens | GoldenScores

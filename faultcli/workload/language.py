@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.architectures import Architecture
 from faultcli.workload.base import BaseWorkload, Golden
+from faultcli.workload.data.tokens import TokenDataset
 from faultcli.workload.metrics import Outcome
+from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.token_metrics import GoldenTokens, TokenMeter
-from faultcli.workload.tokens import TokenDataset
 
 LOGITS = 1 << 26  # float32 logits of one batch, by default, as many as are 256 MB
 _LARGEST = 16  # sequences

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.answers import Pick, all_finite, tensors_in
-from faultcli.workload.architectures import Architecture
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.factory import import_named
 from faultcli.workload.metrics import GoldenScores, Outcome
+from faultcli.workload.models.architectures import Architecture
 
 Score: TypeAlias = Callable[[nn.Module], Any]  # → a number, or numbers by name
 Changed: TypeAlias = Callable[[Any, Any], Any]  # what a model call returned, without and with faults → per input

@@ -26,8 +26,8 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 PLAN = Plan(
     cross(["q2.5", "fp16"], [parse_law("bitflip:1e-3")], [parse_chain("none"), parse_chain("scale=max,parity")]),

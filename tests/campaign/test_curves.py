@@ -27,8 +27,8 @@ from faultcli.faults.memories import parse_range
 from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.report.curve import curve_document, curve_lines, curve_tables
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 RATES = "1e-6:1e-2"
 

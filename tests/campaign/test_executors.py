@@ -331,7 +331,7 @@ def test_ray_leaves_signals_to_those_who_had_them() -> None:
 def test_every_process_that_runs_the_model_keeps_freed_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from faultcli.campaign.executors import actors, processes
     from faultcli.cli.running import set_threads
-    from faultcli.workload import allocator
+    from faultcli.workload import process as allocator
 
     kept: list[str] = []
     monkeypatch.setattr(allocator, "_keep_freed", lambda most: kept.append(kind))

@@ -13,8 +13,8 @@ from torch import Tensor
 from faultcli.campaign.plan import Plan, cross
 from faultcli.campaign.records import CampaignResult, Record
 from faultcli.campaign.runner import run_campaign
-from faultcli.campaign.stored import evaluate_stored
 from faultcli.campaign.subject import Subject
+from faultcli.campaign.without_faults import evaluate_stored
 from faultcli.checkpoint import Checkpoint
 from faultcli.cli import run
 from faultcli.errors import FormatError, UsageError
@@ -23,8 +23,8 @@ from faultcli.faults.selection import select
 from faultcli.injection import Draw, inject
 from faultcli.memory import MemoryImage
 from faultcli.report.document import campaign_document
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
 
 LIMIT = 60
 

@@ -30,7 +30,7 @@ KILLS = int(os.environ.get("FAULTCLI_KILLS", "1"))
 SERVER = """
 import json, os, sys, time
 import torch, matplotlib.figure, scipy.stats
-import faultcli.campaign.merge, faultcli.injection, faultcli.recover.experiment, faultcli.report.formats
+import faultcli.campaign.merge, faultcli.injection, faultcli.recover.training.experiment, faultcli.report.formats
 from faultcli import files
 from faultcli.cli import main
 

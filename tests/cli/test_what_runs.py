@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from faultcli.workload.data import load_data
+from faultcli.workload.data.datasets import load_data
 
 RUNS = {
     "evaluate": "evaluate",

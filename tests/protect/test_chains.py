@@ -14,7 +14,7 @@ from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.memory import MemoryImage
 from faultcli.protect.chain import PROTECTIONS, UNPROTECTED, parse_chain
 from faultcli.protect.estimate import estimate_ber
-from faultcli.protect.stored import StoredTensor
+from faultcli.protect.protected_tensor import StoredTensor
 
 CHAINS = [
     "scale=4",

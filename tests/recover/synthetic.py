@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from faultcli.recover.logits import Copy, LabelledLogits
+from faultcli.recover.damaged_logits import Copy, LabelledLogits
 
 CLASSES = 6
 

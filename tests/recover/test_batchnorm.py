@@ -9,9 +9,9 @@ from torch import nn
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.recover.batchnorm import BatchNormRecalibration, Recalibrate, parse_recalibration
-from faultcli.workload.architectures import Architecture
-from faultcli.workload.data import Dataset, load_data, make_dataset
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.data.datasets import Dataset, load_data, make_dataset
+from faultcli.workload.models.architectures import Architecture
 
 
 class Net(nn.Module):

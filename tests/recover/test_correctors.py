@@ -7,8 +7,8 @@ from synthetic import CLASSES, accuracy, clean_logits, damaged, labelled, labels
 
 from faultcli.errors import FaultcliError, UsageError
 from faultcli.recover.base import Card, Corrector, CorrectorError
+from faultcli.recover.damaged_logits import Copy, LabelledLogits
 from faultcli.recover.edmn import EdmnOptions
-from faultcli.recover.logits import Copy, LabelledLogits
 from faultcli.recover.methods import METHODS, TrainingOptions, train_corrector
 
 FAST = TrainingOptions(window=300, edmn=EdmnOptions(hidden=(32,), epochs=4))

@@ -7,8 +7,8 @@ from synthetic import CLASSES, accuracy, clean_logits, damaged, labelled, labels
 from torch.nn import functional as F
 
 from faultcli.recover.base import Card, CorrectorError
+from faultcli.recover.damaged_logits import Copy, LabelledLogits
 from faultcli.recover.edmn import Edmn, EdmnOptions, Perceptron, train_perceptron
-from faultcli.recover.logits import Copy, LabelledLogits
 from faultcli.recover.methods import TrainingOptions, train_corrector
 
 DATA = labelled(1000, 1, (1.0,))

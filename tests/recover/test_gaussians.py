@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from synthetic import CLASSES, clean_logits, labels_of
 
-from faultcli.recover.gaussians import ClassMixture, Rows, search
+from faultcli.recover.mixture.cluster_matching import MeanStructure
+from faultcli.recover.mixture.gaussians import ClassMixture, Rows, search
 from faultcli.recover.reference import Reference
-from faultcli.recover.structure import MeanStructure
 
 LABELS = labels_of(900)
 LOGITS = clean_logits(LABELS)

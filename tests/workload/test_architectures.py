@@ -11,10 +11,10 @@ from safetensors import safe_open
 from torch import nn
 
 from faultcli.errors import UsageError, WorkloadError
-from faultcli.workload.architectures import ARCHITECTURES, Architecture
 from faultcli.workload.demo import demo_checkpoint_path
-from faultcli.workload.models import load_model
-from faultcli.workload.sources import resolve_architecture
+from faultcli.workload.models.arch_spellings import resolve_architecture
+from faultcli.workload.models.architectures import ARCHITECTURES, Architecture
+from faultcli.workload.models.loading import load_model
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -92,7 +92,7 @@ def test_what_is_not_recognised_says_why() -> None:
 FACTORIES = """
 import torch
 from torch import nn
-from faultcli.workload.architectures import Architecture
+from faultcli.workload.models.architectures import Architecture
 def net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 def record(): return Architecture("mine", net, num_classes=10)
 def number(): return 3

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.architectures import Language
-from faultcli.workload.data import load_data, make_dataset
-from faultcli.workload.tokens import load_tokens, make_tokens
+from faultcli.workload.data.datasets import load_data, make_dataset
+from faultcli.workload.data.tokens import load_tokens, make_tokens
+from faultcli.workload.models.architectures import Language
 
 BOMB = 96 << 20  # bytes that are packed into some 100 kB
 MEMORY = 12 << 20  # bytes that reading may take at its peak

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from faultcli.errors import UsageError, WorkloadError
-from faultcli.workload.architectures import Architecture
-from faultcli.workload.data import load_data, make_dataset
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload, pick_device
+from faultcli.workload.data.datasets import load_data, make_dataset
 from faultcli.workload.demo import demo_checkpoint_path, demo_data_path
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload, pick_device
 from faultcli.workload.metrics import Outcome
+from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.preprocess import Preprocess
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
-from faultcli.workload.evaluate import Workload, WorkloadSpec, build_workload
-from faultcli.workload.models import load_model
-from faultcli.workload.sources import resolve_architecture
+from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.models.arch_spellings import resolve_architecture
+from faultcli.workload.models.loading import load_model
 
 
 class Net(nn.Module):

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.evaluate import WorkloadSpec, build_workload
-from faultcli.workload.huggingface import hugging_face_architecture
+from faultcli.workload.classifier import WorkloadSpec, build_workload
+from faultcli.workload.models.huggingface import hugging_face_architecture
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
-from faultcli.workload.architectures import Language
+from faultcli.workload.data.tokens import load_tokens, make_tokens
 from faultcli.workload.metrics import Outcome
+from faultcli.workload.models.architectures import Language
 from faultcli.workload.token_metrics import GoldenTokens, TokenMeter
-from faultcli.workload.tokens import load_tokens, make_tokens
 
 LANGUAGE = Language(vocabulary=9, context=6)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from faultcli.errors import UsageError, WorkloadError, install
-from faultcli.workload.models import load_model
-from faultcli.workload.sources import resolve_architecture
+from faultcli.workload.models.arch_spellings import resolve_architecture
+from faultcli.workload.models.loading import load_model
 
 
 def works(module: str) -> bool:

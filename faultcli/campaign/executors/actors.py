@@ -17,7 +17,7 @@ from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import pack, unpack
 from faultcli.campaign.executors.pool import Answer, Crew
 from faultcli.errors import UsageError, WorkloadError, install
-from faultcli.workload.allocator import prepare
+from faultcli.workload.process import prepare
 
 LOCAL = "local"
 _LOOPBACK = {"127.0.0.1", "::1"}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faultcli.errors import UsageError
-from faultcli.workload.architectures import Architecture
+from faultcli.workload.models.architectures import Architecture
 
 _ALIGNMENT = 64  # bytes; also what vector instructions like
 

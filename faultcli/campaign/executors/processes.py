@@ -16,7 +16,7 @@ from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import load_mapped, pack
 from faultcli.campaign.executors.pool import Answer, Crew
 from faultcli.errors import UsageError
-from faultcli.workload.allocator import prepare
+from faultcli.workload.process import prepare
 
 
 class Processes(Crew):

@@ -10,12 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from faultcli.errors import WorkloadError, unknown_name
-from faultcli.workload.architectures import ARCHITECTURES, Architecture, recognise
-from faultcli.workload.exported import SUFFIX, exported_architecture
 from faultcli.workload.factory import call_factory
-from faultcli.workload.hf_config import CONFIG
-from faultcli.workload.huggingface import hugging_face_architecture
-from faultcli.workload.zoo import timm_architecture, torchvision_architecture
+from faultcli.workload.models.architectures import ARCHITECTURES, Architecture, recognise
+from faultcli.workload.models.exported import SUFFIX, exported_architecture
+from faultcli.workload.models.hf_config import CONFIG
+from faultcli.workload.models.huggingface import hugging_face_architecture
+from faultcli.workload.models.zoo import timm_architecture, torchvision_architecture
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _from_factory(spec: str, _: Path | None) -> Architecture:
         return Architecture(name=spec, build=partial(_build_from_factory, spec))
     raise WorkloadError(
         f"architecture {spec!r}: the factory returned a {type(made).__name__}",
-        "return a torch.nn.Module or a faultcli.workload.architectures.Architecture",
+        "return a torch.nn.Module or a faultcli.workload.models.architectures.Architecture",
     )
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.networks.resnet import CifarResNet
-from faultcli.workload.networks.small import DigitsCnn, LeNet, MnistCnn
-from faultcli.workload.networks.squeezenet import SqueezeNet
+from faultcli.workload.models.networks.resnet import CifarResNet
+from faultcli.workload.models.networks.small import DigitsCnn, LeNet, MnistCnn
+from faultcli.workload.models.networks.squeezenet import SqueezeNet
 from faultcli.workload.preprocess import Geometry, Preprocess
 
 METADATA_KEY = "faultcli.arch"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.recover.base import Array
-from faultcli.recover.gaussians import log_normalised
+from faultcli.recover.mixture.gaussians import log_normalised
 
 Blend = tuple[float, float, float]  # weights of raw logits, aligned logits and the mixture's log probabilities
 

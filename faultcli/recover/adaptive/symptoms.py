@@ -9,9 +9,9 @@ import numpy as np
 
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array
-from faultcli.recover.mixture import FittedMixture
+from faultcli.recover.mixture.cluster_matching import MeanStructure
+from faultcli.recover.mixture.corrector import FittedMixture
 from faultcli.recover.reference import Reference
-from faultcli.recover.structure import MeanStructure
 
 _RIDGE = 0.3  # of the class-mix test
 _NEWTON_STEPS = 30

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from faultcli.campaign.flip_curve import FlipCurve
 from faultcli.campaign.statistics.smoothing import Moments, fit, spline_basis
-from faultcli.campaign.strata import FlipCurve
 
 BITS = 200_000
 LOW, HIGH = 1e-7, 1e-2

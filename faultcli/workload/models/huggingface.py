@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
 from faultcli.foreign import ForeignError, parse_json, read_text
-from faultcli.workload.architectures import IGNORED_SUFFIX, Architecture, Language
-from faultcli.workload.hf_config import CONFIG, OWN_NETWORK, check_size, first_line, offline, read_config
-from faultcli.workload.models import Renamed
+from faultcli.workload.models.architectures import IGNORED_SUFFIX, Architecture, Language
+from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, check_size, first_line, offline, read_config
+from faultcli.workload.models.loading import Renamed
 from faultcli.workload.preprocess import Geometry, Preprocess
 
 _PROCESSOR = "preprocessor_config.json"

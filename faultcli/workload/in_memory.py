@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
 from faultcli.workload.answers import Pick
-from faultcli.workload.architectures import Architecture
-from faultcli.workload.data import Dataset, make_dataset
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import Dataset, make_dataset
+from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.score import ScoreTask, ScoreWorkload
 
 _NAME = "data in memory"

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from faultcli.recover.adaptive.policy import ALIGN, IDENTITY, Case, Policy, blend, blend_name
+from faultcli.recover.adaptive.symptoms import ClassMixTest, Symptoms
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import (
     NOTHING_TO_LEARN,
@@ -20,13 +22,11 @@ from faultcli.recover.base import (
     identity,
     usable_rows,
 )
-from faultcli.recover.logits import LabelledLogits
-from faultcli.recover.mixture import FittedMixture, structure_arrays, structure_from
+from faultcli.recover.damaged_logits import LabelledLogits
+from faultcli.recover.mixture.cluster_matching import MeanStructure
+from faultcli.recover.mixture.corrector import FittedMixture, structure_arrays, structure_from
 from faultcli.recover.parts import array, number
-from faultcli.recover.policy import ALIGN, IDENTITY, Case, Policy, blend, blend_name
 from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
-from faultcli.recover.structure import MeanStructure
-from faultcli.recover.symptoms import ClassMixTest, Symptoms
 
 _ROWS_PER_CLASS = 20  # of a window that a mixture is fitted to
 _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a small window

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.architectures import Architecture
+from faultcli.workload.models.architectures import Architecture
 
 SUFFIX = ".pt2"
 

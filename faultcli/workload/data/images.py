@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from faultcli.errors import WorkloadError, install
 from faultcli.foreign import ForeignError, read_text, whole_number
+from faultcli.workload.data.readers import Arrays
 from faultcli.workload.preprocess import Geometry
-from faultcli.workload.readers import Arrays
 
 IN_MEMORY = 1 << 30
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from faultcli.errors import UsageError, WorkloadError, install
 from faultcli.foreign import ForeignError, read_text, whole_number
-from faultcli.workload.architectures import Language
-from faultcli.workload.archives import read_named
-from faultcli.workload.data import plain_tensor, whole_numbers
-from faultcli.workload.hf_config import offline
-from faultcli.workload.readers import ARRAY_SUFFIXES
+from faultcli.workload.data.archives import read_named
+from faultcli.workload.data.datasets import plain_tensor, whole_numbers
+from faultcli.workload.data.readers import ARRAY_SUFFIXES
+from faultcli.workload.models.architectures import Language
+from faultcli.workload.models.hf_config import offline
 
 _KEYS = ("input_ids", "attention_mask")
 _LONGEST_TEXT = 1 << 30  # bytes

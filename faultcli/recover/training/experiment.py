@@ -12,12 +12,12 @@ from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.memory import MemoryImage
-from faultcli.recover.assess import HeldOutMap, Level, assess, levels
 from faultcli.recover.base import Card, Corrector, CorrectorError
-from faultcli.recover.logits import Copy, LabelledLogits, damaged_copies, one_copy
+from faultcli.recover.damaged_logits import Copy, LabelledLogits, damaged_copies, one_copy
 from faultcli.recover.methods import TrainingOptions, train_corrector
-from faultcli.workload.data import Dataset
-from faultcli.workload.evaluate import Workload
+from faultcli.recover.training.assess import HeldOutMap, Level, assess, levels
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import Dataset
 from faultcli.workload.metrics import GoldenRun, measure
 
 HELD_OUT_TRIALS = 1_000_000  # trials of the report start here: their faults are never those of the training

@@ -13,15 +13,15 @@ from torch import Tensor, nn, split
 
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.answers import Pick, answer_picker
-from faultcli.workload.architectures import Architecture
 from faultcli.workload.base import BaseWorkload, Golden
-from faultcli.workload.data import Dataset, load_data
+from faultcli.workload.data.datasets import Dataset, load_data
+from faultcli.workload.data.tokens import load_tokens
 from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
-from faultcli.workload.models import load_model
+from faultcli.workload.models.arch_spellings import resolve_architecture
+from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.loading import load_model
 from faultcli.workload.score import ScoreWorkload, named_score
-from faultcli.workload.sources import resolve_architecture
-from faultcli.workload.tokens import load_tokens
 
 DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, LeNet and the demo
 # With more numbers per batch a CPU is slower: MobileNetV2 takes twice as long with 32 images of 224×224 as with 4.

@@ -10,7 +10,7 @@ from faultcli.campaign.bench import as_stored, fault_free
 from faultcli.memory import MemoryImage
 from faultcli.recover.applied import AppliedCorrection
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.classifier import Workload
 from faultcli.workload.metrics import Outcome
 
 

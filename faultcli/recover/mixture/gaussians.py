@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.recover.structure import Labels, MeanStructure
+from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure
 
 Array = NDArray[np.float64]
 

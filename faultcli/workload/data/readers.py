@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.archives import MOST_PER_BYTE, read_exactly, read_named
+from faultcli.workload.data.archives import MOST_PER_BYTE, read_exactly, read_named
 from faultcli.workload.demo import demo_data_path
 from faultcli.workload.preprocess import Layout
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.foreign import whole_number
+from faultcli.workload.data.images import read_images
+from faultcli.workload.data.readers import ARRAY_SUFFIXES, Arrays, read_arrays, read_cifar10, read_digits, read_mnist
 from faultcli.workload.factory import call_factory, is_factory
-from faultcli.workload.images import read_images
 from faultcli.workload.preprocess import Geometry, Layout, channels_first
-from faultcli.workload.readers import ARRAY_SUFFIXES, Arrays, read_arrays, read_cifar10, read_digits, read_mnist
 
 _IMAGE_CHANNELS = (1, 3)
 _EIGHT_BITS = (  # torch stores them, and computes nothing in them
@@ -275,5 +275,5 @@ def _from_factory(spec: str) -> Dataset:
         return make_dataset(*made, name=spec)
     raise WorkloadError(
         f"data {spec!r}: the factory returned a {type(made).__name__}",
-        "return a pair (inputs, labels) of tensors or arrays, or a faultcli.workload.data.Dataset",
+        "return a pair (inputs, labels) of tensors or arrays, or a faultcli.workload.data.datasets.Dataset",
     )

@@ -15,7 +15,7 @@ from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.memory import MemoryImage
 from faultcli.recover.base import CorrectorError
-from faultcli.workload.evaluate import Workload
+from faultcli.workload.classifier import Workload
 
 
 @dataclass(frozen=True, eq=False)

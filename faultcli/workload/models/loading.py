@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.architectures import IGNORED_SUFFIX, Architecture
+from faultcli.workload.models.architectures import IGNORED_SUFFIX, Architecture
 
 _SHOWN = 3  # how many of a kind an error lists
 

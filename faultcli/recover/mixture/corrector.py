@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError
-from faultcli.recover.gaussians import ClassMixture, Rows, search
+from faultcli.recover.mixture.cluster_matching import MeanStructure
+from faultcli.recover.mixture.gaussians import ClassMixture, Rows, search
 from faultcli.recover.parts import precision
 from faultcli.recover.reference import MOST_CLASSES, Reference
-from faultcli.recover.structure import MeanStructure
 
 _FARTHEST = 1e6  # spreads, of a class mean from the mean
 _ROWS_PER_CLASS = 4  # fewer, and components are single inputs

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from faultcli.errors import UsageError, WorkloadError, install, unknown_name
-from faultcli.workload.architectures import Architecture
+from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.preprocess import Geometry, Preprocess
 
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}

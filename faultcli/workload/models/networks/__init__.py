@@ -1,4 +1,4 @@
-"""The built-in networks, one file per family; `faultcli.workload.architectures` holds their table.
+"""The built-in networks, one file per family; `faultcli.workload.models.architectures` holds their table.
 
 resnet      residual networks for CIFAR-10
 small       networks of two convolutions and two dense layers

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from faultcli.recover.structure import MeanStructure
+from faultcli.recover.mixture.cluster_matching import MeanStructure
 
 
 def made_up(classes: int, seed: int) -> tuple[MeanStructure, np.ndarray]:

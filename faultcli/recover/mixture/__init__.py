@@ -1,0 +1,6 @@
+"""The corrector that finds the classes in a window without labels.
+
+corrector         one Gaussian per class, on the window as it is
+gaussians         mixtures fitted to a window
+cluster_matching  how damage moves class means, which names clusters
+"""

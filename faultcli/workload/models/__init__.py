@@ -1,0 +1,11 @@
+"""How the network of a checkpoint is found and built.
+
+architectures   what an architecture is, and the table of built-in ones
+networks        the built-in ones
+arch_spellings  every spelling of --arch, and what finds the network
+huggingface     model directories, through transformers
+hf_config       their config.json, checked
+zoo             torchvision and timm, by name
+exported        programs of torch.export
+loading         a state dict into a module
+"""
