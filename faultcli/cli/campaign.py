@@ -284,8 +284,6 @@ def campaign(
     part = parse_shard(shard) if shard else WHOLE
     torch_threads = set_threads(threads, several=workers > 1 or ray is not None or shard is not None)
     checkpoint = open_checkpoint(model)
-    if correct is not None:
-        correct.corrector.check_model(checkpoint.sha256())
     subject = Subject.open(
         None if model is None else checkpoint,
         data,
@@ -301,6 +299,8 @@ def campaign(
         include=plan.include,
         exclude=plan.exclude,
     )
+    if correct is not None:
+        correct.corrector.check_model(subject.checkpoint_hash)
     provenance = provenance_of(subject, command_line(), rates)
     plan = replace(plan, baseline=older.accuracies(plan, provenance, len(subject.workload)) if older else ())
     note_what_runs(subject, quiet=quiet)

@@ -69,13 +69,13 @@ def inject(
                 "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
             )
         faults = FaultMap.load(replay)
-        passes = 3 if faults.before else 1  # with checksums before and after
+        passes = 2 if faults.before else 1  # with the checksum of what was written
         with byte_progress(quiet, "replaying", passes * checkpoint.nbytes) as advance:
             result = library.replay(checkpoint, faults, written_to, force=force, progress=advance)
     else:
         names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
         law = options.single_fault(ber, fault, quiet=quiet)
-        passes = 3 if save_faults else 1
+        passes = 2 if save_faults else 1
         with byte_progress(quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,

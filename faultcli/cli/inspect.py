@@ -10,6 +10,9 @@ from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from faultcli.checkpoint import TensorInfo
     from faultcli.faults.law import FaultLaw
 
 BUILT_IN = "Tables of what is built in"
@@ -94,7 +97,7 @@ def _inspect_checkpoint(
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS, select
     from faultcli.injection import slots
-    from faultcli.prediction import Prediction, predict
+    from faultcli.prediction import Prediction, Predictor
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
@@ -110,12 +113,15 @@ def _inspect_checkpoint(
         fault = fault or law.spec
         sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
         expected = law.expected_flips([site for site in sites if law.covers(site)])
-    with byte_progress(quiet, "reading", checkpoint.nbytes) as advance:
-        tensors = list(survey(checkpoint, set(names), format, advance))
+    predictor = Predictor(checkpoint, format, law.ber) if law is not None and law.ber is not None else None
     predictions: list[Prediction] = []
-    if law is not None and law.ber is not None:
-        with byte_progress(quiet, "predicting", checkpoint.nbytes) as advance, naming(checkpoint):
-            predictions = list(predict(checkpoint, names, format, law.ber, advance))
+
+    def look(info: TensorInfo, words: Tensor) -> None:
+        if predictor is not None:
+            predictions.append(predictor.predict(info, words))
+
+    with byte_progress(quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint):
+        tensors = list(survey(checkpoint, set(names), format, advance, look))
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), json)
     if json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))

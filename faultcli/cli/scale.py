@@ -89,7 +89,7 @@ def scale(
         raise UsageError("no --factor to scale by", "say --factor X, --factor max or --factor auto")
     names = select(checkpoint.tensors.values(), target=target, include=include or (), exclude=exclude or ())
     written = output or writes("--output", options.beside(checkpoint.path, "scaled"))
-    with byte_progress(quiet, "scaling", 3 * checkpoint.nbytes) as advance:
+    with byte_progress(quiet, "scaling", 2 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(
             checkpoint,
             Scale.parse(f"{factor}:{granularity}"),
