@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faultcli.checkpoint import Checkpoint, TensorInfo, edit, torch_dtype
+from faultcli.checkpoint import Checkpoint, ContentHash, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
 from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw
@@ -99,7 +99,7 @@ def inject(
         force: replace an existing output (and fault map).
         save_faults: where to save the fault map, bound to the checksums of input and output.
         progress: called with the bytes done since its last call; they add up to the checkpoint's, or with a fault map
-            to save, for which input and output are read once more, to three times that.
+            to save, for which the output is read once more, to twice that.
 
     Raises:
         UsageError: one path for both outputs.
@@ -127,16 +127,19 @@ def inject(
         how = {"format": draw.format, "fault": law.spec, "on_values": law.on_values}
         return FaultMap(drawn, layout, **numbers, **how)  # type: ignore[arg-type]
 
-    def save(partial: Path, drawn: dict[str, WordFaults]) -> None:
+    def save(partial: Path, drawn: dict[str, WordFaults], before: str | None) -> None:
         nonlocal saved
-        if save_faults is not None:
+        if save_faults is not None and before is not None:
             after = Checkpoint.open(partial).sha256(progress)
-            bound = fault_map(drawn).bound(before=checkpoint.sha256(progress), after=after)
+            bound = fault_map(drawn).bound(before=before, after=after)
             bound.save(save_faults, force=force)
             saved = bound
 
     try:
-        drawn, changed = _write(checkpoint, output, places, drawn_in, force=force, progress=progress, check=save)
+        bound = save_faults is not None
+        drawn, changed = _write(
+            checkpoint, output, places, drawn_in, save, force=force, progress=progress, hashed=bound
+        )
     except BaseException:
         if saved is not None and save_faults is not None:  # the map of an output that never appeared
             save_faults.unlink(missing_ok=True)
@@ -161,13 +164,6 @@ def replay(
             and cannot be taken back, because storing in that format lost the original values.
         CheckpointError: the result is not the checkpoint that the map is bound to.
     """
-    here = checkpoint.sha256(progress) if faults.before else None
-    if here is not None and here not in (faults.before, faults.after):
-        raise FaultError(
-            f"{checkpoint.path}: is not the checkpoint that the fault map belongs to (SHA-256 {here[:12]}…, "
-            f"the map is for {str(faults.before)[:12]}… and {str(faults.after)[:12]}…)",
-            "replay it on the checkpoint it was drawn for, or on the corrupted one",
-        )
     places = slots(checkpoint, [name for name in faults.layout if name in checkpoint.tensors], faults.format)
     layout = {site.name: site.layout for slot in places for site in slot.places}
     missing = [name for name in faults.layout if name not in layout]
@@ -175,19 +171,15 @@ def replay(
         problem = f"has no tensor {missing[0]!r}, which the fault map covers"
         raise FaultError(f"{checkpoint.path}: {problem}", "replay the map on the checkpoint that it was drawn for")
     faults.check_layout(layout, str(checkpoint.path))
-    taking_back = here is not None and here == faults.after != faults.before
-    if taking_back and any(slot.format != native_format(checkpoint.info(slot.name).dtype) for slot in places):
-        raise FaultError(
-            f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
-            "format lost their original values",
-            "use the original checkpoint",
-        )
+    taking_back = False
 
     def look_up(region: Stored) -> WordFaults:
         return faults.faults.get(region.name, NO_FAULTS)
 
-    def prove(partial: Path, _: dict[str, WordFaults]) -> None:
+    def prove(partial: Path, _: dict[str, WordFaults], here: str | None) -> None:
+        nonlocal taking_back
         if here is not None:
+            taking_back = _takes_back(checkpoint, faults, places, here)
             promised, found = faults.before if taking_back else faults.after, Checkpoint.open(partial).sha256(progress)
             if found != promised:
                 raise CheckpointError(
@@ -196,8 +188,31 @@ def replay(
                     "the map was changed after it was drawn: draw it again",
                 )
 
-    _, changed = _write(checkpoint, output, places, look_up, force=force, progress=progress, check=prove)
+    bound = faults.before is not None
+    _, changed = _write(checkpoint, output, places, look_up, prove, force=force, progress=progress, hashed=bound)
     return Injection(output, faults, changed, restored=taking_back)
+
+
+def _takes_back(checkpoint: Checkpoint, faults: FaultMap, places: Sequence[TensorSlot], sha256: str) -> bool:
+    """Return whether a map takes its faults back on a checkpoint of this hash, or makes them.
+
+    Raises:
+        FaultError: it does neither.
+    """
+    if sha256 not in (faults.before, faults.after):
+        raise FaultError(
+            f"{checkpoint.path}: is not the checkpoint that the fault map belongs to (SHA-256 {sha256[:12]}…, "
+            f"the map is for {str(faults.before)[:12]}… and {str(faults.after)[:12]}…)",
+            "replay it on the checkpoint it was drawn for, or on the corrupted one",
+        )
+    taking_back = sha256 == faults.after != faults.before
+    if taking_back and any(slot.format != native_format(checkpoint.info(slot.name).dtype) for slot in places):
+        raise FaultError(
+            f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
+            "format lost their original values",
+            "use the original checkpoint",
+        )
+    return taking_back
 
 
 def about_checkpoint(error: FormatError, checkpoint: Checkpoint) -> FormatError:
@@ -211,19 +226,22 @@ def _write(
     output: Path,
     places: Sequence[TensorSlot],
     faults_of: Callable[[Stored], WordFaults],
+    check: Callable[[Path, dict[str, WordFaults], str | None], None],
     *,
     force: bool,
     progress: Progress | None,
-    check: Callable[[Path, dict[str, WordFaults]], None],
+    hashed: bool,
 ) -> tuple[dict[str, WordFaults], int]:
     """Stream the checkpoint to `output` with the tensors at `places` as they read with their faults. `check` is called
-    with what was written, before it appears, and with the faults; what it raises keeps it from appearing.
+    with what was written, before it appears, with the faults, and if `hashed` with the SHA-256 of the checkpoint as it
+    was read; what it raises keeps the output from appearing.
 
     Returns the faults by region (those without are absent) and the number of values that read differently.
     """
     formats = {slot.name: slot.format for slot in places}
     drawn: dict[str, WordFaults] = {}
     changed = 0
+    content = ContentHash(checkpoint) if hashed else None
 
     def change(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         nonlocal changed
@@ -235,9 +253,9 @@ def _write(
         drawn.update({name: hit for name, hit in faults.items() if len(hit.words)})
 
     def checked(partial: Path) -> None:
-        check(partial, dict(sorted(drawn.items())))
+        check(partial, dict(sorted(drawn.items())), content.hexdigest() if content else None)
 
-    edit(checkpoint, output, change, list(formats), force=force, progress=progress, check=checked)
+    edit(checkpoint, output, change, list(formats), content, force=force, progress=progress, check=checked)
     return dict(sorted(drawn.items())), changed
 
 

@@ -3,18 +3,18 @@ factor that would make it least."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint import Checkpoint, TensorInfo
 from faultcli.errors import FormatError
 from faultcli.formats import format_for
 from faultcli.protect.expected import expected_error, single_flips
 from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
 from faultcli.protect.protected_tensor import StoredTensor
-from faultcli.scaling import read_weights
+from faultcli.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -28,35 +28,34 @@ class Prediction:
     best_error: float
 
 
-def predict(
-    checkpoint: Checkpoint,
-    names: Sequence[str],
-    format_name: str,
-    ber: float,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Iterator[Prediction]:
-    """Yield a prediction per tensor; one tensor is in memory at a time, and a sample of it is looked at.
+class Predictor:
+    """Predicts tensor after tensor; a sample of each is looked at.
 
     Args:
         checkpoint: scaled or not; a scaled one is predicted as its memory holds it.
-        names: the tensors at risk.
         format_name: number format of the memory.
         ber: probability that a bit flips.
-        progress: called with the bytes done since its last call.
-
-    Raises:
-        FormatError: a tensor cannot be stored in the format; it is named.
     """
-    read, factors = read_weights(checkpoint)
-    for name in names:
-        info, weights = checkpoint.info(name), read(name)
+
+    def __init__(self, checkpoint: Checkpoint, format_name: str, ber: float) -> None:
+        self._scaling = Scaling.of(checkpoint)
+        self._factors = self._scaling.charged_factors() if self._scaling else {}
+        self._format_name, self._ber = format_name, ber
+
+    def predict(self, info: TensorInfo, words: Tensor) -> Prediction:
+        """Return the prediction of a tensor, from what the file holds of it.
+
+        Raises:
+            FormatError: it cannot be stored in the format; it is named.
+        """
+        name, weights = info.name, self._scaling.read(info.name, words) if self._scaling else words
         if not weights.is_floating_point():
             raise FormatError(f"tensor {name!r} holds whole numbers; errors are predicted for weights", "leave it out")
-        given = factors[name] if factors and name in factors else None
+        given = self._factors.get(name)
         per_channel = given is not None and len(given.values) > 1
-        format = format_for(format_name, info.dtype)
+        format = format_for(self._format_name, info.dtype)
         how = {"per_channel": per_channel, "sample_bits": TABLE_BITS}
-        search = FactorSearch(name, weights, format, (), ber, **how)  # type: ignore[arg-type]
+        search = FactorSearch(name, weights, format, (), self._ber, **how)  # type: ignore[arg-type]
         stored = StoredTensor.write(name, search.sample, search.format, [given] if given else [])
         clean = expected_error(stored, search.sample, 0.0)
         added = {
@@ -66,14 +65,13 @@ def predict(
         whole = sum(added.values()) or 1.0
         shares = sorted(((bit, part / whole) for bit, part in added.items()), key=lambda pair: -pair[1])
         best = search.best_factor()
-        yield Prediction(
+        return Prediction(
             name,
             search.error(given.values if given else torch.ones(1)),
             tuple(shares[:3]),
             best,
             search.error(torch.tensor([best])),
         )
-        progress(info.nbytes)
 
 
 def _bit(label: str) -> int | str:

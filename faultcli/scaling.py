@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 import zlib
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, split
 
-from faultcli.checkpoint import Checkpoint, TensorInfo, edit, torch_dtype
+from faultcli.checkpoint import Checkpoint, ContentHash, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.formats.values import TILE, tiles
 from faultcli.injection import slots
@@ -93,6 +94,10 @@ class Scaling:
                 raise _damaged(checkpoint)
         return scaling
 
+    def charged_factors(self) -> dict[str, Factors]:
+        """Return the factors that the memory of the checkpoint holds its weights with."""
+        return charged({name: factor.float() for name, factor in self.factors.items()})
+
     def read(self, name: str, words: Tensor) -> Tensor:
         """Return what words of the file stand for: the original's weight, bit for bit, where the word is as it was
         written, and v/c, as on any device, where faults have changed it."""
@@ -141,30 +146,18 @@ class _Weights(Mapping[str, Tensor]):
         return len(self.names)
 
 
-def read_weights(checkpoint: Checkpoint) -> tuple[Callable[[str], Tensor], dict[str, Factors] | None]:
-    """Return how to read the weights of a checkpoint, scaled or not, and the factors that its memory holds them with
-    (None if it is not scaled)."""
+def read_state(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Factors] | None, str]:
+    """Return all tensors of a checkpoint as they read, the factors of a scaled one together with c·w as the file has it
+    (None if it is not scaled), and the SHA-256 of its content: from one read."""
     scaling = Scaling.of(checkpoint)
+    words, sha256 = checkpoint.state_and_sha256()
     if scaling is None:
-        return checkpoint.read, None
-    factors = charged({name: factor.float() for name, factor in scaling.factors.items()})
-    return lambda name: scaling.read(name, checkpoint.read(name)), factors
-
-
-def read_state(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Factors] | None]:
-    """Return all tensors of a checkpoint as they read, each read once, and the factors of a scaled one together with
-    c·w as the file has it (None if it is not scaled)."""
-    scaling = Scaling.of(checkpoint)
-    if scaling is None:
-        return checkpoint.state(), None
-    factors = charged({name: factor.float() for name, factor in scaling.factors.items()})
-    state = {}
-    for name in checkpoint.tensors:
-        words = checkpoint.read(name)
-        state[name] = scaling.read(name, words)
-        if name in factors:
-            factors[name] = replace(factors[name], multiplied=words, offsets=scaling.offsets(name, words))
-    return state, factors
+        return words, None, sha256
+    factors = {
+        name: replace(known, multiplied=words[name], offsets=scaling.offsets(name, words[name]))
+        for name, known in scaling.charged_factors().items()
+    }
+    return {name: scaling.read(name, own) for name, own in words.items()}, factors, sha256
 
 
 def scale_checkpoint(
@@ -188,8 +181,8 @@ def scale_checkpoint(
         format_name: number format of the memory that the factors and predictions are for.
         ber: its bit-error rate.
         force: replace an existing output.
-        progress: called with the bytes done since its last call; they add up to three times the checkpoint's: to find
-            the factors, for the checksum, to write.
+        progress: called with the bytes done since its last call; they add up to twice the checkpoint's: to find the
+            factors and the checksum, which lie in front of the weights, and to write.
 
     Raises:
         CheckpointError: the checkpoint is scaled already.
@@ -209,9 +202,15 @@ def scale_checkpoint(
         common = next((chosen.values for chosen in factors_of.values()), None)
     rows, factors, corrections = [], {}, {}
     room = _MAX_CORRECTIONS
-    for name in names:
-        info, format, weights = checkpoint.info(name), formats[name], checkpoint.read(name)
-        chosen = common
+    content = ContentHash(checkpoint)
+    for name, info in checkpoint.tensors.items():
+        data = checkpoint.read_bytes(name)
+        content.update(info.file, data)
+        if progress is not None:
+            progress(info.nbytes)
+        if name not in formats:
+            continue
+        weights, chosen = _view(info, data), common
         if chosen is None:
             chosen = scale.for_tensors({name: weights}, formats.__getitem__, ber=ber)[name].values
         if not rounds:
@@ -224,39 +223,46 @@ def scale_checkpoint(
             corrections[name] = record
             room -= len(record)
         how = {"per_channel": len(factor) > 1, "sample_bits": TABLE_BITS}
-        search = FactorSearch(name, weights, format, (), ber, **how)  # type: ignore[arg-type]
+        search = FactorSearch(name, weights, formats[name], (), ber, **how)  # type: ignore[arg-type]
         row = _row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected)
         factors[name] = row.factor
         rows.append(row)
-        if progress is not None:
-            progress(info.nbytes)
     summary = {
         "schema": SCHEMA,
         "version": __version__,
-        "original_sha256": checkpoint.sha256(progress),
+        "original_sha256": content.hexdigest(),
         "factors": factors,
         "corrections": {name: base64.b64encode(data).decode() for name, data in corrections.items()},
     }
     constants = {name: _constants(factor) for name, factor in factors.items()}
+    originals: dict[str, bytes] = {}  # hashes of weights, so that they are not read again to be compared
 
     def multiply(info: TensorInfo, data: NDArray[np.uint8]) -> None:
+        originals[info.name] = hashlib.blake2b(data.data).digest()
         values = _view(info, data)
         for tile, factor in _tiles(constants[info.name], values):
             tile.copy_(multiplied(tile, factor))
 
     def prove(partial: Path) -> None:
-        written = Checkpoint.open(partial)
-        scaling = Scaling.of(written)
-        assert scaling is not None
-        for name in names:
-            back = scaling.read(name, written.read(name))
-            if not torch.equal(integers(back), integers(checkpoint.read(name))):
-                problem = f"{checkpoint.path}: tensor {name!r}: scaling by {factors[name]} cannot be undone"
-                raise UsageError(problem, "a power of two loses nothing: --factor 4")
+        name = _not_undone(Checkpoint.open(partial), originals)
+        if name is not None:
+            problem = f"{checkpoint.path}: tensor {name!r}: scaling by {factors[name]} cannot be undone"
+            raise UsageError(problem, "a power of two loses nothing: --factor 4")
 
     metadata = {**checkpoint.metadata, METADATA_KEY: json.dumps(summary, sort_keys=True)}
     edit(checkpoint, output, multiply, names, metadata=metadata, force=force, progress=progress, check=prove)
     return rows
+
+
+def _not_undone(written: Checkpoint, originals: Mapping[str, bytes]) -> str | None:
+    """Return the first tensor of a scaled checkpoint that does not read as the weights of this hash; None if all do."""
+    scaling = Scaling.of(written)
+    assert scaling is not None
+    for name, original in originals.items():
+        back = scaling.read(name, written.read(name)).view(-1).view(torch.uint8)
+        if hashlib.blake2b(back.numpy().data).digest() != original:
+            return name
+    return None
 
 
 def _may_round(checkpoint: Checkpoint, names: Sequence[str], scale: Scale) -> bool:

@@ -44,14 +44,23 @@ def survey(
     selected: Collection[str],
     format_name: str = "native",
     progress: Callable[[int], None] = lambda done: None,
+    look: Callable[[TensorInfo, Tensor], None] = lambda info, words: None,
 ) -> Iterator[TensorSurvey]:
-    """Yield a checkpoint's tensors in file order, one in memory at a time; `progress` gets the bytes read."""
+    """Yield a checkpoint's tensors in file order, one in memory at a time. `look` is called with those that are
+    selected, as the file holds them; `progress` gets the bytes done."""
     for info in checkpoint.tensors.values():
-        yield _survey(checkpoint, info, info.name in selected, format_name)
+        at_risk = info.name in selected
+        yield _survey(checkpoint, info, at_risk, format_name, look if at_risk else None)
         progress(info.nbytes)
 
 
-def _survey(checkpoint: Checkpoint, info: TensorInfo, at_risk: bool, format_name: str) -> TensorSurvey:
+def _survey(
+    checkpoint: Checkpoint,
+    info: TensorInfo,
+    at_risk: bool,
+    format_name: str,
+    look: Callable[[TensorInfo, Tensor], None] | None,
+) -> TensorSurvey:
     word_bits, scale_bits = None, 0
     try:
         format = format_for(format_name, info.dtype)
@@ -62,7 +71,10 @@ def _survey(checkpoint: Checkpoint, info: TensorInfo, at_risk: bool, format_name
     low = high = std = None
     nonfinite = 0
     if torch_dtype(info.dtype) is not None and info.dtype not in ("F4", "C64"):
-        low, high, std, nonfinite = _statistics(checkpoint.read(info.name))
+        words = checkpoint.read(info.name)
+        low, high, std, nonfinite = _statistics(words)
+        if look is not None:
+            look(info, words)
     elements = math.prod(info.shape)
     return TensorSurvey(
         info.name, info.dtype, info.shape, elements, at_risk, word_bits, low, high, std, nonfinite, scale_bits

@@ -50,10 +50,10 @@ def as_bits(tensor: torch.Tensor) -> torch.Tensor:
 def test_a_file_reads_as_the_trial(format: str, factor: str | None, dtype: torch.dtype, tmp_path: Path) -> None:
     given = checkpoint(tmp_path, dtype, factor)
     names = select(given.tensors.values())
-    state, factors = read_state(given)
+    state, factors, _ = read_state(given)
     for number, law in enumerate(map(parse_law, LAWS)):
         done = inject(given, Draw(law, names, format, seed=3, trial=number), tmp_path / f"out{number}")
-        read, _ = read_state(Checkpoint.open(done.output))
+        read, _, _ = read_state(Checkpoint.open(done.output))
         image = MemoryImage({name: state[name] for name in names}, format, factors=factors)
         faults = image.draw(law, seed=3, trial=number)
         assert done.faults.sha256() == faults.sha256()

@@ -120,7 +120,7 @@ class Subject:
         selection = _selection(opening)
         checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
         names = selection.names(checkpoint.tensors.values())
-        state, factors = read_state(checkpoint)
+        state, factors, sha256 = read_state(checkpoint)
         workload = build_workload(
             state,
             checkpoint.metadata,
@@ -131,7 +131,7 @@ class Subject:
         return cls(
             workload,
             {name: state[name] for name in names},
-            checkpoint.sha256(),
+            sha256,
             factors,
             selection=selection,
             model=DEMO if model is None else str(checkpoint.path),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +41,14 @@ class ShardFile:
             if _stamp(file) != self.stamp:
                 raise CheckpointError(f"{self.path}: changed while it was in use", "run the command again")
             yield file
+
+    def raw_header(self) -> bytes:
+        """Read the bytes before the tensors."""
+        with self.open() as file:
+            try:
+                return file.read(self.header.nbytes)
+            except OSError as error:
+                raise unreadable(self.path, error) from error
 
     def sha256(self, progress: Callable[[int], None] | None = None) -> str:
         """Return the SHA-256 of the whole file in hexadecimal, streamed; `progress` gets the bytes read."""
@@ -155,6 +163,17 @@ class Checkpoint:
         """Read all tensors, in the order of `tensors`."""
         return {name: self.read(name) for name in self.tensors}
 
+    def state_and_sha256(self) -> tuple[dict[str, Tensor], str]:
+        """Return `state` and `sha256` from one read of the files."""
+        state: dict[str, Tensor] = {}
+        content = ContentHash(self)
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for shard in self.shards:  # one is hashed while the next is read
+                own = [(info, self.read(info.name)) for info in shard.header.tensors]
+                state |= {info.name: tensor for info, tensor in own}
+                pool.submit(content.update_all, own)
+        return state, content.hexdigest()
+
     def sha256(self, progress: Callable[[int], None] | None = None) -> str:
         """Return the SHA-256 of the content in hexadecimal: the file's own, so that `sha256sum` confirms it.
 
@@ -162,11 +181,7 @@ class Checkpoint:
         `progress` is called, from several threads, with the bytes read since its last call.
         """
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashlib lets go of the interpreter's lock
-            digests: list[str] = list(pool.map(lambda shard: shard.sha256(progress), self.shards))
-        if len(digests) == 1:
-            return digests[0]
-        lines = (f"{file.name} {digest}\n" for file, digest in zip(self.files, digests, strict=True))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+            return _joined(self.files, list(pool.map(lambda shard: shard.sha256(progress), self.shards)))
 
     def _shard(self, info: TensorInfo) -> ShardFile:
         return self._by_file[info.file]
@@ -174,6 +189,40 @@ class Checkpoint:
     @cached_property
     def _by_file(self) -> dict[Path, ShardFile]:
         return {shard.path: shard for shard in self.shards}
+
+
+class ContentHash:
+    """`Checkpoint.sha256`, of bytes that are read for another purpose: every tensor once, in the order of `tensors`;
+    different files may be told at the same time."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._digests = {shard.path: hashlib.sha256(shard.raw_header()) for shard in checkpoint.shards}
+        self._rest = {shard.path: shard.stamp[1] - shard.header.nbytes for shard in checkpoint.shards}
+
+    def update(self, file: Path, data: NDArray[np.uint8]) -> None:
+        """Take the next bytes of a file."""
+        self._digests[file].update(data.data)
+        self._rest[file] -= len(data)
+
+    def update_all(self, tensors: Iterable[tuple[TensorInfo, Tensor]]) -> None:
+        """Take the next tensors, as `Checkpoint.read` gives them."""
+        for info, tensor in tensors:
+            self.update(info.file, tensor.reshape(-1).view(torch.uint8).numpy())
+
+    def hexdigest(self) -> str:
+        """Return the hash; ValueError if not all bytes were told."""
+        if any(self._rest.values()):
+            raise ValueError("some tensors were not hashed")
+        return _joined(self._checkpoint.files, [digest.hexdigest() for digest in self._digests.values()])
+
+
+def _joined(files: Sequence[Path], digests: Sequence[str]) -> str:
+    """Return the hash of a checkpoint of the hashes of its files."""
+    if len(digests) == 1:
+        return digests[0]
+    lines = (f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from faultcli.checkpoint.header import (
     tensor_bytes,
 )
 from faultcli.checkpoint.locate import unreadable
-from faultcli.checkpoint.reader import Checkpoint, ShardFile
+from faultcli.checkpoint.reader import Checkpoint, ContentHash, ShardFile
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory, atomic_output, copy_range, reserve, write_all
 
@@ -156,6 +156,7 @@ def edit(
     target: str | Path,
     change: Callable[[TensorInfo, NDArray[np.uint8]], None],
     names: Collection[str] | None = None,
+    content: ContentHash | None = None,
     **how: Unpack[Rewriting],
 ) -> None:
     """`rewrite` with each tensor's bytes changed in place: the fast way, in the memory of the largest tensor.
@@ -165,17 +166,22 @@ def edit(
         change: called with a tensor and a writable uint8 array of its bytes, valid until it returns; not for
             tensors without elements.
         names: the tensors to change; None means all. The others are copied in the kernel.
+        content: is told all bytes before they are changed; then nothing is copied in the kernel.
         how: see `Rewriting`.
     """
     infos = checkpoint.tensors.values() if names is None else map(checkpoint.info, names)
     chosen = {info.name: info for info in infos}
-    buffer = np.empty(max((info.nbytes for info in chosen.values()), default=0), np.uint8)
+    looked_at = chosen if content is None else checkpoint.tensors
+    buffer = np.empty(max((info.nbytes for info in looked_at.values()), default=0), np.uint8)
 
     def replace(info: TensorInfo) -> NDArray[np.uint8] | None:
-        if info.name not in chosen or not info.nbytes:
+        if info.name not in looked_at or not info.nbytes:
             return None
         data = checkpoint.read_bytes(info.name, buffer)
-        change(info, data)
+        if content is not None:
+            content.update(info.file, data)
+        if info.name in chosen:
+            change(info, data)
         return data
 
     rewrite(checkpoint, target, replace, **how)

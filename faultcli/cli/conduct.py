@@ -84,10 +84,10 @@ class Conduct:
         several = running.workers > 1 or running.ray is not None or self.part is not None
         threads = set_threads(running.threads, several=several)
         checkpoint = open_checkpoint(self.model)
-        if correct is not None:
-            correct.corrector.check_model(checkpoint.sha256())
         named = None if self.model is None else checkpoint
         subject = Subject.open(named, self.opened.data, **self.opened.opening(self.at_risk))
+        if correct is not None:
+            correct.corrector.check_model(subject.checkpoint_hash)
         provenance = provenance_of(subject, command_line(), rates)
         if older is not None:
             plan = replace(plan, baseline=older.accuracies(plan, provenance, len(subject.workload)))

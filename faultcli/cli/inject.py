@@ -80,13 +80,13 @@ def inject(
                 "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
             )
         faults = FaultMap.load(drawn.replay)
-        passes = 3 if faults.before else 1  # with checksums before and after
+        passes = 2 if faults.before else 1  # with the checksum of what was written
         with byte_progress(written.quiet, "replaying", passes * checkpoint.nbytes) as advance:
             result = library.replay(checkpoint, faults, written_to, force=written.force, progress=advance)
     else:
         names = at_risk.names(checkpoint)
         law = drawn.law(quiet=written.quiet)
-        passes = 3 if written.save_faults else 1
+        passes = 2 if written.save_faults else 1
         with byte_progress(written.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 from faultcli.cli.grouping import grouped
 from faultcli.cli.groups import AtRisk, OneFault, Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from faultcli.checkpoint import TensorInfo
 
 BUILT_IN = "Tables of what is built in"  # a field of `BuiltIn` is one
 
@@ -76,7 +81,7 @@ def _inspect_checkpoint(model: str | None, faults: OneFault, format: str, at_ris
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS
     from faultcli.injection import slots
-    from faultcli.prediction import Prediction, predict
+    from faultcli.prediction import Prediction, Predictor
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
@@ -93,12 +98,15 @@ def _inspect_checkpoint(model: str | None, faults: OneFault, format: str, at_ris
         fault = fault or law.spec
         sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
         expected = law.expected_flips([site for site in sites if law.covers(site)])
-    with byte_progress(output.quiet, "reading", checkpoint.nbytes) as advance:
-        tensors = list(survey(checkpoint, set(names), format, advance))
+    predictor = Predictor(checkpoint, format, law.ber) if law is not None and law.ber is not None else None
     predictions: list[Prediction] = []
-    if law is not None and law.ber is not None:
-        with byte_progress(output.quiet, "predicting", checkpoint.nbytes) as advance, naming(checkpoint):
-            predictions = list(predict(checkpoint, names, format, law.ber, advance))
+
+    def look(info: TensorInfo, words: Tensor) -> None:
+        if predictor is not None:
+            predictions.append(predictor.predict(info, words))
+
+    with byte_progress(output.quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint):
+        tensors = list(survey(checkpoint, set(names), format, advance, look))
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), output.json)
     if output.json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))

@@ -93,7 +93,7 @@ def scale(scaling: ScaleOptions, at_risk: AtRisk, written: ScaleOutput, model: o
         raise UsageError("no --factor to scale by", "say --factor X, --factor max or --factor auto")
     names = at_risk.names(checkpoint)
     output = written.output or writes("--output", options.beside(checkpoint.path, "scaled"))
-    with byte_progress(quiet, "scaling", 3 * checkpoint.nbytes) as advance:
+    with byte_progress(quiet, "scaling", 2 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(
             checkpoint,
             Scale.parse(f"{scaling.factor}:{scaling.granularity}"),

@@ -84,19 +84,17 @@ class Scale(Protection):
             return charged(dict.fromkeys(tensors, torch.tensor([self.factor], dtype=torch.float32)))
         if self.factor == "auto" and ber is None:
             raise UsageError("scale=auto: needs to know the bit-error rate", "draw faults by --ber, or use scale=max")
-        fitting = {
-            name: fitting_factors(name, weights, format_of(name), behind, self.granularity)
-            for name, weights in tensors.items()
-        }
+        fitting, searches = {}, {}
+        for name, weights in tensors.items():  # each is looked at once: it may come from a file
+            format = format_of(name)
+            fitting[name] = fitting_factors(name, weights, format, behind, self.granularity)
+            if ber is not None and self.factor == "auto":
+                searches[name] = FactorSearch(name, weights, format, behind, ber)
         if self.granularity == "model":
             common = torch.stack([f.min() for f in fitting.values()]).min().reshape(1)
             fitting = dict.fromkeys(tensors, common)
         if self.factor == "max":
             return charged(fitting)
-        assert ber is not None
-        searches = {
-            name: FactorSearch(name, weights, format_of(name), behind, ber) for name, weights in tensors.items()
-        }
         if self.granularity == "model":
             return charged(best_together(searches, fitting))
         return charged({name: search.best(fitting[name]) for name, search in searches.items()})

@@ -17,7 +17,7 @@ from safetensors.torch import save_file as save_torch
 
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import CheckpointError
-from faultcli.scaling import METADATA_KEY, SCHEMA, Scaling, read_weights
+from faultcli.scaling import METADATA_KEY, SCHEMA, Scaling, read_state
 from faultcli.workload.demo import demo_checkpoint_path
 
 FACTORS = ["0.25", "3.7", "1", "1e-30", "0.1", "max", "auto"]
@@ -47,10 +47,10 @@ def test_undo_gives_every_byte_back(
     assert done.code == 0, done.err
     assert faultcli("scale", scaled, "--undo", "-o", back).code == 0
     assert sha(back) == sha(model)
-    read, factors = read_weights(Checkpoint.open(scaled))
+    state, factors, _ = read_state(Checkpoint.open(scaled))
     assert factors is not None
     for name, original in odd_weights(dtype).items():
-        assert read(name).view(torch.uint8).tolist() == original.view(torch.uint8).tolist()
+        assert state[name].view(torch.uint8).tolist() == original.view(torch.uint8).tolist()
 
 
 @pytest.mark.parametrize("granularity", ["model", "tensor", "channel"])
@@ -160,9 +160,8 @@ def test_damaged_corrections_are_refused(packed: bytes, tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     corrections = json.dumps({"w": base64.b64encode(packed).decode()})
     save_file({"w": np.ones((2, 2), np.float32)}, model, metadata={METADATA_KEY: record("2.0", corrections)})
-    read, _ = read_weights(Checkpoint.open(model))
     with pytest.raises(CheckpointError, match="tensor 'w': the record of its scaling is damaged"):
-        read("w")
+        read_state(Checkpoint.open(model))
 
 
 @pytest.mark.parametrize("factor", ["3.7", "max", "max:channel"])
