@@ -269,7 +269,7 @@ def toml_text(data: bytes, random: random.Random) -> bytes:
         "workers",
         "shard",
         "protect",
-        "curve",
+        "seed",
         "until-ci",
         "budget",
         "data",

@@ -15,8 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import faultcli as fc
+from faultcli.campaign.curves import run_curves
 from faultcli.campaign.gates import Gate, parse_gate
+from faultcli.campaign.plan import Plan, Question, cross
 from faultcli.errors import UsageError, WorkloadError
+from faultcli.faults.laws import AnyFlips
+from faultcli.faults.memories import parse_range
 
 TASK = """
 import torch
@@ -313,6 +317,12 @@ def test_on_the_command_line(folder: Path) -> None:
     table = shell(folder, "evaluate", *TESTED, "--format", "q2.5").stdout
     assert "closeness" in table
     assert "\\n" not in shell(folder, "campaign", *TESTED, "--ber", "1e-2", "--format", "q2.5", "--trials", "3").stdout
+
+
+def test_a_curve_draws_accuracies() -> None:
+    plan = Plan(cross(["q2.5"], [AnyFlips()]), 40, question=Question(parse_range("1e-4:1e-2")))
+    with pytest.raises(UsageError, match="a curve draws accuracies, and closeness is a score"):
+        run_curves(plan, fc.Subject.of(model(), score=score))
 
 
 @pytest.mark.parametrize(

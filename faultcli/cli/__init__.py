@@ -10,13 +10,12 @@ merge            one store of several
 report           what a store holds
 inspect          what a checkpoint holds; what is built in
 demo             the embedded demo as files
-options          every option that several commands share, spelled and explained
-groups           options that belong together, as one value each
+options          the options that several commands share, in groups
+campaign_options  options of campaign and curve on trials, gates and who runs them
 grouping         from a function with groups to a command with options; --help-all
 places           which files a command reads and writes, checked for all commands
 config           options from a TOML file
 session          what commands that run a model have in common
-conduct          what campaign and curve do alike, from options to a result
 running          who runs trials, and how they are watched
 results          what a campaign prints
 console          where commands print
@@ -32,7 +31,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +49,7 @@ from faultcli.cli import (
     streams,
     train_corrector,
 )
+from faultcli.cli.grouping import BriefHelp
 from faultcli.cli.places import guarded
 from faultcli.errors import FaultcliError, OutputError, UsageError
 from faultcli.report.text import printable
@@ -65,14 +65,14 @@ _LIMITS = {
     errno.ENFILE: ("too many files are open on this machine", "close some, or try again later"),
 }
 _NEAR = re.compile(r" \(Possible options: (.*)\)")  # as typer says what a misspelled option may be
+_MOVED = {  # options that were those of `campaign`
+    "--curve": "faultcli curve LOW:HIGH",
+    "--find-max-ber": "faultcli curve --find-max-ber --min-accuracy A",
+}
 _EXTRA = re.compile(r"unexpected extra arguments?(?:\(s\))? \((.*)\)")
 _EXAMPLE = re.compile(r"Example: (faultcli .*)$")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
 
-_OF_CURVE = {  # what campaign had before curves were a command of their own
-    "--curve": "faultcli curve 1e-6:1e-2",
-    "--find-max-ber": "faultcli curve --find-max-ber --min-accuracy 0.9",
-}
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
 for command in (
     campaign.campaign,
@@ -86,7 +86,7 @@ for command in (
     scale.scale,
     train_corrector.train_corrector,
 ):
-    app.command()(guarded(command))
+    app.command(cls=BriefHelp)(guarded(command))
 
 
 def _print_version(asked: bool) -> None:
@@ -204,10 +204,14 @@ def _are_rates(text: str) -> bool:
         return False
 
 
+def _parameters(command: str) -> Sequence[Any]:
+    known = getattr(typer.main.get_command(app), "commands", {}).get(command)
+    return getattr(known, "params", ())
+
+
 def _spelled(command: str, option: str, values: Sequence[str]) -> str:
     """Return how an option of a command takes several values."""
-    known = getattr(typer.main.get_command(app), "commands", {}).get(command)
-    found = next((one for one in getattr(known, "params", ()) if option in one.opts), None)
+    found = next((one for one in _parameters(command) if option in one.opts), None)
     if getattr(found, "multiple", False):
         return " ".join(f"{option} {value}" for value in values)
     if "[," in str(getattr(found, "metavar", "")):
@@ -243,12 +247,15 @@ def _internal_error() -> int:
 def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with the command line, and what to type instead."""
     near = _NEAR.search(message)
-    for option, command in _OF_CURVE.items():
-        if message.startswith(f"No such option: {option}"):
-            return _NEAR.sub("", message), command
+    plain = _NEAR.sub("", message)
+    unknown = plain.removeprefix("No such option: ")
+    if unknown in _MOVED:
+        return plain, _MOVED[unknown]
+    if arguments[0] == "curve" and any(unknown in one.opts for one in _parameters("campaign")):
+        return plain, f"leave {unknown} out, or ask `faultcli campaign`, which has it"
     if near:
         options = near[1].split(", ")
-        return _NEAR.sub("", message), options[0] if len(options) == 1 else f"one of {', '.join(options)}"
+        return plain, options[0] if len(options) == 1 else f"one of {', '.join(options)}"
     extra = _EXTRA.search(message)
     words = extra[1].split() if extra else []
     before = arguments.index(words[0]) - 2 if words and words[0] in arguments else 0

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from faultcli.cli import options
+from faultcli.cli.campaign_options import Gates, InParts
 from faultcli.cli.console import note
 from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, Configured, Faults, Gates, Hardening, InParts, Judged
 
 if TYPE_CHECKING:
     from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.gates import Gate
     from faultcli.faults.law import FaultLaw
-    from faultcli.faults.memories import Rate
-
-RARE = (
-    *("target", "include", "exclude", "window", "unlabelled", "batch_size", "device", "mean", "std", "answer"),
-    *("max_drop_from_original", "max_perplexity", "bounds", "baseline"),
-    *("ray", "shard", "threads", "confidence", "budget"),
-)
 
 
-@grouped(rare=RARE)
+@grouped
 def campaign(
-    faults: Faults,
-    opened: Judged,
-    hardening: Hardening,
-    at_risk: AtRisk,
+    *,
+    model: options.OptionalModel = None,
+    faults: options.Faults,
+    hardening: options.Hardening,
+    at_risk: options.AtRisk,
+    workload: options.Judged,
     gates: Gates,
     running: InParts,
-    output: Configured,
-    model: options.OptionalModel = None,
+    shown: options.Configured,
 ) -> None:
     """Inject many fault maps and measure what they do to the model's answers.
 
@@ -41,14 +36,18 @@ def campaign(
     """
     from faultcli.api import default_trials
     from faultcli.campaign.plan import Plan
-    from faultcli.campaign.shard import parse_shard
-    from faultcli.cli.conduct import Conduct, arms_of
+    from faultcli.campaign.runner import run_campaign
+    from faultcli.campaign.shard import WHOLE, parse_shard
+    from faultcli.cli.results import show_preview, show_result
+    from faultcli.cli.running import command_line, conducting, in_seconds, set_threads, watching
+    from faultcli.cli.session import arms_of, corrector_of, looking, note_what_runs, open_subject, provenance_of
 
-    older = _baseline(gates)
-    demands, bounds = _demands(gates), options.bounds_of(gates.bounds)
-    rates = options.rates(faults.bers, quiet=output.quiet)
-    laws = _laws(rates, faults.fault or [], quiet=output.quiet)
-    correct = hardening.load()
+    quiet, older, bounds = shown.quiet, _baseline(gates), gates.between()
+    demands = _demands(gates, bounds)
+    seconds = in_seconds(gates.budget)
+    rates = faults.rates(quiet=quiet)
+    laws = _laws(faults.specs(rates), quiet=quiet)
+    correct = corrector_of(hardening)
     arms = arms_of(hardening, laws, correct)
     trials = gates.trials
     if trials is None:
@@ -58,17 +57,26 @@ def campaign(
         arms,
         trials,
         faults.seed,
-        at_risk.target,
-        tuple(at_risk.include or ()),
-        tuple(at_risk.exclude or ()),
+        *at_risk.selection,
         demands,
         gates.until_ci,
         gates.confidence,
         bounds=tuple((name, low, high) for name, (low, high) in bounds.items()),
     )
-    part = parse_shard(running.shard) if running.shard else None
-    conduct = Conduct(model, opened, at_risk, running, output, part)
-    conduct.run(plan, hardening, correct, gates, rates=rates, older=older)
+    part = parse_shard(running.shard) if running.shard else WHOLE
+    threads = set_threads(running.threads, several=running.several)
+    subject = open_subject(model, workload, at_risk, correct)
+    provenance = provenance_of(subject, command_line(), rates)
+    if older is not None:
+        plan = replace(plan, baseline=older.accuracies(plan, provenance, len(subject.workload)))
+    note_what_runs(subject, quiet=quiet)
+    subject = looking(subject, arms, correct, hardening.unlabelled)
+    if running.plan_only:
+        show_preview(plan, subject, running.store, shown.json)
+        return
+    with conducting(running, threads, seconds, quiet=quiet) as how, watching(plan, part, quiet) as look:
+        result = run_campaign(plan, subject, shard=part, provenance=provenance, on_record=look, **how)
+    show_result(result, shown.json, quiet=quiet)
 
 
 def _baseline(gates: Gates) -> Baseline | None:
@@ -82,7 +90,7 @@ def _baseline(gates: Gates) -> Baseline | None:
     return Baseline(gates.baseline)
 
 
-def _demands(gates: Gates) -> tuple[Gate, ...]:
+def _demands(gates: Gates, bounds: dict[str | None, tuple[float, float]]) -> tuple[Gate, ...]:
     from faultcli.campaign.gates import Gate, parse_gate
 
     named = {
@@ -92,16 +100,14 @@ def _demands(gates: Gates) -> tuple[Gate, ...]:
         "max-drop" if gates.baseline is None else "max-drop-from-baseline": gates.max_drop,
         "max-drop-from-original": gates.max_drop_from_original,
     }
-    bounds = options.bounds_of(gates.bounds)
     asked = (Gate(name, threshold) for name, threshold in named.items() if threshold is not None)
     return (*asked, *(parse_gate(text, bounds) for text in gates.gate or []))
 
 
-def _laws(rates: list[Rate], faults: list[str], *, quiet: bool) -> list[FaultLaw]:
+def _laws(specs: list[str], *, quiet: bool) -> list[FaultLaw]:
     from faultcli.faults.laws import parse_law
 
-    specs = [*(rate.law.spec for rate in rates), *faults]
-    laws = [*(rate.law for rate in rates), *map(parse_law, faults)]
+    laws = [parse_law(spec) for spec in specs]
     for spec, law in zip(specs, laws, strict=True):
         if law.repeats:
             note(f"{spec}: has the same faults in every trial, so there is one trial", quiet=quiet)

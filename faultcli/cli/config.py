@@ -10,7 +10,7 @@ import typer
 from faultcli.errors import UsageError, unknown_name
 from faultcli.foreign import ForeignError, parse_toml, read_text
 
-_ITSELF = ("config", "help")
+_ITSELF = ("config", "help", "help_all")
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:

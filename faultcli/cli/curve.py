@@ -2,137 +2,147 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.console import note
+from faultcli.cli.campaign_options import Running, Stopping, trials
+from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, Configured, Hardening, Judged, Running, Stopping
-from faultcli.cli.places import READS
 from faultcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from faultcli.campaign.curves import CurveResult, Look
+    from faultcli.campaign.flip_curve import FlipCurve
+    from faultcli.campaign.plan import Plan
+    from faultcli.campaign.records import Failure, Record
 
 WIDEST = "1e-8:1e-2"  # what --find-max-ber looks through if no range is named
 CURVE_TRIALS = 300
 MOST_TRIALS = 5000  # where the curve itself says when it has enough
-
-RARE = (
-    *("target", "include", "exclude", "window", "unlabelled", "batch_size", "device", "mean", "std", "answer", "score"),
-    *("ray", "threads", "confidence"),
-)
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[MODEL] LOW:HIGH",
-        help="Checkpoint (left out: the embedded demo), and the range of bit-error rates, or of the years of a memory: "
-        "sram:years=1:20.",
-        show_default=False,
-    ),
-    READS,
-]
 
 
 @dataclass(frozen=True)
 class Asked:
     """What the curve is to tell."""
 
+    rates: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="LOW:HIGH",
+            help="Bit-error rates, from LOW to HIGH; or the years of a memory, sram:years=1:20. With --find-max-ber "
+            f"it narrows the search, {WIDEST} if left out.",
+            show_default=False,
+        ),
+    ] = None
     seed: options.Seed = 0
     find_max_ber: Annotated[
         bool,
-        typer.Option(
-            "--find-max-ber",
-            metavar="",
-            help="The highest bit-error rate at which the accuracy --min-accuracy holds.",
-            rich_help_panel=options.STOPPING,
-            show_default=False,
-        ),
+        trials("", "The highest bit-error rate at which the accuracy --min-accuracy holds.", "--find-max-ber"),
     ] = False
-    min_accuracy: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A",
-            help="The accuracy (a fraction) that --find-max-ber looks for.",
-            rich_help_panel=options.STOPPING,
-            show_default=False,
-        ),
-    ] = None
+    min_accuracy: Annotated[float | None, trials("A", "The accuracy (a fraction) that --find-max-ber is about.")] = None
 
 
-@dataclass(frozen=True)
-class Rounds(Stopping):
-    """How many trials there are."""
-
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Trials per arm, at the most.",
-            rich_help_panel=options.STOPPING,
-            show_default="300; 5000 with --until-ci",
-        ),
-    ] = None
-
-
-@grouped(rare=RARE)
+@grouped
 def curve(
+    *,
+    model: options.OptionalModel = None,
+    hardening: options.Hardening,
+    at_risk: options.AtRisk,
+    workload: options.Answering,
     asked: Asked,
-    opened: Judged,
-    hardening: Hardening,
-    at_risk: AtRisk,
-    stopping: Rounds,
+    stopping: Stopping,
     running: Running,
-    output: Configured,
-    words: Words = None,
+    shown: options.Configured,
 ) -> None:
     """Measure accuracy, SDC and DUE at every bit-error rate from LOW to HIGH, from one set of trials.
 
-    Trials run at chosen numbers of flips; given these, which bits flip does not depend on the rate. The band holds at
-    all rates at once.
+    Trials run at chosen numbers of flips; given these, which bits flip does not depend on the rate.
+    The band holds at all rates at once.
 
     Example: faultcli curve 1e-6:1e-2 --format q2.5 --protect none --protect scale=max
     """
+    from faultcli.campaign.curves import run_curves
     from faultcli.campaign.plan import Plan, Question
-    from faultcli.cli.conduct import Conduct, arms_of
+    from faultcli.cli.results import show_preview
+    from faultcli.cli.running import command_line, conducting, in_seconds, set_threads
+    from faultcli.cli.session import arms_of, corrector_of, looking, note_what_runs, open_subject, provenance_of
     from faultcli.faults.laws import AnyFlips
     from faultcli.faults.memories import parse_range
 
-    model, rates = _split(words or [], asked)
+    quiet = shown.quiet
+    model, rates = _model_and_rates(model, asked)
     question = Question(parse_range(rates), asked.min_accuracy)
     memory = question.axis.memory
     if memory is not None and memory.explanation is not None:
-        note(f"at the end of the range, {memory.explanation}", quiet=output.quiet)
-    correct = hardening.load()
-    usual = CURVE_TRIALS if stopping.until_ci is None else MOST_TRIALS
-    plan = Plan(
-        arms_of(hardening, [AnyFlips()], correct),
-        usual if stopping.trials is None else stopping.trials,
-        asked.seed,
-        at_risk.target,
-        tuple(at_risk.include or ()),
-        tuple(at_risk.exclude or ()),
-        (),
-        stopping.until_ci,
-        stopping.confidence,
-        question,
-    )
-    Conduct(model, opened, at_risk, running, output, None).run(plan, hardening, correct, stopping)
+        note(f"at the end of the range, {memory.explanation}", quiet=quiet)
+    seconds = in_seconds(stopping.budget)
+    correct = corrector_of(hardening)
+    arms = arms_of(hardening, [AnyFlips()], correct)
+    most = stopping.trials
+    if most is None:
+        most = CURVE_TRIALS if stopping.until_ci is None else MOST_TRIALS
+    plan = Plan(arms, most, asked.seed, *at_risk.selection, (), stopping.until_ci, stopping.confidence, question)
+    threads = set_threads(running.threads, several=running.several)
+    subject = open_subject(model, workload, at_risk, correct)
+    provenance = provenance_of(subject, command_line(), [])
+    note_what_runs(subject, quiet=quiet)
+    subject = looking(subject, arms, correct, hardening.unlabelled)
+    if running.plan_only:
+        show_preview(plan, subject, running.store, shown.json)
+        return
+    with conducting(running, threads, seconds, quiet=quiet) as how, watching_curves(plan, quiet) as look:
+        result = run_curves(plan, subject, provenance=provenance, on_record=look, **how)
+    show_curves(result, shown.json, quiet=quiet)
 
 
-def _split(words: list[str], asked: Asked) -> tuple[str | None, str]:
-    """Return the model, if one is named, and the range of rates."""
+def _model_and_rates(model: str | None, asked: Asked) -> tuple[str | None, str]:
+    """Return the model, if one is named, and the range of rates: one word alone is either."""
     if asked.find_max_ber and asked.min_accuracy is None:
         raise UsageError("--find-max-ber: of which accuracy?", "name it: --find-max-ber --min-accuracy 0.9")
     if asked.min_accuracy is not None and not asked.find_max_ber:
         raise UsageError("--min-accuracy: is no gate of a curve", "ask for the rate: --find-max-ber --min-accuracy A")
-    if len(words) > 2:
-        raise UsageError(f"{words[2]}: is one word too many", "faultcli curve [MODEL] LOW:HIGH")
-    if len(words) == 2:
-        return words[0], words[1]
-    if words and (":" in words[0] or not asked.find_max_ber) and not Path(words[0]).exists():
-        return None, words[0]
+    if asked.rates is not None:
+        return model, asked.rates
+    if model is not None and not Path(model).exists() and (":" in model or not asked.find_max_ber):
+        return None, model
     if asked.find_max_ber:
-        return words[0] if words else None, WIDEST
+        return model, WIDEST
     raise UsageError("there is no range of rates", "name one: faultcli curve 1e-6:1e-2")
+
+
+@contextmanager
+def watching_curves(plan: Plan, quiet: bool) -> Iterator[Look]:
+    """Give what is to be called with every trial: it moves a bar on a terminal."""
+    from faultcli.cli.running import Tally
+
+    with progress(quiet) as display:
+        tally = Tally(display, len(plan.arms), plan.trials)
+        said: tuple[int, int] | None = None
+
+        def look(found: Record | Failure, curve: FlipCurve, kept: bool) -> None:
+            nonlocal said
+            tally.count(found.arm, kept=kept)
+            if said != (found.arm, curve.trials) and not display.disable:
+                said = found.arm, curve.trials
+                width = f" ± {100 * curve.half_width():.1f}" if curve.trials else ""
+                tally.say(f"{plan.arms[found.arm].label}{width}")
+
+        yield look
+
+
+def show_curves(result: CurveResult, json: str | None, *, quiet: bool) -> None:
+    """Print curves."""
+    from faultcli.report.curve import curve_document, curve_lines, curve_tables
+
+    write_json(curve_document(result), json)
+    if json != "-":
+        for table in curve_tables(result):
+            stdout().print(table)
+        say(*curve_lines(result))
+        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

@@ -7,8 +7,6 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from faultcli.cli import options
 from faultcli.cli.console import note, say
 from faultcli.cli.places import WRITES, writes
@@ -16,16 +14,7 @@ from faultcli.cli.places import WRITES, writes
 
 def demo(
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder to write to; made where there is none.",
-            rich_help_panel=options.OUTPUT,
-            show_default=False,
-        ),
-        WRITES,
+        Path, options.output("DIR", "Folder to write to; made where there is none.", "--output", "-o"), WRITES
     ],
     force: options.Force = False,
     quiet: options.Quiet = False,

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 from faultcli.cli import options
 from faultcli.cli.console import stdout, write_json
 from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, Correcting, Judged, OneMemory, Output
-
-RARE = ("target", "include", "exclude", "window", "unlabelled", "batch_size", "device", "mean", "std", "answer")
 
 
-@dataclass(frozen=True)
-class StoredAs(OneMemory):
-    """How tensors are stored, with what protections are designed for."""
-
-    ber: options.DesignBer = None
-
-
-@grouped(rare=RARE)
+@grouped
 def evaluate(
-    opened: Judged,
-    stored_as: StoredAs,
-    correcting: Correcting,
-    at_risk: AtRisk,
-    output: Output,
+    *,
     model: options.OptionalModel = None,
+    workload: options.Judged,
+    memory: options.OneMemory,
+    ber: Annotated[
+        str | None,
+        options.faults("P", "Bit-error rate that scale=auto and posterior are designed for; no faults are injected."),
+    ] = None,
+    correcting: options.Correcting,
+    at_risk: options.AtRisk,
+    shown: options.Shown,
 ) -> None:
     """Measure a checkpoint without faults: as it is, as it reads from a memory of another number format, and corrected.
 
@@ -34,19 +29,18 @@ def evaluate(
 
     Example: faultcli evaluate --format q2.5
     """
-    from faultcli.campaign.subject import Subject
     from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
-    from faultcli.cli.session import note_what_runs
+    from faultcli.cli.session import corrector_of, note_what_runs, open_subject
     from faultcli.recover.applied import AppliedCorrection
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
 
-    rate = None if stored_as.ber is None else options.explained_rate(stored_as.ber, output.quiet).ber_per_bit
-    correct = correcting.load()
-    subject = Subject.open(model, opened.data, **opened.opening(at_risk))
-    note_what_runs(subject, quiet=output.quiet)
-    workload, image = subject.workload, subject.memory(stored_as.format, stored_as.protect, rate)
-    original, stored = evaluate_stored(image, workload, subject.tensors)
+    rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
+    correct = corrector_of(correcting)
+    subject = open_subject(model, workload, at_risk)
+    note_what_runs(subject, quiet=shown.quiet)
+    measured, image = subject.workload, subject.memory(memory.format, memory.protect, rate)
+    original, stored = evaluate_stored(image, measured, subject.tensors)
     corrected = None
     if correct is not None:
         answering = subject.classifier("--corrector")
@@ -57,17 +51,17 @@ def evaluate(
     write_json(
         {
             "schema": "faultcli.evaluate/1",
-            "inputs": len(workload),
-            "preprocessing": workload.preparation or None,
-            "format": stored_as.format,
-            "protect": stored_as.protect,
+            "inputs": len(measured),
+            "preprocessing": measured.preparation or None,
+            "format": memory.format,
+            "protect": memory.protect,
             "overhead_bits_per_weight": image.overhead_bits_per_weight,
             "original": outcome_document(original),
             "stored": outcome_document(stored),
             "corrected": None if corrected is None else outcome_document(corrected),
         },
-        output.json,
+        shown.json,
     )
-    if output.json != "-":
-        states = {"original": original, f"stored as {stored_as.format}": stored, "corrected": corrected}
-        stdout().print(evaluation_table(states, len(workload)))
+    if shown.json != "-":
+        states = {"original": original, f"stored as {memory.format}": stored, "corrected": corrected}
+        stdout().print(evaluation_table(states, len(measured)))

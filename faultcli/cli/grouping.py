@@ -1,20 +1,21 @@
 """Commands that take options in groups: a dataclass of options is one parameter of the function, and its fields are
-options on the command line. Rarely used ones are left out of `--help` and shown by `--help-all`."""
+options on the command line. Options that carry `RARE` are left out of `--help`; `--help-all` shows them."""
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
+
+RARE = object()  # marks, in an annotation, an option that few people need
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(NamedTuple):
     """One parameter on the command line: of which group it is, None for one that stands alone."""
 
     group: str | None
@@ -22,39 +23,50 @@ class _Field:
     default: object
 
 
-def grouped(*, rare: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that makes a function with groups of options a command.
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a function that takes groups of options one that takes the options themselves, by name."""
+    taken = _fields_of(command)
+    groups: dict[str, Any] = {name: hint for name, hint in get_type_hints(command).items() if is_dataclass(hint)}
+    hints = {name: field.hint for name, field in taken.items()}
+    rare = [name for name, hint in hints.items() if RARE in get_args(hint)]
 
-    Args:
-        rare: names of options that `--help` leaves out.
-    """
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        values.pop("help_all", None)
+        parts: dict[str, dict[str, Any]] = {name: {} for name in groups}
+        alone: dict[str, Any] = {}
+        for name, value in values.items():
+            group = taken[name].group
+            (alone if group is None else parts[group])[name] = value
+        command(**alone, **{name: groups[name](**part) for name, part in parts.items()})
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        taken = _fields_of(command)
-        groups: dict[str, Any] = {name: hint for name, hint in get_type_hints(command).items() if is_dataclass(hint)}
+    defaults = {name: field.default for name, field in taken.items()}
+    if rare:
+        hints["help_all"], defaults["help_all"] = _help_all(len(rare)), False
+    run.__dict__.update(
+        __signature__=inspect.Signature(
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint)
+                for name, hint in hints.items()
+            ]
+        ),
+        rare=rare,
+    )
+    run.__annotations__ = {**hints, "return": None}
+    del run.__dict__["__wrapped__"]  # whose annotations are groups
+    return run
 
-        @functools.wraps(command)
-        def run(**values: Any) -> None:
-            values.pop("help_all", None)
-            parts: dict[str, dict[str, Any]] = {name: {} for name in groups}
-            alone: dict[str, Any] = {}
-            for name, value in values.items():
-                group = taken[name].group
-                (alone if group is None else parts[group])[name] = value
-            command(**alone, **{name: groups[name](**part) for name, part in parts.items()})
 
-        hints = {name: _hidden(field.hint) if name in rare else field.hint for name, field in taken.items()}
-        defaults = {name: field.default for name, field in taken.items()}
-        if rare:
-            hints["help_all"], defaults["help_all"] = _HELP_ALL, False
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        listed = [inspect.Parameter(n, keyword, default=defaults[n], annotation=hint) for n, hint in hints.items()]
-        run.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
-        run.__annotations__ = {**hints, "return": None}
-        del run.__wrapped__  # whose annotations are groups
-        return run
+class BriefHelp(TyperCommand):
+    """A command whose `--help` leaves out what few people need. Completion knows all of it."""
 
-    return decorate
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        rare = () if ctx.meta.get("help_all") else getattr(self.callback, "rare", ())
+        for one in self.params:
+            if one.name in rare:
+                one.hidden = True  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
 
 def _fields_of(command: Callable[..., None]) -> dict[str, _Field]:
@@ -69,36 +81,12 @@ def _fields_of(command: Callable[..., None]) -> dict[str, _Field]:
     return found
 
 
-def _hidden(hint: Any) -> Any:
-    of, *about = get_args(hint)
-    return Annotated[(of, *map(_hide, about))]
+def _help_all(more: int) -> Any:
+    def show(context: typer.Context, asked: bool) -> None:
+        if asked:
+            context.meta["help_all"] = True
+            typer.echo(context.get_help())
+            raise typer.Exit
 
-
-def _hide(item: Any) -> Any:
-    if not hasattr(item, "hidden"):
-        return item
-    copied = copy.copy(item)
-    copied.hidden = True
-    return copied
-
-
-def _show_all(context: typer.Context, asked: bool) -> None:
-    if asked:
-        for parameter in context.command.params:
-            if hasattr(parameter, "hidden"):
-                parameter.hidden = False
-        typer.echo(context.get_help())
-        raise typer.Exit
-
-
-_HELP_ALL = Annotated[
-    bool,
-    typer.Option(
-        "--help-all",
-        metavar="",
-        help="Show all options, and exit.",
-        is_eager=True,
-        callback=_show_all,
-        show_default=False,
-    ),
-]
+    text = f"Show {more} more, rarely used options, and exit."
+    return Annotated[bool, typer.Option("--help-all", metavar="", help=text, is_eager=True, callback=show)]

@@ -6,62 +6,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, write_json
 from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, OneFault, Output
-from faultcli.cli.places import READS, WRITES, writes
+from faultcli.cli.places import READS, WRITES, beside, writes
 from faultcli.report.text import counted
 
 
 @dataclass(frozen=True)
-class Drawn(OneFault):
-    """Which faults."""
+class Drawn(options.OneFault):
+    """Which faults: drawn, or saved ones."""
 
     seed: options.Seed = 0
-    trial: Annotated[
-        int,
-        typer.Option(metavar="N", help="Take the faults of this trial of a campaign.", rich_help_panel=options.FAULTS),
-    ] = 0
+    trial: Annotated[int, options.faults("N", "Take the faults of this trial of a campaign.", default=True)] = 0
     replay: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Apply a saved fault map instead of drawing one; on the corrupted file it restores every byte.",
-            rich_help_panel=options.FAULTS,
-            show_default=False,
+        options.faults(
+            "FILE", "Apply a saved fault map instead of drawing one; on the corrupted file it restores every byte."
         ),
         READS,
     ] = None
 
 
-@dataclass(frozen=True)
-class InjectOutput(Output):
-    """What is written."""
-
-    output: options.Output = None
-    save_faults: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Save the fault map, bound to input and output.",
-            rich_help_panel=options.OUTPUT,
-            show_default=False,
-        ),
-        WRITES,
-    ] = None
-    force: options.Force = False
-
-
-@grouped()
+@grouped
 def inject(
-    drawn: Drawn,
-    at_risk: AtRisk,
-    written: InjectOutput,
+    *,
     model: options.Model,
+    asked: Drawn,
     format: options.Format = "native",
+    at_risk: options.AtRisk,
+    output: Annotated[Path | None, options.written_to("MODEL.faulty.safetensors beside MODEL"), WRITES] = None,
+    save_faults: Annotated[
+        Path | None, options.output("FILE", "Save the fault map, bound to input and output."), WRITES
+    ] = None,
+    shown: options.Overwriting,
 ) -> None:
     """Write a corrupted copy of a checkpoint.
 
@@ -71,29 +49,30 @@ def inject(
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
+    from faultcli.faults.selection import Selection
 
     checkpoint = Checkpoint.open(model)
-    written_to = written.output or writes("--output", options.beside(checkpoint.path, "faulty"))
-    if drawn.replay is not None:
-        if (drawn.ber, drawn.fault, written.save_faults) != (None, None, None):
+    written_to = output or writes("--output", beside(checkpoint.path, "faulty"))
+    if asked.replay is not None:
+        if asked.given or save_faults is not None:
             raise UsageError(
                 "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
             )
-        faults = FaultMap.load(drawn.replay)
+        faults = FaultMap.load(asked.replay)
         passes = 2 if faults.before else 1  # with the checksum of what was written
-        with byte_progress(written.quiet, "replaying", passes * checkpoint.nbytes) as advance:
-            result = library.replay(checkpoint, faults, written_to, force=written.force, progress=advance)
+        with byte_progress(shown.quiet, "replaying", passes * checkpoint.nbytes) as advance:
+            result = library.replay(checkpoint, faults, written_to, force=shown.force, progress=advance)
     else:
-        names = at_risk.names(checkpoint)
-        law = drawn.law(quiet=written.quiet)
-        passes = 2 if written.save_faults else 1
-        with byte_progress(written.quiet, "injecting", passes * checkpoint.nbytes) as advance:
+        names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+        law = asked.law(quiet=shown.quiet)
+        passes = 2 if save_faults else 1
+        with byte_progress(shown.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,
-                library.Draw(law, names, format, drawn.seed, drawn.trial),
+                library.Draw(law, names, format, asked.seed, asked.trial),
                 written_to,
-                force=written.force,
-                save_faults=written.save_faults,
+                force=shown.force,
+                save_faults=save_faults,
                 progress=advance,
             )
     faults = result.faults
@@ -105,17 +84,17 @@ def inject(
         "bits": faults.bits,
         "flips": faults.flips,
         "values_changed": result.values_changed,
-        "fault_map": str(written.save_faults) if written.save_faults else None,
-        "replayed": str(drawn.replay) if drawn.replay else None,
+        "fault_map": str(save_faults) if save_faults else None,
+        "replayed": str(asked.replay) if asked.replay else None,
         "seed": faults.seed,
         "trial": faults.trial,
     }
-    write_json(summary, written.json)
-    if written.json != "-":
+    write_json(summary, shown.json)
+    if shown.json != "-":
         say(_sentence(result))
-        if drawn.replay is None:
+        if asked.replay is None:
             text = f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere"
-            note(text, quiet=written.quiet)
+            note(text, quiet=shown.quiet)
 
 
 def _sentence(result: object) -> str:

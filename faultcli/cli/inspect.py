@@ -3,61 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, OneFault, Output
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from faultcli.checkpoint import TensorInfo
 
-BUILT_IN = "Tables of what is built in"  # a field of `BuiltIn` is one
+_built_in = partial(options.option, "Tables of what is built in", "")
 
 
 @dataclass(frozen=True)
-class BuiltIn:
-    """Tables of what is built in."""
+class Tables:
+    """Which tables of what is built in."""
 
-    formats: Annotated[
-        bool,
-        typer.Option("--formats", metavar="", help="Number formats.", rich_help_panel=BUILT_IN, show_default=False),
-    ] = False
-    faults: Annotated[
-        bool, typer.Option("--faults", metavar="", help="Fault laws.", rich_help_panel=BUILT_IN, show_default=False)
-    ] = False
-    memories: Annotated[
-        bool,
-        typer.Option(
-            "--memories",
-            metavar="",
-            help="Memories that --ber knows, and the sources of their rates.",
-            rich_help_panel=BUILT_IN,
-            show_default=False,
-        ),
-    ] = False
-    protections: Annotated[
-        bool,
-        typer.Option("--protections", metavar="", help="Protections.", rich_help_panel=BUILT_IN, show_default=False),
-    ] = False
-    archs: Annotated[
-        bool, typer.Option("--archs", metavar="", help="Architectures.", rich_help_panel=BUILT_IN, show_default=False)
-    ] = False
+    formats: Annotated[bool, _built_in("Number formats.", "--formats")] = False
+    faults: Annotated[bool, _built_in("Fault laws.", "--faults")] = False
+    memories: Annotated[bool, _built_in("Memories that --ber knows, and the sources of their rates.", "--memories")] = (
+        False
+    )
+    protections: Annotated[bool, _built_in("Protections.", "--protections")] = False
+    archs: Annotated[bool, _built_in("Architectures.", "--archs")] = False
 
 
-@grouped()
+@grouped
 def inspect(
-    built_in: BuiltIn,
-    faults: OneFault,
-    at_risk: AtRisk,
-    output: Output,
+    *,
     model: options.OptionalModel = None,
+    tables: Tables,
+    fault: options.OneFault,
     format: options.Format = "native",
+    at_risk: options.AtRisk,
+    shown: options.Shown,
 ) -> None:
     """List a checkpoint's tensors, their ranges and the bits that would be at risk; or a table of what is built in.
 
@@ -65,35 +47,37 @@ def inspect(
     """
     from faultcli.report import builtin
 
-    asked = [table.name for table in fields(built_in) if getattr(built_in, table.name)]
+    asked = [table.name for table in fields(tables) if getattr(tables, table.name)]
     for name in asked:
         rows = builtin.TABLES[name]()
-        write_json({"schema": f"faultcli.{name}/1", name: rows}, output.json)
-        if output.json != "-":
+        write_json({"schema": f"faultcli.{name}/1", name: rows}, shown.json)
+        if shown.json != "-":
             stdout().print(builtin.render(name, rows))
     if not asked:
-        _inspect_checkpoint(model, faults, format, at_risk, output)
+        _inspect_checkpoint(model, fault, format, at_risk, shown)
 
 
-def _inspect_checkpoint(model: str | None, faults: OneFault, format: str, at_risk: AtRisk, output: Output) -> None:
+def _inspect_checkpoint(
+    model: str | None, asked: options.OneFault, format: str, at_risk: options.AtRisk, shown: options.Shown
+) -> None:
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.cli.session import naming
     from faultcli.errors import UsageError
-    from faultcli.faults.selection import TARGETS
+    from faultcli.faults.selection import TARGETS, Selection
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, Predictor
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
-    law = None if faults == OneFault() else faults.law(quiet=output.quiet)
+    law = asked.law(quiet=shown.quiet) if asked.given else None
     checkpoint = open_checkpoint(model)
     try:
-        names = at_risk.names(checkpoint)
+        names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     except UsageError:
         if at_risk.include or at_risk.exclude or law is not None or at_risk.target not in TARGETS:
             raise
         names = []  # a checkpoint without weights can still be looked at
-    fault, expected = faults.fault, None
+    fault, expected = asked.fault, None
     if law is not None:
         fault = fault or law.spec
         sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
@@ -105,14 +89,14 @@ def _inspect_checkpoint(model: str | None, faults: OneFault, format: str, at_ris
         if predictor is not None:
             predictions.append(predictor.predict(info, words))
 
-    with byte_progress(output.quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint):
+    with byte_progress(shown.quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint):
         tensors = list(survey(checkpoint, set(names), format, advance, look))
-    write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), output.json)
-    if output.json != "-":
+    write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), shown.json)
+    if shown.json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))
         say(inspection_summary(tensors, format, fault, expected))
         if predictions:
             stdout().print(prediction_table(format, predictions))
         if checkpoint.metadata:
             entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
-            note("metadata: " + ", ".join(entries), quiet=output.quiet)
+            note("metadata: " + ", ".join(entries), quiet=shown.quiet)

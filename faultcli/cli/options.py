@@ -1,8 +1,12 @@
-"""The options that several commands share: each is named, explained and grouped once."""
+"""The options that several commands share, one by one and in groups: each is explained once.
+
+A group is one parameter of a command (`grouping.grouped`); its fields are named as the options are.
+"""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,287 +14,336 @@ import typer
 
 from faultcli.cli.config import read_config
 from faultcli.cli.console import check_json_target, note
+from faultcli.cli.grouping import RARE
 from faultcli.cli.places import READS, WRITES
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from faultcli.campaign.subject import Opening
+    from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
 
-FAULTS = "Faults"
-SCALING = "Scaling"
-STOPPING = "Trials and gates"
-RUNNING = "Running"
-WORKLOAD = "Model and data"
-OUTPUT = "Output"
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.toml",
-        help="A file of options, one a line, that are not said here.",
-        callback=read_config,
-        is_eager=True,
-        rich_help_panel=OUTPUT,
-        show_default=False,
-    ),
-    READS,
-]
+def option(panel: str, metavar: str, help: str, *names: str, default: str | bool = False, **more: Any) -> Any:
+    """Return an option of a panel of the help.
+
+    Args:
+        panel: its title.
+        metavar: what stands for the value; empty for a flag.
+        help: a sentence or two.
+        names: how it is spelled if not as the parameter.
+        default: what the help says of it; True: the value.
+        more: as `typer.Option` takes it.
+    """
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=default, **more)
+
+
+faults = partial(option, "Faults")
+workload = partial(option, "Model and data")
+output = partial(option, "Output")
+
+_CHECKPOINT = "Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_CHECKPOINT, show_default=False), READS]
 OptionalModel = Annotated[
     str | None,
-    typer.Argument(
-        metavar="MODEL",
-        help="Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either. "
-        "Left out: the embedded demo.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} Left out: the embedded demo.", show_default=False),
     READS,
-]
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either.",
-        show_default=False,
-    ),
-    READS,
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        metavar="A",
-        help="Architecture: a NAME (`inspect --archs`), hf, torchvision:NAME, timm:NAME, FILE.pt2 or "
-        "package.module:factory.",
-        rich_help_panel=WORKLOAD,
-        show_default="as the checkpoint says",
-    ),
-    READS,
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        metavar="D",
-        help="Data: digits, mnist:DIR, cifar10:DIR, images:DIR, FILE.npz, FILE.safetensors, FILE.txt or "
-        "package.module:factory.",
-        rich_help_panel=WORKLOAD,
-        show_default="digits for the demo",
-    ),
-    READS,
-]
-Score = Annotated[
-    str | None,
-    typer.Option(
-        metavar="M:FUNCTION",
-        help="package.module:function that judges the model, in place of --data.",
-        rich_help_panel=WORKLOAD,
-        show_default=False,
-    ),
-    READS,
-]
-Answer = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Where the logits are in what the model returns: a field, key or position, or package.module:function.",
-        rich_help_panel=WORKLOAD,
-        show_default="logits, or the first tensor",
-    ),
-    READS,
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Use the first N inputs only.", rich_help_panel=WORKLOAD, show_default="all inputs"),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", help="Inputs per forward pass.", rich_help_panel=WORKLOAD, show_default="chosen by input size"
-    ),
-]
-Device = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda[:i]", help="Where the model runs.", rich_help_panel=WORKLOAD)
-]
-Mean = Annotated[
-    str | None,
-    typer.Option(
-        metavar="M[,M...]",
-        help="Mean per channel that preprocessing subtracts, in units of 0 to 1.",
-        rich_help_panel=WORKLOAD,
-        show_default="the architecture's",
-    ),
-]
-Std = Annotated[
-    str | None,
-    typer.Option(
-        metavar="S[,S...]",
-        help="Standard deviation per channel that preprocessing divides by.",
-        rich_help_panel=WORKLOAD,
-        show_default="the architecture's",
-    ),
-]
-Target = Annotated[
-    str,
-    typer.Option(
-        metavar="weights|all|any",
-        help="Tensors at risk: floating-point of two or more dimensions, all floating-point ones, any.",
-        rich_help_panel=FAULTS,
-    ),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Only tensors that match; repeatable.", rich_help_panel=FAULTS),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="No tensors that match; repeatable.", rich_help_panel=FAULTS),
 ]
 Format = Annotated[
     str,
-    typer.Option(
-        metavar="F",
-        help="Number format the tensors are stored in (`inspect --formats`); native is each tensor's own dtype.",
-        rich_help_panel=FAULTS,
-    ),
+    faults("F", "Number format (`inspect --formats`); native, the default: each tensor's own."),
 ]
-Formats = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        metavar="F[,F...]",
-        help="Number formats of the memory (`inspect --formats`); native: each tensor's own.",
-        rich_help_panel=FAULTS,
-    ),
-]
-PROTECT_HELP = "Protections in write order, e.g. scale=max,guard (`inspect --protections`)."
-Protect = Annotated[str, typer.Option(metavar="CHAIN", help=PROTECT_HELP, rich_help_panel=FAULTS)]
-Protects = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--protect", metavar="CHAIN", help=PROTECT_HELP + " Repeatable.", rich_help_panel=FAULTS, show_default="none"
-    ),
-]
-Recalibrations = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--recalibrate",
-        metavar="bn[:N]",
-        help="Re-estimate batch-norm statistics on N unlabelled inputs. Repeatable.",
-        rich_help_panel=WORKLOAD,
-        show_default="none",
-    ),
-]
-Corrector = Annotated[
+Seed = Annotated[int, faults("N", "Same seed, same faults.", default=True)]
+Config = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Correct the logits with what `train-corrector` wrote.",
-        rich_help_panel=WORKLOAD,
-        show_default=False,
+    output(
+        "FILE.toml",
+        "A TOML file of options that are not given here.",
+        callback=read_config,
+        is_eager=True,
     ),
     READS,
 ]
-Window = Annotated[
-    int,
-    typer.Option(metavar="N", help="Unlabelled inputs that the corrector looks at.", rich_help_panel=WORKLOAD),
-]
-Unlabelled = Annotated[
-    str | None,
-    typer.Option(
-        metavar="D",
-        help="Inputs for recalibration and correctors; their labels are not looked at.",
-        rich_help_panel=WORKLOAD,
-        show_default="the training split of the data",
-    ),
-    READS,
-]
-Ber = Annotated[
-    str | None,
-    typer.Option(
-        metavar="P",
-        help="Bit-error rate: every stored bit flips with probability P, a number or a memory such as sram:years=5 "
-        "(`inspect --memories`). Short for --fault bitflip:P.",
-        rich_help_panel=FAULTS,
-        show_default=False,
-    ),
-]
-DesignBer = Annotated[
-    str | None,
-    typer.Option(
-        "--ber",
-        metavar="P",
-        help="Bit-error rate that protections are designed for (scale=auto, posterior); no faults are injected.",
-        rich_help_panel=FAULTS,
-        show_default=False,
-    ),
-]
-Bers = Annotated[
-    str | None,
-    typer.Option(
-        "--ber",
-        metavar="P[,P...]",
-        help="Probabilities that a stored bit flips, or memories such as sram:years=5 (`inspect --memories`).",
-        rich_help_panel=FAULTS,
-        show_default=False,
-    ),
-]
-FAULT_HELP = (
-    "Fault law: bitflip:P, flips:K, stuck-at-0:P, burst:P,length=L, zero:P, gaussian:S, measured:FILE "
-    "(`inspect --faults`)."
-)
-Fault = Annotated[
-    str | None, typer.Option(metavar="SPEC", help=FAULT_HELP, rich_help_panel=FAULTS, show_default=False), READS
-]
-Faults = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fault", metavar="SPEC", help=FAULT_HELP + " Repeatable.", rich_help_panel=FAULTS, show_default=False
-    ),
-    READS,
-]
-Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same faults.", rich_help_panel=FAULTS)]
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="[FILE|-]",
-        callback=check_json_target,
-        help="Write the result as one JSON object; without FILE alone to stdout.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
-    ),
-    WRITES,
-]
-Quiet = Annotated[
-    bool,
-    typer.Option(
-        "--quiet", "-q", metavar="", help="No progress and no notes.", rich_help_panel=OUTPUT, show_default=False
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force", metavar="", help="Replace an output that exists.", rich_help_panel=OUTPUT, show_default=False
-    ),
-]
+Quiet = Annotated[bool, output("", "No progress and no notes.", "--quiet", "-q")]
+Force = Annotated[bool, output("", "Replace an output that exists.", "--force")]
 
 
-def output(default: str) -> Any:
+def written_to(default: str) -> Any:
     """Return the option that says where to write; `default` says where to otherwise."""
-    return typer.Option(
-        "--output", "-o", metavar="OUT", help="Where to write.", rich_help_panel=OUTPUT, show_default=default
-    )
+    return output("OUT", "Where to write.", "--output", "-o", default=default)
 
 
-Output = Annotated[Path | None, output("MODEL.faulty.safetensors beside MODEL"), WRITES]
+_LAW = (
+    "Fault law (`inspect --faults`): flips:K, stuck-at-0:P, burst:P,length=L, zero:P, gaussian:S, measured:FILE; "
+    "`,bits=SPEC` and `,include=GLOB` narrow it."
+)
+_CHAIN = "Protections in write order, e.g. scale=max,guard (`inspect --protections`)."
 
 
-def rates(bers: str | None, *, quiet: bool) -> list[Rate]:
-    """Return the bit-error rates that --ber lists, and say where those of a memory come from."""
-    from faultcli.faults.memories import split_rates
+@dataclass(frozen=True)
+class OneFault:
+    """The faults of one law."""
 
-    return [explained_rate(text, quiet) for text in split_rates(bers)] if bers is not None else []
+    ber: Annotated[
+        str | None,
+        faults(
+            "P",
+            "Bit-error rate: every stored bit flips with probability P, a number or a memory such as sram:years=5 "
+            "(`inspect --memories`). Short for --fault bitflip:P.",
+        ),
+    ] = None
+    fault: Annotated[str | None, faults("SPEC", _LAW), READS] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether faults are asked for."""
+        return self.ber is not None or self.fault is not None
+
+    def law(self, *, quiet: bool) -> FaultLaw:
+        """Return the law that is asked for, and say where a memory's rate comes from."""
+        from faultcli.faults.laws import parse_law
+
+        if (self.ber is None) == (self.fault is None):
+            problem = "--ber and --fault are two ways to say the same" if self.given else "no fault to inject"
+            raise UsageError(problem, "name one: --ber 1e-4, or --fault SPEC")
+        return parse_law(self.fault) if self.fault is not None else explained_rate(str(self.ber), quiet=quiet).law
 
 
-def explained_rate(text: str, quiet: bool) -> Rate:
+@dataclass(frozen=True)
+class Faults:
+    """The faults of several laws."""
+
+    bers: Annotated[
+        str | None,
+        faults(
+            "P[,P...]",
+            "Probabilities that a stored bit flips, or memories such as sram:years=5 (`inspect --memories`). Short for "
+            "--fault bitflip:P.",
+            "--ber",
+        ),
+    ] = None
+    fault: Annotated[list[str] | None, faults("SPEC", f"{_LAW} Repeatable.", "--fault"), READS] = None
+    seed: Seed = 0
+
+    def rates(self, *, quiet: bool) -> list[Rate]:
+        """Return the bit-error rates that --ber lists, and say where those of a memory come from."""
+        from faultcli.faults.memories import split_rates
+
+        return [explained_rate(text, quiet=quiet) for text in split_rates(self.bers)] if self.bers is not None else []
+
+    def specs(self, rates: Sequence[Rate]) -> list[str]:
+        """Return the laws that --ber and --fault ask for, in that order."""
+        return [*(rate.law.spec for rate in rates), *(self.fault or [])]
+
+
+@dataclass(frozen=True)
+class AtRisk:
+    """Which tensors lie in the memory."""
+
+    target: Annotated[
+        str,
+        faults(
+            "weights|all|any",
+            "Tensors at risk: floating-point of two or more dimensions, floating-point, or any.",
+            default=True,
+        ),
+    ] = "weights"
+    include: Annotated[list[str] | None, faults("GLOB", "Only tensors that match. Repeatable.")] = None
+    exclude: Annotated[list[str] | None, faults("GLOB", "No tensors that match. Repeatable.")] = None
+
+    @property
+    def selection(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """The target, globs of what is at risk, and globs of what is not."""
+        return self.target, tuple(self.include or ()), tuple(self.exclude or ())
+
+
+@dataclass(frozen=True)
+class OneMemory:
+    """How tensors are stored: one way."""
+
+    format: Format = "native"
+    protect: Annotated[str, faults("CHAIN", _CHAIN, default=True)] = "none"
+
+
+@dataclass(frozen=True)
+class SeveralMemories:
+    """How tensors are stored: several ways."""
+
+    format: Annotated[
+        str,
+        faults("F[,F...]", "Number formats (`inspect --formats`); native, the default: each tensor's own."),
+    ] = "native"
+    protect: Annotated[list[str] | None, faults("CHAIN", f"{_CHAIN} Repeatable.", "--protect")] = None
+
+
+@dataclass(frozen=True)
+class Correcting:
+    """What corrects answers."""
+
+    corrector: Annotated[
+        Path | None, workload("FILE", "Correct the logits with what `train-corrector` wrote."), READS
+    ] = None
+    window: Annotated[int, workload("N", "Unlabelled inputs that the corrector looks at.", default=True), RARE] = 1000
+    unlabelled: Annotated[
+        str | None,
+        workload(
+            "D",
+            "Inputs for recalibration and correctors; their labels are not looked at.",
+            default="the training split of the data",
+        ),
+        READS,
+        RARE,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Hardening(Correcting, SeveralMemories):
+    """How tensors are stored, and what is done about faults."""
+
+    recalibrate: Annotated[
+        list[str] | None,
+        workload(
+            "bn[:N]",
+            "Re-estimate batch-norm statistics on N unlabelled inputs. Repeatable.",
+            "--recalibrate",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelAndData:
+    """What runs on what."""
+
+    data: Annotated[
+        str | None,
+        workload(
+            "D",
+            "Data: digits, mnist:DIR, cifar10:DIR, images:DIR, FILE.npz, FILE.safetensors, FILE.txt or "
+            "package.module:factory.",
+            default="digits for the demo",
+        ),
+        READS,
+    ] = None
+    arch: Annotated[
+        str | None,
+        workload(
+            "A",
+            "Architecture: a NAME (`inspect --archs`), hf, torchvision:NAME, timm:NAME, FILE.pt2 or "
+            "package.module:factory.",
+            default="the checkpoint's",
+        ),
+        READS,
+    ] = None
+    limit: Annotated[int | None, workload("N", "Use the first N inputs only.")] = None
+    batch_size: Annotated[int | None, workload("N", "Inputs per forward pass.")] = None
+    device: Annotated[str, workload("DEVICE", "auto, cpu or cuda[:i].", default=True)] = "auto"
+    mean: Annotated[
+        str | None,
+        workload(
+            "M[,M...]",
+            "Mean per channel that preprocessing subtracts, in units of 0 to 1.",
+            default="the architecture's",
+        ),
+        RARE,
+    ] = None
+    std: Annotated[
+        str | None,
+        workload(
+            "S[,S...]",
+            "Standard deviation per channel that preprocessing divides by.",
+            default="the architecture's",
+        ),
+        RARE,
+    ] = None
+
+    def opening(self, at_risk: AtRisk) -> Opening:
+        """Return how a checkpoint is opened, as `Subject.open` takes it."""
+        target, include, exclude = at_risk.selection
+        return {
+            "arch": self.arch,
+            "limit": self.limit,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "mean": _numbers("--mean", self.mean),
+            "std": _numbers("--std", self.std),
+            "target": target,
+            "include": include,
+            "exclude": exclude,
+        }
+
+
+@dataclass(frozen=True)
+class Answering(ModelAndData):
+    """What runs on what, and where its answers are."""
+
+    answer: Annotated[
+        str | None,
+        workload(
+            "NAME",
+            "Where the logits are in what the model returns: a field, key or position, or package.module:function.",
+            default="logits, or the first tensor",
+        ),
+        READS,
+        RARE,
+    ] = None
+
+    def opening(self, at_risk: AtRisk) -> Opening:
+        """As for `ModelAndData`."""
+        return {**super().opening(at_risk), "answer": self.answer}
+
+
+@dataclass(frozen=True)
+class Judged(Answering):
+    """What runs on what, and what its answers are judged by."""
+
+    score: Annotated[
+        str | None,
+        workload(
+            "M:FUNCTION",
+            "In place of --data, judge the model by package.module:function, called with it.",
+        ),
+        READS,
+    ] = None
+
+    def opening(self, at_risk: AtRisk) -> Opening:
+        """As for `ModelAndData`."""
+        return {**super().opening(at_risk), "score": self.score}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is printed."""
+
+    json: Annotated[
+        str | None,
+        output(
+            "[FILE|-]",
+            "Write the result as one JSON object; without FILE, or with -, alone to stdout.",
+            "--json",
+            callback=check_json_target,
+        ),
+        WRITES,
+    ] = None
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class Configured(Shown):
+    """What is printed, and a file that says what options say."""
+
+    config: Config = None
+
+
+@dataclass(frozen=True)
+class Overwriting(Shown):
+    """What is printed, and what is replaced."""
+
+    force: Force = False
+
+
+def explained_rate(text: str, *, quiet: bool) -> Rate:
     """Return the one rate that --ber names, and say where it comes from if it is a memory's."""
     from faultcli.faults.memories import parse_rate
 
@@ -300,29 +353,7 @@ def explained_rate(text: str, quiet: bool) -> Rate:
     return rate
 
 
-def beside(path: Path, what: str) -> Path:
-    """Return the default output: `model.faulty.safetensors` beside `model.safetensors`, `dir.faulty` beside `dir`."""
-    path = path if path.name not in ("", "..") else path.resolve()
-    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
-    return path.with_name(f"{stem}.{what}{'.safetensors' if path.suffix == '.safetensors' else ''}")
-
-
-def bounds_of(texts: list[str] | None) -> dict[str | None, tuple[float, float]]:
-    """Read what scores lie between: `LOW:HIGH` for all, or `NAME=LOW:HIGH`, by name; None as a name: all others."""
-    found: dict[str | None, tuple[float, float]] = {}
-    for text in texts or []:
-        name, equals, ends = text.rpartition("=")
-        try:
-            low, high = map(float, ends.split(":"))
-        except ValueError:
-            low = high = math.nan
-        if not -math.inf < low < high < math.inf:
-            raise UsageError(f"--bounds {text}: is no range", "try: --bounds 0:1, or --bounds mAP=0:1")
-        found[name if equals else None] = low, high
-    return found
-
-
-def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     """Read a comma-separated list of numbers."""
     if text is None:
         return None

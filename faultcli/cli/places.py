@@ -84,6 +84,13 @@ def writes(option: str, target: Path) -> Path:
     return target
 
 
+def beside(path: Path, what: str) -> Path:
+    """Return the default output: `model.faulty.safetensors` beside `model.safetensors`, `dir.faulty` beside `dir`."""
+    path = path if path.name not in ("", "..") else path.resolve()
+    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
+    return path.with_name(f"{stem}.{what}{'.safetensors' if path.suffix == '.safetensors' else ''}")
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that looks at what it reads and writes before it does anything."""
     roles = roles_of(command)

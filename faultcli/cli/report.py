@@ -16,19 +16,19 @@ from faultcli.cli.places import READS, WRITES
 def report(
     store: Annotated[
         Path,
-        typer.Argument(metavar="STORE", help="What `campaign --store` or `merge` wrote.", show_default=False),
+        typer.Argument(
+            metavar="STORE", help="What `campaign --store`, `curve --store` or `merge` wrote.", show_default=False
+        ),
         READS,
     ],
     output: Annotated[
         list[Path],
-        typer.Option(
+        options.output(
+            "FILE",
+            "Its ending says what: .html, .md (for CI summaries), .xml (JUnit), .json, .arms.csv (a row per arm), "
+            "or .csv, .jsonl, .parquet (a row per trial). Repeatable.",
             "--output",
             "-o",
-            metavar="FILE",
-            help="Its ending says what: .html, .md (for CI summaries), .xml (JUnit), .json, .arms.csv (a row per arm), "
-            "or .csv, .jsonl, .parquet (a row per trial). Repeatable.",
-            rich_help_panel=options.OUTPUT,
-            show_default=False,
         ),
         WRITES,
     ],
@@ -42,19 +42,13 @@ def report(
 
     Example: faultcli report results.db -o report.html -o junit.xml
     """
+    from faultcli.api import write_report
     from faultcli.campaign.curves import curves_of
     from faultcli.campaign.result import result_of
     from faultcli.campaign.store import Store
-    from faultcli.files import atomic_output, check_output
-    from faultcli.report.formats import render, report_format
 
-    for path in output:
-        report_format(path.name)
-        check_output(path, force=force, inputs=[store])
     with closing(Store.read(store)) as kept:
         result = result_of(kept) if kept.plan().question is None else curves_of(kept)
-    contents = {path: render(path.name, result) for path in output}
-    for path, content in contents.items():
-        with atomic_output(path, force=force, inputs=[store]) as partial:
-            partial.write_bytes(content)
+    write_report(result, *output, force=force)
+    for path in output:
         note(f"written to {path}", quiet=quiet)

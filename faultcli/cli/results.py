@@ -11,7 +11,6 @@ import typer
 from faultcli.cli.console import note, say, stdout, write_json
 
 if TYPE_CHECKING:
-    from faultcli.campaign.curves import CurveResult
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.records import CampaignResult
     from faultcli.campaign.subject import Subject
@@ -33,16 +32,12 @@ def show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | N
         say(*preview_lines(found))
 
 
-def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet: bool) -> None:
+def show_result(result: CampaignResult, json: str | None, *, quiet: bool) -> None:
     """Print a result and end with the exit code of its gates."""
-    from faultcli.campaign.curves import CurveResult
     from faultcli.campaign.gates import Verdict
     from faultcli.report.document import campaign_document
     from faultcli.report.table import campaign_tables, failure_lines, format_lines, gate_lines, interval_lines, winners
 
-    if isinstance(result, CurveResult):
-        show_curves(result, json, quiet=quiet)
-        return
     confidence = result.plan.confidence
     write_json(campaign_document(result, confidence), json)
     if json != "-":
@@ -55,15 +50,3 @@ def show_result(result: CampaignResult | CurveResult, json: str | None, *, quiet
         raise typer.Exit(GATE_FAILED)
     if result.verdict is not Verdict.PASS and any(arm.gates for arm in result.arms):
         raise typer.Exit(INCONCLUSIVE)
-
-
-def show_curves(result: CurveResult, json: str | None, *, quiet: bool) -> None:
-    """Print curves."""
-    from faultcli.report.curve import curve_document, curve_lines, curve_tables
-
-    write_json(curve_document(result), json)
-    if json != "-":
-        for table in curve_tables(result):
-            stdout().print(table)
-        say(*curve_lines(result))
-        note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from faultcli.cli.console import note, progress
 from faultcli.errors import UsageError
@@ -16,13 +16,14 @@ from faultcli.report.text import counted, printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from faultcli.campaign.curves import Look
-    from faultcli.campaign.flip_curve import FlipCurve
+    from faultcli.campaign.executors.base import Executor
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.records import Failure, Record
     from faultcli.campaign.runner import Listener
     from faultcli.campaign.shard import Shard
+    from faultcli.campaign.store import Store
     from faultcli.campaign.watch import Watch
+    from faultcli.cli.campaign_options import Running
 
 _REDRAW_SECONDS = 0.2
 _MOST_THREADS = 1024
@@ -31,7 +32,7 @@ _MOST_THREADS = 1024
 def set_threads(threads: int | None, *, several: bool) -> int:
     """Set how many threads compute, in this process and in each worker: what is asked for, else one where several
     processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
-    from faultcli.workload.process import prepare
+    from faultcli.workload.allocator import prepare
 
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute", "--threads 1")
@@ -43,6 +44,28 @@ def in_seconds(budget: float | None) -> float | None:
     if budget is not None and not budget > 0:
         raise UsageError(f"--budget {budget:g}: minutes are more than 0", "--budget 10")
     return None if budget is None else 60 * budget
+
+
+class Executing(TypedDict):
+    """What trials are run with, as `run_campaign` and `run_curves` take it."""
+
+    executor: Executor
+    store: Store
+    budget_seconds: float | None
+
+
+@contextmanager
+def conducting(running: Running, threads: int, seconds: float | None, *, quiet: bool) -> Iterator[Executing]:
+    """Give what trials are run with, for the length of a `with` block; an interrupt says what is kept."""
+    from faultcli.campaign.executors import executor_of
+    from faultcli.campaign.store import Store
+
+    with executor_of(running.workers, running.ray, threads) as executor, closing(Store.open(running.store)) as kept:
+        try:
+            yield {"executor": executor, "store": kept, "budget_seconds": seconds}
+        except KeyboardInterrupt:
+            note(where_trials_are(running.store, kept.trials), quiet=quiet)
+            raise
 
 
 @contextmanager
@@ -139,21 +162,3 @@ def command_line() -> str:
     import shlex
 
     return shlex.join(["faultcli", *sys.argv[1:]])
-
-
-@contextmanager
-def watching_curves(plan: Plan, quiet: bool) -> Iterator[Look]:
-    """Give what is to be called with every trial: it moves a bar on a terminal."""
-    with progress(quiet) as display:
-        tally = Tally(display, len(plan.arms), plan.trials)
-        said: tuple[int, int] | None = None
-
-        def look(found: Record | Failure, curve: FlipCurve, kept: bool) -> None:
-            nonlocal said
-            tally.count(found.arm, kept=kept)
-            if said != (found.arm, curve.trials) and not display.disable:
-                said = found.arm, curve.trials
-                width = f" ± {100 * curve.half_width():.1f}" if curve.trials else ""
-                tally.say(f"{plan.arms[found.arm].label}{width}")
-
-        yield look

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.options import AtRisk, Correcting, Hardening, ModelAndData
+    from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
     from faultcli.recover.applied import Correct
 
@@ -27,6 +29,38 @@ def naming(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except FormatError as error:
         raise about_checkpoint(error, checkpoint) from None
+
+
+def corrector_of(correcting: Correcting) -> Correct | None:
+    """Load the corrector that is asked for."""
+    from faultcli.recover.applied import Correct
+
+    return None if correcting.corrector is None else Correct.load(correcting.corrector, correcting.window)
+
+
+def arms_of(hardening: Hardening, laws: Sequence[FaultLaw], correct: Correct | None) -> tuple[Arm, ...]:
+    """Multiply the lists of formats, laws, protections and corrections into arms."""
+    from faultcli.campaign.plan import cross
+    from faultcli.protect.chain import parse_chain
+    from faultcli.recover.batchnorm import parse_recalibration
+
+    return cross(
+        [name.strip() for name in hardening.format.split(",")],
+        laws,
+        [parse_chain(text) for text in hardening.protect or []],
+        [parse_recalibration(text) for text in hardening.recalibrate or []],
+        [None] if correct is None else [None, correct],
+    )
+
+
+def open_subject(model: str | None, workload: ModelAndData, at_risk: AtRisk, correct: Correct | None = None) -> Subject:
+    """Open what is put to the test, and refuse a corrector that was trained for another model."""
+    from faultcli.campaign.subject import Subject
+
+    subject = Subject.open(model, workload.data, **workload.opening(at_risk))
+    if correct is not None:
+        correct.corrector.check_model(subject.checkpoint_hash)
+    return subject
 
 
 def provenance_of(subject: Subject, command: str, rates: Sequence[Rate]) -> Provenance:

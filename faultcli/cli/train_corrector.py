@@ -3,139 +3,68 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from faultcli.cli import options
 from faultcli.cli.console import note, progress, stdout, write_json
-from faultcli.cli.grouping import grouped
-from faultcli.cli.groups import AtRisk, Faults, OneMemory, Opened, Output
+from faultcli.cli.grouping import RARE, grouped
 from faultcli.cli.places import READS, WRITES
 
 if TYPE_CHECKING:
     from faultcli.campaign.training import TrainingPlan
-    from faultcli.faults.law import FaultLaw
     from faultcli.faults.maps import FaultMap
     from faultcli.recover.edmn import EdmnOptions
 
-TRAINING = "Training"
-RARE = (
-    *("hidden", "alpha", "gamma", "beta", "temperature", "clean_share", "epochs"),
-    *("target", "include", "exclude", "batch_size", "device", "mean", "std"),
-)
-
-
-@dataclass(frozen=True)
-class Known(Faults):
-    """Faults of laws, or known ones."""
-
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Known damage: train for the very faults of a saved map instead of a law.",
-            rich_help_panel=options.FAULTS,
-            show_default=False,
-        ),
-        READS,
-    ] = None
-
-    def laws(self, *, quiet: bool) -> tuple[list[FaultLaw], FaultMap | None]:
-        """Return the laws, or else the faults themselves."""
-        from faultcli.errors import UsageError
-        from faultcli.faults.laws import parse_law
-        from faultcli.faults.maps import FaultMap
-
-        laws = [rate.law for rate in options.rates(self.bers, quiet=quiet)]
-        laws += [parse_law(spec) for spec in self.fault or []]
-        if (self.replay is None) == (not laws):
-            beside = "--replay names the faults: no --fault or --ber beside it"
-            raise UsageError(
-                "no fault to train for" if self.replay is None else beside,
-                "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE",
-            )
-        return laws, None if self.replay is None else FaultMap.load(self.replay)
+_training = partial(options.option, "Training")
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on what."""
+    """How the corrector is trained, and on what."""
 
     method: Annotated[
         str,
-        typer.Option(
-            metavar="edmn|align|mixture|adaptive",
-            help="edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per "
-            "class on a window. adaptive: a blend by estimated severity, that leaves alone what it cannot help.",
-            rich_help_panel=TRAINING,
+        _training(
+            "METHOD",
+            "edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per class "
+            "on a window. adaptive: a blend by estimated severity, that leaves alone what it cannot help.",
+            default=True,
         ),
     ] = "adaptive"
     train_data: Annotated[
         str | None,
-        typer.Option(
-            metavar="D",
-            help="Labelled inputs to train on and to look at; never those of the report.",
-            rich_help_panel=TRAINING,
-            show_default="the training split of the data, else half of the data",
+        _training(
+            "D",
+            "Labelled inputs to train on and to look at; never those of the report.",
+            default="the training split of the data, else half of the data",
         ),
         READS,
     ] = None
-    train_limit: Annotated[int, typer.Option(metavar="N", help="Use at most N of them.", rich_help_panel=TRAINING)] = (
-        5000
-    )
-    maps: Annotated[
-        int, typer.Option(metavar="N", help="Fault maps per level to train on.", rich_help_panel=TRAINING)
-    ] = 6
-    report_maps: Annotated[
-        int, typer.Option(metavar="N", help="Other fault maps per level to report on.", rich_help_panel=TRAINING)
-    ] = 20
+    train_limit: Annotated[int, _training("N", "Use at most N of them.", default=True)] = 5000
+    maps: Annotated[int, _training("N", "Fault maps per level to train on.", default=True)] = 6
+    report_maps: Annotated[int, _training("N", "Other fault maps per level to report on.", default=True)] = 20
     window: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Unlabelled inputs that the device looks at. Taken from the training inputs, set aside.",
-            rich_help_panel=TRAINING,
-            show_default="1000; a quarter of the training inputs where they are few",
+        _training(
+            "N",
+            "Unlabelled inputs that the device looks at. Taken from the training inputs, set aside.",
+            default="1000; a quarter of the training inputs where they are few",
         ),
     ] = None
 
-    def plan(self, seed: int, perceptron: EdmnSettings) -> TrainingPlan:
-        """Return what they come to."""
-        from faultcli.campaign.training import TrainingPlan
-
-        inputs = self.train_data, self.train_limit, self.window
-        return TrainingPlan(self.method, seed, *inputs, self.maps, self.report_maps, perceptron.edmn())
-
-
-@dataclass(frozen=True)
-class EdmnSettings:
-    """How the perceptron of `edmn` and its loss are made."""
-
-    hidden: Annotated[
-        str, typer.Option(metavar="N[,N...]", help="Hidden sizes of the perceptron.", rich_help_panel=TRAINING)
-    ] = "256,256"
-    alpha: Annotated[float, typer.Option(metavar="W", help="Weight of the distillation.", rich_help_panel=TRAINING)] = (
-        1.0
-    )
-    gamma: Annotated[
-        float, typer.Option(metavar="W", help="Weight of the cross entropy.", rich_help_panel=TRAINING)
-    ] = 1.0
-    beta: Annotated[
-        float, typer.Option(metavar="W", help="Weight of the squared correction.", rich_help_panel=TRAINING)
-    ] = 1e-4
-    temperature: Annotated[
-        float, typer.Option(metavar="T", help="Temperature of the distillation.", rich_help_panel=TRAINING)
-    ] = 2.0
-    clean_share: Annotated[
-        float, typer.Option(metavar="P", help="Share of clean samples.", rich_help_panel=TRAINING)
-    ] = 0.2
-    epochs: Annotated[int, typer.Option(metavar="N", help="Epochs of the perceptron.", rich_help_panel=TRAINING)] = 15
+    hidden: Annotated[str, _training("N[,N...]", "Hidden sizes of the perceptron.", default=True), RARE] = "256,256"
+    alpha: Annotated[float, _training("W", "Weight of the distillation.", default=True), RARE] = 1.0
+    gamma: Annotated[float, _training("W", "Weight of the cross entropy.", default=True), RARE] = 1.0
+    beta: Annotated[float, _training("W", "Weight of the squared correction.", default=True), RARE] = 1e-4
+    temperature: Annotated[float, _training("T", "Temperature of the distillation.", default=True), RARE] = 2.0
+    clean_share: Annotated[float, _training("P", "Share of clean samples.", default=True), RARE] = 0.2
+    epochs: Annotated[int, _training("N", "Epochs of the perceptron.", default=True), RARE] = 15
 
     def edmn(self) -> EdmnOptions:
-        """Return what they come to."""
+        """Return how the perceptron is trained."""
         from faultcli.errors import UsageError
         from faultcli.foreign import whole_number
         from faultcli.recover.edmn import EdmnOptions
@@ -143,51 +72,64 @@ class EdmnSettings:
         sizes = [whole_number(size) for size in self.hidden.split(",")]
         if None in sizes:
             raise UsageError(f"--hidden {self.hidden}: is no list of whole numbers", "try: --hidden 256,256")
-        weights = self.alpha, self.gamma, self.beta
-        return EdmnOptions(
-            tuple(size or 0 for size in sizes), *weights, self.temperature, self.clean_share, self.epochs
-        )
+        others = self.alpha, self.gamma, self.beta, self.temperature, self.clean_share, self.epochs
+        return EdmnOptions(tuple(size or 0 for size in sizes), *others)
+
+    def plan(self, seed: int) -> TrainingPlan:
+        """Return what they come to."""
+        from faultcli.campaign.training import TrainingPlan
+
+        inputs = self.train_data, self.train_limit, self.window
+        return TrainingPlan(self.method, seed, *inputs, self.maps, self.report_maps, self.edmn())
 
 
 @dataclass(frozen=True)
-class CorrectorOutput(Output):
+class Damage(options.Faults):
+    """What the corrector is trained for."""
+
+    replay: Annotated[
+        Path | None,
+        options.faults("FILE", "Known damage: train for the very faults of a saved map instead of a law."),
+        READS,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Outputs:
     """What is written."""
 
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="Where to write the corrector.",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-        WRITES,
-    ] = None
+    output: Annotated[Path | None, options.output("OUT", "Where to write the corrector.", "--output", "-o"), WRITES] = (
+        None
+    )
     report: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.{md,svg,png}",
-            help="Write gain against severity, measured and predicted, with intervals.",
-            rich_help_panel=options.OUTPUT,
-            show_default=False,
-        ),
+        options.output("FILE.{md,svg,png}", "Write gain against severity, measured and predicted, with intervals."),
         WRITES,
     ] = None
-    force: options.Force = False
+
+    def check(self, *, force: bool) -> None:
+        """Refuse, before any work is done, what cannot be written."""
+        from faultcli.files import check_output
+        from faultcli.report.correction import check_report
+
+        if self.output is not None:
+            check_output(self.output, force=force)
+        if self.report is not None:
+            check_report(self.report)
+            check_output(self.report, force=force)
 
 
-@grouped(rare=RARE)
+@grouped
 def train_corrector(
-    training: Training,
-    known: Known,
-    memory: OneMemory,
-    at_risk: AtRisk,
-    perceptron: EdmnSettings,
-    opened: Opened,
-    written: CorrectorOutput,
+    *,
     model: options.OptionalModel = None,
+    workload: options.ModelAndData,
+    faults: Damage,
+    memory: options.OneMemory,
+    at_risk: options.AtRisk,
+    training: Training,
+    outputs: Outputs,
+    shown: options.Overwriting,
 ) -> None:
     """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
 
@@ -197,20 +139,29 @@ def train_corrector(
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
     from faultcli.campaign import training as library
-    from faultcli.campaign.subject import Subject
-    from faultcli.cli.session import note_what_runs
+    from faultcli.cli.session import note_what_runs, open_subject
+    from faultcli.errors import UsageError
+    from faultcli.faults.laws import parse_law
+    from faultcli.faults.maps import FaultMap
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.file import save_corrector
     from faultcli.report.correction import correction_document, correction_table, write_report
 
-    quiet = written.quiet
-    laws, faults = known.laws(quiet=quiet)
-    plan = training.plan(known.seed, perceptron)
-    _check_outputs(written)
-    format, chain = memory.format, parse_chain(memory.protect)
-    if faults is not None:
-        format, at_risk = faults.format, AtRisk("any", _covered(model, faults), [])
-    subject = Subject.open(model, opened.data, **opened.opening(at_risk))
+    seed, quiet = faults.seed, shown.quiet
+    specs = faults.specs(faults.rates(quiet=quiet))
+    if (faults.replay is None) == (not specs):
+        problem = "--replay names the faults: no --fault or --ber beside it" if specs else "no fault to train for"
+        raise UsageError(
+            problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
+        )
+    plan = training.plan(seed)
+    outputs.check(force=shown.force)
+    laws, chain = [parse_law(spec) for spec in specs], parse_chain(memory.protect)
+    known = None if faults.replay is None else FaultMap.load(faults.replay)
+    if known is not None:
+        memory = replace(memory, format=known.format)
+        at_risk = options.AtRisk("any", _covered(model, known))
+    subject = open_subject(model, workload, at_risk)
     note_what_runs(subject, quiet=quiet)
     inputs = library.training_inputs(subject, plan)
     if inputs.held_out is not None:
@@ -218,25 +169,25 @@ def train_corrector(
         note(f"{name}: has no training split; trained on one half, reported on the other", quiet=quiet)
     with progress(quiet) as display:
         total = len(laws) * (training.maps + training.report_maps)
-        task = display.add_task("fault maps", total=total, visible=faults is None)
+        task = display.add_task("fault maps", total=total, visible=known is None)
         result = library.train_corrector(
             subject,
-            laws if faults is None else faults,
+            laws if known is None else known,
             plan,
             inputs,
-            format=format,
+            format=memory.format,
             protect=chain,
             progress=lambda: display.advance(task),
         )
-    if written.output is not None:
-        save_corrector(result.corrector, written.output, force=written.force)
-    if written.report is not None:
-        write_report(written.report, result.corrector, result.levels, result.inputs, force=written.force)
-    write_json(correction_document(written.output, result.corrector, result.levels), written.json)
-    if written.json != "-":
+    output = outputs.output
+    if output is not None:
+        save_corrector(result.corrector, output, force=shown.force)
+    if outputs.report is not None:
+        write_report(outputs.report, result.corrector, result.levels, result.inputs, force=shown.force)
+    write_json(correction_document(output, result.corrector, result.levels), shown.json)
+    if shown.json != "-":
         stdout().print(correction_table(result.corrector, result.levels, result.inputs))
-        setting = result.corrector.card.setting
-        note(f"{setting}; corrector: {written.output or 'not written, for want of -o'}", quiet=quiet)
+        note(f"{result.corrector.card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
 
 
 def _covered(model: str | None, faults: FaultMap) -> list[str]:
@@ -245,14 +196,3 @@ def _covered(model: str | None, faults: FaultMap) -> list[str]:
 
     here = open_checkpoint(model).tensors
     return [glob.escape(name) for name in faults.layout if name in here]
-
-
-def _check_outputs(written: CorrectorOutput) -> None:
-    from faultcli.files import check_output
-    from faultcli.report.correction import check_report
-
-    if written.output is not None:
-        check_output(written.output, force=written.force)
-    if written.report is not None:
-        check_report(written.report)
-        check_output(written.report, force=written.force)

@@ -267,7 +267,7 @@ def parse_range(text: str) -> RateRange:
     Raises:
         UsageError: it is neither, or its ends are not in order.
     """
-    remedy = "try: 1e-7:1e-2, or sram:years=1:20"
+    remedy = "try: faultcli curve 1e-7:1e-2, or faultcli curve sram:years=1:20"
     if text.partition(":")[0] in MEMORIES:
         memory, given = parse_memory(text)
         if YEARS not in memory.parameters:

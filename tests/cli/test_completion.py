@@ -25,5 +25,5 @@ def test_bash_completes_commands_and_options(shell: Callable[..., Any]) -> None:
     assert "-F _faultcli_completion" in done.err
     commands, gates, output = done.out.splitlines()
     assert commands.split() == ["campaign"]
-    assert set(gates.split()) >= {"--max-drop", "--max-sdc"}
+    assert set(gates.split()) >= {"--max-drop", "--max-sdc", "--max-perplexity"}  # the last one is not in --help
     assert output.split() == ["--output"]

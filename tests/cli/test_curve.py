@@ -87,56 +87,55 @@ def test_a_plan_runs_no_trial(faultcli: Callable[..., Any], tmp_path: Path) -> N
     assert "no trial was run" in text
 
 
+def test_one_word_is_the_model_or_the_rates(
+    faultcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faultcli.workload.demo import demo_checkpoint_path
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model:v2").write_bytes(demo_checkpoint_path().read_bytes())
+    small = ("--limit", "2", "--plan-only", "--data", "digits")
+    both = faultcli("curve", "model:v2", "1e-6:1e-3", *small)
+    assert both.code == 0
+    assert "no MODEL named" not in both.err
+    rates = faultcli("curve", "1e-6:1e-3", *small)
+    assert rates.code == 0
+    assert "no MODEL named" in rates.err
+    model = faultcli("curve", "model:v2", *small, "--find-max-ber", "--min-accuracy", "0.5")
+    assert model.code == 0
+    assert "no MODEL named" not in model.err
+    (tmp_path / "c.toml").write_text('model = "model:v2"\nrates = "1e-6:1e-3"\nlimit = 2\n')
+    assert "no MODEL named" not in faultcli("curve", "--config", "c.toml", *small).err
+    alone = faultcli("curve", "model:v2", *small)
+    assert alone.code == 2
+    assert "there is no range of rates" in alone.err
+
+
 @pytest.mark.parametrize(
     ("line", "problem", "remedy"),
     [
-        ("1e-2:1e-4", "the ends of a range rise", "1e-7:1e-2"),
-        ("1e-4", "is no range LOW:HIGH", "1e-7:1e-2"),
-        ("sram:years=5", "needs years=LOW:HIGH", "sram:years=1:20"),
-        ("rram-mlc:bits=3", "does not grow with time", "sram:years=1:20"),
-        ("", "there is no range of rates", "faultcli curve 1e-6:1e-2"),
-        ("1e-6:1e-3 1e-4:1e-3", "1e-6:1e-3: no such file", "check the path"),
-        ("a 1e-4:1e-3 b", "b: is one word too many", "faultcli curve [MODEL] LOW:HIGH"),
-        ("1e-6:1e-3 --trials 0", "--trials 0", ""),
-        ("--find-max-ber", "of which accuracy?", "--min-accuracy 0.9"),
-        ("--find-max-ber --min-accuracy 0", "--min-accuracy 0: is not above 0", "try: --min-accuracy 0.9"),
-        ("1e-6:1e-3 --min-accuracy 0.9", "is no gate of a curve", "--find-max-ber"),
-        ("1e-6:1e-3 --format q2.5 --protect posterior", "depends on the bit-error rate", "posterior=P"),
+        ("curve 1e-2:1e-4", "the ends of a range rise", "faultcli curve 1e-7:1e-2"),
+        ("curve 1e-4", "is no range LOW:HIGH", "faultcli curve 1e-7:1e-2"),
+        ("curve", "there is no range of rates", "faultcli curve 1e-6:1e-2"),
+        ("curve sram:years=5", "needs years=LOW:HIGH", "sram:years=1:20"),
+        ("curve rram-mlc:bits=3", "does not grow with time", "sram:years=1:20"),
+        ("curve 1e-6:1e-3 --ber 1e-4", "No such option: --ber", "leave --ber out, or ask `faultcli campaign`"),
+        ("curve 1e-6:1e-3 --shard 1/2", "No such option: --shard", "leave --shard out"),
+        ("curve 1e-6:1e-3 --score m:f", "No such option: --score", "leave --score out"),
+        ("curve 1e-6:1e-3 --trials 0", "a campaign has at least 1 trial", "--trials 30"),
+        ("curve --find-max-ber", "of which accuracy?", "--min-accuracy 0.9"),
+        ("curve --find-max-ber --min-accuracy 0", "--min-accuracy 0: is not above 0", "try: --min-accuracy 0.9"),
+        ("curve missing --find-max-ber --min-accuracy 0.9", "missing: no such file", "check the path"),
+        ("curve 1e-6:1e-3 --min-accuracy 0.9", "is no gate of a curve", "--find-max-ber"),
+        ("curve 1e-6:1e-3 --format q2.5 --protect posterior", "depends on the bit-error rate", "posterior=P"),
+        ("campaign --fault flips:any", "names no number of flips", "faultcli curve LOW:HIGH"),
+        ("campaign --curve 1e-6:1e-3", "No such option: --curve", "try: faultcli curve LOW:HIGH"),
+        ("campaign --find-max-ber --min-accuracy 0.9", "No such option: --find-max-ber", "try: faultcli curve --find"),
     ],
 )
 def test_mistakes(faultcli: Callable[..., Any], line: str, problem: str, remedy: str) -> None:
-    done = faultcli("curve", "--limit", "2", *line.split())
+    done = faultcli(*line.split(), "--limit", "2")
     assert done.code == 2
     assert problem in done.err
     assert remedy in done.err
     assert done.out == ""
-
-
-@pytest.mark.parametrize(
-    ("line", "problem", "remedy"),
-    [
-        ("--fault flips:any", "names no number of flips", "faultcli curve LOW:HIGH"),
-        ("--curve 1e-6:1e-3", "No such option: --curve", "try: faultcli curve 1e-6:1e-2"),
-        ("--find-max-ber --min-accuracy 0.9", "No such option: --find-max-ber", "try: faultcli curve --find-max-ber"),
-    ],
-)
-def test_campaigns_that_should_be_curves(faultcli: Callable[..., Any], line: str, problem: str, remedy: str) -> None:
-    done = faultcli("campaign", "--limit", "2", *line.split())
-    assert done.code == 2
-    assert problem in done.err
-    assert remedy in done.err
-
-
-def test_a_model_beside_the_range(faultcli: Callable[..., Any], tmp_path: Path) -> None:
-    from faultcli.workload.demo import demo_checkpoint_path
-
-    model = tmp_path / "model.safetensors"
-    model.write_bytes(demo_checkpoint_path().read_bytes())
-    rates = ("1e-4:1e-2", *SMALL, "--trials", "1", "--json", "-")
-    named, demo = (json.loads(faultcli("curve", *words, *rates).out) for words in ([model], []))
-    assert named["arms"] == demo["arms"]
-    store = tmp_path / "s"
-    question = ("--find-max-ber", "--min-accuracy", "0.5", *SMALL, "--trials", "1", "--json", "-", "--store", store)
-    assert json.loads(faultcli("curve", model, *question).out)["curve"] == "1e-8:1e-2"
-    assert faultcli("curve", model, "1e-4:1e-2", "--json", model).code == 2
-    assert faultcli("curve", "gone.safetensors", "1e-4:1e-2").code == 2

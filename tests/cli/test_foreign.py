@@ -156,7 +156,7 @@ def test_a_config_that_no_option_can_take(
         ("campaign --ber 1e-4 --limit 4 --trials 1 --threads 99999999999999999999", "1 to 1024 threads compute"),
         ("campaign --ber 1e-4 --limit 4 --trials 1 --workers 99999999999999999999", "at most 4096"),
         ("evaluate --limit 4 --batch-size 99999999999999999999", "makes no batches"),
-        ("curve --limit 4 1e-320:1e-2", "the ends of a range rise, between 1e-30 and 1"),
+        ("curve 1e-320:1e-2 --limit 4", "the ends of a range rise, between 1e-30 and 1"),
         ("train-corrector --ber 1e-4 --seed -1", "a seed is a whole number from 0"),
         ("train-corrector --ber 1e-4 --seed 99999999999999999999", "of 64 bits at most"),
         ("evaluate --data {name}.npz", "the name of a file is longer than the system allows"),

@@ -23,7 +23,7 @@ NEEDED = {"inject": ["--ber", "1e-4"], "scale": ["--factor", "2"], "train-correc
 # Options that take a text which never names a file; every other one has to say what it does to the file.
 NO_FILES = [
     *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),
-    *("factor", "granularity", "method", "hidden", "ray", "shard", "curve", "gate", "bounds"),
+    *("factor", "granularity", "method", "hidden", "ray", "shard", "rates", "gate", "bounds"),
 ]
 FILE_WORDS = ("FILE", "DIR", "STORE", "MODEL", "OUT", "measured")
 
