@@ -32,7 +32,7 @@ _MOST_THREADS = 1024
 def set_threads(threads: int | None, *, several: bool) -> int:
     """Set how many threads compute, in this process and in each worker: what is asked for, else one where several
     processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
-    from faultcli.workload.allocator import prepare
+    from faultcli.workload.process import prepare
 
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute", "--threads 1")
