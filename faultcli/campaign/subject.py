@@ -134,7 +134,7 @@ class Subject:
             sha256,
             factors,
             selection=selection,
-            model=DEMO if model is None else str(checkpoint.path),
+            model=DEMO if model is None else _called(checkpoint.path),
             data=data,
             checkpoint=checkpoint,
         )
@@ -284,6 +284,11 @@ def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
     if data is None:
         raise UsageError("there is nothing to run the model on", "pass a DataLoader, or a score of your own: score=fn")
     return None
+
+
+def _called(path: Path) -> str:
+    """Return what a user calls a checkpoint; a folder of the name that the embedded demo has is told from it."""
+    return f"./{path}" if str(path) == DEMO else str(path)
 
 
 def _selection(given: Mapping[str, Any]) -> Selection:

@@ -63,3 +63,13 @@ def test_a_scale_is_mended_by_what_the_warning_says(grey: Path, faultcli: Callab
 
 def test_quiet_says_nothing(grey: Path, faultcli: Callable[..., Any]) -> None:
     assert faultcli("evaluate", "--data", grey, "--quiet").err == ""
+
+
+def test_a_folder_named_demo_is_not_the_embedded_one(
+    faultcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert faultcli("demo", "-o", "demo").code == 0
+    done = faultcli("evaluate", "demo", "--data", "demo/data.npz", "--limit", 4)
+    assert done.code == 0
+    assert "no MODEL named" not in done.err
