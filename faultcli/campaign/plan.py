@@ -176,7 +176,7 @@ class Plan:
             return
         if self.question is not None:
             raise UsageError(
-                f"faultcli curve: draws accuracies, and {measure.score} is a score",
+                f"a curve draws accuracies, and {measure.score} is a score",
                 "list levels: faultcli campaign --ber 1e-5,1e-4",
             )
         if self.until_half_width is not None and not measure.bounded:
