@@ -174,7 +174,7 @@ def test_work_in_tiles_changes_nothing(
     options = ["--factor", number, "--granularity", granularity or "tensor", "--format", "q2.5"]
     assert faultcli("scale", model, *options, "-o", whole).code == 0
     monkeypatch.setattr("faultcli.formats.values.TILE", 7)
-    monkeypatch.setattr("faultcli.scaling.TILE", 7)
+    monkeypatch.setattr("faultcli.scaling.writing.TILE", 7)
     assert faultcli("scale", model, *options, "-o", tiled).code == 0
     assert sha(tiled) == sha(whole)
     assert faultcli("scale", tiled, "--undo", "-o", back).code == 0
@@ -279,7 +279,7 @@ def test_the_remedy_works_for_all_tensors(tmp_path: Path, faultcli: Callable[...
 def test_many_weights_get_powers_of_two(
     tmp_path: Path, faultcli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from faultcli import scaling
+    from faultcli.scaling import writing as scaling
 
     monkeypatch.setattr(scaling, "_MOST_ROUNDED", 100)
     scaled = tmp_path / "scaled.safetensors"
@@ -296,7 +296,7 @@ def test_many_weights_get_powers_of_two(
 def test_an_output_that_cannot_be_undone_does_not_appear(
     tmp_path: Path, faultcli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from faultcli import scaling
+    from faultcli.scaling import writing as scaling
 
     monkeypatch.setattr(scaling, "_corrections", lambda *given: (None, 0))  # as if nothing were lost
     done = faultcli("scale", demo_checkpoint_path(), "--factor", "3.7", "-o", tmp_path / "out")

@@ -1,21 +1,14 @@
-"""Scaled checkpoints: a file with c·w in place of w, its constants in the metadata, undone to the last byte.
-
-Multiplying by a power of two is exact; by any other factor, c·w and the quotient are rounded, and the quotient may come
-out next to w. So what is left over, w minus the quotient in units of the last place, is kept compressed in the
-metadata, where only `--undo` needs it: a device that divides by c is off by a unit in the last place at the most, or
-has lost what c·w rounded to zero. A factor with which c·w would overflow is refused.
-"""
+"""Writing a scaled checkpoint, and undoing one: what is written is proven before it appears."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +18,14 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, ContentHash, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
-from faultcli.formats.values import TILE, tiles
+from faultcli.formats.values import TILE
 from faultcli.injection import slots
 from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
-from faultcli.protect.factors import LARGEST_FACTOR, Factors, charged, divided, integers, multiplied
+from faultcli.protect.factors import LARGEST_FACTOR, divided, integers, multiplied
 from faultcli.protect.scale import Scale
+from faultcli.scaling.record import METADATA_KEY, SCHEMA, Scaling, constants_of, matching_tiles
 from faultcli.version import __version__
 
-METADATA_KEY = "faultcli.scale"
-SCHEMA = "faultcli.scale/1"
 _MAX_CORRECTIONS = 64 << 20  # bytes of compressed corrections that a header takes
 _MOST_ROUNDED = (
     64 << 20
@@ -57,79 +49,6 @@ class ScaledTensor:
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """What a scaled checkpoint says of itself."""
-
-    factors: Mapping[str, Tensor]  # float64 [1] or [channels]
-    corrections: Mapping[str, bytes]
-    original_sha256: str
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Scaling | None:
-        """Return a checkpoint's scaling; None if it is not scaled.
-
-        Raises:
-            CheckpointError: the record in its metadata is damaged or of another version.
-        """
-        text = checkpoint.metadata.get(METADATA_KEY)
-        if text is None:
-            return None
-        try:
-            record = json.loads(text)
-            if record["schema"] != SCHEMA:
-                problem = f"is {record['schema']}, this faultcli reads {SCHEMA}"
-                raise CheckpointError(f"{checkpoint.path}: {problem}", "use the faultcli that scaled it")
-            factors = {name: _constants(factor) for name, factor in record["factors"].items()}
-            corrections = {name: base64.b64decode(text) for name, text in record["corrections"].items()}
-            scaling = cls(factors, corrections, str(record["original_sha256"]))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, binascii.Error):
-            raise _damaged(checkpoint) from None
-        for name, factor in scaling.factors.items():
-            usable = factor.dim() == 1 and bool((factor > 0).all()) and bool(factor.isfinite().all())
-            if (
-                name not in checkpoint.tensors
-                or not usable
-                or len(factor) not in (1, *checkpoint.tensors[name].shape[:1])
-            ):
-                raise _damaged(checkpoint)
-        return scaling
-
-    def charged_factors(self) -> dict[str, Factors]:
-        """Return the factors that the memory of the checkpoint holds its weights with."""
-        return charged({name: factor.float() for name, factor in self.factors.items()})
-
-    def read(self, name: str, words: Tensor) -> Tensor:
-        """Return what words of the file stand for: the original's weight, bit for bit, where the word is as it was
-        written, and v/c, as on any device, where faults have changed it."""
-        if name not in self.factors or not words.numel():
-            return words
-        out, offsets = torch.empty_like(words), self.offsets(name, words)
-        for pieces in _tiles(self.factors[name], out, words, *([] if offsets is None else [offsets])):
-            target, source, *offset, factor = pieces
-            target.copy_(divided(source, factor, *offset))
-        return out
-
-    def offsets(self, name: str, words: Tensor) -> Tensor | None:
-        """Return what dividing a tensor's words does not give back, in units of the last place; None if nothing.
-
-        Raises:
-            CheckpointError: the record of it is damaged.
-        """
-        if name not in self.corrections:
-            return None
-        try:
-            kind, _, packed = self.corrections[name].partition(b":")
-            width = np.dtype(kind.decode())
-            unpacked = zlib.decompressobj().decompress(packed, words.numel() * width.itemsize + 1)
-            own = integers(words)
-            values = np.frombuffer(unpacked, dtype=width).astype(f"i{own.element_size()}")
-            return torch.from_numpy(values).view(own.shape)
-        except (ValueError, TypeError, RuntimeError, zlib.error) as error:
-            problem = f"tensor {name!r}: the record of its scaling is damaged ({error})"
-            raise CheckpointError(problem, "use the original checkpoint") from None
-
-
-@dataclass(frozen=True)
 class _Weights(Mapping[str, Tensor]):
     """Tensors of a checkpoint, each read when it is looked at."""
 
@@ -144,20 +63,6 @@ class _Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.names)
-
-
-def read_state(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Factors] | None, str]:
-    """Return all tensors of a checkpoint as they read, the factors of a scaled one together with c·w as the file has it
-    (None if it is not scaled), and the SHA-256 of its content: from one read."""
-    scaling = Scaling.of(checkpoint)
-    words, sha256 = checkpoint.state_and_sha256()
-    if scaling is None:
-        return words, None, sha256
-    factors = {
-        name: replace(known, multiplied=words[name], offsets=scaling.offsets(name, words[name]))
-        for name, known in scaling.charged_factors().items()
-    }
-    return {name: scaling.read(name, own) for name, own in words.items()}, factors, sha256
 
 
 def scale_checkpoint(
@@ -234,13 +139,13 @@ def scale_checkpoint(
         "factors": factors,
         "corrections": {name: base64.b64encode(data).decode() for name, data in corrections.items()},
     }
-    constants = {name: _constants(factor) for name, factor in factors.items()}
+    constants = {name: constants_of(factor) for name, factor in factors.items()}
     originals: dict[str, bytes] = {}  # hashes of weights, so that they are not read again to be compared
 
     def multiply(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         originals[info.name] = hashlib.blake2b(data.data).digest()
         values = _view(info, data)
-        for tile, factor in _tiles(constants[info.name], values):
+        for tile, factor in matching_tiles(constants[info.name], values):
             tile.copy_(multiplied(tile, factor))
 
     def prove(partial: Path) -> None:
@@ -357,7 +262,7 @@ def _corrections(
     largest = torch.finfo(weights.dtype).max
     offsets = torch.empty(weights.shape, dtype=integers(weights).dtype)
     overflowing, wrong = 0, 0
-    for target, tile, constant in _tiles(factor, offsets, weights):
+    for target, tile, constant in matching_tiles(factor, offsets, weights):
         wide = tile.double()
         overflowing += int(((wide.where(wide.isfinite(), 0.0) * constant).abs() > largest).sum())
         # Modulo 2^bits, so that it undoes anything, NaN included.
@@ -399,14 +304,6 @@ def _pack(checkpoint: Checkpoint, offsets: Tensor, room: int) -> bytes:
     return bytes(packed + packer.flush())
 
 
-def _tiles(factor: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield matching pieces [rows, columns] of tensors of one shape, which share their memory, and the constants [1, 1]
-    or [rows, 1] that belong to them: what is computed in float64 stays small."""
-    rows = [tensor.reshape(len(factor), -1) for tensor in tensors]
-    for tile in tiles(*rows[0].shape):
-        yield *(row[tile] for row in rows), factor[tile[0], None]
-
-
 def _check_scalable(info: TensorInfo) -> None:
     dtype = torch_dtype(info.dtype)
     if dtype is None or not dtype.is_floating_point:
@@ -418,11 +315,3 @@ def _view(info: TensorInfo, data: NDArray[np.uint8]) -> Tensor:
     dtype = torch_dtype(info.dtype)
     assert dtype is not None
     return torch.from_numpy(data).view(dtype).view(info.shape)
-
-
-def _constants(factor: float | list[float]) -> Tensor:
-    return torch.tensor(factor if isinstance(factor, list) else [factor], dtype=torch.float64)
-
-
-def _damaged(checkpoint: Checkpoint) -> CheckpointError:
-    return CheckpointError(f"{checkpoint.path}: the record of its scaling is damaged", "use the original checkpoint")
