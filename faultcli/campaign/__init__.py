@@ -17,7 +17,7 @@ records     what trials leave behind, and what the trials of an arm say together
 result      from a store to a result
 store       where trials are kept
 database    the file of a store
-cells       what a store may hold, checked
+store_checks  what a store may hold: every value is checked when it is read
 merge       one store of several
 provenance  where numbers come from
 preview     what a campaign would do

@@ -13,18 +13,18 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Unpack
 
 from faultcli.campaign.bench import Trial
-from faultcli.campaign.cells import MOST_REPEATS
-from faultcli.campaign.executors.base import Executor
 from faultcli.campaign.flip_curve import FlipCurve, MaxBer
 from faultcli.campaign.plan import Arm, Identity, Plan, Question
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.result import no_trials
 from faultcli.campaign.store import ArmMemory, Store
+from faultcli.campaign.store_checks import MOST_REPEATS
 from faultcli.campaign.subject import Subject
-from faultcli.campaign.trials import ArmTrials, opened
+from faultcli.campaign.trials import ArmTrials, RunWith, opened
 from faultcli.errors import UsageError
 from faultcli.faults.laws import AnyFlips, Flips
 from faultcli.workload.metrics import Outcome
@@ -71,22 +71,16 @@ def run_curves(
     plan: Plan,
     subject: Subject,
     *,
-    executor: Executor | None = None,
-    store: Store | None = None,
-    budget_seconds: float | None = None,
-    provenance: Provenance | None = None,
     on_record: Look = lambda result, curve, kept: None,
+    **means: Unpack[RunWith],
 ) -> CurveResult:
     """Grow the curve of every arm until it is as narrow as the plan asks, or has as many trials as it allows.
 
     Args:
         plan: has a question, and arms that follow the law `flips:any`; `trials` is per arm, without the fault-free one.
         subject: the model, its data and what is at risk; in the same state, bit for bit, when this returns or raises.
-        executor: who runs the trials; None: this process. It is left open.
-        store: where trials are kept; None: nowhere.
-        budget_seconds: no round starts later than this; what is left is shared out evenly among the arms to come.
-        provenance: for reports.
         on_record: called with every trial once it is kept, those of the store too.
+        means: see `RunWith`.
 
     Raises:
         UsageError: a protection needs a bit-error rate and names none; a memory of fewer bits than the curve needs.
@@ -95,9 +89,7 @@ def run_curves(
         WorkloadError: the model fails, or workers are lost again and again.
     """
     check_arms(plan)
-    with opened(
-        plan, subject, executor=executor, store=store, budget_seconds=budget_seconds, provenance=provenance
-    ) as run:
+    with opened(plan, subject, **means) as run:
         found = {arm.number: _grow(plan, arm, run.share, on_record) for arm in run.arms()}
     return CurveResult(
         plan,
@@ -106,7 +98,7 @@ def run_curves(
         run.original.outcome,
         tuple(found[number] for number in range(len(plan.arms))),
         run.seconds,
-        provenance,
+        means.get("provenance"),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from faultcli.campaign.cells import Damaged
+from faultcli.campaign.store_checks import Damaged
 from faultcli.errors import FaultcliError, OutputError
 
 APPLICATION_ID = 0x6661756C  # "faul", in the file's header: what tells a store from another SQLite file

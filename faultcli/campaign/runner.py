@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from faultcli.campaign.bench import Trial
-from faultcli.campaign.executors.base import Executor
 from faultcli.campaign.gates import FaultFreeAccuracy
 from faultcli.campaign.plan import Plan
-from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import CampaignResult, Failure, Record
 from faultcli.campaign.result import result_of
 from faultcli.campaign.shard import WHOLE, Shard
-from faultcli.campaign.store import Store
 from faultcli.campaign.subject import Subject
-from faultcli.campaign.trials import ArmTrials, Run, opened
+from faultcli.campaign.trials import ArmTrials, Run, RunWith, opened
 from faultcli.campaign.watch import Watch
 
 Listener = Callable[[Record | Failure, Watch], None]  # what a trial gave, and all of its arm's so far
@@ -28,25 +26,19 @@ def run_campaign(
     plan: Plan,
     subject: Subject,
     *,
-    executor: Executor | None = None,
-    store: Store | None = None,
     shard: Shard = WHOLE,
-    budget_seconds: float | None = None,
-    provenance: Provenance | None = None,
     on_record: Listener = lambda result, watch: None,
+    **means: Unpack[RunWith],
 ) -> CampaignResult:
     """Run the trials of a plan that the store does not have yet.
 
     Args:
         plan: what to run.
         subject: the model, its data and what is at risk; in the same state, bit for bit, when this returns or raises.
-        executor: who runs the trials; None: this process. It is left open.
-        store: where trials are kept; None: nowhere.
         shard: which trials; a part of a campaign never stops early.
-        budget_seconds: no trial starts later than this; what is left is shared out evenly among the arms to come, and
-            an arm gets as many trials as fit if every one takes as long as a run without faults.
-        provenance: for reports.
         on_record: called with every trial once it is kept, those of the store too, and its arm so far.
+        means: see `RunWith`; within its share of the time an arm gets as many trials as fit if every one takes as long
+            as a run without faults.
 
     Raises:
         FormatError: a tensor cannot be stored in a format of the plan.
@@ -57,9 +49,7 @@ def run_campaign(
     """
     if shard.count > 1:
         plan = replace(plan, gates=(), until_half_width=None)
-    with opened(
-        plan, subject, executor=executor, store=store, budget_seconds=budget_seconds, provenance=provenance
-    ) as run:
+    with opened(plan, subject, **means) as run:
         for arm in run.arms():
             _run(run, arm, shard.trials(plan.trials), on_record)
     return replace(result_of(run.store, plan, run.identity), seconds=run.seconds)

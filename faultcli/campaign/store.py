@@ -19,7 +19,11 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from faultcli.campaign.cells import (
+from faultcli.campaign.database import StoreError, boundary, connect, connect_to_read, transaction
+from faultcli.campaign.plan import Arm, Identity, Plan
+from faultcli.campaign.provenance import Provenance
+from faultcli.campaign.records import Failure, Record
+from faultcli.campaign.store_checks import (
     ArmMemory,
     Damaged,
     read_arm_cell,
@@ -32,10 +36,6 @@ from faultcli.campaign.cells import (
     read_record,
     whole,
 )
-from faultcli.campaign.database import StoreError, boundary, connect, connect_to_read, transaction
-from faultcli.campaign.plan import Arm, Identity, Plan
-from faultcli.campaign.provenance import Provenance
-from faultcli.campaign.records import Failure, Record
 from faultcli.workload.metrics import Outcome
 
 __all__ = ["ArmMemory", "Store", "StoreError", "describe_difference"]
@@ -60,8 +60,8 @@ def _guarded(
 class Store:
     """The trials of one campaign. `Store.open(None)` keeps them in this process only.
 
-    What is read is checked (`campaign.cells`): every method raises `StoreError` if the file is damaged or holds what no
-    campaign writes, and `OutputError` if it cannot be used for another reason, such as a full disk.
+    What is read is checked (`campaign.store_checks`): every method raises `StoreError` if the file is damaged or holds
+    what no campaign writes, and `OutputError` if it cannot be used for another reason, such as a full disk.
     """
 
     def __init__(self, connection: Connection, name: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import tee
+from typing import TypedDict, Unpack
 
 from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
@@ -121,20 +122,23 @@ class Run:
                 self._waiting -= 1
 
 
-@contextmanager
-def opened(
-    plan: Plan,
-    subject: Subject,
-    *,
-    executor: Executor | None = None,
-    store: Store | None = None,
-    budget_seconds: float | None = None,
-    provenance: Provenance | None = None,
-) -> Iterator[Run]:
-    """Open a plan on a subject for the length of a `with` block; afterwards the model is as before, bit for bit.
+class RunWith(TypedDict, total=False):
+    """What a plan is run with, beyond its subject.
 
-    Args:
-        plan, subject, executor, store, budget_seconds, provenance: as `runner.run_campaign`.
+    `executor`: who runs the trials; this process if nobody is named. It is left open. `store`: where trials are kept;
+    nowhere if none is named. `budget_seconds`: no trial, and no round of a curve, starts later than this; what is left
+    is shared out evenly among the arms to come. `provenance`: for reports.
+    """
+
+    executor: Executor
+    store: Store
+    budget_seconds: float | None
+    provenance: Provenance | None
+
+
+@contextmanager
+def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[Run]:
+    """Open a plan on a subject for the length of a `with` block; afterwards the model is as before, bit for bit.
 
     Raises:
         StoreError: the store holds another campaign.
@@ -142,14 +146,15 @@ def opened(
         WorkloadError: the model fails.
     """
     start = time.perf_counter()
-    store = store or Store.open(None)
+    executor, store = means.get("executor") or Serial(), means.get("store") or Store.open(None)
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload)
     for gate in plan.gates:
         gate.check_measured(gate_values(original.outcome), workload.architecture.name)
     plan.check_measure(original.outcome)
-    store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=provenance)
+    store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=means.get("provenance"))
     try:
-        yield Run(plan, subject, identity, original, store, executor or Serial(), budget_seconds, start, len(plan.arms))
+        budget = means.get("budget_seconds")
+        yield Run(plan, subject, identity, original, store, executor, budget, start, len(plan.arms))
     finally:
         workload.load(subject.tensors)

@@ -15,8 +15,9 @@ campaign_options  options of campaign and curve on trials, gates and who runs th
 grouping         from a function with groups to a command with options; --help-all
 places           which files a command reads and writes, checked for all commands
 config           options from a TOML file
-session          what commands that run a model have in common
-running          who runs trials, and how they are watched
+session          what commands that run a model have in common: what is opened, what trials are run with
+progress         what is shown while trials run
+exit_codes       with which code a command ends
 results          what a campaign prints
 console          where commands print
 streams          standard streams that are closed or full
@@ -49,15 +50,13 @@ from faultcli.cli import (
     streams,
     train_corrector,
 )
+from faultcli.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, INTERRUPTED
 from faultcli.cli.grouping import BriefHelp
 from faultcli.cli.places import guarded
 from faultcli.errors import FaultcliError, OutputError, UsageError
 from faultcli.report.text import printable
 
-INTERNAL_ERROR = 3
-INTERRUPTED = 130
 _ENDING = signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)
-BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 _LIMITS = {
     errno.ENOMEM: ("memory ran out", "pass a smaller --batch-size or --limit, or allow more (ulimit -v)"),
     errno.ENAMETOOLONG: ("the name of a file is longer than the system allows", "a shorter name"),
@@ -251,7 +250,7 @@ def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
     unknown = plain.removeprefix("No such option: ")
     if unknown in _MOVED:
         return plain, _MOVED[unknown]
-    if arguments[0] == "curve" and any(unknown in one.opts for one in _parameters("campaign")):
+    if list(arguments[:1]) == ["curve"] and any(unknown in one.opts for one in _parameters("campaign")):
         return plain, f"leave {unknown} out, or ask `faultcli campaign`, which has it"
     if near:
         options = near[1].split(", ")

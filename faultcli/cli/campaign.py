@@ -38,9 +38,20 @@ def campaign(
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.runner import run_campaign
     from faultcli.campaign.shard import WHOLE, parse_shard
+    from faultcli.cli.progress import watching
     from faultcli.cli.results import show_preview, show_result
-    from faultcli.cli.running import command_line, conducting, in_seconds, set_threads, watching
-    from faultcli.cli.session import arms_of, corrector_of, looking, note_what_runs, open_subject, provenance_of
+    from faultcli.cli.session import (
+        arms_of,
+        command_line,
+        conducting,
+        corrector_of,
+        in_seconds,
+        looking,
+        note_what_runs,
+        open_subject,
+        provenance_of,
+        set_threads,
+    )
 
     quiet, older, bounds = shown.quiet, _baseline(gates), gates.between()
     demands = _demands(gates, bounds)
@@ -74,8 +85,8 @@ def campaign(
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)
         return
-    with conducting(running, threads, seconds, quiet=quiet) as how, watching(plan, part, quiet) as look:
-        result = run_campaign(plan, subject, shard=part, provenance=provenance, on_record=look, **how)
+    with conducting(running, threads, seconds, provenance, quiet=quiet) as how, watching(plan, part, quiet) as look:
+        result = run_campaign(plan, subject, shard=part, on_record=look, **how)
     show_result(result, shown.json, quiet=quiet)
 
 

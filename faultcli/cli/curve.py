@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,15 +10,12 @@ import typer
 
 from faultcli.cli import options
 from faultcli.cli.campaign_options import Running, Stopping, trials
-from faultcli.cli.console import note, progress, say, stdout, write_json
+from faultcli.cli.console import note, say, stdout, write_json
 from faultcli.cli.grouping import grouped
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from faultcli.campaign.curves import CurveResult, Look
-    from faultcli.campaign.flip_curve import FlipCurve
-    from faultcli.campaign.plan import Plan
-    from faultcli.campaign.records import Failure, Record
+    from faultcli.campaign.curves import CurveResult
 
 WIDEST = "1e-8:1e-2"  # what --find-max-ber looks through if no range is named
 CURVE_TRIALS = 300
@@ -69,9 +64,20 @@ def curve(
     """
     from faultcli.campaign.curves import run_curves
     from faultcli.campaign.plan import Plan, Question
+    from faultcli.cli.progress import watching_curves
     from faultcli.cli.results import show_preview
-    from faultcli.cli.running import command_line, conducting, in_seconds, set_threads
-    from faultcli.cli.session import arms_of, corrector_of, looking, note_what_runs, open_subject, provenance_of
+    from faultcli.cli.session import (
+        arms_of,
+        command_line,
+        conducting,
+        corrector_of,
+        in_seconds,
+        looking,
+        note_what_runs,
+        open_subject,
+        provenance_of,
+        set_threads,
+    )
     from faultcli.faults.laws import AnyFlips
     from faultcli.faults.memories import parse_range
 
@@ -96,8 +102,8 @@ def curve(
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)
         return
-    with conducting(running, threads, seconds, quiet=quiet) as how, watching_curves(plan, quiet) as look:
-        result = run_curves(plan, subject, provenance=provenance, on_record=look, **how)
+    with conducting(running, threads, seconds, provenance, quiet=quiet) as how, watching_curves(plan, quiet) as look:
+        result = run_curves(plan, subject, on_record=look, **how)
     show_curves(result, shown.json, quiet=quiet)
 
 
@@ -114,26 +120,6 @@ def _model_and_rates(model: str | None, asked: Asked) -> tuple[str | None, str]:
     if asked.find_max_ber:
         return model, WIDEST
     raise UsageError("there is no range of rates", "name one: faultcli curve 1e-6:1e-2")
-
-
-@contextmanager
-def watching_curves(plan: Plan, quiet: bool) -> Iterator[Look]:
-    """Give what is to be called with every trial: it moves a bar on a terminal."""
-    from faultcli.cli.running import Tally
-
-    with progress(quiet) as display:
-        tally = Tally(display, len(plan.arms), plan.trials)
-        said: tuple[int, int] | None = None
-
-        def look(found: Record | Failure, curve: FlipCurve, kept: bool) -> None:
-            nonlocal said
-            tally.count(found.arm, kept=kept)
-            if said != (found.arm, curve.trials) and not display.disable:
-                said = found.arm, curve.trials
-                width = f" ± {100 * curve.half_width():.1f}" if curve.trials else ""
-                tally.say(f"{plan.arms[found.arm].label}{width}")
-
-        yield look
 
 
 def show_curves(result: CurveResult, json: str | None, *, quiet: bool) -> None:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from faultcli.cli.console import note, say, stdout, write_json
+from faultcli.cli.exit_codes import code_of
 
 if TYPE_CHECKING:
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.records import CampaignResult
     from faultcli.campaign.subject import Subject
-
-GATE_FAILED, INCONCLUSIVE = 1, 4
 
 
 def show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | None) -> None:
@@ -34,7 +33,6 @@ def show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | N
 
 def show_result(result: CampaignResult, json: str | None, *, quiet: bool) -> None:
     """Print a result and end with the exit code of its gates."""
-    from faultcli.campaign.gates import Verdict
     from faultcli.report.document import campaign_document
     from faultcli.report.table import campaign_tables, failure_lines, format_lines, gate_lines, interval_lines, winners
 
@@ -46,7 +44,4 @@ def show_result(result: CampaignResult, json: str | None, *, quiet: bool) -> Non
         say(*interval_lines(result, confidence), *winners(result, confidence))
         say(*format_lines(result), *failure_lines(result), *gate_lines(result))
         note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
-    if result.verdict is Verdict.FAIL:
-        raise typer.Exit(GATE_FAILED)
-    if result.verdict is not Verdict.PASS and any(arm.gates for arm in result.arms):
-        raise typer.Exit(INCONCLUSIVE)
+    raise typer.Exit(code_of(result))

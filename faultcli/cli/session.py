@@ -1,22 +1,30 @@
-"""What the commands that run a model have in common, around a subject."""
+"""What the commands that run a model have in common: what is opened, and what trials are run with."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faultcli.cli.console import note
+from faultcli.errors import UsageError
+from faultcli.report.text import counted
 
 if TYPE_CHECKING:
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
+    from faultcli.campaign.trials import RunWith
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.campaign_options import Running
     from faultcli.cli.options import AtRisk, Correcting, Hardening, ModelAndData
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
     from faultcli.recover.applied import Correct
+
+_MOST_THREADS = 1024
 
 
 @contextmanager
@@ -90,3 +98,51 @@ def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unla
     if any(arm.recalibrate or (arm.correct and correct and correct.corrector.needs_window) for arm in arms):
         return subject.looking_at(unlabelled)
     return subject
+
+
+def set_threads(threads: int | None, *, several: bool) -> int:
+    """Set how many threads compute, in this process and in each worker: what is asked for, else one where several
+    processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
+    from faultcli.workload.process import prepare
+
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute", "--threads 1")
+    return prepare(1 if threads is None and several else threads)
+
+
+def in_seconds(budget: float | None) -> float | None:
+    """Return --budget, which is in minutes, in seconds."""
+    if budget is not None and not budget > 0:
+        raise UsageError(f"--budget {budget:g}: minutes are more than 0", "--budget 10")
+    return None if budget is None else 60 * budget
+
+
+@contextmanager
+def conducting(
+    running: Running, threads: int, seconds: float | None, provenance: Provenance, *, quiet: bool
+) -> Iterator[RunWith]:
+    """Give what trials are run with, for the length of a `with` block; an interrupt says what is kept."""
+    from faultcli.campaign.executors import executor_of
+    from faultcli.campaign.store import Store
+
+    with executor_of(running.workers, running.ray, threads) as executor, closing(Store.open(running.store)) as kept:
+        try:
+            yield {"executor": executor, "store": kept, "budget_seconds": seconds, "provenance": provenance}
+        except KeyboardInterrupt:
+            note(_where_trials_are(running.store, kept.trials), quiet=quiet)
+            raise
+
+
+def command_line() -> str:
+    """The command as a shell takes it."""
+    import shlex
+
+    return shlex.join(["faultcli", *sys.argv[1:]])
+
+
+def _where_trials_are(store: Path | None, kept: int) -> str:
+    """What to tell somebody who interrupted a campaign."""
+    if store is None:
+        return "nothing is kept: with --store FILE a campaign continues where it was interrupted"
+    verb = "is" if kept == 1 else "are"
+    return f"{counted(kept, 'trial')} {verb} kept in {store}; the same command continues from there"

@@ -10,12 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from faultcli.campaign.cells import MOST_REPEATS
 from faultcli.campaign.gates import Gate
 from faultcli.campaign.plan import Plan, Question, cross
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory, Store
+from faultcli.campaign.store_checks import MOST_REPEATS
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips, parse_law
 from faultcli.faults.memories import parse_range

@@ -330,7 +330,7 @@ def test_ray_leaves_signals_to_those_who_had_them() -> None:
 @pytest.mark.parametrize("kind", ["command line", "processes", "ray"])
 def test_every_process_that_runs_the_model_keeps_freed_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from faultcli.campaign.executors import actors, processes
-    from faultcli.cli.running import set_threads
+    from faultcli.cli.session import set_threads
     from faultcli.workload import process as allocator
 
     kept: list[str] = []

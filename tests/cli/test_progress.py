@@ -17,7 +17,7 @@ from faultcli.campaign.records import Record
 from faultcli.campaign.shard import WHOLE
 from faultcli.campaign.watch import Watch
 from faultcli.cli import console
-from faultcli.cli.running import watching
+from faultcli.cli.progress import watching
 from faultcli.faults.laws import parse_law
 from faultcli.protect.chain import parse_chain
 from faultcli.workload.metrics import Outcome

@@ -1,71 +1,27 @@
-"""How a campaign is run and watched: who runs the trials, what is shown meanwhile, what an interrupt leaves."""
+"""What is shown while trials run: a bar with the count and what came out so far."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from faultcli.cli.console import note, progress
-from faultcli.errors import UsageError
 from faultcli.report.text import counted, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from faultcli.campaign.executors.base import Executor
+    from faultcli.campaign.curves import Look
+    from faultcli.campaign.flip_curve import FlipCurve
     from faultcli.campaign.plan import Plan
     from faultcli.campaign.records import Failure, Record
     from faultcli.campaign.runner import Listener
     from faultcli.campaign.shard import Shard
-    from faultcli.campaign.store import Store
     from faultcli.campaign.watch import Watch
-    from faultcli.cli.campaign_options import Running
 
 _REDRAW_SECONDS = 0.2
-_MOST_THREADS = 1024
-
-
-def set_threads(threads: int | None, *, several: bool) -> int:
-    """Set how many threads compute, in this process and in each worker: what is asked for, else one where several
-    processes share the machine, else all cores. Floating-point results depend on it, so it is part of the plan."""
-    from faultcli.workload.process import prepare
-
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise UsageError(f"--threads {threads}: 1 to {_MOST_THREADS} threads compute", "--threads 1")
-    return prepare(1 if threads is None and several else threads)
-
-
-def in_seconds(budget: float | None) -> float | None:
-    """Return --budget, which is in minutes, in seconds."""
-    if budget is not None and not budget > 0:
-        raise UsageError(f"--budget {budget:g}: minutes are more than 0", "--budget 10")
-    return None if budget is None else 60 * budget
-
-
-class Executing(TypedDict):
-    """What trials are run with, as `run_campaign` and `run_curves` take it."""
-
-    executor: Executor
-    store: Store
-    budget_seconds: float | None
-
-
-@contextmanager
-def conducting(running: Running, threads: int, seconds: float | None, *, quiet: bool) -> Iterator[Executing]:
-    """Give what trials are run with, for the length of a `with` block; an interrupt says what is kept."""
-    from faultcli.campaign.executors import executor_of
-    from faultcli.campaign.store import Store
-
-    with executor_of(running.workers, running.ray, threads) as executor, closing(Store.open(running.store)) as kept:
-        try:
-            yield {"executor": executor, "store": kept, "budget_seconds": seconds}
-        except KeyboardInterrupt:
-            note(where_trials_are(running.store, kept.trials), quiet=quiet)
-            raise
 
 
 @contextmanager
@@ -78,7 +34,25 @@ def watching(plan: Plan, shard: Shard, quiet: bool) -> Iterator[Listener]:
         display_of.end()
 
 
-class Tally:
+@contextmanager
+def watching_curves(plan: Plan, quiet: bool) -> Iterator[Look]:
+    """Give what is to be called with every trial: it moves a bar on a terminal."""
+    with progress(quiet) as display:
+        tally = _Tally(display, len(plan.arms), plan.trials)
+        said: tuple[int, int] | None = None
+
+        def look(found: Record | Failure, curve: FlipCurve, kept: bool) -> None:
+            nonlocal said
+            tally.count(found.arm, kept=kept)
+            if said != (found.arm, curve.trials) and not display.disable:
+                said = found.arm, curve.trials
+                width = f" ± {100 * curve.half_width():.1f}" if curve.trials else ""
+                tally.say(f"{plan.arms[found.arm].label}{width}")
+
+        yield look
+
+
+class _Tally:
     """A bar over the trials of all arms. Those that a store had already, and those that an arm did not need, count as
     done and took no time."""
 
@@ -107,7 +81,7 @@ class Tally:
 class _Bar:
     def __init__(self, display: Progress, plan: Plan, shard: Shard) -> None:
         self._plan = plan
-        self._tally = Tally(display, len(plan.arms), len(shard.trials(plan.trials)))
+        self._tally = _Tally(display, len(plan.arms), len(shard.trials(plan.trials)))
         self._watch: Watch | None = None
         self._kept = 0
         self._shown = 0.0
@@ -147,18 +121,3 @@ def _said(plan: Plan, arm: int, watch: Watch) -> str:
     what = watch.measure.score or "accuracy"
     mean = mean_text(watch.mean(), watch.measure) + unit(watch.measure)
     return f"{plan.arms[arm].label}: {counted(watch.trials, 'trial')}, {what} {mean}"
-
-
-def where_trials_are(store: Path | None, kept: int) -> str:
-    """What to tell somebody who interrupted a campaign."""
-    if store is None:
-        return "nothing is kept: with --store FILE a campaign continues where it was interrupted"
-    verb = "is" if kept == 1 else "are"
-    return f"{counted(kept, 'trial')} {verb} kept in {store}; the same command continues from there"
-
-
-def command_line() -> str:
-    """The command as a shell takes it."""
-    import shlex
-
-    return shlex.join(["faultcli", *sys.argv[1:]])
