@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from faultcli.errors import UsageError
+from faultcli.faults.law import shortest
 from faultcli.formats import NumberFormat, ScaledFormat, container_dtype
 from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, rounded_up
@@ -69,7 +70,7 @@ class Posterior(Protection):
 
     @property
     def text(self) -> str:
-        rate = f"{self.ber:g}" if self.ber is not None else ""
+        rate = shortest(self.ber) if self.ber is not None else ""
         parts = [part for part in (rate, self.granularity if self.granularity != "tensor" else "") if part]
         return "posterior" + ("=" if parts else "") + ":".join(parts)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from faultcli.errors import UsageError
+from faultcli.faults.law import shortest
 from faultcli.formats import NumberFormat
 from faultcli.protect.base import Fitted, Protection, Written
 from faultcli.protect.factor_search import FactorSearch, best_together, fitting_factors
@@ -44,7 +45,7 @@ class Scale(Protection):
 
     @property
     def text(self) -> str:
-        value = self.factor if isinstance(self.factor, str) else f"{self.factor:g}"
+        value = self.factor if isinstance(self.factor, str) else shortest(self.factor)
         return f"scale={value}" + ("" if self.granularity == "tensor" else f":{self.granularity}")
 
     @property

@@ -187,7 +187,9 @@ def examples() -> Iterator[str]:
         yield from link.examples.split(", ")
 
 
-@pytest.mark.parametrize("text", [*examples(), "scale=auto:channel,guard", "none"])
+@pytest.mark.parametrize(
+    "text", [*examples(), "scale=auto:channel,guard", "none", "scale=0.12345678", "posterior=1.2345678e-05"]
+)
 def test_a_chain_survives_its_own_text(text: str) -> None:
     chain = parse_chain(text)
     assert parse_chain(chain.text) == chain
