@@ -13,7 +13,6 @@ from faultcli.cli.grouping import grouped
 if TYPE_CHECKING:
     from faultcli.campaign.baseline import Baseline
     from faultcli.campaign.gates import Gate
-    from faultcli.faults.law import FaultLaw
 
 
 @grouped
@@ -57,7 +56,10 @@ def campaign(
     demands = _demands(gates, bounds)
     seconds = in_seconds(gates.budget)
     rates = faults.rates(quiet=quiet)
-    laws = _laws(faults.specs(rates), quiet=quiet)
+    laws = faults.laws(rates)
+    for law in laws:
+        if law.repeats:
+            note(f"{law.spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
     correct = corrector_of(hardening)
     arms = arms_of(hardening, laws, correct)
     trials = gates.trials
@@ -113,13 +115,3 @@ def _demands(gates: Gates, bounds: dict[str | None, tuple[float, float]]) -> tup
     }
     asked = (Gate(name, threshold) for name, threshold in named.items() if threshold is not None)
     return (*asked, *(parse_gate(text, bounds) for text in gates.gate or []))
-
-
-def _laws(specs: list[str], *, quiet: bool) -> list[FaultLaw]:
-    from faultcli.faults.laws import parse_law
-
-    laws = [parse_law(spec) for spec in specs]
-    for spec, law in zip(specs, laws, strict=True):
-        if law.repeats:
-            note(f"{spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
-    return laws

@@ -133,9 +133,11 @@ class Faults:
 
         return [explained_rate(text, quiet=quiet) for text in split_rates(self.bers)] if self.bers is not None else []
 
-    def specs(self, rates: Sequence[Rate]) -> list[str]:
+    def laws(self, rates: Sequence[Rate]) -> list[FaultLaw]:
         """Return the laws that --ber and --fault ask for, in that order."""
-        return [*(rate.law.spec for rate in rates), *(self.fault or [])]
+        from faultcli.faults.laws import parse_law
+
+        return [*(rate.law for rate in rates), *map(parse_law, self.fault or [])]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,6 @@ from faultcli.cli.places import READS, WRITES
 
 if TYPE_CHECKING:
     from faultcli.campaign.training import TrainingPlan
-    from faultcli.faults.maps import FaultMap
     from faultcli.recover.edmn import EdmnOptions
 
 _training = partial(options.option, "Training")
@@ -141,26 +139,24 @@ def train_corrector(
     from faultcli.campaign import training as library
     from faultcli.cli.session import note_what_runs, open_subject
     from faultcli.errors import UsageError
-    from faultcli.faults.laws import parse_law
     from faultcli.faults.maps import FaultMap
     from faultcli.protect.chain import parse_chain
     from faultcli.recover.file import save_corrector
     from faultcli.report.correction import correction_document, correction_table, write_report
 
     seed, quiet = faults.seed, shown.quiet
-    specs = faults.specs(faults.rates(quiet=quiet))
-    if (faults.replay is None) == (not specs):
-        problem = "--replay names the faults: no --fault or --ber beside it" if specs else "no fault to train for"
+    laws = faults.laws(faults.rates(quiet=quiet))
+    if (faults.replay is None) == (not laws):
+        problem = "--replay names the faults: no --fault or --ber beside it" if laws else "no fault to train for"
         raise UsageError(
             problem, "name a law with --fault SPEC or --ber P, or the faults themselves with --replay FILE"
         )
     plan = training.plan(seed)
     outputs.check(force=shown.force)
-    laws, chain = [parse_law(spec) for spec in specs], parse_chain(memory.protect)
+    chain = parse_chain(memory.protect)
     known = None if faults.replay is None else FaultMap.load(faults.replay)
     if known is not None:
-        memory = replace(memory, format=known.format)
-        at_risk = options.AtRisk("any", _covered(model, known))
+        at_risk = options.AtRisk("any")  # of which the map's own are
     subject = open_subject(model, workload, at_risk)
     note_what_runs(subject, quiet=quiet)
     inputs = library.training_inputs(subject, plan)
@@ -188,11 +184,3 @@ def train_corrector(
     if shown.json != "-":
         stdout().print(correction_table(result.corrector, result.levels, result.inputs))
         note(f"{result.corrector.card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)
-
-
-def _covered(model: str | None, faults: FaultMap) -> list[str]:
-    """Return the tensors that a fault map covers, as globs."""
-    from faultcli.campaign.subject import open_checkpoint
-
-    here = open_checkpoint(model).tensors
-    return [glob.escape(name) for name in faults.layout if name in here]

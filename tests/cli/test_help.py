@@ -1,14 +1,11 @@
 """Every command and every option is explained."""
 
-import ast
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import typer
 
-import faultcli.cli
 from faultcli.cli import app
 
 TREE = typer.main.get_command(app)
@@ -78,12 +75,3 @@ def test_what_is_left_out_is_said_and_shown(name: str, faultcli: Callable[..., o
     done = faultcli(name, "--help-all")
     assert done.code == 0
     assert all(re.search(rf"{option}\s", done.out) for option in spelled)
-
-
-def test_functions_take_few_values() -> None:
-    """Options that belong together are one value."""
-    for path in Path(faultcli.cli.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                given = node.args
-                assert len(given.args) + len(given.kwonlyargs) <= 8, f"{path.name}: {node.name}"
