@@ -1,4 +1,5 @@
-"""Binary BCH codes of length 255, vectorised over blocks: any few flips of a block are corrected.
+"""Binary BCH codes of length 255 with one more parity bit over all, vectorised over blocks of 256 bits: any few flips
+of a block are corrected, and one more is always seen.
 
 Bose and Ray-Chaudhuri (1960), Hocquenghem (1959); decoding by Berlekamp and Massey and an exhaustive search for the
 roots (Lin and Costello, Error Control Coding, 2nd ed., ch. 6). Elements of GF(256) are bytes modulo x^8+x^4+x^3+x^2+1.
@@ -38,9 +39,11 @@ def _terms(power: int) -> NDArray[np.uint8]:
 
 
 class Bch:
-    """The code that corrects any `t` flips of 255 bits: `parity_bits` of redundancy, then `data_bits` of data.
+    """The code that corrects any `t` flips of 256 bits and detects t + 1: `check_bits` of redundancy, `data_bits` of
+    data.
 
-    Shortened blocks leave their last data bits 0. Get one from `bch_code`, which keeps them.
+    The first 255 bits are a word of the BCH code: check bits but the last, then data. The last check bit makes the
+    number of ones even. Shortened blocks leave their last data bits 0. Get one from `bch_code`, which keeps them.
     """
 
     def __init__(self, t: int) -> None:
@@ -56,7 +59,8 @@ class Bch:
             shifted = np.concatenate([[0], generator]).astype(np.uint8)
             shifted[:-1] ^= _times(generator, _EXP[root])
             generator = shifted
-        self.parity_bits = len(generator) - 1
+        self.parity_bits = len(generator) - 1  # of the BCH code
+        self.check_bits = self.parity_bits + 1
         self.data_bits = LENGTH - self.parity_bits
         self._parity_of = self._systematic(generator)
         # Per byte of a word of 255 bits and value of that byte: its part of the odd syndromes.
@@ -79,25 +83,29 @@ class Bch:
                 remainder = (remainder & ((1 << r) - 1)) ^ low
         return np.array(rows, dtype=np.float32).reshape(self.data_bits, r)
 
-    def miscorrection(self, bits: int) -> float:
-        """Return how likely a block of `bits` bits with more than t flips, data and parity together, comes out as
-        another code word: the share of all syndromes that up to t flips explain."""
-        explained = sum(math.comb(bits, flips) for flips in range(self.t + 1))
-        return min(1.0, explained / (1 << self.parity_bits))
+    def miscorrection(self, bits: int, flips: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how likely a block of `bits` bits, check bits included, comes out as another code word after so many
+        flips, more than t: the share of all syndromes that up to t flips explain, of which an even number is told from
+        an odd one. After t + 1 it never does."""
+        ways = [math.comb(bits, few) for few in range(self.t + 1)]
+        explained = [min(1.0, sum(ways[parity::2]) / (1 << self.parity_bits)) for parity in range(2)]
+        return np.where(flips == self.t + 1, 0.0, np.array(explained)[flips % 2])
 
-    def parity(self, data: Bits) -> Bits:
-        """Return the parity bits [n, parity_bits] of data bits [n, up to data_bits]."""
+    def checks(self, data: Bits) -> Bits:
+        """Return the check bits [n, check_bits] of data bits [n, up to data_bits]."""
         sums = data.astype(np.float32) @ self._parity_of[: data.shape[1]]  # exact: sums of at most 255 ones
-        return (sums.astype(np.int32) & 1).astype(np.uint8)
+        parity = (sums.astype(np.int32) & 1).astype(np.uint8)
+        return np.concatenate([parity, _odd(data) ^ _odd(parity)], axis=1)
 
-    def correct(self, data: Bits, parity: Bits) -> tuple[Bits, NDArray[np.bool_]]:
+    def correct(self, data: Bits, checks: Bits) -> tuple[Bits, NDArray[np.bool_]]:
         """Return the data bits [n, d] as they were, and which blocks [n] are beyond correction (left as they are)."""
         out, lost = data.copy(), np.zeros(len(data), dtype=bool)
+        first = self.parity_bits  # of the data
         for start in range(0, len(data), _CHUNK):
             part = slice(start, start + _CHUNK)
             word = np.zeros((len(data[part]), 256), dtype=np.uint8)
-            word[:, : self.parity_bits] = parity[part]
-            word[:, self.parity_bits : self.parity_bits + data.shape[1]] = data[part]
+            word[:, :first] = checks[part, :first]
+            word[:, first : first + data.shape[1]] = data[part]
             octets = np.packbits(word, axis=1, bitorder="little")
             syndromes = np.zeros((len(word), self.t), dtype=np.uint8)
             for position in range(32):
@@ -106,9 +114,13 @@ class Bch:
             if len(hit):
                 flips, found = self._locate(syndromes[hit])
                 # A flip located in the unused part of a shortened block cannot be: the block is beyond correction.
-                found &= ~flips[:, self.parity_bits + data.shape[1] :].any(axis=1)
+                found &= ~flips[:, first + data.shape[1] :].any(axis=1)
+                # Neither can t flips if the number of ones says that there is one more.
+                odd = _odd(word[hit])[:, 0] ^ checks[start + hit, -1]
+                count = flips.sum(axis=1)
+                found &= count + (count + odd & 1) <= self.t
                 flips[~found] = 0
-                out[start + hit] ^= flips[:, self.parity_bits : self.parity_bits + data.shape[1]]
+                out[start + hit] ^= flips[:, first : first + data.shape[1]]
                 lost[start + hit] = ~found
         return out, lost
 
@@ -140,6 +152,11 @@ class Bch:
             value ^= _terms(power)[locator[:, power]]
         flips = (value == 0).astype(np.uint8)
         return flips, (flips.sum(axis=1) == degree) & (degree <= t)
+
+
+def _odd(bits: Bits) -> Bits:
+    """Return whether the number of ones [n, 1] is odd."""
+    return np.bitwise_xor.reduce(bits, axis=1, keepdims=True)
 
 
 @lru_cache(maxsize=32)

@@ -22,19 +22,20 @@ from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.values import TILE
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, flips_beyond, needs_zero_bits
-from faultcli.protect.bch import LENGTH, Bits, bch_code
+from faultcli.protect.bch import Bits, bch_code
 
 BLOCK_BITS = 256
 
 
 @dataclass(frozen=True)
 class InPlace(Protection):
-    """On average `spare` low bits of every word are given up for the parity of its block of 256 bits.
+    """On average `spare` low bits of every word are given up for the check bits of its block of 256 bits.
 
     Values are rounded to the nearest that the bits left can say (ties to even). With b bits a word, a block is
-    B = 256 // b words and corrects t = floor(spare · B / 8) flips, wherever they are; its first words give up one bit
-    more than the others where the parity bits do not divide evenly. A block with more flips reads as 0, or, with
-    probability 1/t! or so, as another block that no check tells from a healthy one (`Bch.miscorrection`).
+    B = 256 // b words and corrects t = floor(spare · B / 8) flips, wherever they are, by 8·t + 1 check bits at the
+    most; its first words give up one bit more than the others where these do not divide evenly. A block with t + 1
+    flips reads as 0. So does one with more, or, with probability 1/t! or so, as another block that no check tells from
+    a healthy one (`Bch.miscorrection`).
     """
 
     name: ClassVar[str] = "inplace"
@@ -42,9 +43,10 @@ class InPlace(Protection):
     overhead: ClassVar[str] = "none, but words that fill up a tensor's last block"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
-        "the lowest M bits of the words of a 256-bit block (0.5: of every second word) hold its BCH parity; corrects "
-        "t = M·(words per block)/8 flips anywhere in the block, parity included; with more the block reads as 0, or as "
-        "other words unnoticed: always for t = 1, in half of the cases for 2, 17 % for 3, 4 % for 4, 1 in 40,000 for 8"
+        "the lowest M bits of the words of a 256-bit block (0.5: of every second word), and one more bit, hold its BCH "
+        "parity; corrects t = M·(words per block)/8 flips anywhere in the block, parity included; with t + 1 the block "
+        "reads as 0; with more too, or as other words unnoticed: with t + 2 always for t = 1, in half of the cases for "
+        "2, 17 % for 3, 4 % for 4, 1 in 40,000 for 8"
     )
 
     spare: float
@@ -73,12 +75,13 @@ class InPlace(Protection):
         format = written.format.element
         needs_zero_bits(written.format, self.text)
         room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
-        correctable = math.floor(self.spare * (BLOCK_BITS // format.bits) / 8)
+        block = self.fit_block(format)
+        correctable = math.floor(self.spare * block / 8)
         if self.spare > room or correctable < 1:
             raise UsageError(
                 f"{self.text}: words of {written.format.name} have {room} bits to spare, "
                 f"and {self.spare:g} of them correct {correctable} flips a block",
-                f"choose {8 / (BLOCK_BITS // format.bits):.3g} to {room}",
+                f"choose {8 / block:.3g} to {room}",
             )
         if format.bits > 32:
             raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
@@ -116,7 +119,7 @@ class FittedInPlace(Fitted):
         self.block = BLOCK_BITS // format.bits
         self.dtype = dtype
         self.code = bch_code(t)
-        each, more = divmod(self.code.parity_bits, self.block)
+        each, more = divmod(self.code.check_bits, self.block)
         self.spare = np.full(self.block, each)
         self.spare[:more] += 1
         width = 8 * dtype.itemsize  # a word's place among the bits of a block
@@ -127,8 +130,6 @@ class FittedInPlace(Fitted):
             for word in range(self.block)
             if bit >= self.spare[word]
         ]
-        # Parity and data together may not exceed the code's length: the last data bits, of least weight, go without.
-        self.covered = min(len(data), LENGTH - self.code.parity_bits)
         self.places = np.array([*data, *low])
         self._back = np.full(self.block * width, len(self.places))  # where each bit of a block is among them; else 0
         self._back[self.places] = np.arange(len(self.places))
@@ -139,46 +140,42 @@ class FittedInPlace(Fitted):
 
     def write_words(self, blocks: Words) -> Words:
         data, _ = self._split(blocks)
-        return self._join(data, self.code.parity(data[:, : self.covered]))
+        return self._join(data, self.code.checks(data))
 
     def read_words(self, blocks: Words, checks: Words) -> Words:
-        data, parity = self._split(blocks)
-        data[:, : self.covered], lost = self.code.correct(data[:, : self.covered], parity)
+        data, own = self._split(blocks)
+        data, lost = self.code.correct(data, own)
         data[lost] = 0
-        return self._join(data, np.zeros_like(parity))
+        return self._join(data, np.zeros_like(own))
 
     def count_flips(self, blocks: Words) -> tuple[int, int]:
         """Return how many flips were corrected in words [n, block] as read, and in how many bits one looked for them.
         Blocks beyond correction count as one flip more than can be corrected."""
-        data, parity = self._split(blocks)
-        data = data[:, : self.covered]
-        corrected, lost = self.code.correct(data, parity)
-        flips = (corrected != data).sum(axis=1) + (self.code.parity(corrected) != parity).sum(axis=1)
+        data, checks = self._split(blocks)
+        corrected, lost = self.code.correct(data, checks)
+        flips = (corrected != data).sum(axis=1) + (self.code.checks(corrected) != checks).sum(axis=1)
         flips[lost] = self.code.t + 1
-        return int(flips.sum()), len(blocks) * self._covered_bits
+        return int(flips.sum()), len(blocks) * len(self.places)
 
     def block_failure(self, ber: float) -> float:
-        _, chances = flips_beyond(self.code.t, self._covered_bits, ber)
-        return float(chances.sum()) * (1 - self.code.miscorrection(self._covered_bits))
+        flips, chances = flips_beyond(self.code.t, len(self.places), ber)
+        return float(chances @ (1 - self.code.miscorrection(len(self.places), flips)))
 
     def unnoticed(self, ber: float) -> float:
-        flips, chances = flips_beyond(self.code.t, self._covered_bits, ber)
-        wrong = np.minimum(flips + self.code.t, self._covered_bits)  # the flips, and those that correction adds
-        return float(chances @ wrong) * self.code.miscorrection(self._covered_bits) / self._covered_bits
-
-    @property
-    def _covered_bits(self) -> int:
-        return self.covered + self.code.parity_bits
+        bits = len(self.places)
+        flips, chances = flips_beyond(self.code.t, bits, ber)
+        wrong = np.minimum(flips + self.code.t, bits)  # the flips, and those that correction adds
+        return float((chances * self.code.miscorrection(bits, flips)) @ wrong) / bits
 
     def _split(self, blocks: Words) -> tuple[Bits, Bits]:
-        """Return the data bits [n, data], plane by plane from the top down, and the parity bits of words [n, block]."""
+        """Return the data bits [n, data], plane by plane from the top down, and the check bits of words [n, block]."""
         bits = np.unpackbits(np.ascontiguousarray(blocks).view(np.uint8), axis=1, bitorder="little")
         chosen = bits.take(self.places, axis=1)  # ten times as fast as bits[:, places]
-        return chosen[:, : -self.code.parity_bits], chosen[:, -self.code.parity_bits :]
+        return chosen[:, : -self.code.check_bits], chosen[:, -self.code.check_bits :]
 
-    def _join(self, data: Bits, parity: Bits) -> Words:
+    def _join(self, data: Bits, checks: Bits) -> Words:
         """Return the words that `_split` took apart."""
-        known = np.concatenate([data, parity, np.zeros((len(data), 1), np.uint8)], axis=1)
+        known = np.concatenate([data, checks, np.zeros((len(data), 1), np.uint8)], axis=1)
         words: Words = np.packbits(known.take(self._back, axis=1), axis=1, bitorder="little").view(self.dtype)
         return words
 
