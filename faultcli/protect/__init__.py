@@ -9,10 +9,12 @@ factor_search  which factors
 expected   how good a factor is, in closed form
 channel    what flips do to words, as probabilities
 guard      bounds on what was read
+distribution  how a tensor's numbers are distributed, in a few bits
 posterior  the best estimate of what was written
 embedded   redundancy in the low bits of a word
 inplace    redundancy in the low bits of a block of words
 bch        the codes of `inplace`
+block_code  such a code on blocks as they lie in the memory, byte by byte
 checks     redundancy in memory of its own: parity, SECDED, triplication
 estimate   the bit-error rate, from what was read
 """

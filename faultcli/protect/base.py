@@ -103,8 +103,8 @@ class Fitted:
         return values
 
     def block_failure(self, ber: float) -> float | None:
-        """Return the probability that a block has more flips than can be corrected and reads as 0; None if blocks are
-        not corrected."""
+        """Return the probability that a block has more flips than can be corrected and is known to be lost; None if
+        blocks are not corrected."""
         return None
 
     def unnoticed(self, ber: float) -> float:

@@ -64,8 +64,7 @@ class Bch:
         self.data_bits = LENGTH - self.parity_bits
         self._parity_of = self._systematic(generator)
         # Per byte of a word of 255 bits and value of that byte: its part of the odd syndromes.
-        powers = np.outer(np.arange(LENGTH + 1) % LENGTH, np.arange(1, 2 * t, 2)) % LENGTH
-        terms = _EXP[powers].reshape(32, 8, t)
+        terms = self.syndromes_of_bits().reshape(32, 8, t)
         values = np.arange(256)[:, None] >> np.arange(8) & 1
         self._syndrome_of = np.zeros((32, 256, t), dtype=np.uint8)
         for bit in range(8):
@@ -82,6 +81,15 @@ class Bch:
             if remainder >> r:
                 remainder = (remainder & ((1 << r) - 1)) ^ low
         return np.array(rows, dtype=np.float32).reshape(self.data_bits, r)
+
+    def syndromes_of_bits(self) -> NDArray[np.uint8]:
+        """Return what each bit of a block adds to the odd syndromes: [256, t], 0 for the last check bit."""
+        powers = _EXP[np.outer(np.arange(LENGTH), np.arange(1, 2 * self.t, 2)) % LENGTH]
+        return np.concatenate([powers, np.zeros((1, self.t), dtype=np.uint8)])
+
+    def parity_of_bits(self) -> Bits:
+        """Return the check bits but the last [data_bits, parity_bits] of blocks with one data bit set."""
+        return self._parity_of.astype(np.uint8)
 
     def miscorrection(self, bits: int, flips: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return how likely a block of `bits` bits, check bits included, comes out as another code word after so many
@@ -103,13 +111,10 @@ class Bch:
         first = self.parity_bits  # of the data
         for start in range(0, len(data), _CHUNK):
             part = slice(start, start + _CHUNK)
-            word = np.zeros((len(data[part]), 256), dtype=np.uint8)
+            word = np.zeros((len(data[part]), LENGTH + 1), dtype=np.uint8)
             word[:, :first] = checks[part, :first]
             word[:, first : first + data.shape[1]] = data[part]
-            octets = np.packbits(word, axis=1, bitorder="little")
-            syndromes = np.zeros((len(word), self.t), dtype=np.uint8)
-            for position in range(32):
-                syndromes ^= self._syndrome_of[position][octets[:, position]]
+            syndromes = self._syndromes(word)
             hit = np.flatnonzero(syndromes.any(axis=1))
             if len(hit):
                 flips, found = self._locate(syndromes[hit])
@@ -123,6 +128,14 @@ class Bch:
                 out[start + hit] ^= flips[:, first : first + data.shape[1]]
                 lost[start + hit] = ~found
         return out, lost
+
+    def _syndromes(self, words: Bits) -> NDArray[np.uint8]:
+        """Return the odd syndromes [n, t] of words [n, 256], whose last bit is none of the BCH code."""
+        octets = np.packbits(words, axis=1, bitorder="little")
+        found = np.zeros((len(words), self.t), dtype=np.uint8)
+        for position in range(32):
+            found ^= self._syndrome_of[position][octets[:, position]]
+        return found
 
     def _locate(self, odd: NDArray[np.uint8]) -> tuple[Bits, NDArray[np.bool_]]:
         """Find the flips [n, 255] that give the odd syndromes [n, t], and whether there are such."""

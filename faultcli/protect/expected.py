@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from faultcli.formats import ScaledFormat
-from faultcli.protect.base import Words
+from faultcli.protect.base import Fitted, Words
+from faultcli.protect.inplace import FittedInPlace
 from faultcli.protect.protected_tensor import StoredTensor
 
 _BEYOND = 1e140
@@ -21,9 +23,10 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
 
     To first order in the bit-error rate p: (r − w)² + p · Σ_b ((r_b − w)² − (r − w)²), with r what reads without
     faults and r_b what reads with bit b flipped, over all bits of the word, of its scale and of their check words.
-    Where blocks are corrected, the first order is (1 − P)·(r − w)² + P·w² with P the probability that a block is known
-    to be beyond correction. Flips that a protection does not notice, because several met, are added to either: bit by
-    bit as above, with the probability that a bit is left wrong (`Fitted.unnoticed`).
+    Where blocks are corrected, the first order is (1 − P)·(r − w)² + P·e² with P the probability that a block is known
+    to be beyond correction, and e² = w² where it then reads as 0. Flips that a protection does not notice, because
+    several met, are added to either: bit by bit as above, with the probability that a bit is left wrong
+    (`Fitted.unnoticed`).
     Reads that are not finite count as the largest finite value of the format, whatever the factor; none counts for more
     than 1e140, so that sums of squares are finite in fp64, too.
 
@@ -42,16 +45,32 @@ def expected_error(stored: StoredTensor, weights: Tensor, ber: float) -> Tensor:
 
 
 def _damaged(error: Tensor, exact: Tensor, words: StoredTensor, errors: _Errors, clean: Tensor, ber: float) -> Tensor:
-    """Return an error with what flips of these words add to it; a block of words that is lost reads as 0."""
-    failing = [p for link in words.links if (p := link.block_failure(ber)) is not None]
+    """Return an error with what flips of these words add to it."""
+    failing = [(p, link) for link in words.links if (p := link.block_failure(ber)) is not None]
     if failing:
-        lost = min(failing)  # of two correcting links the better one
-        error = (1 - lost) * error + lost * exact.square()
+        lost, link = min(failing, key=lambda pair: pair[0])  # of two correcting links the better one
+        error = (1 - lost) * error + lost * (_lost_errors(words, link, exact, ber) if lost else 0.0)
     else:
         error = error + ber * sum((flip - clean for _, flip in errors(_flipped(words))), torch.zeros_like(clean))
     for chance, flipped in _unnoticed(words, ber):
         error = error + chance * sum((flip - clean for _, flip in errors(flipped)), torch.zeros_like(clean))
     return error
+
+
+def _lost_errors(words: StoredTensor, link: Fitted, exact: Tensor, ber: float) -> Tensor:
+    """Return the squared errors of all elements if their blocks are beyond what a link corrects: read as 0, or for what
+    they probably were."""
+    if not isinstance(link, FittedInPlace):
+        return exact.square()
+    levels, mean, square = (table.view(-1) for table in link.lost_moments(ber))
+    probe = int((levels - link.distribution.peak / 16).abs().argmin())  # a level that no guard takes for an outlier
+    dropped = max(0, words.format.bits - len(levels).bit_length() + 1)
+    middle = probe << dropped | (1 << dropped >> 1)
+    unit = words.values_of(np.full(words.elements, middle, dtype=words.words.dtype), None).double()
+    unit = _finite(words, unit) / levels[probe]
+    own = torch.from_numpy(link.top(words.decode_words(words.words, words.checks)[: words.elements]).astype(np.int64))
+    own = own.view(exact.shape)
+    return unit.square() * (square[own] - 2 * levels[own] * mean[own] + levels[own].square())
 
 
 def single_flips(stored: StoredTensor, weights: Tensor) -> list[tuple[str, Tensor]]:

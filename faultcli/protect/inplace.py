@@ -16,15 +16,24 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from faultcli.errors import UsageError
-from faultcli.formats import NumberFormat
+from faultcli.formats import NumberFormat, ScaledFormat
+from faultcli.formats.fixed import FixedFormat
 from faultcli.formats.floats import FloatFormat
-from faultcli.formats.values import TILE
-from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, flips_beyond, needs_zero_bits
-from faultcli.protect.bch import Bits, bch_code
+from faultcli.formats.integers import SignedInteger
+from faultcli.formats.twos_complement import pack
+from faultcli.formats.values import TILE, count_non_finite, exact_reals
+from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, flips_beyond, needs_zero_bits, words_of
+from faultcli.protect.bch import Bch, bch_code
+from faultcli.protect.block_code import BlockCode, Octets
+from faultcli.protect.channel import through
+from faultcli.protect.distribution import Distribution, levels_of, posterior_means
 
 BLOCK_BITS = 256
+_TOP_BITS = 8  # of a word in a lost block, by which it is taken for what it probably was
+_SAMPLE = 1 << 20  # words that are looked at for how they are distributed
 
 
 @dataclass(frozen=True)
@@ -34,19 +43,23 @@ class InPlace(Protection):
     Values are rounded to the nearest that the bits left can say (ties to even). With b bits a word, a block is
     B = 256 // b words and corrects t = floor(spare · B / 8) flips, wherever they are, by 8·t + 1 check bits at the
     most; its first words give up one bit more than the others where these do not divide evenly. A block with t + 1
-    flips reads as 0. So does one with more, or, with probability 1/t! or so, as another block that no check tells from
-    a healthy one (`Bch.miscorrection`).
+    flips is known to be lost, and one with more, or else, with probability 1/t! or so, it reads as another block that
+    no check tells from a healthy one (`Bch.miscorrection`).
+
+    The words of a lost block are mostly right, and some are far off. Their top 8 bits are taken for those nearest to
+    the mean of what could have been written, given how the tensor's numbers are distributed (26 bits of constants) and
+    the bit-error rate of a block that is just lost; the bits below stay as read.
     """
 
     name: ClassVar[str] = "inplace"
     examples: ClassVar[str] = "inplace=0.5, inplace=1, inplace=2"
-    overhead: ClassVar[str] = "none, but words that fill up a tensor's last block"
+    overhead: ClassVar[str] = "26 bits per tensor, and words that fill up its last block"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "the lowest M bits of the words of a 256-bit block (0.5: of every second word), and one more bit, hold its BCH "
         "parity; corrects t = M·(words per block)/8 flips anywhere in the block, parity included; with t + 1 the block "
-        "reads as 0; with more too, or as other words unnoticed: with t + 2 always for t = 1, in half of the cases for "
-        "2, 17 % for 3, 4 % for 4, 1 in 40,000 for 8"
+        "is lost and its words read as what they probably were; with more too, or as other words unnoticed: with t + 2 "
+        "always for t = 1, in half of the cases for 2, 17 % for 3, 4 % for 4, 1 in 40,000 for 8"
     )
 
     spare: float
@@ -71,7 +84,7 @@ class InPlace(Protection):
     def fit_block(self, format: NumberFormat) -> int:
         return BLOCK_BITS // format.bits
 
-    def fit(self, written: Written) -> FittedInPlace:
+    def _fitting(self, written: Written) -> InPlaceBlocks:
         format = written.format.element
         needs_zero_bits(written.format, self.text)
         room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
@@ -85,99 +98,191 @@ class InPlace(Protection):
             )
         if format.bits > 32:
             raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
-        if not bool(written.values.isfinite().all()):
+        if any(count_non_finite(exact_reals(written.values, written.format.name))):
             raise UsageError(
                 f"{self.text}: stores finite values only, the tensor holds NaN or infinities",
                 "leave the tensor out with --exclude, or protect it with secded=64",
             )
-        return _fitted(format, correctable, written.words.dtype)
+        return _blocks(format, correctable, written.words.dtype)
+
+    def fit(self, written: Written) -> FittedInPlace:
+        sample = written.words[:: max(1, len(written.words) // _SAMPLE)]
+        numbers = written.format.element.decode(codes_of(sample.copy())).double()
+        return FittedInPlace(self._fitting(written), Distribution.of(numbers.reshape(1, -1)))
 
     def nearest(self, written: Written) -> Words:
-        gives, goals = self.fit(written).spare_of(len(written.words)), written.values.reshape(-1)
+        blocks, goals = self._fitting(written), written.values.reshape(-1)
         out = np.empty_like(written.words)
-        for start in range(0, len(out), TILE):  # so that little is held beside the tensor
-            part = slice(start, start + TILE)
-            spare, goal = gives[part], goals[part].double()
+        size = max(1, TILE // blocks.block) * blocks.block  # of a tile, so that little is held beside the tensor
+        gives = blocks.spare_of(min(size, len(out)))
+        widths = torch.from_numpy(np.exp2(gives))
+        for start in range(0, len(out), size):
+            part = slice(start, start + size)
+            goal = goals[part]
+            if (steps := _in_steps(written.format, goal, start)) is not None:
+                out[part] = _rounded(steps, written.format.bits, widths[: len(goal)].to(steps.dtype))
+                continue
+            index = torch.arange(start, start + len(goal))
+            spare, goal = gives[: len(goal)], goal.double()
             below, above = neighbours(written.words[part], written.format.element, spare)
-            index = torch.arange(start, start + len(below))
             down, up = ((written.format.decode(codes_of(w), index).double() - goal).abs_() for w in (below, above))
             odd = torch.from_numpy((below >> spare & 1).astype(bool))
             out[part] = np.where(torch.where(odd, up <= down, up < down).numpy(), above, below)
         return out
 
 
-@lru_cache(maxsize=32)
-def _fitted(format: NumberFormat, t: int, dtype: np.dtype[np.unsignedinteger]) -> FittedInPlace:
-    """Return what all tensors of a format share: it knows nothing else of them."""
-    return FittedInPlace(format, t, dtype)
+def _in_steps(format: NumberFormat, values: Tensor, start: int) -> Tensor | None:
+    """Return values, from this flat position on, in units of the last bit; None in formats that are not evenly spaced."""
+    if isinstance(format, FixedFormat):
+        wide = values.double() if format.value_dtype == torch.float64 else exact_reals(values, format.name)
+        return wide * 2.0**format.fraction_bits
+    if isinstance(format, ScaledFormat) and isinstance(format.codec, SignedInteger):
+        return values.double() / format.units(torch.arange(start, start + len(values))).double()
+    return None
+
+
+def _rounded(steps: Tensor, bits: int, widths: Tensor) -> Words:
+    """Return the two's complement words that come nearest to numbers [n], which are overwritten, among the multiples of
+    `widths` [n]; of two that are equally near the even one."""
+    bound = float(1 << bits - 1)
+    coarse = steps.div_(widths).round_().mul_(widths).clamp_(min=-bound)
+    return words_of(pack(torch.minimum(coarse, bound - widths, out=coarse), bits))
 
 
 class FittedInPlace(Fitted):
+    """The blocks of one tensor.
+
+    Args:
+        blocks: where the code's bits lie.
+        distribution: of the tensor's numbers, by which the words of lost blocks are read.
+    """
+
     fills_padding = True
 
-    def __init__(self, format: NumberFormat, t: int, dtype: np.dtype[np.unsignedinteger]) -> None:
-        self.block = BLOCK_BITS // format.bits
-        self.dtype = dtype
-        self.code = bch_code(t)
-        each, more = divmod(self.code.check_bits, self.block)
-        self.spare = np.full(self.block, each)
-        self.spare[:more] += 1
-        width = 8 * dtype.itemsize  # a word's place among the bits of a block
-        low = [width * word + bit for word in range(self.block) for bit in range(self.spare[word])]
-        data = [
-            width * word + bit
-            for bit in reversed(range(format.bits))
-            for word in range(self.block)
-            if bit >= self.spare[word]
-        ]
-        self.places = np.array([*data, *low])
-        self._back = np.full(self.block * width, len(self.places))  # where each bit of a block is among them; else 0
-        self._back[self.places] = np.arange(len(self.places))
+    def __init__(self, blocks: InPlaceBlocks, distribution: Distribution) -> None:
+        self.blocks, self.block, self.code = blocks, blocks.block, blocks.code
+        self.distribution, self.side_bits = distribution, distribution.side_bits
+        self.lost_table = _believed(blocks, distribution)
+
+    @property
+    def spare(self) -> NDArray[np.int64]:
+        """How many bits each word of a block gives up."""
+        return self.blocks.spare
+
+    def write_words(self, blocks: Words) -> Words:
+        return self._words(self.blocks.layout.write(self._octets(blocks)))
+
+    def read_words(self, blocks: Words, checks: Words) -> Words:
+        octets, hit, lost = self.blocks.layout.read(self._octets(blocks))
+        words = self._words(octets)
+        if lost.any():
+            words[hit[lost]] = self._believe(words[hit[lost]])
+        return words
+
+    def recovered(self, blocks: Words) -> tuple[Words, NDArray[np.int64]]:
+        """Return words [n, block] as they were written, check bits included, and the rows that are beyond correction
+        and left as they are."""
+        octets, hit, lost = self.blocks.layout.read(self._octets(blocks))
+        out = blocks.copy()
+        fixed = hit[~lost]
+        out[fixed] = self._words(self.blocks.layout.write(octets[fixed]))
+        return out, hit[lost]
+
+    def count_flips(self, blocks: Words) -> tuple[int, int]:
+        """Return how many flips were corrected in words [n, block] as read, and in how many bits one looked for them.
+        Blocks beyond correction count as one flip more than can be corrected."""
+        clean, lost = self.recovered(blocks)
+        flips = int(np.bitwise_count(clean ^ blocks).sum()) + len(lost) * (self.code.t + 1)
+        return flips, len(blocks) * self.blocks.bits
+
+    def block_failure(self, ber: float) -> float:
+        flips, chances = flips_beyond(self.code.t, self.blocks.bits, ber)
+        return float(chances @ (1 - self.code.miscorrection(self.blocks.bits, flips)))
+
+    def unnoticed(self, ber: float) -> float:
+        bits = self.blocks.bits
+        flips, chances = flips_beyond(self.code.t, bits, ber)
+        wrong = np.minimum(flips + self.code.t, bits)  # the flips, and those that correction adds
+        return float((chances * self.code.miscorrection(bits, flips)) @ wrong) / bits
+
+    def lost_moments(self, ber: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, by the top bits of a word: what it stands for, and the means of what it is taken for in a block that
+        is lost under this bit-error rate, and of that squared; in multiples of a format's scale, float64 [2^bits]."""
+        bits = min(_TOP_BITS, self.blocks.format.bits)
+        levels = levels_of(self.blocks.format, bits, middle=True).nan_to_num(0, 0, 0)
+        taken = levels[torch.from_numpy(self.lost_table).long()]
+        flips, chances = flips_beyond(self.code.t, self.blocks.bits, ber)
+        rate = float(chances @ flips) / float(chances.sum()) / self.blocks.bits
+        return levels, through(taken, bits, rate), through(taken.square(), bits, rate)
+
+    def top(self, words: Words) -> Words:
+        """Return the bits of words by which they are taken for others in a lost block."""
+        out: Words = words >> max(0, self.blocks.format.bits - _TOP_BITS)
+        return out
+
+    def _believe(self, words: Words) -> Words:
+        """Return what words of lost blocks [n, block], their check bits 0, are taken for."""
+        low = max(0, self.blocks.format.bits - _TOP_BITS)
+        out: Words = self.lost_table[words >> low].astype(words.dtype) << low | words & words.dtype.type((1 << low) - 1)
+        return out
+
+    def _octets(self, blocks: Words) -> Octets:
+        return np.ascontiguousarray(blocks).view(np.uint8).reshape(len(blocks), -1)
+
+    def _words(self, octets: Octets) -> Words:
+        return octets.view(self.blocks.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class InPlaceBlocks:
+    """Where the bits of a code lie in blocks of words: the same for all tensors of a format.
+
+    `spare`: int64 [block], how many low bits each word gives up.
+    """
+
+    format: NumberFormat
+    block: int
+    dtype: np.dtype[np.unsignedinteger]
+    code: Bch
+    spare: NDArray[np.int64]
+    layout: BlockCode
+
+    @property
+    def bits(self) -> int:
+        """Bits of a block."""
+        return self.block * self.format.bits
+
+    @property
+    def lost_rate(self) -> float:
+        """The bit-error rate of a block that is just lost."""
+        return (self.code.t + 1) / self.bits
 
     def spare_of(self, words: int) -> NDArray[np.int64]:
         """Return how many bits each word of a tensor gives up: int64 [words]."""
         return np.resize(self.spare, words)
 
-    def write_words(self, blocks: Words) -> Words:
-        data, _ = self._split(blocks)
-        return self._join(data, self.code.checks(data))
 
-    def read_words(self, blocks: Words, checks: Words) -> Words:
-        data, own = self._split(blocks)
-        data, lost = self.code.correct(data, own)
-        data[lost] = 0
-        return self._join(data, np.zeros_like(own))
+@lru_cache(maxsize=32)
+def _blocks(format: NumberFormat, t: int, dtype: np.dtype[np.unsignedinteger]) -> InPlaceBlocks:
+    """Return the blocks in which words of a format correct `t` flips."""
+    block, code, width = BLOCK_BITS // format.bits, bch_code(t), 8 * dtype.itemsize
+    each, more = divmod(code.check_bits, block)
+    spare = np.full(block, each)
+    spare[:more] += 1
+    checks = [width * word + bit for word in range(block) for bit in range(spare[word])]
+    data = [width * word + bit for bit in reversed(range(format.bits)) for word in range(block) if bit >= spare[word]]
+    layout = BlockCode(code, np.array([*data, *checks]), block * dtype.itemsize)
+    return InPlaceBlocks(format, block, dtype, code, spare, layout)
 
-    def count_flips(self, blocks: Words) -> tuple[int, int]:
-        """Return how many flips were corrected in words [n, block] as read, and in how many bits one looked for them.
-        Blocks beyond correction count as one flip more than can be corrected."""
-        data, checks = self._split(blocks)
-        corrected, lost = self.code.correct(data, checks)
-        flips = (corrected != data).sum(axis=1) + (self.code.checks(corrected) != checks).sum(axis=1)
-        flips[lost] = self.code.t + 1
-        return int(flips.sum()), len(blocks) * len(self.places)
 
-    def block_failure(self, ber: float) -> float:
-        flips, chances = flips_beyond(self.code.t, len(self.places), ber)
-        return float(chances @ (1 - self.code.miscorrection(len(self.places), flips)))
-
-    def unnoticed(self, ber: float) -> float:
-        bits = len(self.places)
-        flips, chances = flips_beyond(self.code.t, bits, ber)
-        wrong = np.minimum(flips + self.code.t, bits)  # the flips, and those that correction adds
-        return float((chances * self.code.miscorrection(bits, flips)) @ wrong) / bits
-
-    def _split(self, blocks: Words) -> tuple[Bits, Bits]:
-        """Return the data bits [n, data], plane by plane from the top down, and the check bits of words [n, block]."""
-        bits = np.unpackbits(np.ascontiguousarray(blocks).view(np.uint8), axis=1, bitorder="little")
-        chosen = bits.take(self.places, axis=1)  # ten times as fast as bits[:, places]
-        return chosen[:, : -self.code.check_bits], chosen[:, -self.code.check_bits :]
-
-    def _join(self, data: Bits, checks: Bits) -> Words:
-        """Return the words that `_split` took apart."""
-        known = np.concatenate([data, checks, np.zeros((len(data), 1), np.uint8)], axis=1)
-        words: Words = np.packbits(known.take(self._back, axis=1), axis=1, bitorder="little").view(self.dtype)
-        return words
+def _believed(blocks: InPlaceBlocks, distribution: Distribution) -> NDArray[np.uint8]:
+    """Return what the top bits of a word in a lost block are taken for: the word nearest to the mean of what could have
+    been written, if each bit flipped with the rate of a block that is just lost."""
+    bits = min(_TOP_BITS, blocks.format.bits)
+    levels = levels_of(blocks.format, bits, middle=True)
+    means = posterior_means(distribution.prior(levels)[0], levels, bits, blocks.lost_rate)
+    distance = (means[:, None] - levels).abs().nan_to_num(math.inf)
+    return distance.argmin(dim=1).to(torch.uint8).numpy()
 
 
 def neighbours(words: Words, format: NumberFormat, spare: NDArray[np.int64]) -> tuple[Words, Words]:

@@ -224,12 +224,13 @@ class StoredTensor(TensorSlot):
     @cached_property
     def _extra(self) -> tuple[CheckRegion, ...]:
         extra = []
-        if len(self.words) > self.elements and any(link.fills_padding for link in self.links):
+        stored = len(self.words) if any(link.fills_padding for link in self.links) else self.elements
+        if stored > self.elements:
             padding = self.words[self.elements :]
             extra.append(CheckRegion(f"{self.name}#padding", self.tensor, padding, self.format.bits))
         for link, name, words in zip(self.links, self.names, self.checks, strict=True):
             if link.per_block:
-                kept = link.check_layout(self.elements).words  # blocks of padding alone need no check words
+                kept = link.check_layout(stored).words  # blocks of words that lie in no memory need no check words
                 extra.append(CheckRegion(f"{self.name}#{name}", self.tensor, words.reshape(-1)[:kept], link.check_bits))
         return tuple(extra)
 

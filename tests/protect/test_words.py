@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from faultcli.formats import parse_format
+from faultcli.formats import container_dtype, parse_format
 from faultcli.protect.base import Fitted, Words, Written, codes_of, words_of
 from faultcli.protect.bch import bch_code
 from faultcli.protect.chain import PROTECTIONS, parse_chain
+from faultcli.protect.factors import largest_fitting
 from faultcli.protect.inplace import FittedInPlace
 
 ALL16 = np.arange(1 << 16, dtype=np.uint16)
@@ -240,14 +241,81 @@ def test_inplace_blocks_survive_their_flips(format: str, spare: float) -> None:
     assert np.array_equal(fitted.read_words(stored, none), words)
     rng = np.random.default_rng(1)
     width = 8 * stored.dtype.itemsize
-    assert len(fitted.places) == fitted.block * fmt.bits
+    assert len(fitted.blocks.layout.places) == fitted.block * fmt.bits
     for _ in range(20):
         hit = stored.copy()
         for row in hit:
-            for place in rng.choice(fitted.places, fitted.code.t, replace=False):
+            for place in rng.choice(fitted.blocks.layout.places, fitted.code.t, replace=False):
                 word, bit = divmod(int(place), width)
                 row[word] ^= row.dtype.type(1 << bit)
         assert np.array_equal(fitted.read_words(hit, none), words)
+
+
+@pytest.mark.parametrize(("format", "spare"), INPLACE)
+def test_blocks_written_and_read_byte_by_byte_are_those_of_the_code_bit_by_bit(format: str, spare: float) -> None:
+    fmt = parse_format(format)
+    rng = np.random.default_rng(2)
+    dtype = words_of(torch.empty(0, dtype=container_dtype(fmt.bits))).dtype
+    fitted = parse_chain(f"inplace={spare}").links[0].fit(Written(torch.empty(0), np.empty(0, dtype), fmt, None))
+    assert isinstance(fitted, FittedInPlace)
+    layout, code = fitted.blocks.layout, fitted.code
+    words = rng.integers(0, 1 << fmt.bits, (60, fitted.block), dtype=np.uint64).astype(dtype)
+    octets = words.view(np.uint8).reshape(60, -1)
+    data, _ = layout.split(octets)
+    slow = layout.join(data, code.checks(data))
+    assert np.array_equal(layout.write(octets), slow)
+    assert np.array_equal(fitted.write_words(words), slow.view(dtype))
+    for flips in range(code.t + 4):
+        hit = slow.copy()
+        for row in hit:
+            for place in rng.choice(layout.places, flips, replace=False):
+                row[place // 8] ^= np.uint8(1 << place % 8)
+        seen, checks = layout.split(hit)
+        fixed, lost = code.correct(seen, checks)
+        read, rows, beyond = layout.read(hit)
+        assert np.array_equal(read, layout.join(fixed, np.zeros_like(checks)))
+        assert np.array_equal(rows[beyond], np.flatnonzero(lost))
+        assert len(rows) == (60 if flips else 0)
+        whole, left = fitted.recovered(hit.view(dtype))
+        assert np.array_equal(left, np.flatnonzero(lost))
+        assert np.array_equal(whole[left], hit.view(dtype)[left])
+        if flips <= code.t:
+            assert np.array_equal(whole, slow.view(dtype))
+
+
+@pytest.mark.parametrize(
+    ("format", "spare", "flips", "share"),
+    [
+        ("q2.5", 1.0, 8, 0.4),
+        ("q2.5", 2.0, 11, 0.4),
+        ("fp16", 4.0, 11, 0.4),
+        ("bf16", 4.0, 11, 0.5),
+        ("fp32", 8.0, 12, 0.9),
+    ],
+)
+def test_lost_blocks_read_as_what_they_probably_were(format: str, spare: float, flips: int, share: float) -> None:
+    """Nearer to what was written than zeros, and than the words as they are."""
+    fmt = parse_format(format)
+    values = torch.randn(400, 256 // fmt.bits, generator=torch.Generator().manual_seed(4)) * 0.3
+    (link,) = parse_chain(f"inplace={spare}").links
+    values = largest_fitting(values, fmt) * values
+    written = Written(values, words_of(fmt.encode(values)), fmt, None)
+    words = link.nearest(written)
+    fitted = link.fit(written)
+    assert isinstance(fitted, FittedInPlace)
+    hit, rng = fitted.write_words(words.reshape(-1, fitted.block)), np.random.default_rng(3)
+    for row in hit.view(np.uint8).reshape(400, -1):
+        for place in rng.choice(fitted.blocks.layout.places, flips, replace=False):
+            row[place // 8] ^= np.uint8(1 << place % 8)
+    _, lost = fitted.recovered(hit)
+    assert len(lost) > 300
+    exact = values[lost].double().reshape(-1)
+    errors = []
+    for read in (fitted.read_words(hit, np.empty((0, 0), np.uint8)), hit):
+        seen = fmt.decode(codes_of(read[lost].reshape(-1))).double().nan_to_num(0, 0, 0)
+        errors.append(float((seen - exact).square().mean()))
+    assert errors[0] < share * float(exact.square().mean())
+    assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize(("format", "spare"), [case for case in INPLACE if "32" not in case[0] and "16" not in case[0]])
@@ -257,7 +325,7 @@ def test_inplace_stores_the_nearest_value_that_it_can(format: str, spare: float)
     fmt = fmt.fitted(values)
     (link,) = parse_chain(f"inplace={spare}").links
     written = Written(values, words_of(fmt.encode(values)), fmt, None)
-    gives = link.fit(written).spare_of(values.numel())  # type: ignore[attr-defined]
+    gives = link.fit(written).blocks.spare_of(values.numel())  # type: ignore[attr-defined]
     words = link.nearest(written)
     assert not (words & (1 << gives) - 1).any()
     read = fmt.decode(codes_of(words).view(values.shape)).reshape(-1)
