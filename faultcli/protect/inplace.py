@@ -132,7 +132,7 @@ class InPlace(Protection):
 
 
 def _in_steps(format: NumberFormat, values: Tensor, start: int) -> Tensor | None:
-    """Return values, from this flat position on, in units of the last bit; None in formats that are not evenly spaced."""
+    """Return values, from this flat position on, in units of the last bit; None where words are not evenly spaced."""
     if isinstance(format, FixedFormat):
         wide = values.double() if format.value_dtype == torch.float64 else exact_reals(values, format.name)
         return wide * 2.0**format.fraction_bits
