@@ -125,7 +125,15 @@ class MemoryImage:
             name: StoredTensor.write(name, values, format_of(name), links[name], ber=ber)
             for name, values in tensors.items()
         }
-        if len(self.layout) < len(self.regions):  # faults are kept by name
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Check the names of regions, by which faults are kept; there is no model yet.
+
+        Raises:
+            UsageError: two regions have one name.
+        """
+        if len(self.layout) < len(self.regions):
             names = [region.name for region in self.regions]
             twice = next(name for name in names if names.count(name) > 1)
             raise UsageError(
@@ -135,6 +143,14 @@ class MemoryImage:
 
         self._live: Mapping[str, Tensor] = {}  # where `faulty` puts the values, for an image of a model
         self._holding = False  # the live tensors have the values as stored
+
+    @classmethod
+    def around(cls, tensors: Mapping[str, StoredTensor], format_name: str, chain: Chain) -> MemoryImage:
+        """Return the image that tensors make which lie in a memory already."""
+        image = cls.__new__(cls)
+        image.format_name, image.chain, image.tensors = format_name, chain, dict(tensors)
+        image._set_up()
+        return image
 
     @classmethod
     def of(

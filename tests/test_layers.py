@@ -24,6 +24,7 @@ LAYERS = [
     "memory",
     "injection",
     "scaling",
+    "hardened",
     "prediction",
     "survey",
     "workload",

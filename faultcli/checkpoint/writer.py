@@ -84,8 +84,8 @@ class HeaderPlan:
         visible = {key: value for key, value in old.items() if key != HEADER_RECORD}
         if self.metadata is None or dict(self.metadata) == visible:
             return raw
-        record = base64.b64encode(zlib.compress(raw, 9)).decode()
-        return build_header(header_entries(raw, shard.path), {**self.metadata, HEADER_RECORD: record})
+        metadata = {**self.metadata, HEADER_RECORD: header_record(raw)}
+        return build_header(header_entries(raw, shard.path), metadata)
 
 
 class Rewriting(TypedDict, total=False):
@@ -134,16 +134,41 @@ def rewrite(
     if plan.restore and not any(HEADER_RECORD in shard.header.metadata for shard in checkpoint.shards):
         message = f"{checkpoint.path}: does not say what its header was; it was not written by faultcli"
         raise CheckpointError(message, "use the original checkpoint")
+    rebuild(
+        checkpoint,
+        target,
+        lambda shard, temporary: _rewrite_shard(shard, temporary, replace, plan, progress),
+        force=force,
+        check=check,
+    )
+
+
+def rebuild(
+    checkpoint: Checkpoint,
+    target: str | Path,
+    write_shard: Callable[[ShardFile, Path], None],
+    *,
+    force: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a checkpoint with a file in place of each of its own, which `write_shard` writes; of a directory, with all
+    that lies beside them. Raises as `rewrite`, of which this is the frame.
+
+    Args:
+        checkpoint, target, force: as `rewrite`.
+        write_shard: called with each file and where to write the one that takes its place.
+        check: called with what was written, under its temporary name; what it raises keeps it from appearing.
+    """
     if checkpoint.kind == "file":
         with atomic_output(target, force=force, inputs=checkpoint.files) as temporary:
-            _rewrite_shard(checkpoint.shards[0], temporary, replace, plan, progress)
+            write_shard(checkpoint.shards[0], temporary)
             if check is not None:
                 check(temporary)
         return
     own = [*checkpoint.files, checkpoint.index] if checkpoint.index else list(checkpoint.files)
     with atomic_directory(target, force=force, inputs=[checkpoint.directory, *own]) as temporary:
         for shard in checkpoint.shards:
-            _rewrite_shard(shard, temporary / shard.path.name, replace, plan, progress)
+            write_shard(shard, temporary / shard.path.name)
         for file in sorted(checkpoint.directory.iterdir()):
             if file == checkpoint.index or (file.is_file() and not any(fnmatch(file.name, p) for p in _OTHER_WEIGHTS)):
                 _copy(file, temporary / file.name)
@@ -279,13 +304,26 @@ def _copy(source: Path, target: Path) -> None:
         copy_range(file, 0, source.stat().st_size, output)
 
 
+def header_record(raw: bytes) -> str:
+    """Return a header as a record of it in the metadata of another one."""
+    return base64.b64encode(zlib.compress(raw, 9)).decode()
+
+
+def recorded_header(record: str, path: Path) -> bytes:
+    """Return the header that a record holds, unchecked; CheckpointError if the record is damaged."""
+    try:
+        return zlib.decompressobj().decompress(base64.b64decode(record, validate=True), MAX_HEADER_BYTES + 8)
+    except (binascii.Error, ValueError, zlib.error):
+        raise _damaged_record(path) from None
+
+
+def _damaged_record(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: the record of its old header is damaged", "use the original checkpoint")
+
+
 def _restored(record: str, shard: ShardFile) -> bytes:
     """Return the header that a record holds, if it is one of the very same tensors."""
-    damaged = CheckpointError(f"{shard.path}: the record of its old header is damaged", "use the original checkpoint")
-    try:
-        raw = zlib.decompressobj().decompress(base64.b64decode(record, validate=True), MAX_HEADER_BYTES + 8)
-    except (binascii.Error, ValueError, zlib.error):
-        raise damaged from None
+    raw, damaged = recorded_header(record, shard.path), _damaged_record(shard.path)
     data_bytes = sum(info.nbytes for info in shard.header.tensors)
     try:
         header = parse_header(raw, shard.path, len(raw) + data_bytes)

@@ -121,6 +121,17 @@ class ScaledFormat(NumberFormat):
             scales.masked_fill_(peaks == 0, 1.0)
         return dataclasses.replace(self, scales=self.store.decode(self.store.encode(scales)), row_words=row_words)
 
+    def with_scales(self, scales: Tensor, shape: tuple[int, ...]) -> ScaledFormat:
+        """Return the format with the scales of a tensor of this shape, as `fitted` gave them: float32 [groups].
+
+        Raises:
+            ValueError: they are not as many as the tensor has.
+        """
+        rows, row_words = self._rows(shape)
+        if scales.shape != (rows * self._groups(row_words),):
+            raise ValueError(f"{len(scales)} scales, not {rows * self._groups(row_words)}")
+        return dataclasses.replace(self, scales=scales, row_words=row_words)
+
     def _peaks(self, rows: Tensor) -> Tensor:
         """Return the largest magnitude of every group, float64, flat."""
         if not rows.numel():

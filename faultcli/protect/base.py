@@ -16,6 +16,7 @@ from faultcli.errors import UsageError
 from faultcli.faults.maps import Layout
 from faultcli.formats import NumberFormat
 
+Constants: TypeAlias = Mapping[str, float | Tensor]  # by name; tensors are float32 or int32, [n]
 Words: TypeAlias = NDArray[Any]  # unsigned integers, wide enough for a format's code
 
 _UNSIGNED = {torch.uint8: np.uint8, torch.int16: np.uint16, torch.int32: np.uint32, torch.int64: np.uint64}
@@ -80,6 +81,10 @@ class Fitted:
     per_block: int = 0  # check words that each block has in memory of their own
     check_bits: int = 0  # bits of a check word
     fills_padding: bool = False  # whether a last, incomplete block is made complete with words that lie in the memory
+
+    def constants(self) -> Constants:
+        """Return what it knows of its tensor, for `Protection.restored`."""
+        return {}
 
     def write_words(self, blocks: Words) -> Words:
         """Return the words [n, block] to store instead of these."""
@@ -199,6 +204,19 @@ class Protection(ABC):
             UsageError: the protection does not work on words of this format.
         """
 
+    def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
+        """Return what `fit` has given for a tensor that lies in a memory.
+
+        Args:
+            constants: `Fitted.constants` of it.
+            empty: no values and no words, of the tensor's format.
+            shape: the tensor's.
+
+        Raises:
+            KeyError, ValueError: the constants are not of this protection, or do not fit the shape.
+        """
+        return self.fit(empty)
+
     def nearest(self, written: Written) -> Words:
         """Return the words, of those that can be stored and read back, that come nearest to the values: flat, like
         `written.words`. All links are fitted to what the last one asked returns.
@@ -207,6 +225,18 @@ class Protection(ABC):
             UsageError: as `fit` does.
         """
         return written.words
+
+
+def floats(constant: float | Tensor, *sizes: int) -> Tensor:
+    """Return a constant that has one of these sizes as float32 [n].
+
+    Raises:
+        ValueError: it has none of them, or is not finite.
+    """
+    values = torch.as_tensor(constant, dtype=torch.float32).reshape(-1)
+    if len(values) not in sizes or not bool(values.isfinite().all()):
+        raise ValueError(f"{len(values)} constants, not {sizes}")
+    return values
 
 
 def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index: Tensor | None) -> Tensor:

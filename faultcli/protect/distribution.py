@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from faultcli.formats import NumberFormat, ScaledFormat, container_dtype
-from faultcli.protect.base import Written, codes_of, rounded_up
+from faultcli.protect.base import Constants, Written, codes_of, rounded_up
 from faultcli.protect.channel import through
 
 SHAPES = (0.7, 1.0, 1.5, 2.0)  # of the generalised Gaussian: 1 is Laplace, 2 is Gauss
@@ -49,6 +49,20 @@ class Distribution:
         unfit = cls(peak, steps, SHAPES[2], OUTLIERS[2])
         shape, outliers = _most_likely(groups / peak, unfit.spreads[unfit.class_of_group], (SHAPES[2], OUTLIERS[2]))
         return cls(peak, steps, shape, outliers)
+
+    @classmethod
+    def restored(cls, constants: Constants, groups: int) -> Distribution:
+        """Return what `constants` describe; KeyError or ValueError if that is no distribution of so many groups."""
+        peak, shape, outliers = (float(constants[name]) for name in ("peak", "shape", "outliers"))
+        steps = torch.as_tensor(constants["steps"]).reshape(-1).int()
+        usual = bool(((steps >= _SMALLEST_STEP) & (steps <= 0)).all())
+        if not (0 < peak < math.inf and shape in SHAPES and outliers in OUTLIERS and len(steps) == groups and usual):
+            raise ValueError("a distribution")
+        return cls(peak, steps, shape, outliers)
+
+    def constants(self) -> Constants:
+        """Return what `restored` takes."""
+        return {"peak": self.peak, "steps": self.steps, "shape": self.shape, "outliers": self.outliers}
 
     @property
     def side_bits(self) -> int:

@@ -14,7 +14,7 @@ from faultcli.errors import FormatError
 from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.integers import NativeIntegerFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, per_element
+from faultcli.protect.base import Constants, Fitted, Protection, Words, Written, floats, per_element
 
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126  # so that a factor and its inverse are normal float32 numbers
 _SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -48,9 +48,20 @@ class Factors(Protection):
         return _FittedFactors(self, tuple(written.values.shape))
 
 
+def restored_factors(constants: Constants, shape: tuple[int, ...]) -> Fitted:
+    """Return the factors of a tensor of this shape that lies in a memory; raises as `Protection.restored` does."""
+    values = floats(constants["factors"], 1, *shape[:1])
+    if not bool(((values >= SMALLEST_FACTOR) & (values <= LARGEST_FACTOR)).all()):
+        raise ValueError("factors")
+    return _FittedFactors(Factors(values, int(constants["bits"])), shape)
+
+
 class _FittedFactors(Fitted):
     def __init__(self, factors: Factors, shape: tuple[int, ...]) -> None:
         self.factors, self.shape, self.side_bits = factors, shape, factors.side_bits
+
+    def constants(self) -> Constants:
+        return {"factors": self.factors.values, "bits": self.side_bits}
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         known = self.factors

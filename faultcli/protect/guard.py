@@ -10,7 +10,7 @@ from torch import Tensor
 
 from faultcli.errors import UsageError
 from faultcli.formats.integers import NativeIntegerFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, per_element, rounded_up
+from faultcli.protect.base import Constants, Fitted, Protection, Words, Written, floats, per_element, rounded_up
 
 BOUND_BITS = 16  # one bound is a bfloat16, rounded up
 
@@ -65,11 +65,18 @@ class Guard(Protection):
         bounds = flat.amax(dim=1) if flat.shape[1] else torch.zeros(len(flat))
         return _FittedGuard(self.mode, rounded_up(bounds), tuple(written.values.shape))
 
+    def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
+        channels = shape[0] if self.granularity == "channel" and len(shape) >= 2 else 1
+        return _FittedGuard(self.mode, floats(constants["bounds"], channels), shape)
+
 
 class _FittedGuard(Fitted):
     def __init__(self, mode: str, bounds: Tensor, shape: tuple[int, ...]) -> None:
         self.mode, self.bounds, self.shape = mode, bounds, shape
         self.side_bits = BOUND_BITS * len(bounds)
+
+    def constants(self) -> Constants:
+        return {"bounds": self.bounds.float()}
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         bounds = self.bounds.to(values.dtype).clamp(max=torch.finfo(values.dtype).max)  # bfloat16 ends before float32

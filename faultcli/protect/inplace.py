@@ -25,7 +25,17 @@ from faultcli.formats.floats import FloatFormat
 from faultcli.formats.integers import SignedInteger
 from faultcli.formats.twos_complement import pack
 from faultcli.formats.values import TILE, count_non_finite, exact_reals
-from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, flips_beyond, needs_zero_bits, words_of
+from faultcli.protect.base import (
+    Constants,
+    Fitted,
+    Protection,
+    Words,
+    Written,
+    codes_of,
+    flips_beyond,
+    needs_zero_bits,
+    words_of,
+)
 from faultcli.protect.bch import Bch, bch_code
 from faultcli.protect.block_code import BlockCode, Octets
 from faultcli.protect.channel import through
@@ -110,6 +120,9 @@ class InPlace(Protection):
         numbers = written.format.element.decode(codes_of(sample.copy())).double()
         return FittedInPlace(self._fitting(written), Distribution.of(numbers.reshape(1, -1)))
 
+    def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
+        return FittedInPlace(self._fitting(empty), Distribution.restored(constants, 1))
+
     def nearest(self, written: Written) -> Words:
         blocks, goals = self._fitting(written), written.values.reshape(-1)
         out = np.empty_like(written.words)
@@ -163,6 +176,9 @@ class FittedInPlace(Fitted):
         self.blocks, self.block, self.code = blocks, blocks.block, blocks.code
         self.distribution, self.side_bits = distribution, distribution.side_bits
         self.lost_table = _believed(blocks, distribution)
+
+    def constants(self) -> Constants:
+        return self.distribution.constants()
 
     @property
     def spare(self) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ their sign in the top bits; the posterior reads them as a repetition code.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -17,7 +18,7 @@ from faultcli.errors import UsageError
 from faultcli.faults.law import shortest
 from faultcli.formats import NumberFormat
 from faultcli.formats.integers import NativeIntegerFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written
+from faultcli.protect.base import Constants, Fitted, Protection, Words, Written
 from faultcli.protect.distribution import Distribution, levels_of, numbers_of, posterior_means
 
 _TABLE_BITS = 16  # wider words are read by a table over their top bits; the others are taken as they are
@@ -88,11 +89,20 @@ class Posterior(Protection):
         groups = numbers_of(written).reshape(written.channels if self.granularity == "channel" else 1, -1)
         return FittedPosterior(written.format, Distribution.of(groups), ber, max(1, groups.shape[1]))
 
+    def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
+        ber = float(constants["ber"])
+        if not 0 <= ber < 0.5:
+            raise ValueError("a bit-error rate")
+        groups = shape[0] if self.granularity == "channel" and len(shape) >= 2 else 1
+        distribution = Distribution.restored(constants, groups)
+        return FittedPosterior(empty.format, distribution, ber, max(1, math.prod(shape) // max(1, groups)))
+
 
 class FittedPosterior(Fitted):
     """A decode table per class of spread. In formats with a scale, values here are whole multiples of it."""
 
     def __init__(self, format: NumberFormat, distribution: Distribution, ber: float, words_per_group: int) -> None:
+        self.ber = ber
         self.bits = min(format.bits, _TABLE_BITS)
         self.dropped = format.bits - self.bits
         self.words_per_group = words_per_group
@@ -101,6 +111,9 @@ class FittedPosterior(Fitted):
         self.levels = levels_of(format.element, self.bits)
         self.prior = distribution.prior(self.levels)
         self.table = posterior_means(self.prior, self.levels, self.bits, ber)
+
+    def constants(self) -> Constants:
+        return {**self.distribution.constants(), "ber": self.ber}
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         top = torch.from_numpy((words.reshape(-1) >> self.dropped).astype("int64"))

@@ -17,9 +17,9 @@ from torch import Tensor
 from faultcli.errors import UsageError
 from faultcli.faults.law import shortest
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Written
+from faultcli.protect.base import Constants, Fitted, Protection, Written
 from faultcli.protect.factor_search import FactorSearch, best_together, fitting_factors
-from faultcli.protect.factors import LARGEST_FACTOR, SMALLEST_FACTOR, Factors, charged
+from faultcli.protect.factors import LARGEST_FACTOR, SMALLEST_FACTOR, Factors, charged, restored_factors
 
 GRANULARITIES = ("model", "tensor", "channel")
 
@@ -99,6 +99,9 @@ class Scale(Protection):
         if self.granularity == "model":
             return charged(best_together(searches, fitting))
         return charged({name: search.best(fitting[name]) for name, search in searches.items()})
+
+    def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
+        return restored_factors(constants, shape)
 
     def fit(self, written: Written) -> Fitted:
         raise AssertionError("what is fitted to a tensor are its factors: those of `for_tensors`")

@@ -1,0 +1,241 @@
+"""From a checkpoint to a hardened one, tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faultcli.checkpoint import Checkpoint, TensorInfo
+from faultcli.checkpoint.header import DTYPES, HEADER_RECORD, build_header, tensor_bytes
+from faultcli.checkpoint.reader import ShardFile
+from faultcli.checkpoint.writer import header_record, rebuild
+from faultcli.errors import CheckpointError, FormatError, UsageError
+from faultcli.files import reserve, write_all
+from faultcli.formats import ScaledFormat, format_for
+from faultcli.hardened.layout import file_dtype, file_shape, to_bytes
+from faultcli.hardened.record import COPIES, Record, TensorRecord
+from faultcli.hardened.slot import Slot
+from faultcli.injection import about_checkpoint
+from faultcli.protect.base import Protection
+from faultcli.protect.chain import Chain
+from faultcli.protect.protected_tensor import StoredTensor
+from faultcli.scaling.record import METADATA_KEY
+
+Progress = Callable[[int], None]
+
+# Characters in the header at the most: of one of many constants, and of all others of a link, with their names.
+_PACKED = 6
+_CONSTANTS = 200
+
+
+@dataclass(frozen=True)
+class HardenedRow:
+    """What one tensor takes. `bits`: of its words. `check_bits`: of what lies in the memory beside them.
+    `constant_bits`: of what is needed to read it and kept in the record."""
+
+    name: str
+    weights: int
+    bits: int
+    check_bits: int
+    constant_bits: int
+
+
+@dataclass(frozen=True)
+class _Weights(Mapping[str, Tensor]):
+    """Tensors of a checkpoint, each read when it is looked at."""
+
+    checkpoint: Checkpoint
+    names: Sequence[str]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.checkpoint.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def harden_checkpoint(
+    checkpoint: Checkpoint,
+    output: Path,
+    *,
+    names: Sequence[str],
+    format_name: str,
+    chain: Chain,
+    ber: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[HardenedRow]:
+    """Write a checkpoint as it lies in a memory: the tensors `names` as stored words, what their protections add beside
+    them, and what reading needs in the metadata. All other tensors come through byte for byte.
+
+    Args:
+        checkpoint: the input; never changed.
+        output: file or directory, like the input.
+        names: the tensors at risk, from `select`.
+        format_name: number format of the memory.
+        chain: the protections.
+        ber: the bit-error rate that protections which need one are designed for.
+        force: replace an existing output.
+        progress: called with the bytes done since its last call; they add up to the checkpoint's.
+
+    Raises:
+        CheckpointError: the checkpoint is hardened or scaled already.
+        FormatError, UsageError: a value cannot be stored in the format, or a protection does not work on it.
+        OutputError: the output exists, is an input or cannot be written.
+
+    Peak memory is a few times the largest tensor, whatever the file's size.
+    """
+    check_plain(checkpoint)
+    try:
+        formats = {name: format_for(format_name, checkpoint.info(name).dtype) for name in names}
+        links = chain.for_tensors(_Weights(checkpoint, names), formats.__getitem__, ber)
+        plans = {name: Slot.planned(name, formats[name], chain.links, checkpoint.info(name).shape) for name in names}
+        _check_names(checkpoint, plans)
+        writer = _Writer(checkpoint, plans, links, format_name, chain, ber, progress)
+        rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
+    except FormatError as error:
+        raise about_checkpoint(error, checkpoint) from None
+    return writer.rows
+
+
+def check_plain(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that is hardened or scaled already."""
+    if any(key in checkpoint.metadata for key in COPIES):
+        raise CheckpointError(
+            f"{checkpoint.path}: is hardened already", "take the plain checkpoint: faultcli harden FILE --read -o PLAIN"
+        )
+    if METADATA_KEY in checkpoint.metadata:
+        raise CheckpointError(
+            f"{checkpoint.path}: is scaled already",
+            "undo that, and let the chain scale: faultcli scale MODEL --undo; --protect scale=max",
+        )
+
+
+def _check_names(checkpoint: Checkpoint, plans: Mapping[str, Slot]) -> None:
+    taken: dict[str, str] = dict.fromkeys(set(checkpoint.tensors) - set(plans), "")
+    for name, slot in plans.items():
+        for region in slot.regions:
+            if region in taken:
+                raise UsageError(
+                    f"{checkpoint.path}: tensor {region!r} has the name that the check words of {name!r} take",
+                    "leave one of the two out with --exclude, or rename it",
+                )
+            taken[region] = name
+
+
+@dataclass
+class _Writer:
+    """Writes the bodies of all files, and their headers when all constants are known."""
+
+    checkpoint: Checkpoint
+    plans: Mapping[str, Slot]
+    links: Mapping[str, tuple[Protection, ...]]
+    format_name: str
+    chain: Chain
+    ber: float | None
+    progress: Progress | None
+    rows: list[HardenedRow] = field(default_factory=list)
+    _records: dict[str, TensorRecord] = field(default_factory=dict)
+    _entries: dict[str, tuple[bytes, dict[str, Any], int]] = field(default_factory=dict)
+
+    def write_shard(self, shard: ShardFile, target: Path) -> None:
+        """Write a file but for its header, for which there is room."""
+        entries, size = _laid_out(shard, self.plans)
+        raw = shard.raw_header()
+        room = self._room(raw, entries)
+        self._entries[shard.path.name] = raw, entries, room
+        with target.open("wb", buffering=0) as file:
+            reserve(file, room + size)
+            for info in shard.header.tensors:
+                if info.name in self.plans:
+                    self._write_tensor(file, info, entries, room)
+                else:
+                    _put(file, room + entries[info.name]["data_offsets"][0], self.checkpoint.read_bytes(info.name))
+                if self.progress is not None:
+                    self.progress(info.nbytes)
+
+    def _write_tensor(self, file: FileIO, info: TensorInfo, entries: Mapping[str, Any], room: int) -> None:
+        values, links = self.checkpoint.read(info.name), self.links[info.name]
+        stored = StoredTensor.write(info.name, values, self.plans[info.name].format, links, ber=self.ber)
+        planned = self.plans[info.name].regions
+        assert {region.name: region.layout for region in stored.regions} == planned
+        for region in stored.regions:
+            words = region.data if isinstance(region, StoredTensor) else region.words
+            data = to_bytes(words, region.layout.bits)
+            _put(file, room + entries[region.name]["data_offsets"][0], data)
+        format = stored.format
+        scales = format.scales if isinstance(format, ScaledFormat) and not format.at_risk else None
+        constants = tuple(link.constants() for link in stored.links)
+        self._records[info.name] = TensorRecord(info.dtype, info.shape, constants, scales)
+        whole = sum(layout.words * layout.bits for layout in planned.values())
+        bits = planned[info.name].words * planned[info.name].bits
+        self.rows.append(HardenedRow(info.name, stored.elements, bits, whole - bits, _constant_bits(stored)))
+
+    def finish(self, written: Path) -> None:
+        """Write the headers into all files, and open what was written as a reader does."""
+        ordered = {name: self._records[name] for name in self.checkpoint.tensors if name in self._records}
+        record = Record(self.format_name, self.chain.text, self.ber, ordered).metadata()
+        for name, (raw, entries, room) in self._entries.items():
+            header = self._header(raw, entries, record)
+            assert len(header) <= room
+            path = written / name if written.is_dir() else written
+            with path.open("r+b", buffering=0) as file:
+                write_all(file, memoryview((room - 8).to_bytes(8, "little") + header[8:].ljust(room - 8)))
+        Checkpoint.open(written)
+
+    def _header(self, raw: bytes, entries: Mapping[str, Any], record: Mapping[str, str]) -> bytes:
+        kept = {key: text for key, text in self.checkpoint.metadata.items() if key != HEADER_RECORD}
+        return build_header(entries, {**kept, **record, HEADER_RECORD: header_record(raw)})
+
+    def _room(self, raw: bytes, entries: Mapping[str, Any]) -> int:
+        """Return bytes that suffice for a header, whatever the constants are."""
+        empty = {
+            name: TensorRecord(self.checkpoint.info(name).dtype, slot.shape, ()) for name, slot in self.plans.items()
+        }
+        without = self._header(raw, entries, Record(self.format_name, self.chain.text, self.ber, empty).metadata())
+        several = "channel" in self.chain.text + self.format_name
+        packed = sum(_PACKED * slot.shape[0] for slot in self.plans.values() if several and slot.shape)
+        constants = packed * (1 + len(self.chain.links)) + _CONSTANTS * (1 + len(self.chain.links)) * len(self.plans)
+        return -(-(len(without) + len(COPIES) * constants) // 8) * 8
+
+
+def _constant_bits(stored: StoredTensor) -> int:
+    own = sum(link.side_bits for link in stored.links) + stored.format.side_bits
+    return own + (_constant_bits(stored.scales) if stored.scales else 0)
+
+
+def _laid_out(shard: ShardFile, plans: Mapping[str, Slot]) -> tuple[dict[str, Any], int]:
+    """Return the header entries of a file, in the order of the safetensors library, and the bytes of all tensors."""
+    wanted: list[tuple[str, str, tuple[int, ...]]] = []
+    for info in shard.header.tensors:
+        if info.name not in plans:
+            wanted.append((info.name, info.dtype, info.shape))
+            continue
+        for region, layout in plans[info.name].regions.items():
+            shape = info.shape if region == info.name else None
+            wanted.append((region, file_dtype(layout.bits), file_shape(layout, shape)))
+    rank = {dtype: number for number, dtype in enumerate(DTYPES)}
+    entries: dict[str, Any] = {}
+    end = 0
+    for name, dtype, shape in sorted(wanted, key=lambda one: (-rank[one[1]], one[0])):
+        size = tensor_bytes(dtype, shape)
+        assert size is not None
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    return entries, end
+
+
+def _put(file: FileIO, offset: int, data: NDArray[np.uint8]) -> None:
+    file.seek(offset, os.SEEK_SET)
+    write_all(file, data.data)
