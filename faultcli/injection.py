@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from faultcli.checkpoint import Checkpoint, ContentHash, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
 from faultcli.faults.drawing import draw_one, share_out
-from faultcli.faults.law import FaultLaw
+from faultcli.faults.law import FaultLaw, Region, Site
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
 from faultcli.formats import NumberFormat, container_dtype, format_for, native_format
 from faultcli.protect.base import words_of_bytes
-from faultcli.protect.protected_tensor import CheckRegion, StoredTensor, TensorSlot
+from faultcli.protect.protected_tensor import StoredTensor, TensorSlot
 
 Progress = Callable[[int], None]
-Stored: TypeAlias = StoredTensor | CheckRegion  # what faults are drawn over
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,88 @@ class Draw:
                 raise UsageError(f"--{name} {number}: a {name} is a whole number from 0", f"--{name} 0")
 
 
+class FileMemory(ABC):
+    """The memory that a checkpoint's file is, or stands for: where faults can hit, and what they do to the file.
+
+    Attributes:
+        checkpoint: the file.
+        format: number format of the memory.
+    """
+
+    checkpoint: Checkpoint
+    format: str
+
+    @property
+    @abstractmethod
+    def sites(self) -> Sequence[Site]:
+        """All regions that faults can hit."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """The tensors of the file that change."""
+
+    @property
+    @abstractmethod
+    def restorable(self) -> bool:
+        """Whether applying a fault map twice gives every byte of the file back."""
+
+    @abstractmethod
+    def check_law(self, law: FaultLaw) -> None:
+        """Refuse a law whose faults this file cannot hold; UsageError."""
+
+    @abstractmethod
+    def corrupt(
+        self, info: TensorInfo, data: NDArray[np.uint8], faults_of: Callable[[Region], WordFaults]
+    ) -> dict[str, WordFaults]:
+        """Let faults hit the bytes of a tensor of the file, in place, and return them by region."""
+
+    @abstractmethod
+    def values_changed(self, faults: Mapping[str, WordFaults]) -> int:
+        """Return how many values read differently because of faults; called when all tensors are corrupted."""
+
+
+class PlainMemory(FileMemory):
+    """The memory that selected tensors of a plain checkpoint are written into, and read back from.
+
+    Args:
+        checkpoint: the checkpoint.
+        names: the tensors at risk, from `select`.
+        format: number format of the memory.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, names: Sequence[str], format: str) -> None:
+        self.checkpoint, self.format = checkpoint, format
+        self._slots = {slot.name: slot for slot in slots(checkpoint, names, format)}
+        self._changed = 0
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        return [site for slot in self._slots.values() for site in slot.places]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self._slots)
+
+    @property
+    def restorable(self) -> bool:
+        infos = {name: self.checkpoint.info(name) for name in self._slots}
+        return all(slot.format == native_format(infos[name].dtype) for name, slot in self._slots.items())
+
+    def check_law(self, law: FaultLaw) -> None:
+        pass  # it holds values, as any law leaves them
+
+    def corrupt(
+        self, info: TensorInfo, data: NDArray[np.uint8], faults_of: Callable[[Region], WordFaults]
+    ) -> dict[str, WordFaults]:
+        faults, changed = _corrupt(info, data, self._slots[info.name].format, faults_of)
+        self._changed += changed
+        return faults
+
+    def values_changed(self, faults: Mapping[str, WordFaults]) -> int:
+        return self._changed
+
+
 def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> list[TensorSlot]:
     """Return the places that the tensors `names` take in a memory of this format.
 
@@ -83,6 +164,7 @@ def inject(
     draw: Draw,
     output: Path,
     *,
+    memory: FileMemory | None = None,
     force: bool = False,
     save_faults: Path | None = None,
     progress: Progress | None = None,
@@ -96,6 +178,7 @@ def inject(
         checkpoint: the input; never changed.
         draw: which faults.
         output: file or directory, like the input.
+        memory: what the file is the memory of; None: it is a plain checkpoint, `draw` says of what format.
         force: replace an existing output (and fault map).
         save_faults: where to save the fault map, bound to the checksums of input and output.
         progress: called with the bytes done since its last call; they add up to the checkpoint's, or with a fault map
@@ -109,12 +192,13 @@ def inject(
     """
     if save_faults is not None and save_faults.absolute() == output.absolute():
         raise UsageError(f"{output}: the checkpoint and its fault map cannot be one file", "another --save-faults")
-    places = slots(checkpoint, draw.names, draw.format)
-    sites = [site for place in places for site in place.places]
+    memory = memory or PlainMemory(checkpoint, draw.names, draw.format)
+    memory.check_law(draw.law)
+    sites = memory.sites
     law, numbers = draw.law, {"seed": draw.seed, "trial": draw.trial}
     quotas = share_out(law, sites, **numbers)
 
-    def drawn_in(region: Stored) -> WordFaults:
+    def drawn_in(region: Region) -> WordFaults:
         return draw_one(law, region, **numbers, quota=quotas.get(region.name) if quotas else None)
 
     if save_faults:
@@ -124,7 +208,7 @@ def inject(
     saved: FaultMap | None = None
 
     def fault_map(drawn: dict[str, WordFaults]) -> FaultMap:
-        how = {"format": draw.format, "fault": law.spec, "on_values": law.on_values}
+        how = {"format": memory.format, "fault": law.spec, "on_values": law.on_values}
         return FaultMap(drawn, layout, **numbers, **how)  # type: ignore[arg-type]
 
     def save(partial: Path, drawn: dict[str, WordFaults], before: str | None) -> None:
@@ -137,9 +221,7 @@ def inject(
 
     try:
         bound = save_faults is not None
-        drawn, changed = _write(
-            checkpoint, output, places, drawn_in, save, force=force, progress=progress, hashed=bound
-        )
+        drawn, changed = _write(memory, output, drawn_in, save, force=force, progress=progress, hashed=bound)
     except BaseException:
         if saved is not None and save_faults is not None:  # the map of an output that never appeared
             save_faults.unlink(missing_ok=True)
@@ -152,20 +234,22 @@ def replay(
     faults: FaultMap,
     output: Path,
     *,
+    memory: FileMemory | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Injection:
     """Apply a saved fault map. On the checkpoint it was drawn for it gives the corrupted one; a native map on the
     corrupted one gives every byte of the first back. A map without checksums (measured on a device) applies to any
-    checkpoint of its layout.
+    checkpoint of its layout. `memory` is as for `inject`.
 
     Raises:
         FaultError: the map belongs to another checkpoint or layout, or was drawn in another format than the native one
             and cannot be taken back, because storing in that format lost the original values.
         CheckpointError: the result is not the checkpoint that the map is bound to.
     """
-    places = slots(checkpoint, [name for name in faults.layout if name in checkpoint.tensors], faults.format)
-    layout = {site.name: site.layout for slot in places for site in slot.places}
+    named = [name for name in faults.layout if name in checkpoint.tensors]
+    memory = memory or PlainMemory(checkpoint, named, faults.format)
+    layout = {site.name: site.layout for site in memory.sites}
     missing = [name for name in faults.layout if name not in layout]
     if missing:
         problem = f"has no tensor {missing[0]!r}, which the fault map covers"
@@ -173,13 +257,13 @@ def replay(
     faults.check_layout(layout, str(checkpoint.path))
     taking_back = False
 
-    def look_up(region: Stored) -> WordFaults:
+    def look_up(region: Region) -> WordFaults:
         return faults.faults.get(region.name, NO_FAULTS)
 
     def prove(partial: Path, _: dict[str, WordFaults], here: str | None) -> None:
         nonlocal taking_back
         if here is not None:
-            taking_back = _takes_back(checkpoint, faults, places, here)
+            taking_back = _takes_back(memory, faults, here)
             promised, found = faults.before if taking_back else faults.after, Checkpoint.open(partial).sha256(progress)
             if found != promised:
                 raise CheckpointError(
@@ -189,11 +273,11 @@ def replay(
                 )
 
     bound = faults.before is not None
-    _, changed = _write(checkpoint, output, places, look_up, prove, force=force, progress=progress, hashed=bound)
+    _, changed = _write(memory, output, look_up, prove, force=force, progress=progress, hashed=bound)
     return Injection(output, faults, changed, restored=taking_back)
 
 
-def _takes_back(checkpoint: Checkpoint, faults: FaultMap, places: Sequence[TensorSlot], sha256: str) -> bool:
+def _takes_back(memory: FileMemory, faults: FaultMap, sha256: str) -> bool:
     """Return whether a map takes its faults back on a checkpoint of this hash, or makes them.
 
     Raises:
@@ -201,14 +285,14 @@ def _takes_back(checkpoint: Checkpoint, faults: FaultMap, places: Sequence[Tenso
     """
     if sha256 not in (faults.before, faults.after):
         raise FaultError(
-            f"{checkpoint.path}: is not the checkpoint that the fault map belongs to (SHA-256 {sha256[:12]}…, "
+            f"{memory.checkpoint.path}: is not the checkpoint that the fault map belongs to (SHA-256 {sha256[:12]}…, "
             f"the map is for {str(faults.before)[:12]}… and {str(faults.after)[:12]}…)",
             "replay it on the checkpoint it was drawn for, or on the corrupted one",
         )
     taking_back = sha256 == faults.after != faults.before
-    if taking_back and any(slot.format != native_format(checkpoint.info(slot.name).dtype) for slot in places):
+    if taking_back and not memory.restorable:
         raise FaultError(
-            f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
+            f"{memory.checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
             "format lost their original values",
             "use the original checkpoint",
         )
@@ -222,48 +306,44 @@ def about_checkpoint(error: FormatError, checkpoint: Checkpoint) -> FormatError:
 
 
 def _write(
-    checkpoint: Checkpoint,
+    memory: FileMemory,
     output: Path,
-    places: Sequence[TensorSlot],
-    faults_of: Callable[[Stored], WordFaults],
+    faults_of: Callable[[Region], WordFaults],
     check: Callable[[Path, dict[str, WordFaults], str | None], None],
     *,
     force: bool,
     progress: Progress | None,
     hashed: bool,
 ) -> tuple[dict[str, WordFaults], int]:
-    """Stream the checkpoint to `output` with the tensors at `places` as they read with their faults. `check` is called
-    with what was written, before it appears, with the faults, and if `hashed` with the SHA-256 of the checkpoint as it
-    was read; what it raises keeps the output from appearing.
+    """Stream a checkpoint to `output` with its memory under faults. `check` is called with what was written, before it
+    appears, with the faults, and if `hashed` with the SHA-256 of the checkpoint as it was read; what it raises keeps
+    the output from appearing.
 
     Returns the faults by region (those without are absent) and the number of values that read differently.
     """
-    formats = {slot.name: slot.format for slot in places}
+    checkpoint = memory.checkpoint
     drawn: dict[str, WordFaults] = {}
-    changed = 0
     content = ContentHash(checkpoint) if hashed else None
 
     def change(info: TensorInfo, data: NDArray[np.uint8]) -> None:
-        nonlocal changed
         try:
-            faults, differing = _corrupt(info, data, formats[info.name], faults_of)
+            faults = memory.corrupt(info, data, faults_of)
         except FormatError as error:
             raise about_checkpoint(error, checkpoint) from None
-        changed += differing
         drawn.update({name: hit for name, hit in faults.items() if len(hit.words)})
 
     def checked(partial: Path) -> None:
         check(partial, dict(sorted(drawn.items())), content.hexdigest() if content else None)
 
-    edit(checkpoint, output, change, list(formats), content, force=force, progress=progress, check=checked)
-    return dict(sorted(drawn.items())), changed
+    edit(checkpoint, output, change, memory.names, content, force=force, progress=progress, check=checked)
+    return dict(sorted(drawn.items())), memory.values_changed(drawn)
 
 
 def _corrupt(
     info: TensorInfo,
     data: NDArray[np.uint8],
     format: NumberFormat,
-    faults_of: Callable[[Stored], WordFaults],
+    faults_of: Callable[[Region], WordFaults],
 ) -> tuple[dict[str, WordFaults], int]:
     """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
     changed."""

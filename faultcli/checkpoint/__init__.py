@@ -7,13 +7,14 @@ writer  an opened checkpoint with some tensors replaced, or new tensors
 """
 
 from faultcli.checkpoint.header import DTYPES, TensorInfo, torch_dtype
-from faultcli.checkpoint.reader import Checkpoint, ContentHash
+from faultcli.checkpoint.reader import Checkpoint, ContentHash, LazyTensors
 from faultcli.checkpoint.writer import TensorData, TensorSource, edit, rewrite, write_safetensors
 
 __all__ = [
     "DTYPES",
     "Checkpoint",
     "ContentHash",
+    "LazyTensors",
     "TensorData",
     "TensorInfo",
     "TensorSource",

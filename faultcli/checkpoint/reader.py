@@ -191,6 +191,23 @@ class Checkpoint:
         return {shard.path: shard for shard in self.shards}
 
 
+@dataclass(frozen=True)
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors of a checkpoint by name, each read when it is looked at."""
+
+    checkpoint: Checkpoint
+    names: Sequence[str]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.checkpoint.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 class ContentHash:
     """`Checkpoint.sha256`, of bytes that are read for another purpose: every tensor once, in the order of `tensors`;
     different files may be told at the same time."""

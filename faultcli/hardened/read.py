@@ -20,7 +20,7 @@ from faultcli.errors import CheckpointError, FaultcliError, UsageError
 from faultcli.faults.maps import Layout
 from faultcli.files import reserve, write_all
 from faultcli.hardened.layout import file_dtype, file_shape, from_bytes
-from faultcli.hardened.record import COPIES, Record
+from faultcli.hardened.record import COPIES, MemoryRecord
 from faultcli.hardened.slot import Slot
 from faultcli.memory import MemoryImage
 from faultcli.protect.base import Words
@@ -35,7 +35,7 @@ class Hardened:
     """A checkpoint whose tensors at risk are stored words. Made by `of`, which reads no tensor."""
 
     checkpoint: Checkpoint
-    record: Record
+    record: MemoryRecord
     chain: Chain
     slots: Mapping[str, Slot]  # by tensor, in the order of the original
 
@@ -46,7 +46,7 @@ class Hardened:
         Raises:
             CheckpointError: its record is damaged or of another version, or its tensors are not those of the record.
         """
-        record = Record.of(checkpoint.metadata, checkpoint.path)
+        record = MemoryRecord.of(checkpoint.metadata, checkpoint.path)
         if record is None:
             return None
         try:

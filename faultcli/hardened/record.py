@@ -47,7 +47,7 @@ class TensorRecord:
 
 
 @dataclass(frozen=True)
-class Record:
+class MemoryRecord:
     """How a checkpoint lies in its memory.
 
     `format`, `protect`: as on the command line. `ber`: what the memory was designed for, if anybody said. `tensors`:
@@ -85,7 +85,7 @@ class Record:
         }
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str], path: Path) -> Record | None:
+    def of(cls, metadata: Mapping[str, str], path: Path) -> MemoryRecord | None:
         """Return the record in the metadata of a file; None if it is not hardened.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from faultcli.checkpoint import Checkpoint, TensorInfo
+from faultcli.checkpoint import Checkpoint, LazyTensors, TensorInfo
 from faultcli.checkpoint.header import DTYPES, HEADER_RECORD, build_header, tensor_bytes
 from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import header_record, rebuild
@@ -21,7 +20,7 @@ from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.files import reserve, write_all
 from faultcli.formats import ScaledFormat, format_for
 from faultcli.hardened.layout import file_dtype, file_shape, to_bytes
-from faultcli.hardened.record import COPIES, Record, TensorRecord
+from faultcli.hardened.record import COPIES, MemoryRecord, TensorRecord
 from faultcli.hardened.slot import Slot
 from faultcli.injection import about_checkpoint
 from faultcli.protect.base import Protection
@@ -46,23 +45,6 @@ class HardenedRow:
     bits: int
     check_bits: int
     constant_bits: int
-
-
-@dataclass(frozen=True)
-class _Weights(Mapping[str, Tensor]):
-    """Tensors of a checkpoint, each read when it is looked at."""
-
-    checkpoint: Checkpoint
-    names: Sequence[str]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.checkpoint.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def harden_checkpoint(
@@ -99,7 +81,7 @@ def harden_checkpoint(
     check_plain(checkpoint)
     try:
         formats = {name: format_for(format_name, checkpoint.info(name).dtype) for name in names}
-        links = chain.for_tensors(_Weights(checkpoint, names), formats.__getitem__, ber)
+        links = chain.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber)
         plans = {name: Slot.planned(name, formats[name], chain.links, checkpoint.info(name).shape) for name in names}
         _check_names(checkpoint, plans)
         writer = _Writer(checkpoint, plans, links, format_name, chain, ber, progress)
@@ -185,7 +167,7 @@ class _Writer:
     def finish(self, written: Path) -> None:
         """Write the headers into all files, and open what was written as a reader does."""
         ordered = {name: self._records[name] for name in self.checkpoint.tensors if name in self._records}
-        record = Record(self.format_name, self.chain.text, self.ber, ordered).metadata()
+        record = MemoryRecord(self.format_name, self.chain.text, self.ber, ordered).metadata()
         for name, (raw, entries, room) in self._entries.items():
             header = self._header(raw, entries, record)
             assert len(header) <= room
@@ -203,7 +185,9 @@ class _Writer:
         empty = {
             name: TensorRecord(self.checkpoint.info(name).dtype, slot.shape, ()) for name, slot in self.plans.items()
         }
-        without = self._header(raw, entries, Record(self.format_name, self.chain.text, self.ber, empty).metadata())
+        without = self._header(
+            raw, entries, MemoryRecord(self.format_name, self.chain.text, self.ber, empty).metadata()
+        )
         several = "channel" in self.chain.text + self.format_name
         packed = sum(_PACKED * slot.shape[0] for slot in self.plans.values() if several and slot.shape)
         constants = packed * (1 + len(self.chain.links)) + _CONSTANTS * (1 + len(self.chain.links)) * len(self.plans)

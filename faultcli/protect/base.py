@@ -68,6 +68,22 @@ class Written:
         return self.values.shape[0] if self.values.dim() >= 2 else 1
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """What a link makes of damaged words, to write them again.
+
+    `words`: [n, block], as they were written, as far as the link can tell; those of lost blocks as they are. `lost`: bool
+    [n]. `found`: int64 [t + 1], in how many code words so many flips were found. `beyond`: in how many more than that.
+    `bits`: of a code word.
+    """
+
+    words: Words
+    lost: NDArray[np.bool_]
+    found: NDArray[np.int64]
+    beyond: int
+    bits: int
+
+
 class Fitted:
     """A protection that knows one tensor. What it does not override is left as it is.
 
@@ -98,6 +114,11 @@ class Fitted:
         """Return words as they were written, as far as their bits and their check words tell. A word that is known to
         be wrong, but not how, reads as the word of 0."""
         return blocks
+
+    def recover(self, blocks: Words, checks: Words) -> Recovery | None:
+        """Return words [n, block] as `write_words` gave them, as far as these and their check words tell; None if the
+        link cannot tell damaged words from others."""
+        return None
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         """Return better values than `values`, which is what the format reads in `words`.

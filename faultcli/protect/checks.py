@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faultcli.errors import UsageError
 from faultcli.foreign import whole_number
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, flips_beyond
+from faultcli.protect.base import Fitted, Protection, Recovery, Words, Written, even_flips, flips_beyond
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class _FittedParity(Fitted):
 
     def read_words(self, blocks: Words, checks: Words) -> Words:
         return np.where(self.checks(blocks) == checks, blocks, blocks.dtype.type(self.zero))
+
+    def recover(self, blocks: Words, checks: Words) -> Recovery:
+        lost = (self.checks(blocks) != checks)[:, 0]
+        return Recovery(blocks, lost, np.array([np.count_nonzero(~lost)]), int(lost.sum()), self.bits + 1)
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,23 @@ class _FittedTmr(Fitted):
         return np.repeat(blocks >> self.shift, 2, axis=1)
 
     def read_words(self, blocks: Words, checks: Words) -> Words:
-        own, first, second = blocks[:, 0] >> self.shift, checks[:, 0], checks[:, 1]
-        voted = (own & first) | (own & second) | (first & second)
+        voted = self._voted(blocks, checks)
         low = blocks[:, 0] & self.dtype.type((1 << self.shift) - 1)
         out: Words = (voted << self.shift | low)[:, None].astype(self.dtype)
         return out
+
+    def recover(self, blocks: Words, checks: Words) -> Recovery:
+        voted = self._voted(blocks, checks)
+        copies = (blocks[:, 0] >> self.shift, checks[:, 0], checks[:, 1])
+        outvoted = sum(int(np.bitwise_count(copy ^ voted).sum()) for copy in copies)
+        found = np.array([len(blocks) * self.check_bits - outvoted, outvoted])
+        lost = np.zeros(len(blocks), dtype=bool)
+        return Recovery(self.read_words(blocks, checks), lost, found, 0, 3)
+
+    def _voted(self, blocks: Words, checks: Words) -> Words:
+        own, first, second = blocks[:, 0] >> self.shift, checks[:, 0], checks[:, 1]
+        voted: Words = (own & first) | (own & second) | (first & second)
+        return voted
 
 
 @dataclass(frozen=True)
@@ -177,19 +193,29 @@ class _FittedSecded(Fitted):
         return self._syndromes(blocks)[:, None]
 
     def read_words(self, blocks: Words, checks: Words) -> Words:
+        out, _, lost = self._corrected(blocks, checks)
+        if self.zero is not None:
+            out[lost] = self.zero
+        return out
+
+    def recover(self, blocks: Words, checks: Words) -> Recovery:
+        out, hit, beyond = self._corrected(blocks, checks)
+        lost = np.zeros(len(blocks), dtype=bool)
+        lost[beyond] = True
+        found = np.array([len(blocks) - len(hit), len(hit) - len(beyond)])
+        return Recovery(out, lost, found, len(beyond), self.block * self.word_bits + self.check_bits)
+
+    def _corrected(self, blocks: Words, checks: Words) -> tuple[Words, NDArray[np.int64], NDArray[np.int64]]:
+        """Return blocks with single flips taken back, the rows that had flips, and those of them that had more."""
         syndromes = self._syndromes(blocks) ^ checks[:, 0]
         out = blocks.copy()
         hit = np.flatnonzero(syndromes)
         where = self._where[syndromes[hit]]
-        single, rows = where >= 0, hit
+        single = where >= 0
         word, bit = np.divmod(where[single], self.word_bits)
-        out[rows[single], word] ^= np.left_shift(1, bit).astype(self.dtype)
-        if self.zero is not None:
-            lost = rows[
-                ~single & (np.bitwise_count(syndromes[hit]) != 1)
-            ]  # weight 1: a check bit flipped, data are fine
-            out[lost] = self.zero
-        return out
+        out[hit[single], word] ^= np.left_shift(1, bit).astype(self.dtype)
+        in_checks = np.bitwise_count(syndromes[hit]) == 1  # a check bit flipped, data are fine
+        return out, hit, hit[~single & ~in_checks]
 
     def block_failure(self, ber: float) -> float:
         return self._outcomes(ber)[0]

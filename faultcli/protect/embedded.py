@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, even_flips, needs_zero_bits
+from faultcli.protect.base import Fitted, Protection, Recovery, Words, Written, even_flips, needs_zero_bits
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class _FittedMset(Fitted):
         top = (votes >= 2).astype(blocks.dtype) << self.position
         out: Words = blocks & ~blocks.dtype.type(3 | 1 << self.position) | top
         return out
+
+    def recover(self, blocks: Words, checks: Words) -> Recovery:
+        words = self.write_words(self.read_words(blocks, checks))
+        outvoted = int(np.bitwise_count(words ^ blocks).sum())
+        found = np.array([blocks.size - outvoted, outvoted])
+        return Recovery(words, np.zeros(len(blocks), dtype=bool), found, 0, 3)
 
 
 def _bit(words: Words, position: int) -> Words:
@@ -124,6 +131,13 @@ class _FittedCep(Fitted):
             wrong = _parity(blocks, mask) != (blocks >> k & 1)
             out[wrong] &= ~blocks.dtype.type(mask)
         return out
+
+    def recover(self, blocks: Words, checks: Words) -> Recovery:
+        wrong = [_parity(blocks, mask) != (blocks >> k & 1) for k, mask in enumerate(self.masks)]
+        lost: NDArray[np.bool_] = np.logical_or.reduce(wrong)[:, 0]
+        beyond = sum(int(chunk.sum()) for chunk in wrong)
+        found = np.array([len(blocks) * self.chunks - beyond])
+        return Recovery(blocks, lost, found, beyond, self.data + 1)
 
 
 def _parity(words: Words, mask: int) -> Words:

@@ -29,6 +29,7 @@ from faultcli.protect.base import (
     Constants,
     Fitted,
     Protection,
+    Recovery,
     Words,
     Written,
     codes_of,
@@ -195,20 +196,22 @@ class FittedInPlace(Fitted):
             words[hit[lost]] = self._believe(words[hit[lost]])
         return words
 
-    def recovered(self, blocks: Words) -> tuple[Words, NDArray[np.int64]]:
-        """Return words [n, block] as they were written, check bits included, and the rows that are beyond correction
-        and left as they are."""
-        octets, hit, lost = self.blocks.layout.read(self._octets(blocks))
-        out = blocks.copy()
-        fixed = hit[~lost]
-        out[fixed] = self._words(self.blocks.layout.write(octets[fixed]))
-        return out, hit[lost]
+    def recover(self, blocks: Words, checks: Words) -> Recovery:
+        octets, hit, beyond = self.blocks.layout.read(self._octets(blocks))
+        words, fixed = blocks.copy(), hit[~beyond]
+        words[fixed] = self._words(self.blocks.layout.write(octets[fixed]))
+        flips = np.bitwise_count(words[fixed] ^ blocks[fixed]).sum(axis=1, dtype=np.int64)
+        found = np.bincount(flips, minlength=self.code.t + 1)
+        found[0] = len(blocks) - len(hit)
+        lost = np.zeros(len(blocks), dtype=bool)
+        lost[hit[beyond]] = True
+        return Recovery(words, lost, found, int(beyond.sum()), self.blocks.bits)
 
     def count_flips(self, blocks: Words) -> tuple[int, int]:
         """Return how many flips were corrected in words [n, block] as read, and in how many bits one looked for them.
         Blocks beyond correction count as one flip more than can be corrected."""
-        clean, lost = self.recovered(blocks)
-        flips = int(np.bitwise_count(clean ^ blocks).sum()) + len(lost) * (self.code.t + 1)
+        seen = self.recover(blocks, np.empty((len(blocks), 0), dtype=np.uint8))
+        flips = int(seen.found @ np.arange(self.code.t + 1)) + seen.beyond * (self.code.t + 1)
         return flips, len(blocks) * self.blocks.bits
 
     def block_failure(self, ber: float) -> float:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, split
 
-from faultcli.checkpoint import Checkpoint, ContentHash, TensorInfo, edit, torch_dtype
+from faultcli.checkpoint import Checkpoint, ContentHash, LazyTensors, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.formats.values import TILE
 from faultcli.injection import slots
@@ -46,23 +46,6 @@ class ScaledTensor:
     one: float
     best: float
     corrections: int  # values that dividing by the factor alone does not give back exactly
-
-
-@dataclass(frozen=True)
-class _Weights(Mapping[str, Tensor]):
-    """Tensors of a checkpoint, each read when it is looked at."""
-
-    checkpoint: Checkpoint
-    names: Sequence[str]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.checkpoint.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def scale_checkpoint(
@@ -103,7 +86,7 @@ def scale_checkpoint(
     rounds = _may_round(checkpoint, names, scale)
     common = None
     if scale.granularity == "model" and names:
-        factors_of = scale.for_tensors(_Weights(checkpoint, names), formats.__getitem__, ber=ber)
+        factors_of = scale.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber=ber)
         common = next((chosen.values for chosen in factors_of.values()), None)
     rows, factors, corrections = [], {}, {}
     room = _MAX_CORRECTIONS

@@ -276,11 +276,13 @@ def test_blocks_written_and_read_byte_by_byte_are_those_of_the_code_bit_by_bit(f
         assert np.array_equal(read, layout.join(fixed, np.zeros_like(checks)))
         assert np.array_equal(rows[beyond], np.flatnonzero(lost))
         assert len(rows) == (60 if flips else 0)
-        whole, left = fitted.recovered(hit.view(dtype))
-        assert np.array_equal(left, np.flatnonzero(lost))
-        assert np.array_equal(whole[left], hit.view(dtype)[left])
+        seen = fitted.recover(hit.view(dtype), np.empty((0, 0), np.uint8))
+        assert np.array_equal(seen.lost, lost)
+        assert np.array_equal(seen.words[lost], hit.view(dtype)[lost])
+        assert seen.beyond == lost.sum()
         if flips <= code.t:
-            assert np.array_equal(whole, slow.view(dtype))
+            assert np.array_equal(seen.words, slow.view(dtype))
+            assert seen.found[flips] == 60
 
 
 @pytest.mark.parametrize(
@@ -307,8 +309,8 @@ def test_lost_blocks_read_as_what_they_probably_were(format: str, spare: float, 
     for row in hit.view(np.uint8).reshape(400, -1):
         for place in rng.choice(fitted.blocks.layout.places, flips, replace=False):
             row[place // 8] ^= np.uint8(1 << place % 8)
-    _, lost = fitted.recovered(hit)
-    assert len(lost) > 300
+    lost = fitted.recover(hit, np.empty((0, 0), np.uint8)).lost
+    assert lost.sum() > 300
     exact = values[lost].double().reshape(-1)
     errors = []
     for read in (fitted.read_words(hit, np.empty((0, 0), np.uint8)), hit):
