@@ -292,8 +292,8 @@ def _takes_back(memory: FileMemory, faults: FaultMap, sha256: str) -> bool:
     taking_back = sha256 == faults.after != faults.before
     if taking_back and not memory.restorable:
         raise FaultError(
-            f"{memory.checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
-            "format lost their original values",
+            f"{memory.checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in "
+            "that format lost their original values",
             "use the original checkpoint",
         )
     return taking_back

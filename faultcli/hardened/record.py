@@ -91,12 +91,12 @@ class MemoryRecord:
         Raises:
             CheckpointError: no copy can be read, or it is of another version.
         """
-        copies = [metadata[key] for key in COPIES if key in metadata]
-        if not copies:
+        if not any(key in metadata for key in COPIES):
             return None
-        text = next((text for copy in [*copies, *_majority(copies)] if (text := _whole(copy)) is not None), None)
-        if text is None:
+        copy = intact_copy(metadata)
+        if copy is None:
             raise _damaged(path)
+        text = copy.partition(" ")[2]
         try:
             document = parse_json(text)
             schema = document["schema"]
@@ -113,10 +113,15 @@ class MemoryRecord:
             raise _damaged(path) from None
 
 
-def _whole(copy: str) -> str | None:
-    """Return the text of a copy whose checksum is right."""
+def intact_copy(metadata: Mapping[str, str]) -> str | None:
+    """Return a copy of the record as it was written, if there is one or the copies together give one."""
+    copies = [metadata[key] for key in COPIES if key in metadata]
+    return next((copy for copy in [*copies, *_majority(copies)] if _is_whole(copy)), None)
+
+
+def _is_whole(copy: str) -> bool:
     checksum, _, text = copy.partition(" ")
-    return text if hashlib.sha256(text.encode()).hexdigest() == checksum else None
+    return hashlib.sha256(text.encode()).hexdigest() == checksum
 
 
 def _majority(copies: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from faultcli.faults.maps import WordFaults
 from faultcli.files import copy_range, write_all
 from faultcli.hardened.layout import flip
 from faultcli.hardened.read import Hardened
+from faultcli.hardened.record import COPIES, intact_copy
 from faultcli.protect.base import Recovery, Words
 from faultcli.protect.protected_tensor import StoredTensor
 
@@ -29,8 +30,8 @@ Progress = Callable[[int], None]
 class RepairedTensor:
     """What was found in one tensor, its scales included.
 
-    `flips`: stored bits that were corrected, check bits included. `lost`: first and last flat position of every run of
-    weights whose block is beyond correction. `faults`: what to flip, by region.
+    `flips`: stored bits that were corrected, check bits included. `lost`: first and last flat position of every run
+    of weights whose block is beyond correction. `faults`: what to flip, by region.
     """
 
     name: str
@@ -107,9 +108,10 @@ def repair_checkpoint(
             f"{hardened.checkpoint.path}: {hardened.chain.text} cannot tell damaged words from others",
             "repair it by a seal (faultcli seal, faultcli repair --seal), or harden with inplace=2 or secded=64",
         )
-    metadata = hardened.checkpoint.metadata
-    good = hardened.record.metadata()
-    damaged = sum(metadata.get(key) != copy for key, copy in good.items()) if _writes(hardened) else 0
+    copy = intact_copy(hardened.checkpoint.metadata)
+    assert copy is not None  # else it would not have been opened
+    good = dict.fromkeys(COPIES, copy)
+    damaged = sum(hardened.checkpoint.metadata.get(key) != copy for key in COPIES)
     faults = {region: hits for tensor in found for region, hits in tensor.faults.items()}
 
     def write(shard: ShardFile, target: Path) -> None:
@@ -133,12 +135,6 @@ def repair_checkpoint(
 
 def _open(written: Path) -> None:
     Hardened.of(Checkpoint.open(written))
-
-
-def _writes(hardened: Hardened) -> bool:
-    """Whether this faultcli would write the record of a file as it stands there in one copy at least."""
-    good = hardened.record.metadata()
-    return any(hardened.checkpoint.metadata.get(key) == copy for key, copy in good.items())
 
 
 def repaired(stored: StoredTensor) -> RepairedTensor:
@@ -177,16 +173,7 @@ def _recovered(stored: StoredTensor) -> tuple[Words, list[Words], NDArray[np.boo
 
 
 def _differences(stored: StoredTensor, words: Words, checks: Sequence[Words]) -> Iterable[tuple[str, WordFaults]]:
-    now = StoredTensor(
-        stored.name,
-        stored.shape,
-        stored.format,
-        words,
-        stored.links,
-        tuple(checks),
-        stored.names,
-        scales_of=stored.scales_of,
-    )
+    now = replace(stored, words=words, checks=tuple(checks), scales=None)
     for before, after in zip(stored.regions, now.regions, strict=False):  # scales come last, and are looked at alone
         old, new = (one.data if isinstance(one, StoredTensor) else one.words for one in (before, after))
         masks = (old ^ new).astype(np.uint64)
@@ -223,21 +210,19 @@ def estimate(seen: Sequence[Recovery], confidence: float) -> Estimate | None:
 
     if not seen:
         return None
-    counted = {(one.bits, len(one.found) - 1): [0, np.zeros(len(one.found), np.int64)] for one in seen}
-    for one in seen:
-        own = counted[one.bits, len(one.found) - 1]
-        own[0] += one.beyond
-        own[1] = own[1] + one.found
+    kinds = sorted({(one.bits, len(one.found)) for one in seen})
+    alike = [[one for one in seen if (one.bits, len(one.found)) == kind] for kind in kinds]
+    counts = [(np.sum([one.found for one in of], axis=0), sum(one.beyond for one in of)) for of in alike]
 
     def likelihood(log_rate: float) -> float:
         rate, total = math.exp(log_rate), 0.0
-        for (bits, t), (beyond, found) in counted.items():
-            total += float(found @ binom.logpmf(np.arange(t + 1), bits, rate))
-            total += beyond * float(binom.logsf(t, bits, rate)) if beyond else 0.0
+        for (bits, counted), (found, beyond) in zip(kinds, counts, strict=True):
+            total += float(found @ binom.logpmf(np.arange(counted), bits, rate))
+            total += beyond * float(binom.logsf(counted - 1, bits, rate)) if beyond else 0.0
         return total
 
     low, high = math.log(1e-18), math.log(0.5)
-    nothing = all(not beyond and not found[1:].any() for beyond, found in counted.values())
+    nothing = all(not one.beyond and not one.found[1:].any() for one in seen)
     best = low if nothing else float(minimize_scalar(lambda r: -likelihood(r), bounds=(low, high), method="bounded").x)
     least = likelihood(best) - float(chi2.ppf(confidence, 1)) / 2
 

@@ -72,9 +72,9 @@ class Written:
 class Recovery:
     """What a link makes of damaged words, to write them again.
 
-    `words`: [n, block], as they were written, as far as the link can tell; those of lost blocks as they are. `lost`: bool
-    [n]. `found`: int64 [t + 1], in how many code words so many flips were found. `beyond`: in how many more than that.
-    `bits`: of a code word.
+    `words`: [n, block], as they were written, as far as the link can tell; those of lost blocks as they are. `lost`:
+    bool [n]. `found`: int64 [t + 1], in how many code words so many flips were found. `beyond`: in how many more than
+    that. `bits`: of a code word.
     """
 
     words: Words
