@@ -22,6 +22,7 @@ LAYERS = [
     "faults",
     "protect",
     "memory",
+    "hardened",
     "injection",
     "scaling",
     "hardened",

@@ -31,7 +31,9 @@ def zig() -> tuple[str, ...] | None:
 def compile_c(target: Path, *arguments: str | Path) -> None:
     command = compiler()
     assert command is not None
-    done = subprocess.run([*command, *map(str, arguments), "-o", str(target)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *map(str, arguments), "-o", str(target)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -42,8 +44,8 @@ def sanitized(folder: Path) -> bool:
     source.write_text("int main(void) { return 0; }\n")
     command = compiler()
     assert command is not None
-    made = subprocess.run([*command, *SANITIZERS, str(source), "-o", str(target)], capture_output=True)
-    return made.returncode == 0 and subprocess.run([target], capture_output=True).returncode == 0
+    made = subprocess.run([*command, *SANITIZERS, str(source), "-o", str(target)], capture_output=True, check=False)
+    return made.returncode == 0 and subprocess.run([target], capture_output=True, check=False).returncode == 0
 
 
 def constants() -> dict[str, int]:

@@ -54,18 +54,16 @@ class Device:
         program = folder / "driver"
         self.sanitized = sanitized(folder)
         flags = STRICT + (SANITIZERS if self.sanitized else [])
-        compile_c(
-            program, *flags, f"-I{SOURCES}", SOURCES / "faultcli_reader.c", Path(__file__).with_name("driver.c")
-        )
+        compile_c(program, *flags, f"-I{SOURCES}", SOURCES / "faultcli_reader.c", Path(__file__).with_name("driver.c"))
         self._errors = (folder / "errors.txt").open("w+b")
-        self._process = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
-        )
+        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
 
     def __enter__(self) -> Device:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         ended = self._process.wait(timeout=20)

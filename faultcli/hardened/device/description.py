@@ -181,15 +181,13 @@ def _cep(link: Any, stored: StoredTensor) -> dict[str, Field]:
 
 
 def _inplace(link: Any, stored: StoredTensor) -> dict[str, Field]:
-    code, bits = link.code, stored.format.bits
-    fields: dict[str, Field] = {
+    return {
         "link": "FAULTCLI_INPLACE",
-        "bch_t": code.t,
-        "bch_checks": code.check_bits,
-        "bch_table": bch_table(link.places, code.check_bits, code.t, bits),
+        "bch_t": link.code.t,
+        "bch_checks": link.code.check_bits,
+        "bch_table": bch_table(link.code, link.blocks.layout.places, stored.format.bits),
+        "lost_table": link.lost_table,
     }
-    lost = getattr(link, "lost_table", None)
-    return fields if lost is None else fields | {"lost_table": np.asarray(lost, dtype=np.uint8)}
 
 
 def _parity(link: Any, stored: StoredTensor) -> dict[str, Field]:

@@ -14,7 +14,7 @@ from faultcli.errors import OutputError, UsageError
 from faultcli.files import atomic_directory
 from faultcli.hardened.device.c_source import TablePool, byte_lines, comment, constant, identifiers, text
 from faultcli.hardened.device.description import Description, MemoryRegion, describe
-from faultcli.hardened.device.golden import RUN, GoldenTensor, golden
+from faultcli.hardened.device.golden import FIRST, RUN, GoldenTensor, golden
 from faultcli.hardened.device.memory_bytes import byte_count, to_bytes
 from faultcli.hardened.device.readme import readme
 from faultcli.protect.protected_tensor import StoredTensor
@@ -153,8 +153,8 @@ def _header(
     placed: _Placed,
 ) -> Iterator[str]:
     yield f"/* {comment(title)}: the tensors, and where their words lie.\n *\n"
-    yield " * `weights_data` (weights_data.c) and the file weights.bin hold the same bytes: all regions, one after the\n"
-    yield " * other, each at a multiple of 8. Link the one, or map the other and leave weights_data.c out.\n *\n"
+    yield " * `weights_data` (weights_data.c) and the file weights.bin hold the same bytes: all regions, one after\n"
+    yield " * the other, each at a multiple of 8. Link the one, or map the other and leave weights_data.c out.\n *\n"
     yield " *        offset        bytes  region\n"
     for region, at in placed.regions.values():
         size = byte_count(len(region.words), region.bits)
@@ -217,7 +217,8 @@ def _golden(found: Mapping[str, GoldenTensor], names: Mapping[str, str], placed:
     yield f"#define GOLDEN_RUN {RUN}\n#define GOLDEN_TENSORS {len(found)}u\n#define GOLDEN_RUNS {len(runs)}u\n\n"
     yield "typedef struct {\n    size_t at;\n    uint8_t mask;\n} golden_flip;\n\n"
     yield "typedef struct {\n    const faultcli_tensor *tensor;\n    unsigned size; /* bytes of a value */\n"
-    yield "    uint32_t crc; /* of all values */\n    unsigned first_count;\n    uint64_t first[4];\n} golden_tensor;\n\n"
+    yield "    uint32_t crc; /* of all values */\n    unsigned first_count;\n"
+    yield f"    uint64_t first[{FIRST}];\n}} golden_tensor;\n\n"
     yield "typedef struct {\n    const golden_tensor *golden;\n    const golden_flip *flips;\n    size_t flip_count;\n"
     yield "    size_t first;\n    size_t count;\n    const uint64_t *bits;\n    uint32_t corrected;\n"
     yield "    uint32_t lost;\n} golden_run;\n\n"

@@ -417,20 +417,13 @@ static void bch_flip(const bch_places_t *p, unsigned position, word_t *words)
     words[word] ^= (word_t)1 << bit;
 }
 
-/* What is read in a block that is beyond correction. */
+/* What words of a block that is beyond correction are taken for: by their top bits, what they probably were. */
 static void read_lost(const faultcli_tensor *t, unsigned block, word_t *words)
 {
     const unsigned low = t->bits > 8 ? t->bits - 8u : 0;
     unsigned i;
-    for (i = 0; i < block; ++i) {
-        if (t->lost_table == 0) {
-            words[i] = 0;
-        } else {
-            const word_t top = words[i] >> low, better = t->lost_table[top];
-            if (better != top)
-                words[i] = better << low;
-        }
-    }
+    for (i = 0; i < block; ++i)
+        words[i] = (word_t)t->lost_table[words[i] >> low] << low | (words[i] & mask_of(low));
 }
 
 static void correct_bch(const reader_t *reader, word_t *words)

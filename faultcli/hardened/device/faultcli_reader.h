@@ -125,7 +125,7 @@ typedef struct faultcli_tensor {
     uint8_t secded_keeps; /* what cannot be corrected is left to the link before; otherwise it reads as `zero` */
     uint64_t zero;        /* the word of 0 */
     const uint64_t *bch_table;    /* [words][nibbles of a word][16][(t + 7) / 8], see `bch_syndrome` */
-    const uint8_t *lost_table;    /* what the top bits of words of a lost block read as; 0: the words read as 0 */
+    const uint8_t *lost_table;    /* what the top 8 bits of words of a lost block are taken for */
     const uint16_t *secded_table; /* [words][nibbles of a word][16] */
 } faultcli_tensor;
 

@@ -36,8 +36,11 @@ class DamagedRun:
 
 @dataclass(frozen=True)
 class GoldenTensor:
-    """What reads of one tensor. `size`: bytes of a value. `crc`: CRC-32 of all values, as little-endian integers of that
-    size, NaN as the positive quiet one. `runs`: what reads after flips."""
+    """What reads of one tensor.
+
+    `size`: bytes of a value. `crc`: CRC-32 of all values, as little-endian integers of that size, NaN as the positive
+    quiet one. `runs`: what reads after flips.
+    """
 
     size: int
     crc: int
@@ -109,7 +112,7 @@ def _damaged(stored: StoredTensor, values: Tensor, flips: list[_Flip], counts: t
     end = min(start + RUN, start + block if block > 1 else start + 4, stored.elements)
     touched = stored.faulty(faults)
     found = values[start:end].clone()
-    inside = (touched.index >= start) & (touched.index < end)
-    found[touched.index[inside] - start] = touched.values[inside]
+    kept = (touched.index >= start) & (touched.index < end)
+    found[touched.index[kept] - start] = touched.values[kept]
     placed = tuple((name, word, mask) for (name, word), mask in masks.items())
     return DamagedRun(placed, start, value_bits(found).astype(np.uint64), *counts)

@@ -1,4 +1,4 @@
-"""Words as the bytes that a device holds: whole little-endian integers, or packed where they are shorter than a byte."""
+"""Words as the bytes that a device holds: little-endian integers, or packed where they are shorter than a byte."""
 
 from __future__ import annotations
 
@@ -25,12 +25,3 @@ def to_bytes(words: Words, bits: int) -> NDArray[np.uint8]:
         ones = np.unpackbits(words.astype(np.uint8)[:, None], axis=1, bitorder="little")[:, :bits]
         return np.packbits(ones.reshape(-1), bitorder="little")
     return np.ascontiguousarray(words.astype(f"<u{container_bytes(bits)}")).view(np.uint8)
-
-
-def from_bytes(data: NDArray[np.uint8], words: int, bits: int) -> Words:
-    """Return the words that `to_bytes` made the bytes of, in the smallest unsigned integers that hold them."""
-    if bits < 8:
-        ones = np.unpackbits(data, bitorder="little")[: words * bits].reshape(words, bits)
-        return np.packbits(ones, axis=1, bitorder="little").reshape(-1)
-    size = container_bytes(bits)
-    return data[: words * size].view(f"<u{size}")

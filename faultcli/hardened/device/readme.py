@@ -16,7 +16,7 @@ does not recurse, and the weights with their check words. Values are, bit for bi
 
 | file | what it is |
 |---|---|
-| `faultcli_reader.h`, `.c`, `faultcli_config.h` | the reader; the configuration leaves out what this model does not need |
+| `faultcli_reader.h`, `.c`, `faultcli_config.h` | the reader, without what this model does not need |
 | `weights.h`, `weights.c` | descriptions of {tensors} tensors, and the tables that they share |
 | `weights_data.c`, `weights.bin` | the same {memory} bytes twice: to be linked, or to be mapped at any address |
 | `golden.h`, `test.c`, `Makefile` | the test; a device needs none of them |
