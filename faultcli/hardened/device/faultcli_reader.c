@@ -2,8 +2,6 @@
  * blocks, values. */
 #include "faultcli_reader.h"
 
-#include <string.h>
-
 #if FAULTCLI_WORD_BITS > 32
 typedef uint64_t word_t;
 #else
@@ -323,9 +321,8 @@ static int bch_locator(unsigned t, const uint64_t *odd, uint8_t *locator)
         syndrome[2 * i + 1] = (uint8_t)(odd[i / 8] >> 8 * (i % 8));
     for (i = 2; i <= 2 * t; i += 2)
         syndrome[i] = times(syndrome[i / 2], syndrome[i / 2]);
-    memset(locator, 0, t + 1);
-    memset(previous, 0, t + 1);
-    locator[0] = previous[0] = 1;
+    for (i = 0; i <= t; ++i)
+        locator[i] = previous[i] = i == 0;
     for (step = 0; step < 2 * t; step += 2, shift += 2) {
         uint8_t discrepancy = syndrome[step + 1], ratio;
         const int grows = 2 * degree <= step;
@@ -336,11 +333,13 @@ static int bch_locator(unsigned t, const uint64_t *odd, uint8_t *locator)
         if (grows && step + 1 - degree > t)
             return -1;
         ratio = over(discrepancy, scale);
-        memcpy(old, locator, t + 1);
+        for (i = 0; i <= t; ++i)
+            old[i] = locator[i];
         for (i = 0; i + shift <= t; ++i)
             locator[i + shift] ^= times(ratio, previous[i]);
         if (grows) {
-            memcpy(previous, old, t + 1);
+            for (i = 0; i <= t; ++i)
+                previous[i] = old[i];
             degree = step + 1 - degree;
             scale = discrepancy;
             shift = 0;
@@ -504,16 +503,22 @@ static void read_cep(const reader_t *reader, size_t count, word_t *words)
 
 static float float_of(uint32_t bits)
 {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    union {
+        uint32_t bits;
+        float value;
+    } same;
+    same.bits = bits;
+    return same.value;
 }
 
 static uint32_t bits_of(float value)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
+    union {
+        uint32_t bits;
+        float value;
+    } same;
+    same.value = value;
+    return same.bits;
 }
 
 static int32_t signed_of(word_t word, unsigned bits)
@@ -742,14 +747,14 @@ static void read_values(const reader_t *reader, scales_t *scales, size_t first, 
 #if FAULTCLI_DOUBLE
 static double wide_number(const faultcli_tensor *t, word_t word)
 {
+    union {
+        uint64_t bits;
+        double value;
+    } same;
     if (t->number == FAULTCLI_FIXED)
         return (double)signed_of(word, t->bits) * (double)power_of_two(-(int)t->fraction_bits);
-    {
-        const uint64_t bits = (uint64_t)word;
-        double value;
-        memcpy(&value, &bits, sizeof value);
-        return value;
-    }
+    same.bits = word;
+    return same.value;
 }
 
 /* The value of one word of a tensor that is computed in double precision. */
@@ -832,9 +837,11 @@ static void give(const reader_t *reader, scales_t *scales, size_t first, const w
     else if (what == WORDS)
         give_words(words, t->bits, at, count, out);
     else if (scales->reader.tensor != 0) { /* scales are looked at, too */
-        float values[CHUNK];
-        memset(values, 0, sizeof values);
-        estimate(t, scales, first, words, count, values);
+        size_t next = first, end;
+        for (; next < first + count; next = end) {
+            end = first + count;
+            (void)scale_of(t, scales, group_of(t, next, &end));
+        }
     }
 }
 

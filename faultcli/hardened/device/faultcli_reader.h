@@ -1,12 +1,12 @@
 /* Reads hardened weights: corrects flipped bits, and gives the values bit for bit as faultcli reads them in Python.
  *
- * C99; nothing but string.h is needed of the C library; no allocation, no recursion, no global state. Any byte order.
+ * C99 without the C library: no allocation, no recursion, no global state; stack below 2 KB. Any byte order.
  * Compile with -ffp-contract=off and without -ffast-math: every product and quotient is rounded by itself.
  *
  *     float row[64];
  *     faultcli_status status = {0, 0, 0};
  *     if (faultcli_read_float(&tensor, memory, first, 64, row, &status) != FAULTCLI_OK) ...
- *     if (status.lost != 0) ...       some of these values are not what was written
+ *     if (status.lost != 0) ...       some of these values may not be what was written
  *
  * Memory. A tensor's regions lie at byte offsets from one base address, its words first to last:
  *   words of 8, 16, 32 or 64 bits    unsigned integers, least significant byte first

@@ -9,8 +9,8 @@ from faultcli.hardened.device.c_source import comment
 _PAGE = """# {title}: hardened weights
 
 `faultcli` stored the weights of this model so that flipped bits in them are found and corrected. This folder is what a
-device needs to read them: a reader in C99 that needs nothing of the C library but `string.h`, allocates nothing and
-does not recurse, and the weights with their check words. Values are, bit for bit, those that `faultcli` measured.
+device needs to read them: the weights with their check words, and a reader in C99 that needs no C library, allocates
+nothing and does not recurse. Values are, bit for bit, those that `faultcli` measured.
 
     make test       # compiles everything here and holds it to values that were read when this folder was written
 
