@@ -66,7 +66,7 @@ def counted(stored: StoredTensor) -> Status:
         bounds = named["guard"][0].bounds.to(values.dtype).clamp(max=torch.finfo(values.dtype).max)
         bounds = bounds.view(-1, *[1] * (values.dim() - 1)) if len(bounds) > 1 else bounds
         replaced = int((~(values.abs() <= bounds)).sum())
-    if stored.scales is not None:
+    if stored.scales is not None and stored.elements:
         own = counted(stored.scales)
         corrected, lost = corrected + own.corrected, lost + own.lost
     return Status(corrected, lost, replaced)
@@ -100,4 +100,4 @@ def _of_words(name: str, link: Any, before: Words) -> tuple[int, int]:
 
 
 def _ones(blocks: Words) -> NDArray[np.int64]:
-    return np.bitwise_count(blocks).reshape(len(blocks), -1).sum(axis=1).astype(np.int64)
+    return np.bitwise_count(blocks).sum(axis=tuple(range(1, blocks.ndim))).astype(np.int64)

@@ -583,7 +583,7 @@ static float rounded(float value, unsigned reads_as)
     static const uint32_t largest[] = {0, 0, 0x477FE000u, 0x7F7F0000u, 0x43E00000u, 0x47600000u};
     const uint32_t bits = bits_of(value), sign = bits & 0x80000000u;
     const unsigned m = mantissas[reads_as], exponent = bits >> 23 & 255;
-    const uint32_t beyond = reads_as == FAULTCLI_F8_E4M3 ? 0x7FC00000u : 0x7F800000u;
+    const uint32_t beyond = reads_as == FAULTCLI_F8_E4M3 ? 0x43E00000u : 0x7F800000u; /* e4m3 has no infinities */
     uint32_t magnitude = bits & 0x7FFFFFFFu;
     if (reads_as == FAULTCLI_F32 || magnitude > 0x7F800000u)
         return value;
