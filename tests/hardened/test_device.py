@@ -174,7 +174,9 @@ NARROW = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 @pytest.mark.parametrize("format", ["fp32", "fp64"])
 def test_values_are_rounded_into_the_dtype_of_the_checkpoint(device: Device, format: str, dtype: torch.dtype) -> None:
     """Ties, their neighbours, subnormal numbers, what overflows, NaN of any payload, infinities."""
-    patterns = np.array([0, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0xFFFFF, 0x80000, 0x80001, 0x7FFFFF])
+    patterns = np.array(
+        [0, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0xFFFFF, 0x80000, 0x80001, 0x7FFFFF]
+    )
     exponents = np.arange(256, dtype=np.uint32)
     kept = np.array([0, 0x2000, 0x10000, 0x100000, 0x200000, 0x600000], dtype=np.uint32)
     mantissas = (patterns.astype(np.uint32)[:, None] ^ kept).reshape(-1)
