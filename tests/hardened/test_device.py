@@ -73,6 +73,8 @@ def expect(device: Device, stored: StoredTensor, generator: np.random.Generator,
     """Hold the reader to Python on one tensor, clean and damaged, as a whole and in part."""
     tensor = describe(stored)
     number, clean = device.know(tensor), memory_of(tensor)
+    places = [(region.name, len(region.words), region.bits) for region in tensor.all_regions]
+    assert places == [(region.name, *region.layout) for region in stored.regions]
     for ber in rates:
         memory = hit(clean, tensor, ber, generator)
         device.hold(tensor, memory)
@@ -235,6 +237,15 @@ def test_as_many_flips_as_are_corrected_and_more(device: Device, format: str, ch
             same_bits(answer.values, stored.read().numpy()[: blocks * link.block])
         else:
             assert (answer.status.corrected, answer.status.lost) == (0, blocks)
+
+
+@pytest.mark.parametrize("format", ["q0.5", "q3.7", "q2.11", "q0.2"])
+@pytest.mark.parametrize("spare", ["0.5", "1"])
+def test_what_passes_for_another_block_does_so_alike(device: Device, format: str, spare: str) -> None:
+    """Weak codes in blocks of fewer than 255 bits, with many flips: some are taken for other blocks, and some for flips
+    where no bit is."""
+    values = torch.randn(30_000, generator=torch.Generator().manual_seed(1)) * 0.2
+    expect(device, one(values, format, f"inplace={spare}"), np.random.default_rng(5), (0.02, 0.5))
 
 
 def test_one_block_at_a_time_gives_and_counts_the_same(device: Device) -> None:

@@ -348,14 +348,15 @@ static int bch_locator(unsigned t, const uint64_t *odd, uint8_t *locator)
     return (int)degree;
 }
 
-/* Find the positions, below `length`, of the flips with these odd syndromes; -1 if there are no t or fewer of them. */
+/* Find the positions, below `length`, of the flips with these odd syndromes; -1 if there are no t or fewer of them. The
+ * syndromes of a binary code make the locator one of full degree that has no factor in common with its derivative. */
 static int bch_locate(unsigned t, const uint64_t *odd, unsigned length, uint8_t *flips)
 {
     uint8_t locator[FAULTCLI_BCH + 1], terms[FAULTCLI_BCH + 1], powers[FAULTCLI_BCH + 1], last;
     const int degree = bch_locator(t, odd, locator);
     int found = 0, count = 0, i;
     unsigned position;
-    if (degree <= 0 || locator[degree] == 0)
+    if (degree <= 0)
         return -1;
     for (i = 1; i <= degree; ++i)
         if (locator[i] != 0) {
@@ -373,14 +374,11 @@ static int bch_locate(unsigned t, const uint64_t *odd, unsigned length, uint8_t 
     }
     if (found < degree - 1)
         return -1;
-    last = locator[1]; /* the sum of all */
+    last = locator[1]; /* the sum of all: the one that is left is none of the others, for no root comes twice */
     for (i = 0; i < found; ++i)
         last ^= power_of[flips[i]];
-    if (last == 0 || log_of[last] >= length)
+    if (log_of[last] >= length)
         return -1;
-    for (i = 0; i < found; ++i)
-        if (flips[i] == log_of[last])
-            return -1;
     flips[found] = log_of[last];
     return degree;
 }

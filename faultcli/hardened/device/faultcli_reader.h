@@ -1,7 +1,8 @@
 /* Reads hardened weights: corrects flipped bits, and gives the values bit for bit as faultcli reads them in Python.
  *
- * C99 without the C library: no allocation, no recursion, no global state; stack below 2 KB. Any byte order.
- * Compile with -ffp-contract=off and without -ffast-math: every product and quotient is rounded by itself.
+ * C99 without the C library: no allocation, no recursion, no global state. Up to 3 KB of stack, 2 KB where words have 32
+ * bits at the most. Any byte order. Compile with -ffp-contract=off and without -ffast-math: every product and
+ * quotient is rounded by itself.
  *
  *     float row[64];
  *     faultcli_status status = {0, 0, 0};
