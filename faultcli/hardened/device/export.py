@@ -15,7 +15,7 @@ from faultcli.files import atomic_directory
 from faultcli.hardened.device.c_source import TablePool, byte_lines, comment, constant, identifiers, text
 from faultcli.hardened.device.description import Description, MemoryRegion, describe
 from faultcli.hardened.device.golden import FIRST, RUN, GoldenTensor, golden
-from faultcli.hardened.device.memory_bytes import byte_count, to_bytes
+from faultcli.hardened.device.memory_bytes import byte_count, container_bytes, to_bytes
 from faultcli.hardened.device.readme import readme
 from faultcli.protect.protected_tensor import StoredTensor
 
@@ -106,13 +106,17 @@ def export_device(tensors: Mapping[str, StoredTensor], folder: Path, *, title: s
 def _readme(title: str, described: Mapping[str, Description], export: DeviceExport) -> str:
     numbers = [one for one in described.values() if one.fields["reads_as"] != "FAULTCLI_NO_NUMBER"]
     example = (numbers or list(described.values()))[0]
-    kinds = {"FAULTCLI_F64": "double", "FAULTCLI_NO_NUMBER": "words"}
+    bits = 8 * container_bytes(max(8, int(str(example.fields["bits"]))))
+    kinds = {"FAULTCLI_F64": ("double", "double"), "FAULTCLI_NO_NUMBER": (f"uint{bits}_t", "words")}
+    type_, kind = kinds.get(str(example.fields["reads_as"]), ("float", "float"))
     facts: dict[str, int | str] = {
         "memory": export.memory_bytes,
         "tables": export.table_bytes,
         "values": sum(int(str(one.fields["elements"])) for one in described.values()),
         "tensors": len(described),
-        "kind": kinds.get(str(example.fields["reads_as"]), "float"),
+        "type": type_,
+        "kind": kind,
+        "count": max(1, min(64, int(str(example.fields["elements"])))),
     }
     return readme(title, export.identifiers[example.name], facts)
 

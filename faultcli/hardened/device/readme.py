@@ -23,9 +23,9 @@ nothing and does not recurse. Values are, bit for bit, those that `faultcli` mea
 
     #include "weights.h"
 
-    float values[64];
+    {type} values[{count}];
     faultcli_status status = {{0, 0, 0}};
-    if (faultcli_read_{kind}(&{example}, weights_data, 0, 64, values, &status) != FAULTCLI_OK)
+    if (faultcli_read_{kind}(&{example}, weights_data, 0, {count}, values, &status) != FAULTCLI_OK)
         return -1;              /* the tensor has fewer values, or they are integers or doubles */
     if (status.lost != 0)
         reload_weights();       /* more flips than can be corrected: some values are not what was written */
@@ -51,7 +51,9 @@ def readme(title: str, example: str, facts: Mapping[str, int | str]) -> str:
     Args:
         title: the model's name.
         example: the C name of a tensor to read in the example.
-        facts: `memory`, `tables` and `values`, numbers; `tensors`, their number; `kind`, `float` or `double`.
+        facts: `memory`, `tables` and `values`, numbers; `tensors`, their number; `type`, `kind`: of the values
+            in the example, `float` and `float`, `double` and `double`, or an unsigned integer and `words`; `count` of
+            them.
     """
     written = {name: f"{value:,}" if isinstance(value, int) else value for name, value in facts.items()}
     return _PAGE.format(title=comment(title), example=example, **written)
