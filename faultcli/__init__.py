@@ -12,9 +12,9 @@ answers at once. Everything else may move. From the bottom to the top:
     faults      laws that faults follow, and maps of those that were drawn
     protect     protections on the way into the memory and out of it
     memory      the checkpoint as it lies in the memory, and patches of what faults touch
-    hardened    weights behind protections as others hold them: the reader for devices
     injection   a corrupted copy of a checkpoint, and back
     scaling     scaled checkpoints, and back
+    hardened    the memory on disk, and the reader in C that a device has
     prediction  what faults would do to each tensor, without running the model
     survey      what a checkpoint holds
     workload    model, data and metrics: what a trial runs

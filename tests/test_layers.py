@@ -22,7 +22,6 @@ LAYERS = [
     "faults",
     "protect",
     "memory",
-    "hardened",
     "injection",
     "scaling",
     "hardened",

@@ -15,7 +15,7 @@ from c_compiler import SANITIZERS, SOURCES, STRICT, compile_c, constants, saniti
 from numpy.typing import NDArray
 
 from faultcli.hardened.device.description import Description
-from faultcli.hardened.device.memory_bytes import to_bytes
+from faultcli.hardened.layout import to_bytes
 
 _C_TYPES = {
     "size_t": ctypes.c_size_t,

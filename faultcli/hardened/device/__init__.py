@@ -2,7 +2,6 @@
 
 description   what the reader has to know of a tensor
 tables        the codes' tables, nibble by nibble
-memory_bytes  words as the bytes that a device holds
 golden        what the reader has to give, on clean and on damaged memory
 c_source      names, constants and tables as C
 export        all of it in one folder

@@ -19,6 +19,7 @@ from faultcli.formats.fixed import FixedFormat
 from faultcli.formats.floats import FloatFormat, Specials
 from faultcli.formats.integers import NativeIntegerFormat, SignedInteger
 from faultcli.hardened.device.tables import bch_table, secded_table
+from faultcli.hardened.layout import container_bits
 from faultcli.protect.base import Words, zero_word
 from faultcli.protect.protected_tensor import StoredTensor
 
@@ -43,6 +44,11 @@ class MemoryRegion:
     words: Words
     bits: int
     place: str  # the field of the description, e.g. "words_at"
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes."""
+        return -(-len(self.words) * container_bits(self.bits) // 8)
 
 
 @dataclass(frozen=True)

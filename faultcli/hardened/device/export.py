@@ -15,8 +15,8 @@ from faultcli.files import atomic_directory
 from faultcli.hardened.device.c_source import TablePool, byte_lines, comment, constant, identifiers, text
 from faultcli.hardened.device.description import Description, MemoryRegion, describe
 from faultcli.hardened.device.golden import FIRST, RUN, GoldenTensor, golden
-from faultcli.hardened.device.memory_bytes import byte_count, container_bytes, to_bytes
 from faultcli.hardened.device.readme import readme
+from faultcli.hardened.layout import container_bits, to_bytes
 from faultcli.protect.protected_tensor import StoredTensor
 
 _COPIED = ("faultcli_reader.h", "faultcli_reader.c", "test.c", "Makefile")
@@ -51,7 +51,7 @@ class _Placed:
         for tensor in tensors:
             for region in tensor.all_regions:
                 regions[region.name] = (region, at)
-                at += byte_count(len(region.words), region.bits)
+                at += region.nbytes
                 at += -at % _ALIGNMENT
         return cls(regions, at)
 
@@ -106,7 +106,7 @@ def export_device(tensors: Mapping[str, StoredTensor], folder: Path, *, title: s
 def _readme(title: str, described: Mapping[str, Description], export: DeviceExport) -> str:
     numbers = [one for one in described.values() if one.fields["reads_as"] != "FAULTCLI_NO_NUMBER"]
     example = (numbers or list(described.values()))[0]
-    bits = 8 * container_bytes(max(8, int(str(example.fields["bits"]))))
+    bits = max(8, container_bits(int(str(example.fields["bits"]))))
     kinds = {"FAULTCLI_F64": ("double", "double"), "FAULTCLI_NO_NUMBER": (f"uint{bits}_t", "words")}
     type_, kind = kinds.get(str(example.fields["reads_as"]), ("float", "float"))
     facts: dict[str, int | str] = {
@@ -161,7 +161,7 @@ def _header(
     yield " * the other, each at a multiple of 8. Link the one, or map the other and leave weights_data.c out.\n *\n"
     yield " *        offset        bytes  region\n"
     for region, at in placed.regions.values():
-        size = byte_count(len(region.words), region.bits)
+        size = region.nbytes
         yield f" * {at:>13} {size:>12}  {comment(region.name)}, {len(region.words)} words of {region.bits} bits\n"
     yield " */\n#ifndef WEIGHTS_H\n#define WEIGHTS_H\n\n"
     yield '#include "faultcli_reader.h"\n\n#ifdef __cplusplus\nextern "C" {\n#endif\n\n'
@@ -247,7 +247,7 @@ def _golden(found: Mapping[str, GoldenTensor], names: Mapping[str, str], placed:
 def _bytes_hit(region: str, word: int, mask: int, placed: _Placed) -> Iterator[tuple[int, int]]:
     """Yield the bytes of the memory, and which of their bits, that flips in a word hit."""
     own, start = placed.regions[region]
-    bit = word * own.bits if own.bits < 8 else 8 * byte_count(word, own.bits)
+    bit = word * container_bits(own.bits)
     wide = mask << bit % 8
     for byte in range((wide.bit_length() + 7) // 8):
         if wide >> 8 * byte & 255:

@@ -37,8 +37,7 @@ where flips pile up. `faultcli_check` counts flips and reads nothing. `weights_t
 
 **Size.** {values} values take {memory} bytes of memory with their check words, which may flip; {tables} bytes of tables
 and the code have to lie where they do not. The code takes 3 to 9 KB on a Cortex-M4 at `-Os`, by what
-`faultcli_config.h` leaves in; a call takes up to 3 KB of stack, or 2 KB
-where `FAULTCLI_WORD_BITS` is 32.
+`faultcli_config.h` leaves in; a call takes up to 3 KB of stack, or 2 KB where `FAULTCLI_WORD_BITS` is 32.
 
 **Compile** `faultcli_reader.c` with `-ffp-contract=off`, and without `-ffast-math` or a mode that flushes subnormal
 numbers to zero: rounding is part of what is read.

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.hardened.device.memory_bytes import container_bytes
+from faultcli.hardened.layout import container_bits
 from faultcli.protect.bch import Bch
 
 _Unsigned = TypeVar("_Unsigned", np.uint8, np.uint16)
@@ -23,7 +23,7 @@ def bch_table(code: Bch, places: NDArray[np.int64], word_bits: int) -> NDArray[n
         places: where data bits and then check bits lie in a block: word times the width of its container, plus bit.
         word_bits: of one word.
     """
-    container, block = 8 * container_bytes(word_bits), 256 // word_bits
+    container, block = max(8, container_bits(word_bits)), 256 // word_bits
     octets = -(-code.t // 8) * 8
     data = len(places) - code.check_bits
     where = [*range(code.parity_bits, code.parity_bits + data), *range(code.parity_bits), 255]  # in a word of the code
