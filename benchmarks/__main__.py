@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import bench_campaign, bench_curve, bench_inject, bench_large, bench_startup, bench_trial, bench_workers
+from benchmarks import (
+    bench_campaign,
+    bench_curve,
+    bench_device,
+    bench_inject,
+    bench_large,
+    bench_startup,
+    bench_trial,
+    bench_workers,
+)
 from faultcli.workload.process import prepare
 
-BENCHMARKS = (bench_startup, bench_trial, bench_campaign, bench_curve, bench_workers, bench_inject, bench_large)
+BENCHMARKS = (
+    bench_startup,
+    bench_trial,
+    bench_campaign,
+    bench_curve,
+    bench_workers,
+    bench_inject,
+    bench_large,
+    bench_device,
+)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ answers at once. Everything else may move. From the bottom to the top:
     memory      the checkpoint as it lies in the memory, and patches of what faults touch
     injection   a corrupted copy of a checkpoint, and back
     scaling     scaled checkpoints, and back
-    hardened    the memory image on disk: written, read, damaged, repaired
+    hardened    the memory image on disk: written, read, damaged, repaired; and the reader in C that a device has
     prediction  what faults would do to each tensor, without running the model
     survey      what a checkpoint holds
     workload    model, data and metrics: what a trial runs

@@ -7,4 +7,5 @@ write    from a checkpoint to a hardened one
 read     what a hardened checkpoint holds, and the plain one back
 damage   its words under faults
 repair   its words without them
+device   the reader in C that ships with a model: source, tables, words
 """

@@ -58,7 +58,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Repair:
-    """What was found in a file. `ber`: None where nothing can tell. `record`: copies of the record that were damaged."""
+    """What was found in a file. `ber`: None where nothing can tell. `record`: how many of its copies were damaged."""
 
     tensors: Sequence[RepairedTensor]
     ber: Estimate | None
@@ -152,8 +152,8 @@ def repaired(stored: StoredTensor) -> RepairedTensor:
 
 
 def _recovered(stored: StoredTensor) -> tuple[Words, list[Words], NDArray[np.bool_], tuple[Recovery, ...]]:
-    """Return words and check words as they were written, which words [padded] are lost, and what the link saw that reads
-    first. Of two links, the inner one has the last word on what is lost."""
+    """Return words and check words as they were written, which words [padded] are lost, and what the link that reads
+    first saw. Of two links, the inner one has the last word on what is lost."""
     words, checks, seen = stored.words, list(stored.checks), []
     lost = np.zeros(len(words), dtype=bool)
     for place in reversed(range(len(stored.links))):
@@ -167,8 +167,8 @@ def _recovered(stored: StoredTensor) -> tuple[Words, list[Words], NDArray[np.boo
     for place, link in enumerate(stored.links):
         if link.per_block:
             fresh, old = link.checks(words.reshape(-1, link.block)), stored.checks[place]
-            whole = ~lost.reshape(-1, link.block).any(axis=1)
-            checks[place] = np.where(whole[:, None], fresh, old).astype(old.dtype)
+            kept = lost.reshape(-1, link.block).any(axis=1, keepdims=True)
+            checks[place] = np.where(kept, old, fresh).astype(old.dtype)
     return words, checks, lost, tuple(seen[:1])
 
 

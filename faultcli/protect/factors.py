@@ -162,7 +162,7 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
             top = (1 << format.bits - 1) - 1
             largest *= (top >> spare << spare) / top
         factor = _rounded_down(largest / peak)
-    if bool((factor < SMALLEST_FACTOR).any() & (peak > 0).any()):
+    if bool(((factor < SMALLEST_FACTOR) & (peak > 0)).any()):
         raise FormatError(
             f"holds values up to {float(peak.max()):.3g}; a factor that makes them fit {format.name} is 0 in float32",
             "leave it out with --exclude",

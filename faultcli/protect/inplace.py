@@ -246,7 +246,7 @@ class FittedInPlace(Fitted):
         return out
 
     def _octets(self, blocks: Words) -> Octets:
-        return np.ascontiguousarray(blocks).view(np.uint8).reshape(len(blocks), -1)
+        return np.ascontiguousarray(blocks).view(np.uint8).reshape(len(blocks), self.block * self.blocks.dtype.itemsize)
 
     def _words(self, octets: Octets) -> Words:
         return octets.view(self.blocks.dtype)

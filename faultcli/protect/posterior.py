@@ -86,7 +86,8 @@ class Posterior(Protection):
                 "posterior: reads finite values only, the tensor holds NaN or infinities",
                 "leave the tensor out with --exclude, or protect it with guard",
             )
-        groups = numbers_of(written).reshape(written.channels if self.granularity == "channel" else 1, -1)
+        numbers = numbers_of(written)
+        groups = numbers.reshape(written.channels if self.granularity == "channel" and numbers.numel() else 1, -1)
         return FittedPosterior(written.format, Distribution.of(groups), ber, max(1, groups.shape[1]))
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:

@@ -289,3 +289,16 @@ def test_the_rate_can_be_read_off_the_words(chain: str, ber: float) -> None:
     assert estimate is not None
     assert estimate == pytest.approx(ber, rel=0.15 if chain.startswith("inplace") else 0.3)
     assert estimate_ber([(MemoryImage({"w": torch.ones(3)}, "q2.5", UNPROTECTED).tensors["w"], read[:3])]) is None
+
+
+def test_a_channel_of_zeros_is_scaled_like_any_other() -> None:
+    values = torch.tensor([[0.5, -0.25], [0.0, 0.0]])
+    image = MemoryImage({"w": values}, "q2.5", parse_chain("scale=max:channel"))
+    assert torch.allclose(image.tensors["w"].read(), values, atol=1 / 64 / 7)  # half a step, divided by the factor
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_tensor_without_values_lies_behind_any_chain(chain: str) -> None:
+    image = MemoryImage({"w": torch.ones(0, 3)}, "q2.5", parse_chain(chain), 1e-3)
+    assert image.tensors["w"].read().shape == (0, 3)
+    assert image.bits == 0
