@@ -28,6 +28,8 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.files import atomic_output, check_output
+from faultcli.hardened.damage import HardenedMemory
+from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import Draw, Injection
 from faultcli.injection import inject as inject_faults
 from faultcli.injection import replay as replay_faults
@@ -129,10 +131,11 @@ def run_campaign(
     laws = _laws(faults)
     file = how.get("corrector")
     correct = None if file is None else Correct.load(Path(file), how.get("window", DEFAULT_WINDOW))
+    memories = stored_as(subject.hardened, formats, [parse_chain(text) for text in protect])
     arms = cross(
-        list(formats),
+        memories[0],
         laws,
-        [parse_chain(text) for text in protect],
+        memories[1],
         [parse_recalibration(text) for text in how.get("recalibrate", ())],
         [None] if correct is None else [None, correct],
     )
@@ -283,16 +286,20 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
         damaging.get("target", "weights"), tuple(damaging.get("include", ())), tuple(damaging.get("exclude", ()))
     )
     saved = damaging.get("save_faults")
+    hardened, format = Hardened.of(checkpoint), damaging.get("format", "native")
+    stored_as(hardened, [format], [])
+    names = names_at_risk(checkpoint, hardened, chosen)
     return inject_faults(
         checkpoint,
         Draw(
             parse_law(fault) if isinstance(fault, str) else fault,
-            chosen.names(checkpoint.tensors.values()),
-            damaging.get("format", "native"),
+            names,
+            format,
             damaging.get("seed", 0),
             damaging.get("trial", 0),
         ),
         Path(output),
+        memory=None if hardened is None else HardenedMemory(hardened, names),
         force=damaging.get("force", False),
         save_faults=None if saved is None else Path(saved),
     )

@@ -88,7 +88,7 @@ def run_curves(
         StoreError: the store holds another campaign.
         WorkloadError: the model fails, or workers are lost again and again.
     """
-    check_arms(plan)
+    check_arms(plan, subject)
     with opened(plan, subject, **means) as run:
         found = {arm.number: _grow(plan, arm, run.share, on_record) for arm in run.arms()}
     return CurveResult(
@@ -125,7 +125,7 @@ def curves_of(store: Store) -> CurveResult:
     return CurveResult(plan, identity.sha256, store.inputs, store.original, tuple(arms), seconds, store.provenance)
 
 
-def check_arms(plan: Plan) -> None:
+def check_arms(plan: Plan, subject: Subject) -> None:
     """Refuse arms that no curve can be drawn for.
 
     Raises:
@@ -138,7 +138,7 @@ def check_arms(plan: Plan) -> None:
             raise UsageError(
                 f"{arm.fault.spec}: a curve chooses its own numbers of flips", "leave --ber and --fault out"
             )
-        if arm.protect.needs_ber:
+        if arm.protect.needs_ber and subject.hardened is None:
             raise UsageError(
                 f"{arm.protect.text}: depends on the bit-error rate, and a curve has all of them",
                 "name the rate it is designed for: posterior=P; scale=max or a number instead of scale=auto",

@@ -71,7 +71,7 @@ def preview(
         UsageError, FormatError: as `run_campaign`, and `run_curves` for a plan with a question.
     """
     if plan.question is not None:
-        check_arms(plan)
+        check_arms(plan, subject)
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload).outcome
     plan.check_measure(original)

@@ -19,6 +19,7 @@ from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FormatError, UsageError
 from faultcli.faults.selection import Selecting, Selection
+from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.chain import Chain, parse_chain
@@ -83,6 +84,7 @@ class Subject:
         model: what the user calls the model.
         data: the data as the user named it; None: the architecture's own, or data in memory.
         checkpoint: the file; None for a model in memory.
+        hardened: what a hardened file says of its memory, which is the one that faults hit.
     """
 
     workload: BaseWorkload
@@ -94,6 +96,7 @@ class Subject:
     model: str = "checkpoint"
     data: str | None = None
     checkpoint: Checkpoint | None = None
+    hardened: Hardened | None = None
 
     @classmethod
     def open(
@@ -119,11 +122,15 @@ class Subject:
         running = {name: value for name, value in opening.items() if name not in Selecting.__annotations__}
         selection = _selection(opening)
         checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
-        names = selection.names(checkpoint.tensors.values())
-        state, factors, sha256 = read_state(checkpoint)
+        hardened = Hardened.of(checkpoint)
+        names = names_at_risk(checkpoint, hardened, selection)
+        if hardened is not None:
+            state, factors, sha256 = hardened.state(), None, checkpoint.sha256()
+        else:
+            state, factors, sha256 = read_state(checkpoint)
         workload = build_workload(
             state,
-            checkpoint.metadata,
+            checkpoint.metadata if hardened is None else hardened.metadata,
             WorkloadSpec(data, **running),  # type: ignore[arg-type]
             directory=checkpoint.directory,
             is_directory=checkpoint.kind == "directory",
@@ -137,6 +144,7 @@ class Subject:
             model=DEMO if model is None else _called(checkpoint.path),
             data=data,
             checkpoint=checkpoint,
+            hardened=hardened,
         )
 
     @classmethod
@@ -249,12 +257,16 @@ class Subject:
         )
 
     def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
-        """Return the tensors as they lie in a memory of this format, behind these protections.
+        """Return the tensors as they lie in a memory of this format, behind these protections; those of a hardened file
+        as they lie there.
 
         Raises:
             FormatError, UsageError: a tensor cannot be stored in this format, or so protected.
         """
         chain = parse_chain(protect) if isinstance(protect, str) else protect
+        if self.hardened is not None:
+            stored_as(self.hardened, [format], [chain])
+            return self.hardened.image(list(self.tensors))
         try:
             return MemoryImage(self.tensors, format, chain, ber, self.factors)
         except FormatError as error:

@@ -2,6 +2,8 @@
 
 inject           a corrupted checkpoint
 scale            a scaled checkpoint, and back
+harden           the memory image as a file, and back
+repair           a damaged hardened file made whole
 train_corrector  a corrector of logits
 evaluate         accuracy without faults
 campaign         many trials, one table
@@ -42,9 +44,11 @@ from faultcli.cli import (
     curve,
     demo,
     evaluate,
+    harden,
     inject,
     inspect,
     merge,
+    repair,
     report,
     scale,
     streams,
@@ -78,9 +82,11 @@ for command in (
     curve.curve,
     demo.demo,
     evaluate.evaluate,
+    harden.harden,
     inject.inject,
     inspect.inspect,
     merge.merge,
+    repair.repair,
     report.report,
     scale.scale,
     train_corrector.train_corrector,

@@ -61,7 +61,7 @@ def campaign(
         if law.repeats:
             note(f"{law.spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
     correct = corrector_of(hardening)
-    arms = arms_of(hardening, laws, correct)
+    arms = arms_of(model, hardening, laws, correct)
     trials = gates.trials
     if trials is None:
         usual = default_trials(laws, sequential=bool(demands) or gates.until_ci is not None)

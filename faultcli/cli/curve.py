@@ -89,7 +89,7 @@ def curve(
         note(f"at the end of the range, {memory.explanation}", quiet=quiet)
     seconds = in_seconds(stopping.budget)
     correct = corrector_of(hardening)
-    arms = arms_of(hardening, [AnyFlips()], correct)
+    arms = arms_of(model, hardening, [AnyFlips()], correct)
     most = stopping.trials
     if most is None:
         most = CURVE_TRIALS if stopping.until_ci is None else MOST_TRIALS

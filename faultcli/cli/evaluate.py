@@ -30,7 +30,7 @@ def evaluate(
     Example: faultcli evaluate --format q2.5
     """
     from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
-    from faultcli.cli.session import corrector_of, note_what_runs, open_subject
+    from faultcli.cli.session import corrector_of, memories_of, note_what_runs, open_subject
     from faultcli.recover.applied import AppliedCorrection
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
@@ -39,7 +39,9 @@ def evaluate(
     correct = corrector_of(correcting)
     subject = open_subject(model, workload, at_risk)
     note_what_runs(subject, quiet=shown.quiet)
-    measured, image = subject.workload, subject.memory(memory.format, memory.protect, rate)
+    formats, chains = memories_of(model, [memory.format], [memory.protect])
+    format, chain = formats[0], chains[0]
+    measured, image = subject.workload, subject.memory(format, chain, rate)
     original, stored = evaluate_stored(image, measured, subject.tensors)
     corrected = None
     if correct is not None:
@@ -53,8 +55,8 @@ def evaluate(
             "schema": "faultcli.evaluate/1",
             "inputs": len(measured),
             "preprocessing": measured.preparation or None,
-            "format": memory.format,
-            "protect": memory.protect,
+            "format": format,
+            "protect": chain.text,
             "overhead_bits_per_weight": image.overhead_bits_per_weight,
             "original": outcome_document(original),
             "stored": outcome_document(stored),
@@ -63,5 +65,5 @@ def evaluate(
         shown.json,
     )
     if shown.json != "-":
-        states = {"original": original, f"stored as {memory.format}": stored, "corrected": corrected}
+        states = {"original": original, f"stored as {format}": stored, "corrected": corrected}
         stdout().print(evaluation_table(states, len(measured)))

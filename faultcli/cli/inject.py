@@ -50,8 +50,12 @@ def inject(
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import Selection
+    from faultcli.hardened.damage import HardenedMemory, tensors_of
+    from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 
     checkpoint = Checkpoint.open(model)
+    hardened = Hardened.of(checkpoint)
+    formats, _ = stored_as(hardened, [format], [])
     written_to = output or writes("--output", beside(checkpoint.path, "faulty"))
     if asked.replay is not None:
         if asked.given or save_faults is not None:
@@ -61,16 +65,18 @@ def inject(
         faults = FaultMap.load(asked.replay)
         passes = 2 if faults.before else 1  # with the checksum of what was written
         with byte_progress(shown.quiet, "replaying", passes * checkpoint.nbytes) as advance:
-            result = library.replay(checkpoint, faults, written_to, force=shown.force, progress=advance)
+            memory = None if hardened is None else HardenedMemory(hardened, tensors_of(hardened, faults))
+            result = library.replay(checkpoint, faults, written_to, memory=memory, force=shown.force, progress=advance)
     else:
-        names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+        names = names_at_risk(checkpoint, hardened, Selection(*at_risk.selection))
         law = asked.law(quiet=shown.quiet)
         passes = 2 if save_faults else 1
         with byte_progress(shown.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,
-                library.Draw(law, names, format, asked.seed, asked.trial),
+                library.Draw(law, names, formats[0], asked.seed, asked.trial),
                 written_to,
+                memory=None if hardened is None else HardenedMemory(hardened, names),
                 force=shown.force,
                 save_faults=save_faults,
                 progress=advance,

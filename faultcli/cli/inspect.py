@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from faultcli.checkpoint import TensorInfo
+    from faultcli.faults.law import FaultLaw
+    from faultcli.hardened.read import Hardened
 
 _built_in = partial(options.option, "Tables of what is built in", "")
 
@@ -64,6 +66,7 @@ def _inspect_checkpoint(
     from faultcli.cli.session import naming
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS, Selection
+    from faultcli.hardened.read import Hardened
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, Predictor
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
@@ -71,6 +74,9 @@ def _inspect_checkpoint(
 
     law = asked.law(quiet=shown.quiet) if asked.given else None
     checkpoint = open_checkpoint(model)
+    if (hardened := Hardened.of(checkpoint)) is not None:
+        _inspect_hardened(hardened, asked, law, at_risk, shown)
+        return
     try:
         names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     except UsageError:
@@ -100,3 +106,29 @@ def _inspect_checkpoint(
         if checkpoint.metadata:
             entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
             note("metadata: " + ", ".join(entries), quiet=shown.quiet)
+
+
+def _inspect_hardened(
+    hardened: Hardened, asked: options.OneFault, law: FaultLaw | None, at_risk: options.AtRisk, shown: options.Shown
+) -> None:
+    from faultcli.faults.selection import Selection
+    from faultcli.hardened.damage import HardenedMemory
+    from faultcli.hardened.read import names_at_risk
+    from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
+
+    path = hardened.checkpoint.path
+    names = names_at_risk(hardened.checkpoint, hardened, Selection(*at_risk.selection))
+    rows = [row for row in rows_of(hardened) if row.name in names]
+    expected = None
+    if law is not None:
+        expected = law.expected_flips([site for site in HardenedMemory(hardened, names).sites if law.covers(site)])
+    spec = None if law is None else asked.fault or law.spec
+    found = {**hardened_document(path, hardened, rows, None), "schema": "faultcli.inspect/1"}
+    write_json({**found, "checkpoint": str(path), "fault": spec, "expected_flips": expected}, shown.json)
+    if shown.json != "-":
+        stdout().print(hardened_table(f"{path}: a hardened file", rows))
+        say(*hardened_summary(hardened, rows))
+        if spec is not None:
+            flips = "depends on what is stored" if expected is None else f"{expected:,.4g} expected flips per trial"
+            say(f"{spec}: {flips}")
+        note(f"as a plain checkpoint: faultcli harden {path} --read", quiet=shown.quiet)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from faultcli.cli.options import AtRisk, Correcting, Hardening, ModelAndData
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
+    from faultcli.protect.chain import Chain
     from faultcli.recover.applied import Correct
 
 _MOST_THREADS = 1024
@@ -46,16 +47,29 @@ def corrector_of(correcting: Correcting) -> Correct | None:
     return None if correcting.corrector is None else Correct.load(correcting.corrector, correcting.window)
 
 
-def arms_of(hardening: Hardening, laws: Sequence[FaultLaw], correct: Correct | None) -> tuple[Arm, ...]:
+def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]) -> tuple[list[str], list[Chain]]:
+    """Read the formats and protections of memories that are asked for; those of a hardened file are its own."""
+    from faultcli.campaign.subject import open_checkpoint
+    from faultcli.hardened.read import Hardened, stored_as
+    from faultcli.protect.chain import parse_chain
+
+    parsed = [parse_chain(text) for text in chains]
+    return stored_as(Hardened.of(open_checkpoint(model)), formats, parsed)
+
+
+def arms_of(
+    model: str | None, hardening: Hardening, laws: Sequence[FaultLaw], correct: Correct | None
+) -> tuple[Arm, ...]:
     """Multiply the lists of formats, laws, protections and corrections into arms."""
     from faultcli.campaign.plan import cross
-    from faultcli.protect.chain import parse_chain
     from faultcli.recover.batchnorm import parse_recalibration
 
+    formats = [name.strip() for name in hardening.format.split(",")]
+    formats, chains = memories_of(model, formats, hardening.protect or [])
     return cross(
-        [name.strip() for name in hardening.format.split(",")],
+        formats,
         laws,
-        [parse_chain(text) for text in hardening.protect or []],
+        chains,
         [parse_recalibration(text) for text in hardening.recalibrate or []],
         [None] if correct is None else [None, correct],
     )
@@ -82,6 +96,9 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
     """Say what a user may not expect of the model."""
     from faultcli.campaign.subject import DEMO
 
+    if subject.hardened:
+        memory = f"{subject.hardened.format} behind {subject.hardened.chain.text}"
+        note(f"{subject.model}: is hardened; faults hit its own words, {memory}", quiet=quiet)
     if subject.factors:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""

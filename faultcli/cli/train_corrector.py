@@ -137,10 +137,9 @@ def train_corrector(
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
     from faultcli.campaign import training as library
-    from faultcli.cli.session import note_what_runs, open_subject
+    from faultcli.cli.session import memories_of, note_what_runs, open_subject
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
-    from faultcli.protect.chain import parse_chain
     from faultcli.recover.file import save_corrector
     from faultcli.report.correction import correction_document, correction_table, write_report
 
@@ -153,7 +152,7 @@ def train_corrector(
         )
     plan = training.plan(seed)
     outputs.check(force=shown.force)
-    chain = parse_chain(memory.protect)
+    formats, chains = memories_of(model, [memory.format], [memory.protect])
     known = None if faults.replay is None else FaultMap.load(faults.replay)
     if known is not None:
         at_risk = options.AtRisk("any")  # of which the map's own are
@@ -171,8 +170,8 @@ def train_corrector(
             laws if known is None else known,
             plan,
             inputs,
-            format=memory.format,
-            protect=chain,
+            format=formats[0],
+            protect=chains[0],
             progress=lambda: display.advance(task),
         )
     output = outputs.output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import rebuild, recorded_header
 from faultcli.errors import CheckpointError, FaultcliError, UsageError
 from faultcli.faults.maps import Layout
+from faultcli.faults.selection import Selection
 from faultcli.files import reserve, write_all
 from faultcli.hardened.layout import file_dtype, file_shape, from_bytes
 from faultcli.hardened.record import COPIES, MemoryRecord
@@ -115,6 +116,18 @@ def _check_region(checkpoint: Checkpoint, region: str, layout: Layout, shape: tu
     if (info.dtype, info.shape) != (dtype, wanted):
         problem = f"tensor {region!r} is {info.dtype} {list(info.shape)}, the record says {dtype} {list(wanted)}"
         raise CheckpointError(f"{checkpoint.path}: {problem}", remedy)
+
+
+def names_at_risk(checkpoint: Checkpoint, hardened: Hardened | None, selection: Selection) -> list[str]:
+    """Return the tensors of a checkpoint that are at risk; of a hardened one, those that lie in its memory, of which
+    globs leave some out.
+
+    Raises:
+        UsageError: as `select`.
+    """
+    if hardened is None:
+        return selection.names(checkpoint.tensors.values())
+    return replace(selection, target="any").names([hardened.infos[name] for name in hardened.slots])
 
 
 def stored_as(

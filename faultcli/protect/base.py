@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -175,6 +175,10 @@ class Protection(ABC):
 
     def conflict(self, other: Protection) -> tuple[str, str] | None:
         """Say why the link does not go with another one of its chain, and what to do; None if it does."""
+        return None
+
+    def doubt(self, format: NumberFormat, others: Collection[str]) -> str | None:
+        """Say what may go wrong with it in a format, beside links of these names, that a user would not expect."""
         return None
 
     def spare_bits(self, format: NumberFormat) -> int:

@@ -38,6 +38,12 @@ class Chain:
         """Whether what is stored or read depends on the bit-error rate of the arm."""
         return any(link.needs_ber for link in self.links)
 
+    def doubts(self, format: NumberFormat) -> list[str]:
+        """Return what may go wrong with links in a format, a sentence each."""
+        names = {link.name for link in self.links}
+        found = [link.doubt(format, names - {link.name}) for link in self.links]
+        return [doubt for doubt in found if doubt is not None]
+
     def for_tensors(
         self, tensors: Mapping[str, Tensor], format_of: Callable[[str], NumberFormat], ber: float | None
     ) -> dict[str, tuple[Protection, ...]]:

@@ -9,6 +9,7 @@ here the code is stronger, no training is needed, and any format will do.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Self
@@ -43,6 +44,8 @@ from faultcli.protect.channel import through
 from faultcli.protect.distribution import Distribution, levels_of, posterior_means
 
 BLOCK_BITS = 256
+_FEW = 3  # flips a block: codes that correct no more often mistake what is beyond them
+_MISTAKEN = {2: "half", 3: "17 %"}
 _TOP_BITS = 8  # of a word in a lost block, by which it is taken for what it probably was
 _SAMPLE = 1 << 20  # words that are looked at for how they are distributed
 
@@ -94,6 +97,16 @@ class InPlace(Protection):
 
     def fit_block(self, format: NumberFormat) -> int:
         return BLOCK_BITS // format.bits
+
+    def doubt(self, format: NumberFormat, others: Collection[str]) -> str | None:
+        t = math.floor(self.spare * self.fit_block(format) / 8)
+        if t > _FEW or not isinstance(format.element, FloatFormat) or {"guard", "posterior"} & set(others):
+            return None
+        share = f"in {_MISTAKEN[t]} of the cases" if t > 1 else "always"
+        return (
+            f"{self.text} corrects {t} flips a block in {format.name}; {t + 2} flips pass {share} for another block, "
+            f"and one wild exponent ruins a model: put a guard in front (guard,{self.text}), or give up more bits"
+        )
 
     def _fitting(self, written: Written) -> InPlaceBlocks:
         format = written.format.element

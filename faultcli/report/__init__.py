@@ -13,6 +13,8 @@ curve        curves as tables, lines and JSON
 preview      a campaign before its first trial
 correction   what a corrector gives back
 scaling      the factors that `scale` used
+hardened     a file that is a memory image
+repair       what was found in a damaged one
 inspection   what a checkpoint holds
 builtin      the tables of what is built in
 summary      what a campaign says, in words and in one table

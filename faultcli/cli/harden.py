@@ -1,0 +1,145 @@
+"""faultcli harden: the memory image as a file, and the plain checkpoint back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from faultcli.cli import options
+from faultcli.cli.console import byte_progress, note, say, stdout, write_json
+from faultcli.cli.grouping import grouped
+from faultcli.cli.places import WRITES, beside, writes
+
+if TYPE_CHECKING:
+    from faultcli.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Image:
+    """Where the image goes, or what is made of one."""
+
+    output: Annotated[
+        Path | None,
+        options.written_to("MODEL.hardened.safetensors beside MODEL; with --read MODEL.plain.safetensors"),
+        WRITES,
+    ] = None
+    read: Annotated[
+        bool, options.output("", "MODEL is hardened: write the plain checkpoint as it reads.", "--read")
+    ] = False
+    device: Annotated[
+        Path | None,
+        options.output(
+            "DIR", "A new folder with what a device needs: the reader in C99, the words, test vectors.", "--device"
+        ),
+        WRITES,
+    ] = None
+
+
+@grouped
+def harden(
+    *,
+    model: options.Model,
+    memory: options.OneMemory,
+    ber: Annotated[
+        str | None, options.faults("P", "Bit-error rate that scale=auto and posterior are designed for.")
+    ] = None,
+    at_risk: options.AtRisk,
+    image: Image,
+    shown: options.Overwriting,
+) -> None:
+    """Write a checkpoint as it lies in its memory: stored words, check words and constants, in one safetensors file.
+
+    Every other command reads a hardened file as the model it is, and hits its words with faults. Example: faultcli
+    harden model.safetensors --format q2.5 --protect scale=max:channel,inplace=2
+    """
+    from faultcli.checkpoint import Checkpoint
+    from faultcli.errors import UsageError
+    from faultcli.faults.selection import Selection
+    from faultcli.hardened.read import Hardened
+    from faultcli.hardened.write import harden_checkpoint
+    from faultcli.protect.chain import parse_chain
+    from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table
+    from faultcli.workload.process import prepare_to_stream
+
+    prepare_to_stream()
+    checkpoint = Checkpoint.open(model)
+    if image.read:
+        if memory != options.OneMemory() or ber is not None or image.device is not None:
+            raise UsageError(
+                "--read takes no --format, --protect, --ber or --device: they are in the file", "leave them out"
+            )
+        _read(checkpoint, image, shown)
+        return
+    if memory == options.OneMemory() and image.device is None:
+        raise UsageError(
+            "no --format and no --protect: the file would be the plain checkpoint",
+            "name one: --format q2.5 --protect scale=max:channel,inplace=2",
+        )
+    hardened = Hardened.of(checkpoint)
+    if hardened is not None and memory == options.OneMemory() and image.output is None and image.device is not None:
+        _export(hardened, image.device, shown)
+        return
+    chain = parse_chain(memory.protect)
+    rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
+    names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+    written = image.output or writes("--output", beside(checkpoint.path, "hardened"))
+    with byte_progress(shown.quiet, "hardening", checkpoint.nbytes) as advance:
+        rows = harden_checkpoint(
+            checkpoint,
+            written,
+            names=names,
+            format_name=memory.format,
+            chain=chain,
+            ber=rate,
+            force=shown.force,
+            progress=advance,
+        )
+    made = Hardened.of(Checkpoint.open(written))
+    assert made is not None
+    write_json(hardened_document(written, made, rows, image.device), shown.json)
+    if shown.json != "-":
+        stdout().print(hardened_table(str(written), rows))
+        say(*hardened_summary(made, rows))
+    for doubt in dict.fromkeys(doubt for slot in made.slots.values() for doubt in chain.doubts(slot.format)):
+        note(f"warning: {doubt}", quiet=shown.quiet)
+    if image.device is not None:
+        _export(made, image.device, shown)
+    note(f"back to a plain checkpoint: faultcli harden {written} --read", quiet=shown.quiet)
+
+
+def _read(checkpoint: Checkpoint, image: Image, shown: options.Overwriting) -> None:
+    from faultcli.errors import CheckpointError
+    from faultcli.hardened.read import Hardened, read_checkpoint
+
+    hardened = Hardened.of(checkpoint)
+    if hardened is None:
+        raise CheckpointError(f"{checkpoint.path}: is not hardened, it is plain already", "use it as it is")
+    written = image.output or writes("--output", beside(checkpoint.path, "plain"))
+    with byte_progress(shown.quiet, "reading", sum(info.nbytes for info in hardened.infos.values())) as advance:
+        read_checkpoint(hardened, written, force=shown.force, progress=advance)
+    summary = {
+        "schema": "faultcli.harden/1",
+        "output": str(written),
+        "read_from": str(checkpoint.path),
+        "format": hardened.format,
+        "protect": hardened.chain.text,
+        "tensors": [],
+    }
+    write_json(summary, shown.json)
+    if shown.json != "-":
+        say(f"{written}: the plain checkpoint as {checkpoint.path} reads")
+
+
+def _export(hardened: object, folder: Path, shown: options.Overwriting) -> None:
+    from faultcli.hardened.device.export import export_device
+    from faultcli.hardened.read import Hardened
+
+    assert isinstance(hardened, Hardened)
+    tensors = {name: hardened.stored(name) for name in hardened.slots}
+    made = export_device(tensors, folder, title=hardened.checkpoint.path.name)
+    if shown.json != "-":
+        say(
+            f"{folder}: {made.memory_bytes:,} bytes of words, {made.table_bytes:,} of tables, and the reader in C; "
+            f"try it: make -C {folder} test"
+        )
