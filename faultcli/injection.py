@@ -17,7 +17,7 @@ from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NumberFormat, container_dtype, format_for, native_format
+from faultcli.formats import NATIVE, NumberFormat, container_dtype, format_for, word_format
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.protected_tensor import CheckRegion, StoredTensor, TensorSlot
 
@@ -164,7 +164,10 @@ def replay(
             and cannot be taken back, because storing in that format lost the original values.
         CheckpointError: the result is not the checkpoint that the map is bound to.
     """
-    places = slots(checkpoint, [name for name in faults.layout if name in checkpoint.tensors], faults.format)
+    here = [name for name in faults.layout if name in checkpoint.tensors]
+    places = (
+        _words_of_any_dtype(checkpoint, here) if faults.format == "native" else slots(checkpoint, here, faults.format)
+    )
     layout = {site.name: site.layout for slot in places for site in slot.places}
     missing = [name for name in faults.layout if name not in layout]
     if missing:
@@ -193,6 +196,17 @@ def replay(
     return Injection(output, faults, changed, restored=taking_back)
 
 
+def _words_of_any_dtype(checkpoint: Checkpoint, names: Sequence[str]) -> list[TensorSlot]:
+    """As `slots` in the native format: a bit flips back in words that no number format reads, too."""
+    infos = map(checkpoint.info, names)
+    return [TensorSlot(info.name, word_shape(info), word_format(info.dtype)) for info in infos]
+
+
+def word_shape(info: TensorInfo) -> tuple[int, ...]:
+    """Return the shape of a tensor's words: its own, or flat where an element is no word of `word_format`."""
+    return info.shape if info.dtype in NATIVE else (8 * info.nbytes // word_format(info.dtype).bits,)
+
+
 def _takes_back(checkpoint: Checkpoint, faults: FaultMap, places: Sequence[TensorSlot], sha256: str) -> bool:
     """Return whether a map takes its faults back on a checkpoint of this hash, or makes them.
 
@@ -206,7 +220,7 @@ def _takes_back(checkpoint: Checkpoint, faults: FaultMap, places: Sequence[Tenso
             "replay it on the checkpoint it was drawn for, or on the corrupted one",
         )
     taking_back = sha256 == faults.after != faults.before
-    if taking_back and any(slot.format != native_format(checkpoint.info(slot.name).dtype) for slot in places):
+    if taking_back and any(slot.format != word_format(checkpoint.info(slot.name).dtype) for slot in places):
         raise FaultError(
             f"{checkpoint.path}: faults drawn in {faults.format} cannot be taken back: storing the weights in that "
             "format lost their original values",
@@ -267,13 +281,13 @@ def _corrupt(
 ) -> tuple[dict[str, WordFaults], int]:
     """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
     changed."""
-    dtype = torch_dtype(info.dtype)
-    assert dtype is not None  # it has a number format, so torch has it too
-    if format == native_format(info.dtype):  # the words lie in the file: nothing to encode
+    if format == word_format(info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
-        faults = faults_of(StoredTensor(info.name, info.shape, format, words))
+        faults = faults_of(StoredTensor(info.name, word_shape(info), format, words))
         words[faults.words] ^= faults.masks.astype(words.dtype)
         return {info.name: faults}, len(faults.words)
+    dtype = torch_dtype(info.dtype)
+    assert dtype is not None  # it has a number format, so torch has it too
     values = torch.from_numpy(data).view(dtype).view(info.shape)
     stored = StoredTensor.write(info.name, values, format)
     drawn = {region.name: faults_of(region) for region in stored.regions}

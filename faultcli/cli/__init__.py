@@ -1,6 +1,7 @@
 """The command line: the only code that prints or exits. One thin file per subcommand.
 
 inject           a corrupted checkpoint
+diff             what differs between a checkpoint and a memory dump
 scale            a scaled checkpoint, and back
 train_corrector  a corrector of logits
 evaluate         accuracy without faults
@@ -41,6 +42,7 @@ from faultcli.cli import (
     campaign,
     curve,
     demo,
+    diff,
     evaluate,
     inject,
     inspect,
@@ -79,6 +81,7 @@ for command in (
     demo.demo,
     evaluate.evaluate,
     inject.inject,
+    diff.diff,
     inspect.inspect,
     merge.merge,
     report.report,

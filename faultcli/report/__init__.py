@@ -13,6 +13,7 @@ curve        curves as tables, lines and JSON
 preview      a campaign before its first trial
 correction   what a corrector gives back
 scaling      the factors that `scale` used
+difference   what differs between two checkpoints
 inspection   what a checkpoint holds
 builtin      the tables of what is built in
 summary      what a campaign says, in words and in one table
