@@ -17,11 +17,11 @@ from faultcli.difference.fitting import FittedLaw, LawFit, fit
 __all__ = [
     "ASSUMPTIONS",
     "AssumptionTest",
-    "FittedLaw",
     "Difference",
+    "FittedLaw",
     "LawFit",
-    "RealisedRate",
     "RawPlace",
+    "RealisedRate",
     "TensorDifference",
     "check_assumptions",
     "clopper_pearson",

@@ -175,7 +175,8 @@ def _spread(tensors: Sequence[TensorDifference], row: int, word: int | None) -> 
         if len(at):
             low, covered = (0, _columns(t, row, word)) if word else _rows(t, row, first)
             expected[low : low + len(covered)] += covered * (len(at) / t.info.nbytes)
-    return evenness(hits, expected, "columns" if word else "rows")
+    words = sum(t.layout.words for t in tensors)
+    return evenness(hits, expected, max(1 - hits.sum() / max(words, 1), 1e-12), "columns" if word else "rows")
 
 
 def _rows(t: TensorDifference, row: int, first: int) -> tuple[int, NDArray[np.float64]]:

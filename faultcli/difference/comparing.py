@@ -209,7 +209,7 @@ def _differing(info: TensorInfo, before: NDArray[np.uint8], after: NDArray[np.ui
         words = np.flatnonzero(differing)
         hit.append(at + words)
         masks.append(differing[words].astype(np.uint64))
-        nonzero += np.count_nonzero(tile)
+        nonzero += int(np.count_nonzero(tile))
     words = np.concatenate([np.empty(0, dtype=np.int64), *hit])
     faults = WordFaults(words, np.concatenate([np.empty(0, dtype=np.uint64), *masks]))
     sampled = np.arange(0, max(0, len(one) - 1), max(1, len(one) // _SAMPLED))
@@ -221,7 +221,7 @@ def _differing(info: TensorInfo, before: NDArray[np.uint8], after: NDArray[np.ui
         faults,
         one[words].astype(np.uint64),
         ones_by_position(one, format.bits),
-        int(nonzero),
+        nonzero,
         np.stack([one[sampled], one[sampled + 1]]) if len(words) else one[:0].reshape(2, 0),
     )
 

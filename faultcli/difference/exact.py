@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from faultcli.faults.sampling import Stream
 
 _MOST_EXACT = 2000  # flips of which a distribution is written out, or simulated
-_SIMULATED = 4_000_000  # flips drawn for a p value
+_SIMULATED = 2_000_000  # flips drawn for a p value
+_DENSE = 20  # hits² per cell, from which on about ten pairs share one
 _FEWEST_EXPECTED = 5.0  # per cell, for a chi-squared approximation
 
 
@@ -64,10 +65,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def shares(groups: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], purpose: str) -> TestOutcome:
     """Test whether the flips of every group fall on its cells as the cells' sizes say.
 
-    The statistic is the likelihood ratio G, summed over groups, given the flips of each; flips of a finite memory do
-    not repeat, for which it is divided by 1 − flips/bits. Its p value is that of chi-squared where every cell expects
-    5 flips (with Williams' correction, Biometrika 63, 1976), else from simulated flips, (1 + as extreme) / (1 + all),
-    which is valid for any number of them; with more than 2,000, cells that expect fewer than 5 are taken together.
+    The statistic is the likelihood ratio G, summed over groups, given the flips of each. Its p value is that of
+    chi-squared where every cell expects 5 flips (with Williams' correction, Biometrika 63, 1976, and divided by
+    1 − flips/bits, as flips of a finite memory do not repeat), else from simulated flips, (1 + as extreme) / (1 + all),
+    which is valid for any number of them. With more than 2,000, cells that expect fewer than 5 are taken together.
 
     Args:
         groups: per group the flips and the bits of each cell, int64 [cells].
@@ -87,10 +88,10 @@ def shares(groups: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], purpos
     for flips, bits in cells:
         k, chances = int(flips.sum()), bits / bits.sum()
         finite = max(1 - k / float(bits.sum()), 1e-12)
-        ratio = _likelihood_ratio(flips[None, :], chances)[0] / finite
+        ratio = float(_likelihood_ratio(flips[None, :], chances)[0])
         freedom += len(flips) - 1
         correction = 1 + ((1 / chances).sum() - 1) / (6 * k * (len(flips) - 1))
-        statistic += ratio if sparse else ratio / correction
+        statistic += ratio if sparse else ratio / finite / correction  # simulated flips may repeat
     if sparse:
         return TestOutcome(statistic, _simulated(cells, statistic, purpose))
     from scipy.special import chdtrc
@@ -119,7 +120,7 @@ def _joined(flips: NDArray[np.int64], bits: NDArray[np.int64]) -> tuple[NDArray[
 
 def _simulated(cells: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], statistic: float, purpose: str) -> float:
     total = int(sum(flips.sum() for flips, _ in cells))
-    rounds = int(np.clip(_SIMULATED // total, 1999, 9999))
+    rounds = int(np.clip(_SIMULATED // total, 999, 9999))
     widest = max(len(flips) for flips, _ in cells)
     at_once = max(1, min(rounds, 2_000_000 // (total + widest)))
     stream = Stream("faultcli", "diff", purpose, total)
@@ -201,11 +202,12 @@ def more_than_by_chance(observed: int, expected: float) -> TestOutcome:
     return TestOutcome(observed / expected, 1.0 if observed == 0 else float(pdtrc(observed - 1, expected)))
 
 
-def evenness(hits: NDArray[np.int64], expected: NDArray[np.float64], purpose: str) -> TestOutcome:
+def evenness(hits: NDArray[np.int64], expected: NDArray[np.float64], left: float, purpose: str) -> TestOutcome:
     """Test whether hits crowd in some of many cells of about the same size: Pearson's X², upper tail.
 
-    Up to 4 million hits in 1,999 rounds its p value is simulated; beyond, X² is a gamma variable of the mean and
-    the variance that it has for these cells (Haldane, Biometrika 29, 1937).
+    Up to 2,000 hits its p value is simulated; beyond, X² is a gamma variable of the mean and the variance that it has
+    for these cells (Haldane, Biometrika 29, 1937). Places are hit once: X² is divided by the share of them that is
+    left, unless so few hits share a cell that it would only break ties.
 
     Args:
         hits: int64 [cells].
@@ -223,14 +225,16 @@ def evenness(hits: NDArray[np.int64], expected: NDArray[np.float64], purpose: st
     if k < 2 or len(hits) < 2:
         return NOTHING
     statistic = float((hits.astype(np.float64) ** 2 / expected).sum() - k)
-    rounds = 1999
-    if k * rounds > _SIMULATED:
+    if k * k > _DENSE * len(hits):
+        statistic /= left
+    if k > _MOST_EXACT:
         from scipy.special import gammaincc
 
         cells, chances = len(hits), expected / k
         mean = cells - 1
         variance = 2 * mean + (float((1 / chances).sum()) - cells**2 - 2 * cells + 2) / k
         return TestOutcome(statistic, float(gammaincc(mean * mean / variance, statistic * mean / variance)))
+    rounds = int(np.clip(_SIMULATED // k, 999, 9999))
     stream = Stream("faultcli", "diff", purpose, k)
     ends = np.cumsum(expected) / k
     extreme = 0

@@ -163,7 +163,7 @@ def _position_table(name: str, example: TensorDifference, stored: NDArray[np.int
     field_of = {bit: field for field, positions in example.format.fields.items() for bit in positions}
     blocks = 2 if bits > 16 else 1
     height = -(-bits // blocks)
-    headers = {}
+    headers: dict[str, str] = {}
     for block in range(blocks):
         headers |= {f"{what}{' ' * block}": how for what, how in _POSITION_COLUMNS.items()}
     table = new_table(f"bits of {name} words: flips, and per stored bit", **headers)
@@ -173,7 +173,7 @@ def _position_table(name: str, example: TensorDifference, stored: NDArray[np.int
             bit = bits - 1 - row - block * height
             up, down = (int(flips[held][bit]) for held in (0, 1))
             total = int(stored[:, bit].sum())
-            cells += [f"{bit} {field_of.get(bit, '')[:8]}", f"{up:,}", f"{down:,}", _number((up + down) / total)]
+            cells += [f"{bit:>2} {field_of.get(bit, '')[:8]}", f"{up:,}", f"{down:,}", _number((up + down) / total)]
         table.add_row(*cells)
     return table
 
@@ -196,7 +196,7 @@ def _test_table(tests: Sequence[AssumptionTest]) -> Table:
         assumption="left",
         statistic="left",
         p="right",
-        p_of_all="right",
+        corrected="right",
         verdict="left",
     )
     for test in tests:
@@ -216,8 +216,8 @@ def difference_lines(difference: Difference, tests: Sequence[AssumptionTest], la
     up, down = difference.by_direction
     zeros, ones = difference.stored
     lines = [
-        f"{difference.flips:,} of {bits} differ: rate {_number(rate.rate)} {_interval(rate)}; 0→1 {_share(up, zeros)}, "
-        f"1→0 {_share(down, ones)}"
+        f"{difference.flips:,} of {bits} differ: rate {_number(rate.rate)} {_interval(rate)}; 0→1 "
+        f"{_share(up, zeros)} of the stored zeros, 1→0 {_share(down, ones)} of the stored ones"
     ]
     if difference.flips > _UNLIKE * difference.bits and difference.bits > 1000:
         lines.append(
@@ -226,6 +226,8 @@ def difference_lines(difference: Difference, tests: Sequence[AssumptionTest], la
     lines.append(f"most like: {_options(law.best)}")
     if law.runner_up is not None and law.worse is not None:
         lines.append(f"next best: {_options(law.runner_up)}, BIC {law.worse:,.1f} worse (10 is a lot)")
+    else:
+        lines.append("no other law can flip exactly these bits")
     if law.unexplained:
         broken = ", ".join(f"“{ASSUMPTIONS[name]}”" for name in law.unexplained)
         lines.append(
@@ -240,7 +242,7 @@ def _options(law: FittedLaw) -> str:
 
 
 def _share(flips: int, stored: int) -> str:
-    return UNDEFINED if not stored else f"{_number(flips / stored)} of the stored {'bits'}"
+    return UNDEFINED if not stored else _number(flips / stored)
 
 
 def _number(rate: float | None) -> str:
