@@ -165,7 +165,7 @@ def compare(
             if hashes is not None:
                 hashes.update(info, before, after, info.name in compared)
             if info.name in compared:
-                found.append(_differing(info, before, after, dump.address(info)))
+                found.append(difference_of(info, before, after, dump.address(info)))
         progress(info.nbytes)
     bound = hashes.bound() if hashes is not None else None
     return Difference(tuple(found), *(bound or (None, None)))
@@ -198,7 +198,10 @@ class _Hashes:
         return (self._both[0].hexdigest(), self._both[1].hexdigest()) if self._alike else None
 
 
-def _differing(info: TensorInfo, before: NDArray[np.uint8], after: NDArray[np.uint8], address: int) -> TensorDifference:
+def difference_of(
+    info: TensorInfo, before: NDArray[np.uint8], after: NDArray[np.uint8], address: int
+) -> TensorDifference:
+    """Compare the bytes of one tensor, uint8 [n], before and after; `address` is that of the first."""
     format = word_format(info.dtype)
     one, other = words_of_bytes(before, format.bits), words_of_bytes(after, format.bits)
     hit, masks, nonzero = [], [], 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from faultcli.faults.sampling import Stream
 
 _MOST_EXACT = 2000  # flips of which a distribution is written out, or simulated
-_SIMULATED = 2_000_000  # flips drawn for a p value
+_SIMULATED = 1_000_000  # flips drawn for a p value
 _DENSE = 20  # hits² per cell, from which on about ten pairs share one
 _FEWEST_EXPECTED = 5.0  # per cell, for a chi-squared approximation
 
@@ -120,7 +120,7 @@ def _joined(flips: NDArray[np.int64], bits: NDArray[np.int64]) -> tuple[NDArray[
 
 def _simulated(cells: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], statistic: float, purpose: str) -> float:
     total = int(sum(flips.sum() for flips, _ in cells))
-    rounds = int(np.clip(_SIMULATED // total, 999, 9999))
+    rounds = int(np.clip(_SIMULATED // total, 499, 9999))
     widest = max(len(flips) for flips, _ in cells)
     at_once = max(1, min(rounds, 2_000_000 // (total + widest)))
     stream = Stream("faultcli", "diff", purpose, total)
@@ -234,7 +234,7 @@ def evenness(hits: NDArray[np.int64], expected: NDArray[np.float64], left: float
         mean = cells - 1
         variance = 2 * mean + (float((1 / chances).sum()) - cells**2 - 2 * cells + 2) / k
         return TestOutcome(statistic, float(gammaincc(mean * mean / variance, statistic * mean / variance)))
-    rounds = int(np.clip(_SIMULATED // k, 999, 9999))
+    rounds = int(np.clip(_SIMULATED // k, 499, 9999))
     stream = Stream("faultcli", "diff", purpose, k)
     ends = np.cumsum(expected) / k
     extreme = 0
