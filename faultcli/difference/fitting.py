@@ -142,19 +142,17 @@ def _covers(tensors: Sequence[TensorDifference], asked: Selection) -> Iterator[_
         tensors = [t for t in tensors if t.info.dtype in NATIVE]
         globs += tuple(word for t in plain for word in ("--exclude", escaped(t.name)))
     targets = ["any", "all", "weights"]
-    seen: list[list[str]] = []
+    wide: list[_Cover] = []
     for target in targets[targets.index(asked.target) :]:
-        chosen = [t for t in tensors if _in_target(t, target)]
-        if [t.name for t in chosen] in seen or not _holds_all(chosen, tensors):
-            continue
-        narrower = int(len(seen) > 0)
-        seen.append([t.name for t in chosen])
-        selection = ("--target", target, *globs)
-        yield _Cover(tuple(chosen), selection, (), narrower)
-        for include in _includes(chosen):
-            inside = tuple(t for t in chosen if any(fnmatch.fnmatchcase(t.name, glob) for glob in include))
-            if _holds_all(inside, tensors) and len(inside) < len(chosen):
-                yield _Cover(inside, selection, include, narrower + len(include))
+        chosen = tuple(t for t in tensors if _in_target(t, target))
+        if len(chosen) not in [len(cover.tensors) for cover in wide] and _holds_all(chosen, tensors):
+            wide.append(_Cover(chosen, ("--target", target, *globs), (), int(len(wide) > 0)))
+    yield from wide  # first: of two that are alike, one without globs is kept
+    for cover in wide:
+        for include in _includes(cover.tensors):
+            inside = tuple(t for t in cover.tensors if any(fnmatch.fnmatchcase(t.name, glob) for glob in include))
+            if _holds_all(inside, tensors) and len(inside) < len(cover.tensors):
+                yield _Cover(inside, cover.selection, include, cover.parameters + len(include))
 
 
 def _in_target(t: TensorDifference, target: str) -> bool:

@@ -56,7 +56,7 @@ def with_counters() -> Model:
     )
 
 
-def normal_numbers(seed: int):  # noqa: ANN201
+def normal_numbers(seed: int):
     generator = torch.Generator().manual_seed(seed)
     return lambda *shape: 0.05 * torch.randn(*shape, generator=generator)
 
@@ -89,5 +89,5 @@ def drawn(golden: Model, law: str, seed: int, target: str = "any") -> Difference
     return Difference(tuple(found))
 
 
-def _words(info: TensorInfo, data: NDArray[np.uint8]):  # noqa: ANN202
+def _words(info: TensorInfo, data: NDArray[np.uint8]):
     return words_of_bytes(data, word_format(info.dtype).bits)

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from difference.flipped_models import Model, drawn, floats, integers, with_counters
+from difference.flipped_models import drawn, floats, integers, with_counters
 
-from faultcli.difference import check_assumptions, fit
+from faultcli.difference import Difference, check_assumptions, fit
 from faultcli.difference.bursts import Lines, count_starts
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import Selection
@@ -38,7 +38,7 @@ FLOATS = {
     "bitflip:1e-3,bits=lsb:8": "bitflip,bits=lsb:8",
     "stuck-at-1:1e-3,bits=exponent": "stuck-at-1,bits=exponent",
     "bitflip:1e-3,include=fc.weight": "bitflip,include=fc.weight",
-    "bitflip:1e-3,include=layer*": "bitflip,include=layer.[*]",
+    "bitflip:1e-3,include=layer*": "bitflip,include=layer.*",
     "zero:1e-3": "zero",
     "zero:1e-2": "zero",
 }
@@ -54,7 +54,7 @@ CASES += [
 
 
 def narrowed(spec: str) -> str:
-    return re.sub(r"^([\w-]+):[^,]+", r"\1", spec.replace("*", "[*]") if "include" in spec else spec)
+    return re.sub(r"^([\w-]+):[^,]+", r"\1", spec)
 
 
 @pytest.mark.parametrize(("model", "law", "target", "expected"), CASES, ids=[f"{m} {law}" for m, law, _, _ in CASES])
@@ -69,7 +69,7 @@ def test_a_law_comes_back(model: str, law: str, target: str, expected: str) -> N
         right += back == expected
         unexplained += bool(found.unexplained)
         levels.append(parse_law(best.spec).level)
-        assert found.runner_up is None or found.worse is not None and found.worse > 0
+        assert found.runner_up is None or (found.worse is not None and found.worse > 0)
     assert right >= SEEDS - 1
     assert unexplained <= 5  # alarms of 5 % each time
     if not law.startswith("flips"):
@@ -89,19 +89,14 @@ def test_one_flip_is_one_flip() -> None:
         assert found.best.spec == "flips:1"
 
 
-def test_noise_is_no_law_of_flips() -> None:
-    """What cannot be explained is said to be so."""
-    difference = drawn(MODELS["integers"], "burst:1e-3,length=3", 0)
-    mixed = drawn(MODELS["integers"], "bitflip:3e-3", 1)
-    both = [
-        one if len(one.faults.words) > len(two.faults.words) else two
-        for one, two in zip(difference.tensors, mixed.tensors, strict=True)
-    ]
-    for tensors in ([difference.tensors[0], mixed.tensors[1]], [mixed.tensors[0], difference.tensors[1]], both):
-        joined = type(difference)(tuple(tensors))
-        found = fit(joined, Selection("any"), check_assumptions(joined))
-        assert found is not None
-        assert found.best.kind == "burst" or "word" in found.unexplained or joined.flips == mixed.flips
+def test_what_no_law_explains_is_said_to_be_so() -> None:
+    """Bursts in one tensor, single flips in the other: no law makes both."""
+    bursts, single = (drawn(MODELS["integers"], law, 0).tensors for law in ("burst:1e-3,length=3", "bitflip:3e-3"))
+    difference = Difference((bursts[0], single[1]))
+    found = fit(difference, Selection("any"), check_assumptions(difference))
+    assert found is not None
+    assert found.best.kind == "bitflip"
+    assert "word" in found.unexplained
 
 
 @pytest.mark.parametrize("cut_off", [False, True])
