@@ -15,13 +15,13 @@ ALARM = 0.05  # of all tests together, for flips that keep all assumptions
 
 # What each test is called in results, and what it says in words.
 ASSUMPTIONS = {
-    "bits": "same rate in all bits of a word",
-    "tensors": "same rate in all tensors",
-    "direction": "stored zeros and ones flip alike",
-    "word": "no bursts within a word",
+    "bits": "one rate for all bits of a word",
+    "tensors": "one rate for all tensors",
+    "direction": "one rate for zeros and ones",
+    "word": "no bursts within words",
     "column": "no bursts across words",
-    "rows": "same rate in all rows",
-    "columns": "same rate in all columns",
+    "rows": "one rate for all rows",
+    "columns": "one rate for all columns",
 }
 
 

@@ -183,8 +183,8 @@ _STATISTICS = {
     "bits": "G = {:.4g}",
     "tensors": "G = {:.4g}",
     "direction": "z = {:+.2f}",
-    "word": "{:.3g} × the pairs",
-    "column": "{:.3g} × the pairs",
+    "word": "{:,.4g} × pairs",
+    "column": "{:,.4g} × pairs",
     "rows": "X² = {:.4g}",
     "columns": "X² = {:.4g}",
 }
@@ -192,7 +192,7 @@ _STATISTICS = {
 
 def _test_table(tests: Sequence[AssumptionTest]) -> Table:
     table = new_table(
-        "what independent flips of one rate would look like",
+        "do they look like independent flips of one rate?",
         assumption="left",
         statistic="left",
         p="right",
@@ -230,9 +230,10 @@ def difference_lines(difference: Difference, tests: Sequence[AssumptionTest], la
         lines.append("no other law can flip exactly these bits")
     if law.unexplained:
         broken = ", ".join(f"“{ASSUMPTIONS[name]}”" for name in law.unexplained)
+        fails = "fails" if len(law.unexplained) == 1 else "fail"
         lines.append(
-            f"no law explains why {broken} {'fails' if len(law.unexplained) == 1 else 'fail'}: take these faults "
-            "themselves, --fault measured:FILE with what --save-faults writes"
+            f"{broken} {fails}, which this law does not account for: take the faults themselves, "
+            "--fault measured:FILE with what --save-faults writes"
         )
     return lines
 
@@ -254,7 +255,7 @@ def _interval(rate: RealisedRate) -> str:
 
 
 def _probability(p: float | None) -> str:
-    return UNDEFINED if p is None else f"{p:.2f}" if p >= 0.01 else f"{p:.0e}"
+    return UNDEFINED if p is None else f"{p:.2f}" if p >= 0.01 else f"{p:.0e}" if p > 0 else "<1e-300"
 
 
 def _cut(name: str) -> str:

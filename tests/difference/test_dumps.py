@@ -1,4 +1,4 @@
-"""Differences are those that an obvious comparison finds, in every dtype and every kind of dump; maps play them back."""
+"""Differences are those that an obvious comparison finds, in every dtype and kind of dump; maps play them back."""
 
 from __future__ import annotations
 
