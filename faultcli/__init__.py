@@ -13,6 +13,7 @@ answers at once. Everything else may move. From the bottom to the top:
     protect     protections on the way into the memory and out of it
     memory      the checkpoint as it lies in the memory, and patches of what faults touch
     injection   a corrupted copy of a checkpoint, and back
+    difference  what differs between a checkpoint and a memory dump, and the law that looks like
     scaling     scaled checkpoints, and back
     hardened    the memory image on disk: written, read, damaged, repaired; and the reader in C that a device has
     prediction  what faults would do to each tensor, without running the model

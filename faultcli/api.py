@@ -28,7 +28,7 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.files import atomic_output, check_output
-from faultcli.hardened.damage import HardenedMemory
+from faultcli.hardened.damage import HardenedMemory, memory_of_map
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import Draw, Injection
 from faultcli.injection import inject as inject_faults
@@ -391,7 +391,9 @@ def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: 
     Raises:
         FaultcliError: the map belongs to another checkpoint, or the output cannot be written.
     """
-    return replay_faults(Checkpoint.open(model), FaultMap.load(Path(faults)), Path(output), force=force)
+    checkpoint, known = Checkpoint.open(model), FaultMap.load(Path(faults))
+    memory = memory_of_map(Hardened.of(checkpoint), known)
+    return replay_faults(checkpoint, known, Path(output), memory=memory, force=force)
 
 
 def _laws(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> list[FaultLaw]:

@@ -17,7 +17,7 @@ from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw, Region, Site
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NumberFormat, container_dtype, format_for, native_format
+from faultcli.formats import NATIVE, NumberFormat, container_dtype, format_for, word_format
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.protected_tensor import StoredTensor, TensorSlot
 
@@ -107,13 +107,13 @@ class PlainMemory(FileMemory):
 
     Args:
         checkpoint: the checkpoint.
-        names: the tensors at risk, from `select`.
+        places: those that the tensors at risk take in the memory, from `slots`.
         format: number format of the memory.
     """
 
-    def __init__(self, checkpoint: Checkpoint, names: Sequence[str], format: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, places: Sequence[TensorSlot], format: str) -> None:
         self.checkpoint, self.format = checkpoint, format
-        self._slots = {slot.name: slot for slot in slots(checkpoint, names, format)}
+        self._slots = {slot.name: slot for slot in places}
         self._changed = 0
 
     @property
@@ -127,7 +127,7 @@ class PlainMemory(FileMemory):
     @property
     def restorable(self) -> bool:
         infos = {name: self.checkpoint.info(name) for name in self._slots}
-        return all(slot.format == native_format(infos[name].dtype) for name, slot in self._slots.items())
+        return all(slot.format == word_format(infos[name].dtype) for name, slot in self._slots.items())
 
     def check_law(self, law: FaultLaw) -> None:
         pass  # it holds values, as any law leaves them
@@ -192,7 +192,7 @@ def inject(
     """
     if save_faults is not None and save_faults.absolute() == output.absolute():
         raise UsageError(f"{output}: the checkpoint and its fault map cannot be one file", "another --save-faults")
-    memory = memory or PlainMemory(checkpoint, draw.names, draw.format)
+    memory = memory or PlainMemory(checkpoint, slots(checkpoint, draw.names, draw.format), draw.format)
     memory.check_law(draw.law)
     sites = memory.sites
     law, numbers = draw.law, {"seed": draw.seed, "trial": draw.trial}
@@ -247,8 +247,11 @@ def replay(
             and cannot be taken back, because storing in that format lost the original values.
         CheckpointError: the result is not the checkpoint that the map is bound to.
     """
-    named = [name for name in faults.layout if name in checkpoint.tensors]
-    memory = memory or PlainMemory(checkpoint, named, faults.format)
+    if memory is None:
+        here = [name for name in faults.layout if name in checkpoint.tensors]
+        native = faults.format == "native"
+        places = _words_of_any_dtype(checkpoint, here) if native else slots(checkpoint, here, faults.format)
+        memory = PlainMemory(checkpoint, places, faults.format)
     layout = {site.name: site.layout for site in memory.sites}
     missing = [name for name in faults.layout if name not in layout]
     if missing:
@@ -275,6 +278,17 @@ def replay(
     bound = faults.before is not None
     _, changed = _write(memory, output, look_up, prove, force=force, progress=progress, hashed=bound)
     return Injection(output, faults, changed, restored=taking_back)
+
+
+def _words_of_any_dtype(checkpoint: Checkpoint, names: Sequence[str]) -> list[TensorSlot]:
+    """As `slots` in the native format: a bit flips back in words that no number format reads, too."""
+    infos = map(checkpoint.info, names)
+    return [TensorSlot(info.name, word_shape(info), word_format(info.dtype)) for info in infos]
+
+
+def word_shape(info: TensorInfo) -> tuple[int, ...]:
+    """Return the shape of a tensor's words: its own, or flat where an element is no word of `word_format`."""
+    return info.shape if info.dtype in NATIVE else (8 * info.nbytes // word_format(info.dtype).bits,)
 
 
 def _takes_back(memory: FileMemory, faults: FaultMap, sha256: str) -> bool:
@@ -347,13 +361,13 @@ def _corrupt(
 ) -> tuple[dict[str, WordFaults], int]:
     """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
     changed."""
-    dtype = torch_dtype(info.dtype)
-    assert dtype is not None  # it has a number format, so torch has it too
-    if format == native_format(info.dtype):  # the words lie in the file: nothing to encode
+    if format == word_format(info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
-        faults = faults_of(StoredTensor(info.name, info.shape, format, words))
+        faults = faults_of(StoredTensor(info.name, word_shape(info), format, words))
         words[faults.words] ^= faults.masks.astype(words.dtype)
         return {info.name: faults}, len(faults.words)
+    dtype = torch_dtype(info.dtype)
+    assert dtype is not None  # it has a number format, so torch has it too
     values = torch.from_numpy(data).view(dtype).view(info.shape)
     stored = StoredTensor.write(info.name, values, format)
     drawn = {region.name: faults_of(region) for region in stored.regions}

@@ -23,6 +23,7 @@ LAYERS = [
     "protect",
     "memory",
     "injection",
+    "difference",
     "scaling",
     "hardened",
     "prediction",

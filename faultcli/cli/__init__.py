@@ -1,6 +1,7 @@
 """The command line: the only code that prints or exits. One thin file per subcommand.
 
 inject           a corrupted checkpoint
+diff             what differs between a checkpoint and a memory dump
 scale            a scaled checkpoint, and back
 harden           the memory image as a file, and back
 repair           a damaged hardened file made whole
@@ -43,6 +44,7 @@ from faultcli.cli import (
     campaign,
     curve,
     demo,
+    diff,
     evaluate,
     harden,
     inject,
@@ -84,6 +86,7 @@ for command in (
     evaluate.evaluate,
     harden.harden,
     inject.inject,
+    diff.diff,
     inspect.inspect,
     merge.merge,
     repair.repair,

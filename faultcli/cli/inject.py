@@ -50,7 +50,7 @@ def inject(
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import Selection
-    from faultcli.hardened.damage import HardenedMemory, tensors_of
+    from faultcli.hardened.damage import HardenedMemory, memory_of_map
     from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 
     checkpoint = Checkpoint.open(model)
@@ -65,7 +65,7 @@ def inject(
         faults = FaultMap.load(asked.replay)
         passes = 2 if faults.before else 1  # with the checksum of what was written
         with byte_progress(shown.quiet, "replaying", passes * checkpoint.nbytes) as advance:
-            memory = None if hardened is None else HardenedMemory(hardened, tensors_of(hardened, faults))
+            memory = memory_of_map(hardened, faults)
             result = library.replay(checkpoint, faults, written_to, memory=memory, force=shown.force, progress=advance)
     else:
         names = names_at_risk(checkpoint, hardened, Selection(*at_risk.selection))

@@ -55,6 +55,14 @@ Format = Annotated[
     str,
     faults("F", "Number format (`inspect --formats`); native, the default: each tensor's own."),
 ]
+Target = Annotated[
+    str,
+    faults(
+        "weights|all|any",
+        "Tensors at risk: floating-point of two or more dimensions, floating-point, or any.",
+        default=True,
+    ),
+]
 Seed = Annotated[int, faults("N", "Same seed, same faults.", default=True)]
 Config = Annotated[
     Path | None,
@@ -144,14 +152,7 @@ class Faults:
 class AtRisk:
     """Which tensors lie in the memory."""
 
-    target: Annotated[
-        str,
-        faults(
-            "weights|all|any",
-            "Tensors at risk: floating-point of two or more dimensions, floating-point, or any.",
-            default=True,
-        ),
-    ] = "weights"
+    target: Target = "weights"
     include: Annotated[list[str] | None, faults("GLOB", "Only tensors that match. Repeatable.")] = None
     exclude: Annotated[list[str] | None, faults("GLOB", "No tensors that match. Repeatable.")] = None
 

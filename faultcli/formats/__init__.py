@@ -45,6 +45,7 @@ __all__ = [
     "native_format",
     "parse_format",
     "scale_positions",
+    "word_format",
 ]
 
 
@@ -158,6 +159,13 @@ def native_format(dtype: str) -> NumberFormat:
     if dtype not in NATIVE:
         raise FormatError(f"has dtype {dtype}, which no number format stores", f"supported: {', '.join(NATIVE)}")
     return NATIVE[dtype]
+
+
+def word_format(dtype: str) -> NumberFormat:
+    """Return the format of the words that a tensor of safetensors dtype `dtype` consists of in a memory: its native
+    format; the two fp32 words of a complex number; else bytes (booleans, packed 4- and 6-bit values, other 8-bit
+    floats)."""
+    return NATIVE.get(dtype) or NATIVE["F32" if dtype == "C64" else "U8"]
 
 
 def format_for(format_name: str, dtype: str) -> NumberFormat:

@@ -105,9 +105,13 @@ class HardenedMemory(FileMemory):
         return sum(len(self.hardened.stored(name).faulty(faults).index) for name in hit)
 
 
-def tensors_of(hardened: Hardened, faults: FaultMap) -> list[str]:
-    """Return the tensors that a fault map was drawn over."""
-    return [name for name, slot in hardened.slots.items() if faults.layout.keys() & slot.regions.keys()]
+def memory_of_map(hardened: Hardened | None, faults: FaultMap) -> HardenedMemory | None:
+    """Return the memory of a hardened file that a fault map was drawn over; None if it is one of the file's words as
+    they lie there, packed ones as bytes."""
+    if hardened is None or any(hardened.regions.get(name) != layout for name, layout in faults.layout.items()):
+        return None
+    covered = [name for name, slot in hardened.slots.items() if faults.layout.keys() & slot.regions.keys()]
+    return HardenedMemory(hardened, covered)
 
 
 def _places(slot: Slot, tensor: str) -> list[_Place]:

@@ -15,6 +15,7 @@ correction   what a corrector gives back
 scaling      the factors that `scale` used
 hardened     a file that is a memory image
 repair       what was found in a damaged one
+difference   what differs between two checkpoints
 inspection   what a checkpoint holds
 builtin      the tables of what is built in
 summary      what a campaign says, in words and in one table

@@ -23,6 +23,7 @@ NEEDED = {"inject": ["--ber", "1e-4"], "scale": ["--factor", "2"], "train-correc
 # Options that take a text which never names a file; every other one has to say what it does to the file.
 NO_FILES = [
     *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),
+    *("base", "length", "tensor"),
     *("factor", "granularity", "method", "hidden", "ray", "shard", "rates", "gate", "bounds"),
 ]
 FILE_WORDS = ("FILE", "DIR", "STORE", "MODEL", "OUT", "measured")
@@ -87,7 +88,9 @@ def test_no_two_options_are_one_file(
     if "--force" in words or "force" in inspect.signature(COMMANDS[name]).parameters:
         words.append("--force")
     needed = [
-        role[0] for key, role in roles.items() if role[0] in ("MODEL", "STORE", "STORES") and key not in (one, other)
+        role[0]
+        for key, role in roles.items()
+        if role[0] in ("MODEL", "STORE", "STORES", "GOLDEN", "DUMP") and key not in (one, other)
     ]
     words += ["model.safetensors" for spelled in needed if name in ("inject", "scale") or spelled != "MODEL"]
     if name == "merge" and "output" not in (one, other):

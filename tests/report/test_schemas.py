@@ -43,6 +43,11 @@ SMALL = "--format q2.5 --limit 20 --quiet"
 # Schema and commands; all but the last one prepare it.
 COMMANDS = {
     "inject": ("inject", [f"inject {DEMO} --ber 1e-4 -o out.safetensors"]),
+    "diff": (
+        "diff",
+        [f"inject {DEMO} --ber 1e-4 -o d.safetensors", f"diff {DEMO} d.safetensors --pitch 8 --save-faults map -q"],
+    ),
+    "diff of one file": ("diff", [f"diff {DEMO} {DEMO}"]),
     "campaign": ("campaign", [f"campaign --ber 1e-4,1e-2 {SMALL} --trials 1 --protect none --protect guard"]),
     "gated campaign": (
         "campaign",
