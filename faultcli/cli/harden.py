@@ -57,7 +57,7 @@ def harden(
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
-    from faultcli.hardened.write import harden_checkpoint
+    from faultcli.hardened.write import check_plain, harden_checkpoint
     from faultcli.protect.chain import parse_chain
     from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table
     from faultcli.workload.process import prepare_to_stream
@@ -80,6 +80,7 @@ def harden(
     if hardened is not None and memory == options.OneMemory() and image.output is None and image.device is not None:
         _export(hardened, image.device, shown)
         return
+    check_plain(checkpoint)
     chain = parse_chain(memory.protect)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())

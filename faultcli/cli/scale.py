@@ -61,6 +61,7 @@ def scale(
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
+    from faultcli.hardened.read import Hardened
     from faultcli.protect.scale import Scale
     from faultcli.scaling import scale_checkpoint, unscale_checkpoint
     from faultcli.workload.process import prepare_to_stream
@@ -80,6 +81,11 @@ def scale(
         return
     if asked.factor is None:
         raise UsageError("no --factor to scale by", "say --factor X, --factor max or --factor auto")
+    if Hardened.of(checkpoint) is not None:
+        raise UsageError(
+            f"{checkpoint.path}: is hardened: its memory holds what the chain has scaled",
+            f"take the plain checkpoint: faultcli harden {checkpoint.path} --read",
+        )
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     written = output or writes("--output", beside(checkpoint.path, "scaled"))
     with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance:

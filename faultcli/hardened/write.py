@@ -95,7 +95,8 @@ def check_plain(checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint that is hardened or scaled already."""
     if any(key in checkpoint.metadata for key in COPIES):
         raise CheckpointError(
-            f"{checkpoint.path}: is hardened already", "take the plain checkpoint: faultcli harden FILE --read -o PLAIN"
+            f"{checkpoint.path}: is hardened already",
+            f"take the plain checkpoint: faultcli harden {checkpoint.path} --read",
         )
     if METADATA_KEY in checkpoint.metadata:
         raise CheckpointError(
