@@ -46,6 +46,7 @@ def campaign(
         corrector_of,
         in_seconds,
         looking,
+        note_doubts,
         note_what_runs,
         open_subject,
         provenance_of,
@@ -83,6 +84,7 @@ def campaign(
     if older is not None:
         plan = replace(plan, baseline=older.accuracies(plan, provenance, len(subject.workload)))
     note_what_runs(subject, quiet=quiet)
+    note_doubts(subject, ((arm.format, arm.protect) for arm in arms), quiet=quiet)
     subject = looking(subject, arms, correct, hardening.unlabelled)
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)

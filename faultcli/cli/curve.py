@@ -73,6 +73,7 @@ def curve(
         corrector_of,
         in_seconds,
         looking,
+        note_doubts,
         note_what_runs,
         open_subject,
         provenance_of,
@@ -98,6 +99,7 @@ def curve(
     subject = open_subject(model, workload, at_risk, correct)
     provenance = provenance_of(subject, command_line(), [])
     note_what_runs(subject, quiet=quiet)
+    note_doubts(subject, ((arm.format, arm.protect) for arm in arms), quiet=quiet)
     subject = looking(subject, arms, correct, hardening.unlabelled)
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)

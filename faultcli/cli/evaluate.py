@@ -30,7 +30,7 @@ def evaluate(
     Example: faultcli evaluate --format q2.5
     """
     from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
-    from faultcli.cli.session import corrector_of, memories_of, note_what_runs, open_subject
+    from faultcli.cli.session import corrector_of, memories_of, note_doubts, note_what_runs, open_subject
     from faultcli.recover.applied import AppliedCorrection
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
@@ -41,6 +41,7 @@ def evaluate(
     note_what_runs(subject, quiet=shown.quiet)
     formats, chains = memories_of(model, [memory.format], [memory.protect])
     format, chain = formats[0], chains[0]
+    note_doubts(subject, [(format, chain)], quiet=shown.quiet)
     measured, image = subject.workload, subject.memory(format, chain, rate)
     original, stored = evaluate_stored(image, measured, subject.tensors)
     corrected = None

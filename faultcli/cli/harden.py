@@ -56,6 +56,7 @@ def harden(
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
+    from faultcli.hardened.device.export import check_folder
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.write import check_plain, harden_checkpoint
     from faultcli.protect.chain import parse_chain
@@ -63,6 +64,8 @@ def harden(
     from faultcli.workload.process import prepare_to_stream
 
     prepare_to_stream()
+    if image.device is not None:
+        check_folder(image.device)
     checkpoint = Checkpoint.open(model)
     if image.read:
         if memory != options.OneMemory() or ber is not None or image.device is not None:

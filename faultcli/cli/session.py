@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +106,18 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
     doubt = subject.workload.doubt()
     if doubt is not None:
         note(f"warning: {subject.workload.data_name}: {doubt}", quiet=quiet)
+
+
+def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quiet: bool) -> None:
+    """Say what may go wrong with protections in the formats that they are asked for."""
+    from faultcli.checkpoint import DTYPES
+    from faultcli.formats import format_for
+
+    dtypes = {str(tensor.dtype) for tensor in subject.tensors.values()}
+    natives = [dtype for dtype, (_, name) in DTYPES.items() if f"torch.{name}" in dtypes]
+    doubts = [doubt for name, chain in memories for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
+    for doubt in dict.fromkeys(doubts):
+        note(f"warning: {doubt}", quiet=quiet)
 
 
 def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unlabelled: str | None) -> Subject:

@@ -63,6 +63,16 @@ class _Placed:
                 yield data + bytes(-len(data) % _ALIGNMENT)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for a device that holds something, or is none; OutputError."""
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            raise OutputError(f"{folder}: is not empty", "name a new folder")
+    elif folder.exists() or not folder.parent.is_dir():
+        what = "is a file" if folder.exists() else f"its directory {folder.parent} does not exist"
+        raise OutputError(f"{folder}: {what}", "name a new folder in one that exists")
+
+
 def export_device(tensors: Mapping[str, StoredTensor], folder: Path, *, title: str) -> DeviceExport:
     """Write a folder with the reader in C, the words of tensors, their descriptions, and a test that holds the one to
     the others: `make test` in it.
@@ -76,9 +86,7 @@ def export_device(tensors: Mapping[str, StoredTensor], folder: Path, *, title: s
         OutputError: the folder is not empty, or cannot be written.
         UsageError: there are no tensors, or one is stored in a way that the reader does not know.
     """
-    folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"{folder}: is not empty", "name a new folder")
+    check_folder(folder)
     if not tensors:
         raise UsageError("there are no tensors to write for a device", "select some")
     described = {name: describe(stored) for name, stored in tensors.items()}
