@@ -8,6 +8,7 @@ from benchmarks import (
     bench_campaign,
     bench_curve,
     bench_device,
+    bench_hardened,
     bench_inject,
     bench_large,
     bench_startup,
@@ -25,6 +26,7 @@ BENCHMARKS = (
     bench_inject,
     bench_large,
     bench_device,
+    bench_hardened,
 )
 
 

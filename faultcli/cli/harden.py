@@ -60,7 +60,7 @@ def harden(
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.write import check_plain, harden_checkpoint
     from faultcli.protect.chain import parse_chain
-    from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table
+    from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
     from faultcli.workload.process import prepare_to_stream
 
     prepare_to_stream()
@@ -81,6 +81,7 @@ def harden(
         )
     hardened = Hardened.of(checkpoint)
     if hardened is not None and memory == options.OneMemory() and image.output is None and image.device is not None:
+        write_json(hardened_document(None, hardened, rows_of(hardened), image.device), shown.json)
         _export(hardened, image.device, shown)
         return
     check_plain(checkpoint)

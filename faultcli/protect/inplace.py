@@ -122,11 +122,6 @@ class InPlace(Protection):
             )
         if format.bits > 32:
             raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
-        if any(count_non_finite(exact_reals(written.values, written.format.name))):
-            raise UsageError(
-                f"{self.text}: stores finite values only, the tensor holds NaN or infinities",
-                "leave the tensor out with --exclude, or protect it with secded=64",
-            )
         return _blocks(format, correctable, written.words.dtype)
 
     def fit(self, written: Written) -> FittedInPlace:
@@ -139,6 +134,11 @@ class InPlace(Protection):
 
     def nearest(self, written: Written) -> Words:
         blocks, goals = self._fitting(written), written.values.reshape(-1)
+        if any(count_non_finite(exact_reals(written.values, written.format.name))):
+            raise UsageError(
+                f"{self.text}: stores finite values only, the tensor holds NaN or infinities",
+                "leave the tensor out with --exclude, or protect it with secded=64",
+            )
         out = np.empty_like(written.words)
         size = max(1, TILE // blocks.block) * blocks.block  # of a tile, so that little is held beside the tensor
         gives = blocks.spare_of(min(size, len(out)))
@@ -291,7 +291,7 @@ class InPlaceBlocks:
 
     def spare_of(self, words: int) -> NDArray[np.int64]:
         """Return how many bits each word of a tensor gives up: int64 [words]."""
-        return np.resize(self.spare, words)
+        return np.tile(self.spare, -(-words // self.block))[:words]
 
 
 @lru_cache(maxsize=32)

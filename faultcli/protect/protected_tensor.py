@@ -15,6 +15,8 @@ from torch import Tensor
 from faultcli.errors import FaultcliError, FormatError
 from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
 from faultcli.formats import NumberFormat, ScaledFormat, bit_positions, scale_positions
+from faultcli.formats.fixed import FixedFormat
+from faultcli.formats.values import exact_reals
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, words_of, zero_word
 
 
@@ -144,6 +146,8 @@ class StoredTensor(TensorSlot):
         try:
             for link in links:
                 values = link.write_values(values)
+            if isinstance(format, FixedFormat | ScaledFormat):
+                values = exact_reals(values, format.name)  # once, for all that look at them
             fitted_format = format.fitted(values)
             if isinstance(fitted_format, ScaledFormat) and fitted_format.at_risk:
                 scales = cls._write_scales(name, fitted_format, links, ber)
@@ -161,13 +165,13 @@ class StoredTensor(TensorSlot):
                     padded = own.write_words(padded.reshape(-1, own.block)).reshape(-1)
             # What looks at values (a guard, a posterior) is fitted to those that will be read: without the low bits
             # that other links give up. Check words change no word that is as it was written.
+            looking = [link for link in links if link not in fitted]
             readable = padded
-            for link in reversed([link for link in fitted if not fitted[link].per_block]):
+            for link in reversed([link for link in fitted if looking and not fitted[link].per_block]):
                 blocks = readable.reshape(-1, fitted[link].block)
                 readable = fitted[link].read_words(blocks, np.empty((len(blocks), 0), dtype=np.uint8)).reshape(-1)
-            for link in links:
-                if link not in fitted:
-                    fitted[link] = link.fit(Written(values, readable[:elements], fitted_format, ber))
+            for link in looking:
+                fitted[link] = link.fit(Written(values, readable[:elements], fitted_format, ber))
             checks = tuple(fitted[link].checks(padded.reshape(-1, fitted[link].block)) for link in links)
         except FaultcliError as error:
             text = error.message if isinstance(error, FormatError) else f"({error.message})"

@@ -15,12 +15,12 @@ from faultcli.report.text import counted
 
 
 def hardened_document(
-    output: Path, hardened: Hardened, rows: Sequence[HardenedRow], device: Path | None
+    output: Path | None, hardened: Hardened, rows: Sequence[HardenedRow], device: Path | None
 ) -> dict[str, Any]:
     """Return what was written as one JSON object."""
     return {
         "schema": "faultcli.harden/1",
-        "output": str(output),
+        "output": None if output is None else str(output),
         "format": hardened.format,
         "protect": hardened.chain.text,
         "ber": hardened.record.ber,
