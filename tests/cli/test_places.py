@@ -19,7 +19,13 @@ from faultcli.workload.demo import demo_checkpoint_path
 
 COMMANDS = {info.callback.__name__.replace("_", "-"): info.callback for info in app.registered_commands}
 # Words that make a command run at all; what names files is put in by the test.
-NEEDED = {"inject": ["--ber", "1e-4"], "scale": ["--factor", "2"], "train-corrector": ["--fault", "gaussian:0.1"]}
+NEEDED = {
+    "inject": ["--ber", "1e-4"],
+    "scale": ["--factor", "2"],
+    "harden": ["--format", "q2.5"],
+    "train-corrector": ["--fault", "gaussian:0.1"],
+}
+TAKES_A_MODEL = ("inject", "scale", "harden", "repair")
 # Options that take a text which never names a file; every other one has to say what it does to the file.
 NO_FILES = [
     *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),
@@ -92,7 +98,7 @@ def test_no_two_options_are_one_file(
         for key, role in roles.items()
         if role[0] in ("MODEL", "STORE", "STORES", "GOLDEN", "DUMP") and key not in (one, other)
     ]
-    words += ["model.safetensors" for spelled in needed if name in ("inject", "scale") or spelled != "MODEL"]
+    words += ["model.safetensors" for spelled in needed if name in TAKES_A_MODEL or spelled != "MODEL"]
     if name == "merge" and "output" not in (one, other):
         words += ["-o", "joined"]
     if name == "report" and "output" not in (one, other):

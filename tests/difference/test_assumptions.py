@@ -13,7 +13,7 @@ from faultcli.difference import check_assumptions
 from faultcli.difference.exact import clopper_pearson, evenness, holm, more_than_by_chance, shares, sum_of_draws
 
 MODELS = {"floats": floats(), "integers": integers(), "counters": with_counters()}
-SEEDS = 80
+SEEDS = 40
 
 
 def too_many(hits: int, trials: int, rate: float) -> bool:
