@@ -70,6 +70,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "inject, directory": ("inject", "sharded", "--ber", "1e-4", "-o", "folder"),
     "scale": ("scale", "big.safetensors", "--factor", "3", "-o", "out"),
     "scale --undo": ("scale", "scaled.safetensors", "--undo", "-o", "out"),
+    "harden": ("harden", "big.safetensors", "--format", "q2.5", "--protect", "inplace=2", "-o", "out"),
+    "harden, directory": ("harden", "sharded", "--format", "q2.5", "--protect", "secded=64", "-o", "folder"),
+    "harden --read": ("harden", "hardened.safetensors", "--read", "-o", "out"),
+    "repair": ("repair", "damaged.safetensors", "-o", "out"),
     "train-corrector": ("train-corrector", "--fault", "gaussian:0.1", "--method", "align", *QUICK, "-o", "out",
                         "--report", "out.md"),
     "merge": ("merge", "part-1.db", "part-2.db", "-o", "out"),
@@ -135,6 +139,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "sharded" / "config.json").write_text("{}")
     server = Server(folder)
     assert server.run("scale", "big.safetensors", "--factor", "3", "-o", "scaled.safetensors") == 0
+    hardening = ("--format", "q2.5", "--protect", "inplace=2")
+    assert server.run("harden", "big.safetensors", *hardening, "-o", "hardened.safetensors") == 0
+    assert server.run("inject", "hardened.safetensors", "--ber", "1e-3", "-o", "damaged.safetensors") == 0
     for part in ("1", "2"):
         campaign = ("campaign", str(demo_checkpoint_path()), "--ber", "1e-4", "--trials", "6", "--limit", "20")
         assert server.run(*campaign, "--shard", f"{part}/2", "--store", f"part-{part}.db") == 0
@@ -161,6 +168,7 @@ def test_a_killed_command_leaves_nothing_half_done(name: str, force: bool, serve
             for output in outputs:
                 put(output, older[output])
             code = server.run(*words, *(["--force"] if force else []), kill_after=chance.uniform(0, takes))
+            assert code in (0, -signal.SIGKILL)
             killed, ended = killed + (code == -signal.SIGKILL), ended + (code == 0)
             assert ended < 10 * KILLS + 10, "it ends too soon to be killed"
             assert {entry: content(entry) for entry in untouched} == untouched
