@@ -82,7 +82,7 @@ def test_the_bytes_of_a_block_of_inplace(tmp_path: Path) -> None:
 
 def test_the_page_shows_the_bytes() -> None:
     pages = [text for language, text in BLOCKS if language in ("text", "json")]
-    for _, tensors, record in GOLDEN[:2]:
+    for _, tensors, _ in GOLDEN[:2]:
         order = sorted(tensors, key=lambda name: (name != "w#scale", name))  # wide words come first
         assert f" {' '.join(tensors[name] for name in order)}\n" in pages
     shown = next(text for language, text in BLOCKS if language == "json").strip()
@@ -95,15 +95,15 @@ def test_the_page_runs_from_top_to_bottom(
     """A block of text is all that the commands above it print; of `make` only its last line, and that only where there
     is a C compiler. Checksums, which depend on the version, are equal where the page says so."""
     monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
     for (language, text), (kind, shown) in pairwise([*BLOCKS, ("end", "")]):
         if language == "python":
             exec(compile(text, PAGE.name, "exec"), {"__name__": "page"})
         if language != "sh":
             continue
         printed = ""
-        if text.startswith("make"):
-            if shutil.which("make") is None or compiler() != ("cc",):
-                continue
+        if text.startswith("make") and (shutil.which("make") is None or compiler() != ("cc",)):
+            continue
         for line in text.splitlines():
             command, _, comment = line.partition("    # exits ")
             if command.startswith("faultcli "):
@@ -112,7 +112,8 @@ def test_the_page_runs_from_top_to_bottom(
             else:
                 done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
                 printed += done.stdout
-        assert kind in ("text", "python"), text
+        if kind != "text":
+            continue
         lines = [line.rstrip() for line in printed.splitlines()]
         if text.startswith("make"):
             lines = [line for line in lines if line.startswith("ok")]
