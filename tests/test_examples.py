@@ -17,6 +17,7 @@ from faultcli.workload.demo import demo_checkpoint_path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if not path.name.startswith("reproduce_"))
+LONGER = {"read_hardened.py": 185}  # a decoder of its own
 QUICK = ["inject_and_measure.py"]  # run here as they are, with a directory to write to
 
 
@@ -31,7 +32,7 @@ def _as_it_was() -> Iterator[None]:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_short_and_documented(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 65
+    assert len(text.splitlines()) <= LONGER.get(script.name, 65)
     assert text.startswith('"""')
     assert f"python examples/{script.name}" in text
     compile(text, script.name, "exec")

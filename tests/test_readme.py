@@ -12,6 +12,7 @@ import pytest
 from faultcli.cli import app, run
 from faultcli.faults.laws import LAWS
 from faultcli.formats import NAMED
+from faultcli.workload.demo import demo_checkpoint_path
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(
@@ -84,6 +85,23 @@ def test_the_tables_are_complete() -> None:
         assert f"`{law}:" in text
     for name in NAMED:
         assert f"`{name}`" in text
+
+
+MADE = re.findall(r"^\|.*?\| `(--format .*?)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("options", MADE)
+def test_the_table_makes_files(options: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    output = str(tmp_path / "hardened.safetensors")
+    assert run(["harden", str(demo_checkpoint_path()), *shlex.split(options), "-o", output, "--quiet"]) == 0
+    overhead = re.search(r"at risk, ([\d.]+) bits per weight", capfd.readouterr().out)
+    assert overhead is not None
+    row = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if f"`{options}`" in line)
+    assert float(overhead[1]) == pytest.approx(float(row.split("|")[3]), abs=0.15)  # of a larger network
+
+
+def test_there_is_a_table_of_files_to_make() -> None:
+    assert len(MADE) >= 8
 
 
 def test_no_registry_is_named() -> None:

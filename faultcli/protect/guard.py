@@ -66,7 +66,7 @@ class Guard(Protection):
         return _FittedGuard(self.mode, rounded_up(bounds), tuple(written.values.shape))
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
-        channels = shape[0] if self.granularity == "channel" and len(shape) >= 2 else 1
+        channels = max(1, shape[0]) if self.granularity == "channel" and len(shape) >= 2 else 1
         return _FittedGuard(self.mode, floats(constants["bounds"], channels), shape)
 
 
