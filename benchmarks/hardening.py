@@ -28,7 +28,6 @@ from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.numbers import percent, percent_interval
-from faultcli.report.table import hardening
 from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
 from faultcli.workload.data.datasets import Dataset, load_data
 
@@ -147,6 +146,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", help="tables whose name (`q2.5 1e-2 bn:1000`) starts so")
+    parser.add_argument("--link", help="chains with this link, and `none`")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -160,10 +160,11 @@ def main() -> None:
         print(line, flush=True)
 
     for table in TABLES[options.network]:
-        if not f"{table.name} ".startswith(options.only or ""):
+        chains = [chain for chain in table.chains if (options.link or "") in chain or chain == "none"]
+        if not f"{table.name} ".startswith(options.only or "") or not chains:
             continue
         law, recalibration = parse_law(f"bitflip:{table.ber}"), parse_recalibration(table.recalibrate)
-        arms = tuple(Arm(table.format, law, parse_chain(chain), recalibration) for chain in table.chains)
+        arms = tuple(Arm(table.format, law, parse_chain(chain), recalibration) for chain in chains)
         plan = Plan(arms, table.trials or options.trials, options.seed)
         start = time.time()
         result = run_campaign(plan, subject)
@@ -174,7 +175,7 @@ def main() -> None:
         for arm in result.arms:
             gain = percent_interval(result.gain_over_none(arm))
             say(
-                f"| `{hardening(arm)}` | {arm.overhead_bits_per_weight:.3f} | {percent(arm.stored.top1)} | "
+                f"| `{arm.arm.hardening}` | {arm.overhead_bits_per_weight:.3f} | {percent(arm.stored.top1)} | "
                 f"{percent_interval(arm.accuracy())} | {percent(arm.worst)} | {gain} |"
             )
         print(f"({time.time() - start:.0f} s)", file=sys.stderr, flush=True)
