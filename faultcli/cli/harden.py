@@ -138,10 +138,17 @@ def _read(checkpoint: Checkpoint, image: Image, shown: options.Overwriting) -> N
 
 def _export(hardened: object, folder: Path, shown: options.Overwriting) -> None:
     from faultcli.hardened.device.export import export_device
+    from faultcli.errors import CheckpointError
     from faultcli.hardened.read import Hardened
+    from faultcli.hardened.repair import repaired
 
     assert isinstance(hardened, Hardened)
     tensors = {name: hardened.stored(name) for name in hardened.slots}
+    path = hardened.checkpoint.path
+    for name, stored in tensors.items():
+        found = repaired(stored)
+        if found.flips or found.lost:
+            raise CheckpointError(f"{path}: tensor {name!r} is damaged", f"repair it first: faultcli repair {path}")
     made = export_device(tensors, folder, title=hardened.checkpoint.path.name)
     if shown.json != "-":
         say(

@@ -112,6 +112,7 @@ def test_inspect_says_what_it_is(made: Path, faultcli: Faultcli) -> None:
         ("harden {m} --format q2.5 --protect posterior -o {o}", "needs to know the bit-error rate"),
         ("harden {m} --format q2.5 --protect inplace=2 -o {h}", "exists"),
         ("harden {m} --format q2.5 --protect inplace=2 -o {o} --device {full}", "is not empty"),
+        ("harden {d} --device {o}", "is damaged"),
         ("repair {m} -o {o}", "is not hardened"),
         ("repair {h} -o {h} --force", "inputs are never changed"),
     ],
@@ -122,7 +123,14 @@ def test_bad_input_is_two_lines_and_exit_code_2(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
     before = sha256(made)
-    places = {"h": made, "o": tmp_path / "o.safetensors", "m": demo_checkpoint_path(), "full": tmp_path / "full"}
+    faultcli("inject", made, "--fault", "flips:1", "-o", tmp_path / "d.safetensors", "--quiet")
+    places = {
+        "h": made,
+        "d": tmp_path / "d.safetensors",
+        "o": tmp_path / "o.safetensors",
+        "m": demo_checkpoint_path(),
+        "full": tmp_path / "full",
+    }
     done = faultcli(*command.format(**places).split(), "--quiet")
     assert done.code == 2
     assert said in done.err
