@@ -137,8 +137,8 @@ def _read(checkpoint: Checkpoint, image: Image, shown: options.Overwriting) -> N
 
 
 def _export(hardened: object, folder: Path, shown: options.Overwriting) -> None:
-    from faultcli.hardened.device.export import export_device
     from faultcli.errors import CheckpointError
+    from faultcli.hardened.device.export import export_device
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.repair import repaired
 
