@@ -15,6 +15,7 @@ answers at once. Everything else may move. From the bottom to the top:
     injection   a corrupted copy of a checkpoint, and back
     scaling     scaled checkpoints, and back
     hardened    the memory image on disk: written, read, damaged, repaired; and the reader in C that a device has
+    seal        checkpoints whose damage shows, and comes back; and signs of damage without a seal
     prediction  what faults would do to each tensor, without running the model
     survey      what a checkpoint holds
     workload    model, data and metrics: what a trial runs

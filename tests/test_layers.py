@@ -25,6 +25,7 @@ LAYERS = [
     "injection",
     "scaling",
     "hardened",
+    "seal",
     "prediction",
     "survey",
     "workload",

@@ -15,6 +15,8 @@ correction   what a corrector gives back
 scaling      the factors that `scale` used
 hardened     a file that is a memory image
 repair       what was found in a damaged one
+seal         seals, what damage they show, and what comes back
+signs        what no checkpoint should look like
 inspection   what a checkpoint holds
 builtin      the tables of what is built in
 summary      what a campaign says, in words and in one table
