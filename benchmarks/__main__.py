@@ -10,6 +10,7 @@ from benchmarks import (
     bench_device,
     bench_inject,
     bench_large,
+    bench_seal,
     bench_startup,
     bench_trial,
     bench_workers,
@@ -24,6 +25,7 @@ BENCHMARKS = (
     bench_workers,
     bench_inject,
     bench_large,
+    bench_seal,
     bench_device,
 )
 

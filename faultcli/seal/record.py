@@ -204,8 +204,9 @@ def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _sealed_file(stored: Checkpoint, number: int, entry: Mapping[str, Any], parity: int) -> SealedFile:
     """Build one file of the record. Raises KeyError, TypeError, ValueError where it is inconsistent."""
     grid = BlockGrid(int(entry["bytes"]), int(entry["block"]), parity, int(entry["groups"]))
-    name = str(entry["name"])
-    if not grid.consistent or name in ("", ".", "..") or any(letter in name for letter in "/\\:\0"):
+    name, whole = entry["name"], entry["blake3"]
+    plain = isinstance(name, str) and name not in ("", ".", "..") and not any(letter in name for letter in "/\\:\0")
+    if not plain or not grid.consistent or entry["blocks"] != grid.blocks or len(bytes.fromhex(whole)) != DIGEST:
         raise ValueError("not of this program")
     hashes = _tensor(stored, f"{number}.blocks", grid.blocks)
     if hashes is None or digest(hashes).hex() != entry["blocks_blake3"]:
@@ -215,7 +216,7 @@ def _sealed_file(stored: Checkpoint, number: int, entry: Mapping[str, Any], pari
         header = stored.read_bytes(f"{number}.header").tobytes() if f"{number}.header" in stored.tensors else b""
         if digest(header).hex() != entry["header_blake3"]:
             raise _damaged(stored.path, f"its copy of the header of {name} is")
-    return SealedFile(name, grid, str(entry["blake3"]), hashes, header)
+    return SealedFile(name, grid, whole, hashes, header)
 
 
 def _tensor(stored: Checkpoint, name: str, rows: int) -> Bytes | None:

@@ -22,6 +22,8 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) <= {
         "inject",
         "scale",
+        "seal",
+        "verify",
         "train-corrector",
         "evaluate",
         "campaign",

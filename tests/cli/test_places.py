@@ -89,7 +89,9 @@ def test_no_two_options_are_one_file(
     needed = [
         role[0] for key, role in roles.items() if role[0] in ("MODEL", "STORE", "STORES") and key not in (one, other)
     ]
-    words += ["model.safetensors" for spelled in needed if name in ("inject", "scale") or spelled != "MODEL"]
+    words += [
+        "model.safetensors" for spelled in needed if name in ("inject", "scale", "seal", "verify") or spelled != "MODEL"
+    ]
     if name == "merge" and "output" not in (one, other):
         words += ["-o", "joined"]
     if name == "report" and "output" not in (one, other):
