@@ -30,16 +30,17 @@ def seal_document(seal: Seal, seal_bytes: int) -> dict[str, Any]:
 
 
 def seal_table(model: str, seal: Seal) -> Table:
-    """Return one row per file: how it is cut, and the checksum of the whole."""
-    table = new_table(model, file="left", bytes="right", block="right", blocks="right", groups="right", BLAKE3="left")
+    """Return one row per file: how it is cut."""
+    table = new_table(model, file="left", bytes="right", block="right", blocks="right", groups="right")
     for one in seal.files:
         numbers = (one.grid.nbytes, one.grid.block, one.grid.blocks, one.grid.groups)
-        table.add_row(one.name, *(f"{n:,}" for n in numbers), one.blake3)
+        table.add_row(one.name, *(f"{n:,}" for n in numbers))
     return table
 
 
 def seal_summary(seal: Seal, seal_bytes: int) -> Iterator[str]:
-    """Say what it costs and what it is good for."""
+    """Say what each file's checksum is, as `b3sum` does, what the seal costs and what it is good for."""
+    yield from (f"{one.blake3}  {one.name}" for one in seal.files)
     sealed = sum(one.grid.nbytes for one in seal.files)
     yield f"written to {seal.path}: {seal_bytes:,} bytes, {100 * seal_bytes / max(1, sealed):.2g} % of the checkpoint"
     if not seal.parity:
