@@ -11,6 +11,7 @@ from benchmarks import (
     bench_hardened,
     bench_inject,
     bench_large,
+    bench_seal,
     bench_startup,
     bench_trial,
     bench_workers,
@@ -25,6 +26,7 @@ BENCHMARKS = (
     bench_workers,
     bench_inject,
     bench_large,
+    bench_seal,
     bench_device,
     bench_hardened,
 )

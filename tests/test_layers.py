@@ -26,6 +26,7 @@ LAYERS = [
     "difference",
     "scaling",
     "hardened",
+    "seal",
     "prediction",
     "survey",
     "workload",

@@ -169,11 +169,25 @@ def rebuild(
     with atomic_directory(target, force=force, inputs=[checkpoint.directory, *own]) as temporary:
         for shard in checkpoint.shards:
             write_shard(shard, temporary / shard.path.name)
-        for file in sorted(checkpoint.directory.iterdir()):
-            if file == checkpoint.index or (file.is_file() and not any(fnmatch(file.name, p) for p in _OTHER_WEIGHTS)):
-                _copy(file, temporary / file.name)
+        if checkpoint.index is not None:
+            _copy(checkpoint.index, temporary / checkpoint.index.name)
+        copy_companions(checkpoint.directory, temporary, [file.name for file in own])
         if check is not None:
             check(temporary)
+
+
+def copy_companions(directory: Path, target: Path, own: Collection[str]) -> None:
+    """Copy what lies beside a checkpoint (config.json, the tokenizer), except for other weights: they would be the
+    unchanged ones.
+
+    Args:
+        directory: of the checkpoint.
+        target: an existing directory.
+        own: names of the files of the checkpoint itself, which are not copied.
+    """
+    for file in sorted(directory.iterdir()):
+        if file.name not in own and file.is_file() and not any(fnmatch(file.name, p) for p in _OTHER_WEIGHTS):
+            _copy(file, target / file.name)
 
 
 def edit(

@@ -5,6 +5,8 @@ diff             what differs between a checkpoint and a memory dump
 scale            a scaled checkpoint, and back
 harden           the memory image as a file, and back
 repair           a damaged hardened file made whole
+seal             checksums and parity of a checkpoint, beside it
+verify           a checkpoint against its seal, or looked over without one
 train_corrector  a corrector of logits
 evaluate         accuracy without faults
 campaign         many trials, one table
@@ -53,8 +55,10 @@ from faultcli.cli import (
     repair,
     report,
     scale,
+    seal,
     streams,
     train_corrector,
+    verify,
 )
 from faultcli.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, INTERRUPTED
 from faultcli.cli.grouping import BriefHelp
@@ -92,7 +96,9 @@ for command in (
     repair.repair,
     report.report,
     scale.scale,
+    seal.seal,
     train_corrector.train_corrector,
+    verify.verify,
 ):
     app.command(cls=BriefHelp)(guarded(command))
 

@@ -16,6 +16,8 @@ scaling      the factors that `scale` used
 hardened     a file that is a memory image
 repair       what was found in a damaged one
 difference   what differs between two checkpoints
+seal         seals, what damage they show, and what comes back
+signs        what no checkpoint should look like
 inspection   what a checkpoint holds
 builtin      the tables of what is built in
 summary      what a campaign says, in words and in one table

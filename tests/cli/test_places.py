@@ -25,7 +25,7 @@ NEEDED = {
     "harden": ["--format", "q2.5"],
     "train-corrector": ["--fault", "gaussian:0.1"],
 }
-TAKES_A_MODEL = ("inject", "scale", "harden", "repair")
+TAKES_A_MODEL = ("inject", "scale", "harden", "repair", "seal", "verify")
 # Options that take a text which never names a file; every other one has to say what it does to the file.
 NO_FILES = [
     *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),

@@ -78,6 +78,14 @@ COMMANDS = {
     "rate of a memory": ("campaign", [f"campaign --ber sram-undervolt:volt=0.55 {SMALL} --trials 1"]),
     "scale": ("scale", [f"scale {DEMO} --factor max --granularity channel -o out.safetensors"]),
     "undo": ("scale", [f"scale {DEMO} --factor 4 -o s.safetensors", "scale s.safetensors --undo -o u.safetensors"]),
+    "seal": ("seal", [f"seal {DEMO} -o demo.seal"]),
+    "verify": ("verify", [f"seal {DEMO} -o demo.seal", f"verify {DEMO} --seal demo.seal"]),
+    "verify without a seal": ("verify", [f"verify {DEMO}"]),
+    "verify damage": (
+        "verify",
+        [f"seal {DEMO} -o x.seal", f"inject {DEMO} --ber 1e-5 -o f.safetensors", "verify f.safetensors --seal x.seal"],
+    ),
+    "verify signs": ("verify", [f"inject {DEMO} --ber 1e-3 -o f.safetensors", "verify f.safetensors"]),
     "evaluate": ("evaluate", [f"evaluate {SMALL}"]),
     "train-corrector": ("corrector", [f"train-corrector --fault gaussian:0.1 {QUICK} -o c.safetensors"]),
 }
