@@ -48,6 +48,7 @@ _OTHER_WEIGHTS = (
     "*.gguf",
     "tf_model*.h5",
     "flax_model*.msgpack",
+    "*.seal",  # of what is rewritten
 )
 
 

@@ -167,6 +167,8 @@ def verification_summary(found: Verification) -> Iterator[str]:
     elif found.damaged_blocks:
         part = f"{found.damaged_blocks:,} of {counted(blocks, 'block')} {_are(found.damaged_blocks)} damaged"
         yield f"{found.model}: {part}; {_reach(found)}"
+        if found.throughout:
+            yield "Not one block of its tensors is as sealed: damaged throughout, or another model of the same shape."
     if found.parity_damaged:
         stored = counted(found.seal.parity_blocks, "parity block")
         yield f"the seal itself: {found.parity_damaged:,} of {stored} damaged, and left out"

@@ -15,7 +15,6 @@ from faultcli.seal.blocks import Bytes, Progress, digest, hash_blocks, opened, r
 from faultcli.seal.naming import Part, parts_of
 from faultcli.seal.record import Seal, SealedFile, files_of
 
-_ENOUGH = 8  # blocks of tensors none of which fits: that is no damage
 _ALIKE = 0.5  # of the bytes of a header that are as sealed, if it is that header
 _OTHER = "name the seal that was made of this file: --seal SEAL; if it is this one, fetch the file again"
 
@@ -66,6 +65,15 @@ class Verification:
     def damaged_blocks(self) -> int:
         """How many there are in all files."""
         return sum(len(one.damaged) for one in self.files)
+
+    @property
+    def throughout(self) -> bool:
+        """Whether no block with something of a tensor is as sealed."""
+        for one in self.files:
+            first = len(one.sealed.header or b"") // one.sealed.grid.block
+            if sum(block.number >= first for block in one.damaged) < one.sealed.grid.blocks - first:
+                return False
+        return True
 
     @property
     def recoverable_blocks(self) -> int:
@@ -120,9 +128,9 @@ def damaged_numbers(
         found_bytes = path.stat().st_size
         hashes = hash_blocks(file, one.grid, progress=progress)
         bad = np.flatnonzero((hashes != one.hashes).any(axis=1)).tolist()
-        if bad and _is_another(file, one, bad, found_bytes):
+        if len(seal.files) == 1 and bad and _is_another(file, one, bad, found_bytes):
             there = min(one.grid.blocks, -(-found_bytes // one.grid.block))
-            problem = f"not one of its {there:,} blocks is as {seal.path} says: another file, or damaged throughout"
+            problem = f"not one of its {there:,} blocks is as {seal.path} says, nor is its header: it is another file"
             raise CheckpointError(f"{path}: {problem}", _OTHER)
     return found_bytes, bad
 
@@ -156,16 +164,13 @@ def describe(one: SealedFile, block: int, *, recoverable: bool) -> DamagedBlock:
 
 
 def _is_another(file: FileIO, one: SealedFile, bad: list[int], found_bytes: int) -> bool:
-    """Whether a file is another one than was sealed, and not that one with damage: no block of its tensors fits, though
-    there are several; or there are few, and the bytes before them do not look alike."""
+    """Whether a file is another one than was sealed, and not that one with damage: no block of its tensors fits, and
+    the bytes before them do not look alike."""
     grid, header = one.grid, one.header or b""
     first = len(header) // grid.block  # the first block with something of a tensor
-    there = min(found_bytes, grid.nbytes) // grid.block
     wrong = set(bad)
     if any(block not in wrong for block in range(first, grid.blocks)):
         return False
-    if there - first >= _ENOUGH:
-        return True
     seen: Bytes = np.zeros(min(len(header), found_bytes), np.uint8)
     if not len(seen):
         return False

@@ -76,6 +76,9 @@ def write_seal(
     with ExitStack() as stack:
         opened_files = [stack.enter_context(opened(path)) for path in paths]
         stamps = list(map(_stamp, opened_files))
+        for shard, stamp in zip(checkpoint.shards, stamps, strict=False):  # the index, if any, comes last
+            if stamp != shard.stamp:
+                raise CheckpointError(f"{shard.path}: changed while it was opened", "run the command again")
         files = tuple(
             _hashed(path, file, header, (block, parity), progress)
             for path, file, header in zip(paths, opened_files, headers, strict=True)
@@ -116,7 +119,7 @@ def _sources(
     if one.header is not None:
         header = one.header
         yield TensorSource(f"{number}.header", "U8", (len(header),), lambda: header)
-    proofs: Bytes = np.zeros((grid.groups * grid.parity + 1, DIGEST), np.uint8)
+    proofs: Bytes = np.zeros((grid.groups * grid.parity, DIGEST), np.uint8)
     per_piece = groups_per_piece(grid)
     for piece, first in enumerate(range(0, grid.groups if grid.parity else 0, per_piece)):
         last = min(first + per_piece, grid.groups)
@@ -133,7 +136,6 @@ def _sources(
 
     def proven() -> Bytes:
         unchanged()
-        proofs[-1] = np.frombuffer(digest(proofs[:-1]), np.uint8)
         return proofs
 
     yield TensorSource(f"{number}.parity_blocks", "U8", proofs.shape, proven)

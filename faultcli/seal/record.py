@@ -94,7 +94,7 @@ class Seal:
             parity = int(record["parity"])
             entries = enumerate(record["files"])
             files = tuple(_sealed_file(stored, number, entry, parity) for number, entry in entries)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise _damaged(path, "its record and its checksums do not fit") from None
         if not files:
             raise _damaged(path, "it seals no file")
@@ -132,12 +132,11 @@ class Seal:
 
     @cached_property
     def _proofs(self) -> list[Bytes | None]:
-        """The checksums of parity blocks, by file; None where they are damaged themselves."""
+        """The checksums of parity blocks, by file; None where there are none. A damaged one leaves its block out."""
         found: list[Bytes | None] = []
         for number, one in enumerate(self.files):
-            raw = _tensor(self.stored, f"{number}.parity_blocks", one.grid.groups * self.parity + 1)
-            whole = raw is not None and digest(raw[:-1]) == raw[-1].tobytes()
-            found.append(raw[:-1] if raw is not None and whole else None)
+            raw = _tensor(self.stored, f"{number}.parity_blocks", one.grid.groups * self.parity)
+            found.append(raw)
         return found
 
 
@@ -196,8 +195,8 @@ def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if schema == SCHEMA:
         return dict(record)
     if isinstance(schema, str) and schema.startswith(_FAMILY):
-        problem = f"is of a newer faultcli: its schema is {schema}, this one reads {SCHEMA}"
-        raise CheckpointError(f"{path}: {problem}", "update faultcli, or make a new seal with this one")
+        problem = f"is of another version: its schema is {schema}, this faultcli reads {SCHEMA}"
+        raise CheckpointError(f"{path}: {problem}", "use the faultcli that made it, or make a new seal with this one")
     raise _damaged(path, "its record is of no known schema")
 
 

@@ -61,6 +61,14 @@ COMMANDS = {
             "repair d.safetensors",
         ],
     ),
+    "repair by a seal": (
+        "repair",
+        [
+            f"seal {DEMO} -o m.seal",
+            f"inject {DEMO} --fault flips:3 -o d.safetensors",
+            "repair d.safetensors --seal m.seal -o r.safetensors",
+        ],
+    ),
     "diff": (
         "diff",
         [f"inject {DEMO} --ber 1e-4 -o d.safetensors", f"diff {DEMO} d.safetensors --pitch 8 --save-faults map -q"],
