@@ -7,6 +7,8 @@ What is looked for, and what is let pass, because sound checkpoints have it:
   exponent bit leaves. At most a tenth of the values; 2^8 above in matrices, 2^12 in vectors (variances of batch norm
   have a long tail), nothing in tensors of fewer than 16 values that are not 0. Tiny values pass: training leaves them.
 - Matrices of one value, all zeros among them; not of fewer than 16 elements, not of integers.
+- Matrices that are copies of another one but for some elements: tied weights that were stored twice. At least three in
+  four elements are alike, and they take many values.
 - Scales of quantised formats that are 0 or NaN, known by their names, and by the dtype whose only NaN is 255.
 """
 
@@ -15,8 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +31,7 @@ LOOKED_FOR = (
     "NaN and infinities",
     "values far above the rest of their tensor",
     "matrices that are all zero, or of one value",
+    "copies of a matrix that differ in some elements",
     "scales of quantised weights that are 0 or NaN",
 )
 _OF_QUANTISED = re.compile(r"(^|[._])(scales|weight_scale(_inv|_2)?|input_scale|absmax)$")
@@ -38,6 +42,9 @@ _FEW = 16  # elements that say nothing of a distribution
 _LARGE = 2.0  # a flip of the highest bit of an exponent makes a value at least this large
 _GAP_OF_MATRIX, _GAP_OF_VECTOR = 8, 12  # octaves without a value
 _MOST_OUTLIERS = 0.1  # of the values that are not 0
+_SAMPLE = 1024  # elements by which copies are looked for
+_ALIKE = 0.75  # of the elements of a copy are those of the other
+_VARIED = 32  # values that a sample takes, if equal ones are no chance
 _CHUNK = 1 << 22  # elements judged at a time
 
 
@@ -45,7 +52,7 @@ _CHUNK = 1 << 22  # elements judged at a time
 class Sign:
     """Something that no checkpoint should have.
 
-    `kind`: `nan`, `infinity`, `outlier`, `constant` or `scale`. `count`: elements; `first`: the first of them,
+    `kind`: `nan`, `infinity`, `outlier`, `constant`, `copy` or `scale`. `count`: elements; `first`: the first of them,
     row-major. `detail`: in words.
     """
 
@@ -63,13 +70,37 @@ def find_signs(checkpoint: Checkpoint, *, progress: Progress | None = None) -> l
         CheckpointError: a file cannot be read or has changed.
     """
     found: list[Sign] = []
+    samples: dict[tuple[str, tuple[int, ...]], list[tuple[str, Tensor]]] = {}
     for info in checkpoint.tensors.values():
         dtype = torch_dtype(info.dtype)
         if info.elements and dtype is not None and info.dtype != "F4":
-            found += _signs_of(info, checkpoint.read(info.name).reshape(-1))
+            values = checkpoint.read(info.name).reshape(-1)
+            found += _signs_of(info, values)
+            if len(info.shape) > 1 and values.is_floating_point():
+                sample = _words(values)[:: max(1, len(values) // _SAMPLE)].clone()
+                if len(np.unique(sample.numpy())) >= _VARIED:
+                    samples.setdefault((info.dtype, info.shape), []).append((info.name, sample))
         if progress is not None:
             progress(info.nbytes)
+    for alike in samples.values():
+        found += _copies(checkpoint, alike)
     return found
+
+
+def _copies(checkpoint: Checkpoint, alike: list[tuple[str, Tensor]]) -> Iterator[Sign]:
+    """Find matrices of one dtype and shape that are copies of an earlier one but for some elements."""
+    for (one, first), (other, second) in combinations(alike, 2):
+        if float((first == second).float().mean()) < _ALIKE:
+            continue
+        differs = _words(checkpoint.read(one).reshape(-1)) != _words(checkpoint.read(other).reshape(-1))
+        count = int(differs.sum())
+        if 0 < count <= (1 - _ALIKE) * len(differs):
+            yield Sign(other, "copy", count, int(differs.to(torch.uint8).argmax()), f"a copy of {one} but for these")
+
+
+def _words(values: Tensor) -> Tensor:
+    """Return the bits of elements as integers, so that NaN is NaN."""
+    return values.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.itemsize])
 
 
 def _signs_of(info: TensorInfo, values: Tensor) -> Iterator[Sign]:

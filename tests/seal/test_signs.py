@@ -82,7 +82,7 @@ def test_what_training_leaves_is_no_outlier(tmp_path: Path) -> None:
     tiny[3] *= 1e-30
     tailed = torch.full((64,), 1e-12)
     tailed[::9] = 3.0
-    large = weights()
+    large = weights() * 1.5
     large[0, 0] = 11.0
     few = torch.tensor([1e-5, 1e5, 1e30])
     assert signs(tmp_path, tiny=tiny, bn__running_var=tailed, large=large, few=few) == []
@@ -136,3 +136,17 @@ def test_random_flips_in_a_real_checkpoint_are_seen(data_dir: Path, tmp_path: Pa
         output = tmp_path / f"faulty-{seed}.safetensors"
         corrupt(data_dir / "cifar10" / "resnet20.safetensors", "bitflip:1e-4", output, seed=seed)
         assert find_signs(Checkpoint.open(output))
+
+
+def test_tied_copies_that_differ(tmp_path: Path) -> None:
+    weights = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    other = weights.clone()
+    path = tmp_path / "m.safetensors"
+    save_file({"embed": weights, "head": other, "trained": weights + 0.01, "ones": torch.ones(64, 32)}, path)
+    assert [sign.kind for sign in find_signs(Checkpoint.open(path))] == ["constant"]
+    other[3, 5] += 1
+    other[9, 1] = -other[9, 1]
+    save_file({"embed": weights, "head": other, "trained": weights + 0.01}, path)
+    (sign,) = find_signs(Checkpoint.open(path))
+    assert (sign.tensor, sign.kind, sign.count, sign.first) == ("head", "copy", 2, 3 * 32 + 5)
+    assert "embed" in sign.detail
