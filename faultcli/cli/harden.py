@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +75,8 @@ def harden(
             )
         _read(checkpoint, image, shown)
         return
+    if image.device is None or image.output is not None:
+        check_plain(checkpoint)
     if memory == options.OneMemory() and image.device is None:
         raise UsageError(
             "no --format and no --protect: the file would be the plain checkpoint",
@@ -153,5 +156,5 @@ def _export(hardened: object, folder: Path, shown: options.Overwriting) -> None:
     if shown.json != "-":
         say(
             f"{folder}: {made.memory_bytes:,} bytes of words, {made.table_bytes:,} of tables, and the reader in C; "
-            f"try it: make -C {folder} test"
+            f"try it: make -C {shlex.quote(str(folder))} test"
         )

@@ -98,6 +98,9 @@ def inject(
     write_json(summary, shown.json)
     if shown.json != "-":
         say(_sentence(result))
+        if hardened is not None and not result.restored:
+            read = counted(result.values_changed, "value")
+            note(f"behind its protections, {read} read differently; `repair` says what is lost", quiet=shown.quiet)
         if asked.replay is None:
             text = f"seed {faults.seed}, trial {faults.trial}; the same seed gives the same faults everywhere"
             note(text, quiet=shown.quiet)

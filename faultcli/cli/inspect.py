@@ -75,7 +75,7 @@ def _inspect_checkpoint(
     law = asked.law(quiet=shown.quiet) if asked.given else None
     checkpoint = open_checkpoint(model)
     if (hardened := Hardened.of(checkpoint)) is not None:
-        _inspect_hardened(hardened, asked, law, at_risk, shown)
+        _inspect_hardened(hardened, asked, law, format, at_risk, shown)
         return
     try:
         names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
@@ -109,14 +109,20 @@ def _inspect_checkpoint(
 
 
 def _inspect_hardened(
-    hardened: Hardened, asked: options.OneFault, law: FaultLaw | None, at_risk: options.AtRisk, shown: options.Shown
+    hardened: Hardened,
+    asked: options.OneFault,
+    law: FaultLaw | None,
+    format: str,
+    at_risk: options.AtRisk,
+    shown: options.Shown,
 ) -> None:
     from faultcli.faults.selection import Selection
     from faultcli.hardened.damage import HardenedMemory
-    from faultcli.hardened.read import names_at_risk
+    from faultcli.hardened.read import names_at_risk, stored_as
     from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
 
     path = hardened.checkpoint.path
+    stored_as(hardened, [format], [])
     names = names_at_risk(hardened.checkpoint, hardened, Selection(*at_risk.selection))
     rows = [row for row in rows_of(hardened) if row.name in names]
     expected = None

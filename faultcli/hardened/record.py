@@ -103,14 +103,18 @@ class MemoryRecord:
             if schema != SCHEMA:
                 problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA}"
                 raise CheckpointError(f"{path}: {problem}", "use the faultcli that wrote it, or a newer one")
+            order, tensors = document["order"], document["tensors"]
+            if not order or sorted(order) != sorted(tensors):
+                raise ValueError("order")
             return cls(
                 str(document["format"]),
                 str(document["protect"]),
                 None if document["ber"] is None else float(document["ber"]),
-                {name: _tensor(document["tensors"][name]) for name in document["order"]},
+                {name: _tensor(tensors[name]) for name in order},
             )
-        except (ForeignError, KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error):
-            raise _damaged(path) from None
+        except (ForeignError, KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error) as error:
+            problem = f"{path}: the record of its memory contradicts itself ({error})"
+            raise CheckpointError(problem, "harden the original again") from None
 
 
 def intact_copy(metadata: Mapping[str, str]) -> str | None:

@@ -18,11 +18,11 @@ from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import header_record, rebuild
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.files import reserve, write_all
-from faultcli.formats import ScaledFormat, format_for
+from faultcli.formats import ScaledFormat
 from faultcli.hardened.layout import file_dtype, file_shape, to_bytes
 from faultcli.hardened.record import COPIES, MemoryRecord, TensorRecord
 from faultcli.hardened.slot import Slot
-from faultcli.injection import about_checkpoint
+from faultcli.injection import about_checkpoint, slots
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import Chain
 from faultcli.protect.protected_tensor import StoredTensor
@@ -80,14 +80,15 @@ def harden_checkpoint(
     """
     check_plain(checkpoint)
     try:
-        formats = {name: format_for(format_name, checkpoint.info(name).dtype) for name in names}
+        formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
         links = chain.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber)
         plans = {name: Slot.planned(name, formats[name], chain.links, checkpoint.info(name).shape) for name in names}
         _check_names(checkpoint, plans)
         writer = _Writer(checkpoint, plans, links, format_name, chain, ber, progress)
         rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
     except FormatError as error:
-        raise about_checkpoint(error, checkpoint) from None
+        named = error.message.startswith(f"{checkpoint.path}: ")
+        raise (error if named else about_checkpoint(error, checkpoint)) from None
     return writer.rows
 
 
@@ -111,7 +112,7 @@ def _check_names(checkpoint: Checkpoint, plans: Mapping[str, Slot]) -> None:
         for region in slot.regions:
             if region in taken:
                 raise UsageError(
-                    f"{checkpoint.path}: tensor {region!r} has the name that the check words of {name!r} take",
+                    f"{checkpoint.path}: two tensors need the name {region!r}, one beside the words of {name!r}",
                     "leave one of the two out with --exclude, or rename it",
                 )
             taken[region] = name

@@ -80,7 +80,7 @@ class Posterior(Protection):
             raise UsageError(f"posterior: does not read words of {written.format.name}", "store as fp32 or narrower")
         ber = self.ber if self.ber is not None else written.ber
         if ber is None:
-            raise UsageError("posterior: needs to know the bit-error rate", "say posterior=P, or draw faults by --ber")
+            raise UsageError("posterior: needs to know the bit-error rate", "say posterior=P, or name it: --ber P")
         if not bool(written.values.isfinite().all()):
             raise UsageError(
                 "posterior: reads finite values only, the tensor holds NaN or infinities",

@@ -84,7 +84,7 @@ class Scale(Protection):
         if not isinstance(self.factor, str):
             return charged(dict.fromkeys(tensors, torch.tensor([self.factor], dtype=torch.float32)))
         if self.factor == "auto" and ber is None:
-            raise UsageError("scale=auto: needs to know the bit-error rate", "draw faults by --ber, or use scale=max")
+            raise UsageError("scale=auto: needs to know the bit-error rate", "name it: --ber P, or use scale=max")
         fitting, searches = {}, {}
         for name, weights in tensors.items():  # each is looked at once: it may come from a file
             format = format_of(name)

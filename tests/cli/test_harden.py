@@ -104,6 +104,8 @@ def test_inspect_says_what_it_is(made: Path, faultcli: Faultcli) -> None:
         ("inject {h} --ber 1e-3 --format fp16 -o {o}", "is hardened: its memory is q2.5"),
         ("inject {h} --fault gaussian:0.1 -o {o}", "holds words"),
         ("harden {h} --format q2.5 -o {o}", "is hardened already"),
+        ("harden {h} -o {o}", "is hardened already"),
+        ("inspect {h} --format fp16", "is hardened: its memory is q2.5"),
         ("scale {h} --factor 2 -o {o}", "is hardened"),
         ("harden {m} -o {o}", "no --format and no --protect"),
         ("harden {m} --read -o {o}", "is not hardened"),

@@ -282,3 +282,13 @@ def test_the_files_beside_the_modules_are_in_the_package() -> None:
         "faultcli_reader.h",
         "test.c",
     }
+
+
+def test_every_width_of_integers_and_no_values_at_all(tmp_path: Path) -> None:
+    kinds = ("uint8", "uint16", "uint32", "uint64", "int16")
+    tensors = {name: torch.arange(70).to(getattr(torch, name)) for name in kinds}
+    for place, own in enumerate((tensors, {"nothing": torch.zeros(0, 8)})):
+        image = MemoryImage(own, "native", parse_chain("secded=64"))
+        export_device(image.tensors, tmp_path / str(place), title="integers")
+        done = make_test(tmp_path / str(place))
+        assert done.returncode == 0, done.stdout + done.stderr

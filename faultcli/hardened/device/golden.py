@@ -111,8 +111,8 @@ def _damaged(stored: StoredTensor, values: Tensor, flips: list[_Flip], counts: t
         faults[region] = WordFaults(words, np.array([mask for _, mask in hit], dtype=np.uint64))
     end = min(start + RUN, start + block if block > 1 else start + 4, stored.elements)
     touched = stored.faulty(faults)
-    found = values[start:end].clone()
+    found = value_bits(values[start:end]).astype(np.uint64)  # torch copies by index in signed integers only
     kept = (touched.index >= start) & (touched.index < end)
-    found[touched.index[kept] - start] = touched.values[kept]
+    found[(touched.index[kept] - start).numpy()] = value_bits(touched.values)[kept.numpy()]
     placed = tuple((name, word, mask) for (name, word), mask in masks.items())
-    return DamagedRun(placed, start, value_bits(found).astype(np.uint64), *counts)
+    return DamagedRun(placed, start, found, *counts)

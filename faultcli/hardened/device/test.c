@@ -109,11 +109,12 @@ static void test_damaged(const golden_run *run)
 
 int main(void)
 {
+    const size_t runs = GOLDEN_RUNS; /* may be 0 */
     size_t i;
     memcpy(memory, weights_data, WEIGHTS_BYTES);
     for (i = 0; i < GOLDEN_TENSORS; ++i)
         test_clean(&golden_tensors[i]);
-    for (i = 0; i < GOLDEN_RUNS; ++i)
+    for (i = 0; i < runs; ++i)
         test_damaged(&golden_runs[i]);
     if (wrong == 0)
         printf("ok: %u tensors, %u damaged blocks\n", (unsigned)GOLDEN_TENSORS, (unsigned)GOLDEN_RUNS);
