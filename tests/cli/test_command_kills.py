@@ -6,6 +6,7 @@ FAULTCLI_KILLS sets how many of each, over no output and as many over an older o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -114,7 +115,8 @@ class Server:
             child, writing = int(number or child), writing or word == "writing"
             if child and writing and kill_after is not None:
                 time.sleep(kill_after)
-                os.kill(child, signal.SIGKILL)  # it is still there, if only as a zombie that the server has not seen
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(child, signal.SIGKILL)
                 kill_after = None
 
     def close(self) -> None:
