@@ -282,13 +282,10 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
         FaultcliError: the checkpoint is damaged, the law does not fit it, the output cannot be written, ...
     """
     checkpoint = open_checkpoint(model)
-    chosen = Selection(
-        damaging.get("target", "weights"), tuple(damaging.get("include", ())), tuple(damaging.get("exclude", ()))
-    )
     saved = damaging.get("save_faults")
     hardened, format = Hardened.of(checkpoint), damaging.get("format", "native")
     stored_as(hardened, [format], [])
-    names = names_at_risk(checkpoint, hardened, chosen)
+    names = names_at_risk(checkpoint, hardened, Selection.of(damaging))
     return inject_faults(
         checkpoint,
         Draw(

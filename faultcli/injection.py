@@ -130,7 +130,7 @@ class PlainMemory(FileMemory):
         return all(slot.format == word_format(infos[name].dtype) for name, slot in self._slots.items())
 
     def check_law(self, law: FaultLaw) -> None:
-        pass  # it holds values, as any law leaves them
+        """Refuse nothing: the file holds values, as any law leaves them."""
 
     def corrupt(
         self, info: TensorInfo, data: NDArray[np.uint8], faults_of: Callable[[Region], WordFaults]

@@ -120,7 +120,7 @@ class Subject:
             UsageError: a name or a number makes no sense.
         """
         running = {name: value for name, value in opening.items() if name not in Selecting.__annotations__}
-        selection = _selection(opening)
+        selection = Selection.of(opening)
         checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
         hardened = Hardened.of(checkpoint)
         names = names_at_risk(checkpoint, hardened, selection)
@@ -177,7 +177,7 @@ class Subject:
             WorkloadError: the data are none, or do not fit the model; the score fails.
             UsageError: nothing is selected, or what is asked for contradicts itself.
         """
-        selection = _selection(scoring)
+        selection = Selection.of(scoring)
         live = first_names(model.state_dict())
         tensors = at_risk(live, selection)
         called = name or type(model).__name__
@@ -301,13 +301,6 @@ def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
 def _called(path: Path) -> str:
     """Return what a user calls a checkpoint; a folder of the name that the embedded demo has is told from it."""
     return f"./{path}" if str(path) == DEMO else str(path)
-
-
-def _selection(given: Mapping[str, Any]) -> Selection:
-    default = Selection()
-    return Selection(
-        given.get("target", default.target), tuple(given.get("include") or ()), tuple(given.get("exclude") or ())
-    )
 
 
 def open_checkpoint(model: str | Path | None) -> Checkpoint:

@@ -37,8 +37,8 @@ class ShardFile:
     @contextmanager
     def open(self) -> Iterator[FileIO]:
         """Open the file for reading, unbuffered. CheckpointError if it is not the file that was opened before."""
-        with _opened(self.path) as file:
-            if _stamp(file) != self.stamp:
+        with opened(self.path) as file:
+            if stamp_of(file) != self.stamp:
                 raise CheckpointError(f"{self.path}: changed while it was in use", "run the command again")
             yield file
 
@@ -243,7 +243,7 @@ def _joined(files: Sequence[Path], digests: Sequence[str]) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[FileIO]:
+def opened(path: Path) -> Iterator[FileIO]:
     """Open a file unbuffered; the system's refusal is a CheckpointError, an OSError of the block is not touched."""
     try:
         if not S_ISREG(path.stat().st_mode):  # opening a pipe would block
@@ -255,14 +255,15 @@ def _opened(path: Path) -> Iterator[FileIO]:
         yield file
 
 
-def _stamp(file: FileIO) -> tuple[int, int, int]:
+def stamp_of(file: FileIO) -> tuple[int, int, int]:
+    """Return what tells whether a file is still the same one: inode, bytes, modification time in ns."""
     status = os.fstat(file.fileno())
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read_shard(path: Path) -> ShardFile:
-    with _opened(path) as file:
-        stamp = _stamp(file)
+    with opened(path) as file:
+        stamp = stamp_of(file)
         try:
             return ShardFile(path, read_header(file, path, stamp[1]), stamp)
         except OSError as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from faultcli.errors import UsageError, unknown_name
 
@@ -42,6 +42,13 @@ class Selection:
     target: str = "weights"
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Selection:
+        """Return the selection among keyword arguments (`Selecting`, and others)."""
+        return cls(
+            given.get("target") or cls.target, tuple(given.get("include") or ()), tuple(given.get("exclude") or ())
+        )
 
     def names(self, tensors: Iterable[Tensorlike]) -> list[str]:
         """Return the names of the tensors that are selected; raises as `select`."""

@@ -20,6 +20,7 @@ from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.files import reserve, write_all
 from faultcli.formats import ScaledFormat
 from faultcli.hardened.layout import file_dtype, file_shape, to_bytes
+from faultcli.hardened.read import Hardened
 from faultcli.hardened.record import COPIES, MemoryRecord, TensorRecord
 from faultcli.hardened.slot import Slot
 from faultcli.injection import about_checkpoint, slots
@@ -176,7 +177,7 @@ class _Writer:
             path = written / name if written.is_dir() else written
             with path.open("r+b", buffering=0) as file:
                 write_all(file, memoryview((room - 8).to_bytes(8, "little") + header[8:].ljust(room - 8)))
-        Checkpoint.open(written)
+        Hardened.of(Checkpoint.open(written))
 
     def _header(self, raw: bytes, entries: Mapping[str, Any], record: Mapping[str, str]) -> bytes:
         kept = {key: text for key, text in self.checkpoint.metadata.items() if key != HEADER_RECORD}

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.checkpoint.locate import unreadable
-from faultcli.errors import CheckpointError
 
 DIGEST = 32  # bytes of a BLAKE3 checksum
 SMALLEST_BLOCK, LARGEST_BLOCK = 64, 1 << 20  # bytes
@@ -92,19 +89,6 @@ def digest(data: Any) -> bytes:
     from blake3 import blake3
 
     return blake3(data.reshape(-1).data if isinstance(data, np.ndarray) else data).digest()
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[FileIO]:
-    """Open a file for reading, unbuffered, whatever is in it. CheckpointError where the system refuses."""
-    try:
-        if not S_ISREG(path.stat().st_mode):  # opening a pipe would block
-            raise CheckpointError(f"{path}: is not a regular file", "name a .safetensors file")
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    with file:
-        yield file
 
 
 def read_at(file: FileIO, offset: int, out: Bytes) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from faultcli.checkpoint.reader import opened
 from faultcli.errors import CheckpointError
-from faultcli.seal.blocks import Bytes, Progress, digest, hash_blocks, opened, read_at
+from faultcli.seal.blocks import Bytes, Progress, digest, hash_blocks, read_at
 from faultcli.seal.naming import Part, parts_of
 from faultcli.seal.record import Seal, SealedFile, files_of
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import FileIO
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from faultcli.checkpoint import Checkpoint, TensorSource, write_safetensors
+from faultcli.checkpoint.reader import opened, stamp_of
 from faultcli.errors import CheckpointError, UsageError
 from faultcli.files import check_output
 from faultcli.seal.blocks import (
@@ -23,7 +23,6 @@ from faultcli.seal.blocks import (
     Progress,
     digest,
     hash_blocks,
-    opened,
     parity_of_groups,
 )
 from faultcli.seal.record import Seal, SealedFile, groups_per_piece, piece_name, record_metadata
@@ -75,7 +74,7 @@ def write_seal(
     headers += [None] if checkpoint.index else []
     with ExitStack() as stack:
         opened_files = [stack.enter_context(opened(path)) for path in paths]
-        stamps = list(map(_stamp, opened_files))
+        stamps = list(map(stamp_of, opened_files))
         for shard, stamp in zip(checkpoint.shards, stamps, strict=False):  # the index, if any, comes last
             if stamp != shard.stamp:
                 raise CheckpointError(f"{shard.path}: changed while it was opened", "run the command again")
@@ -86,7 +85,7 @@ def write_seal(
 
         def unchanged() -> None:
             for path, file, stamp in zip(paths, opened_files, stamps, strict=True):
-                if _stamp(file) != stamp:
+                if stamp_of(file) != stamp:
                     raise CheckpointError(f"{path}: changed while it was sealed", "run the command again")
 
         sources = [
@@ -139,8 +138,3 @@ def _sources(
         return proofs
 
     yield TensorSource(f"{number}.parity_blocks", "U8", proofs.shape, proven)
-
-
-def _stamp(file: FileIO) -> tuple[int, int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -19,9 +19,10 @@ import numpy as np
 from faultcli.checkpoint import Checkpoint
 from faultcli.checkpoint.header import Header, parse_header
 from faultcli.checkpoint.locate import locate
+from faultcli.checkpoint.reader import opened
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, parse_json
-from faultcli.seal.blocks import DIGEST, BlockGrid, Bytes, digest, opened, read_at
+from faultcli.seal.blocks import DIGEST, BlockGrid, Bytes, digest, read_at
 
 SCHEMA = "faultcli.seal/1"
 RECORD, RECORD_CHECKSUM = "faultcli.seal", "faultcli.seal.blake3"  # metadata keys

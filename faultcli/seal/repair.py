@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from faultcli.checkpoint.reader import opened
 from faultcli.checkpoint.writer import copy_companions
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory, atomic_output, copy_range, write_all
-from faultcli.seal.blocks import Bytes, Progress, digest, hash_blocks, opened, read_at
+from faultcli.seal.blocks import Bytes, Progress, digest, hash_blocks, read_at
 from faultcli.seal.checking import DamagedBlock, damaged_numbers, describe, with_sealed_header
 from faultcli.seal.record import Seal, SealedFile, files_of
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hardened_models import hardened
 from safetensors.torch import save_file
 from small_checkpoints import KINDS, LAWS, digests, same_bytes, sharded, single, tensors
 
-from faultcli.checkpoint import Checkpoint, write_safetensors
+from faultcli.checkpoint import Checkpoint
 from faultcli.errors import CheckpointError, FaultcliError, UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout, WordFaults
@@ -20,7 +19,7 @@ from faultcli.faults.selection import select
 from faultcli.hardened.damage import HardenedMemory
 from faultcli.hardened.layout import file_dtype, file_shape, flip, from_bytes, to_bytes
 from faultcli.hardened.read import Hardened, read_checkpoint
-from faultcli.hardened.record import COPIES, MemoryRecord
+from faultcli.hardened.record import MemoryRecord
 from faultcli.hardened.repair import Estimate, estimate, repair_checkpoint
 from faultcli.hardened.write import harden_checkpoint
 from faultcli.injection import Draw, inject, replay
@@ -49,15 +48,6 @@ MEMORIES = [
     ("native", "none"),
     ("native", "inplace=8"),
 ]
-
-
-def hardened(model: Path, format: str, chain: str, output: Path, ber: float | None = None) -> Hardened:
-    checkpoint = Checkpoint.open(model)
-    names = select(checkpoint.tensors.values())
-    harden_checkpoint(checkpoint, output, names=names, format_name=format, chain=parse_chain(chain), ber=ber)
-    found = Hardened.of(Checkpoint.open(output))
-    assert found is not None
-    return found
 
 
 def image_of(model: Path, format: str, chain: str, ber: float | None = None) -> MemoryImage:
@@ -258,116 +248,6 @@ def test_an_estimate_without_flips_is_0_up_to_what_one_would_have_seen() -> None
     assert isinstance(everything, Estimate)
     assert everything.high == 0.5
     assert estimate([], 0.95) is None
-
-
-def with_metadata(path: Path, change: Callable[[dict[str, str]], object], target: Path) -> Path:
-    checkpoint = Checkpoint.open(path)
-    metadata = dict(checkpoint.metadata)
-    change(metadata)
-    write_safetensors(target, {name: checkpoint.read(name) for name in checkpoint.tensors}, metadata)
-    return target
-
-
-def test_damaged_copies_of_the_record_are_outvoted(tmp_path: Path) -> None:
-    file = hardened(single(tmp_path / "model.safetensors"), "q2.5", "inplace=2", tmp_path / "h.safetensors")
-    one, two, three = COPIES
-
-    def spoil(metadata: dict[str, str], *keys: str) -> None:
-        for place, key in enumerate(keys, start=5):
-            text = metadata[key]
-            metadata[key] = text[: 20 * place] + ("x" if text[20 * place] != "x" else "y") + text[20 * place + 1 :]
-
-    for keys in ((one,), (one, two), (two, three), (one, two, three)):  # of all three, a character each
-        spoiled = with_metadata(
-            file.checkpoint.path, lambda m, k=keys: spoil(m, *k), tmp_path / f"{len(keys)}{keys[0]}"
-        )  # type: ignore[misc]
-        found = Hardened.of(Checkpoint.open(spoiled))
-        assert found is not None
-        assert found.record == file.record or found.regions == file.regions
-        assert all(torch.equal(found.read(name), file.read(name)) for name in file.slots)
-    gone = with_metadata(file.checkpoint.path, lambda m: [m.pop(two), m.pop(three), spoil(m, one)], tmp_path / "gone")
-    with pytest.raises(CheckpointError, match="damaged"):
-        Hardened.of(Checkpoint.open(gone))
-
-
-def test_a_damaged_record_is_mended_by_repair(tmp_path: Path) -> None:
-    file = hardened(single(tmp_path / "model.safetensors"), "q2.5", "inplace=2", tmp_path / "h.safetensors")
-    content = bytearray(file.checkpoint.path.read_bytes())
-    place = content.index(b"inplace=2", content.index(COPIES[1].encode()))
-    content[place] ^= 1
-    (tmp_path / "d.safetensors").write_bytes(content)
-    damaged = Hardened.of(Checkpoint.open(tmp_path / "d.safetensors"))
-    assert damaged is not None
-    assert repair_checkpoint(damaged, tmp_path / "r.safetensors").record == 1
-    assert (tmp_path / "r.safetensors").read_bytes() == file.checkpoint.path.read_bytes()
-
-
-def record_with(**changes: object) -> Callable[[dict[str, str]], None]:
-    def change(metadata: dict[str, str]) -> None:
-        import hashlib
-
-        document = json.loads(metadata[COPIES[0]].partition(" ")[2]) | changes
-        text = json.dumps(document)
-        for key in COPIES:
-            metadata[key] = f"{hashlib.sha256(text.encode()).hexdigest()} {text}"
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"schema": "faultcli.hardened/2"}, "another version"),
-        ({"schema": 7}, "another version"),
-        ({"format": "q9.99"}, "contradicts itself"),
-        ({"format": "fp16"}, "the record says U16"),
-        ({"protect": "inplace=2,secded=64"}, "contradicts itself"),
-        ({"protect": "rot13"}, "contradicts itself"),
-        ({"order": ["fc.weight", "nobody"]}, "contradicts itself"),
-        ({"order": ["fc.weight", "fc.weight", "conv.weight"]}, "contradicts itself"),
-        ({"order": []}, "contradicts itself"),
-        ({"tensors": []}, "contradicts itself"),
-        ({"ber": "much"}, "contradicts itself"),
-    ],
-)
-def test_records_that_make_no_sense_are_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:
-    file = hardened(single(tmp_path / "model.safetensors"), "q2.5", "inplace=2", tmp_path / "h.safetensors")
-    other = with_metadata(file.checkpoint.path, record_with(**changes), tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=said):
-        Hardened.of(Checkpoint.open(other))
-
-
-@pytest.mark.parametrize(
-    ("constants", "said"),
-    [
-        ({"peak": -1.0}, "contradicts"),
-        ({"steps": [0, 0]}, "contradicts"),
-        ({"steps": "i1:????"}, "contradicts"),
-        ({"shape": 3.0}, "contradicts"),
-        ({"outliers": None}, "contradicts"),
-    ],
-)
-def test_constants_that_are_none_are_refused(constants: dict[str, object], said: str, tmp_path: Path) -> None:
-    file = hardened(single(tmp_path / "model.safetensors"), "q2.5", "inplace=2", tmp_path / "h.safetensors")
-    text = file.checkpoint.metadata[COPIES[0]].partition(" ")[2]
-    tensors = json.loads(text)["tensors"]
-    tensors["fc.weight"]["links"][0] |= constants
-    other = with_metadata(file.checkpoint.path, record_with(tensors=tensors), tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=said):
-        Hardened.of(Checkpoint.open(other))
-
-
-def test_a_missing_or_resized_check_tensor_is_named(tmp_path: Path) -> None:
-    file = hardened(single(tmp_path / "model.safetensors"), "q2.5", "secded=64", tmp_path / "h.safetensors")
-    state = file.checkpoint.state()
-    for change, said in ((None, "without its tensor"), (state["fc.weight#secded"][:-1], "the record says")):
-        kept = {name: tensor for name, tensor in state.items() if name != "fc.weight#secded"}
-        kept |= {} if change is None else {"fc.weight#secded": change}
-        write_safetensors(tmp_path / "other.safetensors", kept, file.checkpoint.metadata, force=True)
-        with pytest.raises(CheckpointError, match=rf"{said}.*") as caught:
-            Hardened.of(Checkpoint.open(tmp_path / "other.safetensors"))
-        assert "fc.weight#secded" in caught.value.message
-        assert caught.value.remedy
 
 
 def test_what_cannot_be_hardened_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
