@@ -47,7 +47,7 @@ class Selection:
     def of(cls, given: Mapping[str, Any]) -> Selection:
         """Return the selection among keyword arguments (`Selecting`, and others)."""
         return cls(
-            given.get("target") or cls.target, tuple(given.get("include") or ()), tuple(given.get("exclude") or ())
+            given.get("target", cls.target), tuple(given.get("include") or ()), tuple(given.get("exclude") or ())
         )
 
     def names(self, tensors: Iterable[Tensorlike]) -> list[str]:

@@ -302,3 +302,16 @@ def test_shards_keep_their_names_and_the_files_beside_them(tmp_path: Path) -> No
     assert names == {path.name for path in (tmp_path / "m").iterdir()}
     assert (tmp_path / "h" / "config.json").read_text() == (tmp_path / "m" / "config.json").read_text()
     assert file.checkpoint.info("fc.weight#secded").file.name == file.checkpoint.info("fc.weight").file.name
+
+
+@pytest.mark.parametrize("format", ["q2.5", "int8-channel", "int4-g16", "nf4"])
+@pytest.mark.parametrize(
+    "chain", ["posterior=1e-3:channel", "guard=channel", "scale=max:channel,posterior=1e-3:channel,secded=64"]
+)
+def test_tensors_without_values_or_channels_read_back(format: str, chain: str, tmp_path: Path) -> None:
+    weights = torch.randn(4, 9, generator=torch.Generator().manual_seed(2))
+    save_file({"e": torch.zeros(3, 0), "z": torch.zeros(0, 4), "w": weights}, tmp_path / "model.safetensors")
+    file = hardened(tmp_path / "model.safetensors", format, chain, tmp_path / "h.safetensors")
+    simulated = image_of(tmp_path / "model.safetensors", format, chain)
+    assert {name: tuple(file.read(name).shape) for name in file.slots} == {"e": (3, 0), "z": (0, 4), "w": (4, 9)}
+    assert all(same_bytes(file.read(name), stored.read()) for name, stored in simulated.tensors.items())
