@@ -94,7 +94,7 @@ class Posterior(Protection):
         ber = float(constants["ber"])
         if not 0 <= ber < 0.5:
             raise ValueError("a bit-error rate")
-        groups = shape[0] if self.granularity == "channel" and len(shape) >= 2 and math.prod(shape) else 1
+        groups = shape[0] if self.granularity == "channel" and len(shape) >= 2 and 0 not in shape else 1
         distribution = Distribution.restored(constants, groups)
         return FittedPosterior(empty.format, distribution, ber, max(1, math.prod(shape) // max(1, groups)))
 
