@@ -36,14 +36,14 @@ class Counted(FileIO):
 @pytest.fixture
 def times_read(monkeypatch: pytest.MonkeyPatch) -> Times:
     """Says how many times the tensors of a file were read since the last time; copies in the kernel are none here."""
-    opened = reader._opened
+    opened = reader.opened
 
     @contextmanager
     def counted(path: Path) -> Iterator[FileIO]:
         with opened(path), Counted(path, "rb") as file:
             yield file
 
-    monkeypatch.setattr(reader, "_opened", counted)
+    monkeypatch.setattr(reader, "opened", counted)
     monkeypatch.delattr(os, "copy_file_range", raising=False)
     Counted.read_bytes.clear()
     return lambda path: Counted.read_bytes.pop(path) / Checkpoint.open(path).nbytes
