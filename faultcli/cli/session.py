@@ -103,9 +103,8 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
     note(demo + subject.workload.describe(), quiet=quiet)
-    doubt = subject.workload.doubt()
-    if doubt is not None:
-        note(f"warning: {subject.workload.data_name}: {doubt}", quiet=quiet)
+    for doubt in subject.workload.doubts():
+        note(f"warning: {doubt}", quiet=quiet)
 
 
 def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quiet: bool) -> None:

@@ -74,10 +74,10 @@ class BaseWorkload(ABC):
         """What is done to the inputs before the model gets them, for people; empty where that is nothing to tell."""
         return ""
 
-    def doubt(self) -> str | None:
-        """Return why the inputs look as if they were not made for this model, and what would help; None if they do
-        not."""
-        return None
+    def doubts(self) -> list[str]:
+        """Return what was found when the model was opened that a user may not expect, a line each: what was not
+        understood, not applied, not read, and what would help."""
+        return list(self.architecture.notes)
 
     @abstractmethod
     def identity(self) -> str:

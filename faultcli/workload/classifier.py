@@ -174,8 +174,9 @@ class Workload(BaseWorkload):
     def preparation(self) -> str:
         return "as they are" if self.dataset.inputs.is_floating_point() else self.architecture.preprocess.text
 
-    def doubt(self) -> str | None:
-        return self.architecture.preprocess.doubt(self.dataset.inputs)
+    def doubts(self) -> list[str]:
+        inputs = self.architecture.preprocess.doubt(self.dataset.inputs)
+        return [*super().doubts(), *([] if inputs is None else [f"{self.data_name}: {inputs}"])]
 
     @property
     def data_name(self) -> str:

@@ -5,6 +5,8 @@ networks        the built-in ones
 arch_spellings  every spelling of --arch, and what finds the network
 huggingface     model directories, through transformers
 hf_config       their config.json, checked
+hf_processor    what their image processor does
+hf_weights      their tensors into a model, and found again in it
 zoo             torchvision and timm, by name
 exported        programs of torch.export
 loading         a state dict into a module

@@ -48,6 +48,7 @@ class Architecture:
     data: str = "FILE.npz"  # the --data that fits it, for messages
     description: str = ""  # one line
     source: str = ""  # who defined it, and whose tensor names it has
+    notes: tuple[str, ...] = ()  # what was found when it was opened that a user may not expect, a line each
 
     def with_preprocess(self, preprocess: Preprocess) -> Architecture:
         """Return a copy that prepares its inputs differently."""

@@ -171,6 +171,13 @@ class _TooMuch(BaseException):
     """Ends a build half-way; not an Exception, so that no model's own code takes it for one of its own."""
 
 
+def count(name: str, value: object) -> int:
+    """Return a number from 1 that a configuration says; ValueError if it is none."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} is {value!r}, not a number from 1")
+    return value
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
