@@ -27,6 +27,7 @@ LAYERS = [
     "scaling",
     "hardened",
     "seal",
+    "conversion",
     "prediction",
     "survey",
     "workload",

@@ -2,6 +2,7 @@
 
 header  a file's header, read with every rule of the format checked, and written
 locate  which files a checkpoint consists of
+other_formats  files that are no safetensors: what they are, and what to do
 reader  a checkpoint on the disk: opened, checked, read tensor by tensor
 writer  an opened checkpoint with some tensors replaced, or new tensors
 """

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from faultcli.checkpoint.other_formats import START, other_format
 from faultcli.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library; a larger one is an attack or a damaged length
@@ -23,11 +24,6 @@ HEADER_RECORD = "faultcli.header"  # metadata key under which a changed header k
 _LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
 _DAMAGED = "the file is damaged: download or export it again"
-_CONVERT = (
-    'convert it: python -c "import torch, safetensors.torch as s; s.save_file({{k: v.clone().contiguous() for k, v in '
-    "torch.load({name!r}, weights_only=True).items()}}, 'model.safetensors')\""
-)
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 # In the order of the library's `Dtype` enum, by which it sorts the tensors of a new file (last first).
 # name: (bits per element, torch's name for it; None or absent from an older torch: passes through, cannot be read)
@@ -54,31 +50,6 @@ DTYPES: dict[str, tuple[int, str | None]] = {
     "F64": (64, "float64"),
     "I64": (64, "int64"),
     "U64": (64, "uint64"),
-}
-
-# First bytes that give away what a file really is: (what it is, what to do)
-_OTHER_FORMATS: dict[bytes, tuple[str, str]] = {
-    b"PK\x03\x04": ("a pickle checkpoint (zip), not safetensors", _CONVERT),
-    b"\x80\x02": ("a pickle checkpoint, not safetensors", _CONVERT),
-    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "fetch it: git lfs pull"),
-    b"GGUF": ("a GGUF file, not safetensors", "export the model as safetensors"),
-    b"\x89HDF": ("an HDF5 file, not safetensors", "export the model as safetensors"),
-}
-# Endings that do: of formats without a mark of their own, or with the mark of another.
-_TRAINED = "faultcli works on the weights as they were trained: save them with safetensors.torch.save_file"
-_OTHER_SUFFIXES: dict[str, tuple[str, str]] = {
-    ".pt2": (
-        "an exported program: its weights are not read from there",
-        'take them out: python -c "import torch, safetensors.torch as s; s.save_file({{k: v.detach().clone() '
-        "for k, v in torch.export.load('{name}').state_dict.items()}}, 'model.safetensors')\"; then: model.safetensors "
-        "--arch {name}",
-    ),
-    ".onnx": ("an ONNX file, not safetensors", _TRAINED),
-    ".tflite": ("a TensorFlow Lite file, not safetensors", _TRAINED),
-    ".h5": ("a Keras file, not safetensors", _TRAINED),
-    ".keras": ("a Keras file, not safetensors", _TRAINED),
-    ".pb": ("a TensorFlow graph, not safetensors", _TRAINED),
-    ".npz": ("a file of arrays, not safetensors", "as data it is --data {name}; weights: safetensors.numpy.save_file"),
 }
 
 
@@ -125,11 +96,6 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int | None:
     return bits // 8 if bits % 8 == 0 else None
 
 
-def how_to_convert(pickle: Path) -> str:
-    """Return the remedy for a pickle checkpoint: a line for the shell that makes it safetensors."""
-    return _CONVERT.format(name=str(pickle))
-
-
 def read_header(file: BinaryIO, path: Path, file_bytes: int) -> Header:
     """Read and check the header of an open safetensors file of `file_bytes` bytes.
 
@@ -144,16 +110,10 @@ def read_header(file: BinaryIO, path: Path, file_bytes: int) -> Header:
 
 def read_raw_header(file: BinaryIO, path: Path, file_bytes: int) -> bytes:
     """Return the first 8 + N bytes of a safetensors file, with nothing but the length N checked."""
-    start = file.read(24)
-    if path.suffix.lower() in _OTHER_SUFFIXES and not _looks_like_safetensors(start):
-        what, remedy = _OTHER_SUFFIXES[path.suffix.lower()]
-        raise CheckpointError(f"{path}: is {what}", remedy.format(name=str(path)))
-    for magic, (what, remedy) in _OTHER_FORMATS.items():
-        # A header's length may begin like a pickle: 640 bytes is b"\x80\x02".
-        if start.startswith(magic) and not _looks_like_safetensors(start):
-            raise CheckpointError(f"{path}: is {what}", remedy.format(name=str(path)))
-    if path.suffix in PICKLE_SUFFIXES and not _looks_like_safetensors(start):
-        raise CheckpointError(f"{path}: is a pickle checkpoint, not safetensors", how_to_convert(path))
+    start = file.read(START)
+    other = other_format(path, start)
+    if other is not None:
+        raise CheckpointError(f"{path}: is {other.what}", other.remedy_for(path))
     if len(start) < _LENGTH.size:
         raise CheckpointError(f"{path}: is not a safetensors file: it has {len(start)} bytes", _DAMAGED)
     (length,) = _LENGTH.unpack_from(start)
@@ -163,7 +123,7 @@ def read_raw_header(file: BinaryIO, path: Path, file_bytes: int) -> bytes:
     if length > file_bytes - _LENGTH.size:
         problem = f"its header ends at byte {_LENGTH.size + length}, the file at {file_bytes}"
         raise CheckpointError(f"{path}: is truncated, or not a safetensors file: {problem}", _DAMAGED)
-    raw = start + file.read(_LENGTH.size + length - len(start))
+    raw = start + file.read(max(0, _LENGTH.size + length - len(start)))
     return raw[: _LENGTH.size + length]
 
 
@@ -240,10 +200,6 @@ def load_json(text: str) -> Any:
         raise ValueError(f"{constant} is not allowed")
 
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-
-
-def _looks_like_safetensors(start: bytes) -> bool:
-    return len(start) > _LENGTH.size and start[_LENGTH.size : _LENGTH.size + 1] == b"{"
 
 
 def _metadata(value: object, path: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from faultcli.checkpoint.header import MAX_HEADER_BYTES, PICKLE_SUFFIXES, how_to_convert, load_json
+from faultcli.checkpoint.header import MAX_HEADER_BYTES, load_json
+from faultcli.checkpoint.other_formats import PICKLE_SUFFIXES, how_to_convert
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, read_small
 
@@ -79,7 +80,7 @@ def _locate_in(directory: Path) -> Location:
     remedy = f"name a .safetensors file, a *{INDEX_SUFFIX}, or a directory with either"
     pickles = [name for name in names if Path(name).suffix in PICKLE_SUFFIXES]
     if pickles:
-        remedy = how_to_convert(directory / pickles[0])
+        remedy = how_to_convert(directory, pickles)
     raise CheckpointError(f"{directory}: holds no safetensors checkpoint", remedy)
 
 

@@ -8,6 +8,7 @@ repair           a damaged hardened file made whole
 seal             checksums and parity of a checkpoint, beside it
 verify           a checkpoint against its seal, or looked over without one
 train_corrector  a corrector of logits
+convert          a checkpoint of another kind as safetensors
 evaluate         accuracy without faults
 campaign         many trials, one table
 curve            every bit-error rate from one set of trials
@@ -44,6 +45,7 @@ import typer
 from faultcli import __version__
 from faultcli.cli import (
     campaign,
+    convert,
     curve,
     demo,
     diff,
@@ -85,6 +87,7 @@ _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't st
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})
 for command in (
     campaign.campaign,
+    convert.convert,
     curve.curve,
     demo.demo,
     evaluate.evaluate,

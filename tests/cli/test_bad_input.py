@@ -67,9 +67,9 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(here / "large.npz", images=np.zeros((3, 28, 28), np.uint8), labels=np.zeros(3, np.int64))
     np.savez(here / "none.npz", images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, np.int64))
     (here / "is-a-file").touch()
-    for name in ("net.onnx", "net.tflite", "net.keras"):
-        (here / name).write_bytes(b"\x08\x07\x12\x07pytorch" * 10)
-    for name in ("net.pt2", "net.pt"):
+    (here / "net.onnx").write_bytes(b"\x08\x07\x12\x07pytorch" * 10)
+    (here / "net.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    for name in ("net.pt2", "net.pt", "net.keras"):
         (here / name).write_bytes(b"PK\x03\x04" + bytes(100))
     (here / "config.json").write_text('{"model_type": "digits"}')
     (here / "device").symlink_to("/dev/null")
@@ -246,14 +246,14 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "campaign --ber 1e-3 --arch mynets.py:mlp": ("'mynets.py:mlp': names a file", "try: mynets:mlp"),
     "campaign --ber 1e-3 --arch nets/mine.py:mlp": ("names a file", "in the folder nets/: mine:mlp"),
-    "campaign net.onnx --ber 1e-3": (r"net\.onnx: is an ONNX file", "safetensors.torch.save_file"),
-    "campaign net.tflite --ber 1e-3": (r"net\.tflite: is a TensorFlow Lite file", "safetensors.torch.save_file"),
-    "inspect net.keras": (r"net\.keras: is a Keras file", "safetensors.torch.save_file"),
+    "campaign net.onnx --ber 1e-3": (r"net\.onnx: is an ONNX file", "save them as safetensors"),
+    "campaign net.tflite --ber 1e-3": (r"net\.tflite: is a TensorFlow Lite file", "save them as safetensors"),
+    "inspect net.keras": (r"net\.keras: is a Keras file", "save them as safetensors"),
     "campaign net.pt2 --ber 1e-3": (
         r"net\.pt2: is an exported program",
-        r"python -c .*torch\.export\.load\('net\.pt2'\).*then: model\.safetensors --arch net\.pt2$",
+        r"python -c .*torch\.export\.load.*net\.pt2; then: model\.safetensors --arch net\.pt2$",
     ),
-    "inspect net.pt": (r"net\.pt: is a pickle checkpoint", r"python -c .*torch\.load\('net\.pt'"),
+    "inspect net.pt": (r"net\.pt: is a pickle checkpoint", r"try: convert it: faultcli convert net\.pt$"),
     "scale --factor 4": ("Missing argument 'MODEL'", "faultcli scale model.*faultcli demo -o DIR"),
     # the command line itself
     "inject --ber 1e-4": ("Missing argument 'MODEL'", "faultcli inject model.*faultcli demo -o DIR"),

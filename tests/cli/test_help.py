@@ -21,6 +21,7 @@ def parameters() -> Iterator[tuple[str, object]]:
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) <= {
         "inject",
+        "convert",
         "diff",
         "scale",
         "harden",

@@ -29,7 +29,7 @@ TAKES_A_MODEL = ("inject", "scale", "harden", "repair", "seal", "verify")
 # Options that take a text which never names a file; every other one has to say what it does to the file.
 NO_FILES = [
     *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),
-    *("base", "length", "tensor"),
+    *("base", "length", "tensor", "key"),
     *("factor", "granularity", "method", "hidden", "ray", "shard", "rates", "gate", "bounds"),
 ]
 FILE_WORDS = ("FILE", "DIR", "STORE", "MODEL", "OUT", "measured")
@@ -96,7 +96,7 @@ def test_no_two_options_are_one_file(
     needed = [
         role[0]
         for key, role in roles.items()
-        if role[0] in ("MODEL", "STORE", "STORES", "GOLDEN", "DUMP") and key not in (one, other)
+        if role[0] in ("MODEL", "FILE", "SOURCE", "STORE", "STORES", "GOLDEN", "DUMP") and key not in (one, other)
     ]
     words += ["model.safetensors" for spelled in needed if name in TAKES_A_MODEL or spelled != "MODEL"]
     if name == "merge" and "output" not in (one, other):
