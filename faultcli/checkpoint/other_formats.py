@@ -43,11 +43,9 @@ def quoted(path: Path) -> str:
 
 ZIPPED_PICKLE = OtherFormat("a pickle checkpoint (zip), not safetensors", _CONVERT, convertible=True)
 PICKLE = OtherFormat("a pickle checkpoint, not safetensors", _CONVERT, convertible=True)
-ARRAYS = OtherFormat(
-    "a file of numpy arrays, not safetensors",
-    f"as data it is --data {{name}}; as weights, {_CONVERT}",
-    convertible=True,
-)
+_ARRAYS = "a file of numpy arrays, not safetensors"
+ARRAYS = OtherFormat(_ARRAYS, _CONVERT, convertible=True)
+_NPZ = OtherFormat(_ARRAYS, f"as data it is --data {{name}}; as weights, {_CONVERT}", convertible=True)
 _EXPORTED = OtherFormat(
     "an exported program: its weights are not read from there",
     'take them out: python -c "import sys, torch, safetensors.torch as s; s.save_file({{k: v.detach().clone() for k, v '
@@ -103,7 +101,7 @@ _BY_NAME: dict[str, OtherFormat] = {
     ".mlmodel": _CORE_ML,
     ".engine": _TENSORRT,
     ".gguf": _GGUF,
-    ".npz": ARRAYS,
+    ".npz": _NPZ,
 }
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
@@ -145,7 +143,7 @@ def _in_zip(path: Path) -> OtherFormat:
     except (OSError, zipfile.BadZipFile, ValueError):
         return _BY_NAME.get(path.suffix.lower(), ZIPPED_PICKLE)
     if names and all(name.endswith(".npy") for name in names):
-        return ARRAYS
+        return _NPZ if path.suffix.lower() == ".npz" else ARRAYS
     if "model.weights.h5" in names:
         return _KERAS
     if _inside(names, "data.pkl"):

@@ -47,7 +47,7 @@ def read_tree(path: Path) -> Any:
         raise CheckpointError(f"{path}: is no pickle checkpoint and no file of numpy arrays", _DAMAGED)
     if not kind.convertible:
         raise CheckpointError(f"{path}: is {kind.what}", kind.remedy_for(path))
-    return _read_arrays(path) if kind is ARRAYS else _read_pickle(path, kind)
+    return _read_arrays(path) if kind.what == ARRAYS.what else _read_pickle(path, kind)
 
 
 def _is_safetensors(file: FileIO) -> bool:
