@@ -176,7 +176,10 @@ def _decode(path: Path, geometry: Geometry | None) -> NDArray[np.uint8]:
                 raise WorkloadError(
                     f"{path}: has more than 8 bits per channel (mode {image.mode})", "store it as 8-bit"
                 )
-            turned = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
+            turned = ImageOps.exif_transpose(image)
+            if geometry is not None and geometry.on_white:
+                turned = _on_white(turned)
+            turned = turned.convert("L" if grey else "RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise WorkloadError(f"{path}: has more than {limit} pixels", "resize it, or leave it out") from error
@@ -184,21 +187,18 @@ def _decode(path: Path, geometry: Geometry | None) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they come upon
         raise WorkloadError(f"{path}: cannot be decoded: {error}", "fetch it again, or leave it out") from error
-    pixels = np.asarray(_framed(turned, geometry))
+    try:
+        pixels = np.asarray(turned if geometry is None else geometry.framed(turned))
+    except ValueError as error:
+        raise WorkloadError(f"{path}: {error}", "crop it, or leave it out") from error
     return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _framed(image: Any, geometry: Geometry | None) -> Any:
-    if geometry is None or image.size == geometry.size[::-1]:
+def _on_white(image: Any) -> Any:
+    """Return an image of Pillow without transparency, what shows through it being white."""
+    from PIL import Image
+
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image
-    width, height = image.size
-    if isinstance(geometry.resize, tuple):
-        width, height = geometry.resize[::-1]
-    elif geometry.resize is not None:
-        short = min(width, height)
-        width, height = (int(geometry.resize * edge / short) for edge in (width, height))
-    if (width, height) != image.size:
-        image = image.resize((width, height), geometry.resample)
-    rows, columns = geometry.size
-    left, top = round((width - columns) / 2), round((height - rows) / 2)
-    return image.crop((left, top, left + columns, top + rows))  # black where the image is smaller
+    clear = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)

@@ -67,7 +67,7 @@ def _architecture(directory: Path, config: Any) -> Architecture:
         load=made,
         preprocess=preprocess,
         geometry=geometry,
-        input_shape=None if geometry is None else (geometry.channels, *geometry.size),
+        input_shape=None if geometry is None else geometry.input_shape,
         num_classes=count("num_labels", config.num_labels),
         label_offset=int(str(config.id2label.get(0)).lower() == "background"),
         data="images:DIR",
