@@ -1,6 +1,6 @@
 """What a Hugging Face directory's image processor does to an image, from the file that transformers wrote of it.
 
-Which class it is, its file says, in the words of any release, or else the model type; what it does: hf_processor_types.
+Which class it is, its file says, in the words of any release, or else the model type; what it does: hf_processors.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from faultcli.errors import WorkloadError
 from faultcli.foreign import ForeignError, parse_json, read_text
 from faultcli.workload.framing import Size, size_after
 from faultcli.workload.models.hf_config import count, first_line
-from faultcli.workload.models.hf_processor_settings import Settings, pixels
-from faultcli.workload.models.hf_processor_types import PROCESSORS, ProcessorType
+from faultcli.workload.models.hf_processors import PROCESSORS, ProcessorType
+from faultcli.workload.models.hf_settings import Settings, pixels
 from faultcli.workload.preprocess import Geometry, Preprocess
 
 # The files that transformers reads, in this order, and the part of them that it is; None: all.

@@ -54,15 +54,15 @@ class Settings:
 
     def sides(self, key: str, *, square: bool = True) -> dict[str, int]:
         """Return a size as transformers spells it; a number alone is that of both edges, or of the shorter one."""
-        value = self.values.get(key)
+        value = said = self.values.get(key)
         if isinstance(value, list | tuple) and len(value) == 2:
-            order = ("width", "height") if self.on("width_first") else ("height", "width")
+            order = ("width", "height") if key == "size" and self.on("width_first") else ("height", "width")
             value = dict(zip(order, value, strict=True))
         elif not isinstance(value, dict):
             value = {"height": value, "width": value} if square else {"shortest_edge": value}
         sides = {str(name): pixels(f"{key} {name}", edge) for name, edge in value.items() if edge is not None}
         if set(sides) not in _SIZES:
-            raise ValueError(f"{key} is {value!r}, which is no size of an image")
+            raise ValueError(f"{key} is {said!r}, which is no size of an image")
         return sides
 
     @property
@@ -76,12 +76,6 @@ class Settings:
         if "height" not in sides:
             raise ValueError(f"{key} is {sides}; a height and a width are needed")
         return sides["height"], sides["width"]
-
-    def shorter(self) -> int:
-        """Return the size as that of the shorter edge."""
-        if "shortest_edge" not in self.size:
-            raise ValueError(f"size is {self.size}; a shortest_edge is needed")
-        return self.size["shortest_edge"]
 
     def target(self) -> Target:
         """Return what images are resized to."""

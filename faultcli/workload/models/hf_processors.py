@@ -25,7 +25,7 @@ from faultcli.workload.framing import (
     Step,
     Target,
 )
-from faultcli.workload.models.hf_processor_settings import LARGEST_EDGE, Settings, Steps, pixels
+from faultcli.workload.models.hf_settings import LARGEST_EDGE, Settings, Steps, pixels
 
 Numbers: TypeAlias = tuple[float, ...]
 _BICUBIC = 3  # Pillow's number of the filter
@@ -49,13 +49,15 @@ def _clip(settings: Settings) -> Steps:
 
 
 def _convnext(settings: Settings) -> Steps:
-    """Below 384, the edge is what a crop leaves of it; from 384 on, both edges are."""
-    if not settings.on("do_resize"):
-        return settings.crop()
-    edge = settings.shorter()
+    """Below 384, the shorter edge is what a crop leaves of it; from 384 on, both edges are. (Without a shorter edge,
+    transformers does nothing at all.)"""
+    if not settings.on("do_resize") or "shortest_edge" not in settings.size:
+        return _usual(settings)
+    edge = settings.size["shortest_edge"]
     if edge >= 384:
         return Resize(Exactly(edge, edge), settings.resample), *settings.crop()
-    wider = ShorterEdge(_divided(edge, settings.number("crop_pct")))
+    share = 224 / 256 if settings.values["crop_pct"] is None else settings.number("crop_pct")
+    wider = ShorterEdge(_divided(edge, share))
     return Resize(wider, settings.resample), CentreCrop(edge, edge), *settings.crop()
 
 
@@ -72,8 +74,8 @@ def _levit(settings: Settings) -> Steps:
 
 def _poolformer(settings: Settings) -> Steps:
     """The size is what a crop leaves."""
-    if not settings.on("do_resize"):
-        return settings.crop()
+    if not settings.on("do_resize") or settings.values["crop_pct"] is None:
+        return _usual(settings)
     sides, share = settings.size, settings.number("crop_pct")
     height, width = (sides["shortest_edge"],) * 2 if "shortest_edge" in sides else settings.exact("size")
     wider = _divided(height, share), _divided(width, share)
@@ -91,10 +93,11 @@ def _perceiver(settings: Settings) -> Steps:
 
 
 def _textnet(settings: Settings) -> Steps:
-    """Both edges become multiples of a number."""
+    """Both edges become multiples of a number. (Without a shorter edge, transformers does nothing at all.)"""
     if not settings.on("do_resize"):
         return settings.crop()
-    target = Multiple(ShorterEdge(settings.shorter()), settings.pixels("size_divisor"))
+    edge = settings.size.get("shortest_edge")
+    target = Multiple(settings.target() if edge is None else ShorterEdge(edge), settings.pixels("size_divisor"))
     return Resize(target, settings.resample), *settings.crop()
 
 
@@ -112,8 +115,8 @@ def _donut(settings: Settings) -> Steps:
 
 def _pp_lcnet(settings: Settings) -> Steps:
     """The shorter edge, the longer one to the nearest, both in multiples of a number."""
-    if not settings.on("do_resize"):
-        return settings.crop()
+    if not settings.on("do_resize") or settings.values["resize_short"] is None:
+        return _usual(settings)
     target = Multiple(RoundedShorterEdge(settings.pixels("resize_short")), settings.pixels("size_divisor"))
     return Resize(target, settings.resample), *settings.crop()
 
@@ -140,11 +143,14 @@ class ProcessorType:
         return {*_COMMON, *self.defaults} - set(self.always)
 
     def settings(self, given: Mapping[str, Any]) -> Settings:
-        """Return what is done; null in a file is what the class says."""
-        said = {key: value for key, value in given.items() if value is not None}
+        """Return what is done. Other classes' keys are nothing. A null is off, or none; of what cannot be none it is
+        what the class says, as in releases 4 of transformers (later ones give up)."""
+        own = {key: value for key, value in given.items() if key in self.keys}
+        said = {key: value for key, value in own.items() if value is not None or key not in _NEVER_NONE}
         return Settings({**_COMMON, **self.defaults, **said, **self.always})
 
 
+_NEVER_NONE = {"size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor"}
 _COMMON: Mapping[str, Any] = {
     **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "default_to_square"), True),
     **dict.fromkeys(("do_center_crop", "do_pad", "do_convert_rgb"), False),
@@ -186,7 +192,7 @@ _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 _NO_PAD = {"do_pad": False, "pad_size": None}
 _NO_CROP = {"do_center_crop": False, "crop_size": None}
 _NOT_NORMALISED = {"do_normalize": False, "image_mean": None, "image_std": None}
-_BGR = {"do_flip_channel_order": True, "size": None, "default_to_square": True}
+_BGR = {"do_flip_channel_order": True}
 _WIDTH_FIRST = {"width_first": True, "pad_size": None}
 
 # A number that is followed by another is the size before a crop to the other.
