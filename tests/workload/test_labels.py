@@ -1,4 +1,4 @@
-"""Folders of images into a network's classes: by name or by order, and what is said about it; accuracies that are chance."""
+"""Folders of images into a network's classes: by name or by order, and what is said of it; accuracies that are chance."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_fewer_folders_than_classes_are_said(tmp_path: Path) -> None:
     root = folders(tmp_path, ["a", "b", "c"])
     (note,) = load(root, number=1001, offset=1).notes
     assert note == (
-        f"images:{root}: 3 folders are taken for classes 1 to 3 of 1001 in the order of their names; if they are others,"
-        " pass ,classes=FILE.csv (columns index and name)"
+        f"images:{root}: 3 folders are taken for classes 1 to 3 of 1001 in the order of their names; if they are"
+        " others, pass ,classes=FILE.csv (columns index and name)"
     )
     (note,) = load(root, names=["c", "b", "x"]).notes
     assert "though 2 are named like classes ('a' is not)" in note
@@ -118,7 +118,8 @@ def test_a_directory_says_its_classes(tmp_path: Path) -> None:
     assert (made.classes, made.label_offset) == (Classes(3, ("Background", "dog", "cat")), 1)
     described = json.loads((tmp_path / "net" / "config.json").read_text())
     (tmp_path / "net" / "config.json").write_text(json.dumps(described | {"id2label": None}))
-    assert hugging_face_architecture("hf", tmp_path / "net").class_names == ()
+    again = hugging_face_architecture("hf", tmp_path / "net")
+    assert (again.class_names, again.label_offset) == (("LABEL_0", "LABEL_1"), 0)  # as transformers fills it in
 
 
 @pytest.mark.parametrize(
