@@ -1,4 +1,4 @@
-"""Folders of images into a network's classes: by name or by order, and what is said of it; accuracies that are chance."""
+"""Folders of images into a network's classes: by name or by order, and what is said of it; accuracy that is chance."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Which class it is, its file says, in the words of any release, or else the model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def preprocessing(directory: Path, config: Any) -> tuple[Preprocess, Geometry | 
         try:
             content = _object(parse_json(read_text(path)))
             if part is None or part in content:
-                return _read_processor(content if part is None else _object(content[part]), config, channels)
+                own = content if part is None else _object(content[part])
+                preprocess, geometry = _read_processor(own, config, channels)
+                return replace(preprocess, notes=tuple(f"{path}: {note}" for note in preprocess.notes)), geometry
             continue
         except WorkloadError as error:
             refused = WorkloadError(f"{path}: {error.message}", error.remedy)
@@ -126,19 +129,17 @@ def _without_effect(content: Mapping[str, Any], name: str, kind: ProcessorType) 
     """Return which keys ask for what this class does not do, a line in all; refuse keys that no class has."""
     own, others = kind.keys, set().union(*(other.keys | set(other.always) for other in PROCESSORS.values()))
     asked = {key for key, value in content.items() if value not in (None, False, "", [], {})} - own - _NO_EFFECT
-    if content.get(_OLD_ONLY_TRUE) is not False:
-        asked.discard(_OLD_ONLY_TRUE)
-    unknown = sorted(asked - others)
-    if content.get(_OLD_ONLY_TRUE) is False:
-        unknown.append(_OLD_ONLY_TRUE)
+    off = {_OLD_ONLY_TRUE} if content.get(_OLD_ONLY_TRUE) is False else set()
+    unknown = sorted(asked - others - {_OLD_ONLY_TRUE} | off)
     if unknown:
-        shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if unknown[_SHOWN:] else "")
+        more = f" and {len(unknown) - _SHOWN} more" if unknown[_SHOWN:] else ""
+        shown = ", ".join(key[:60] for key in unknown[:_SHOWN]) + more
         raise WorkloadError(
             f"asks for {shown}, which is not done here",
             f"take it out of the file if it changes nothing about images, or {_PREPARED}",
         )
-    idle = sorted(asked - _PARAMETERS)
-    return (f"{', '.join(idle)}: {name} does not look at it",) if idle else ()
+    idle = ", ".join(sorted(asked & others - _PARAMETERS))
+    return (f"{name} does not look at {idle}, and neither is it done here",) if idle else ()
 
 
 def _check_padding(settings: Settings, size: Size | None) -> None:
