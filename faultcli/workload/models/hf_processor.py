@@ -73,8 +73,8 @@ def _assumed(directory: Path, config: Any, channels: int) -> tuple[Preprocess, G
     size = _image_size(config)
     resized = f"image files are resized to {size[0]}×{size[1]}, and all are" if size else "images are"
     assumed = (
-        f"{directory}: has no {_FILES[-1][0]}: {resized} scaled to 0 to 1 and not normalised; if the model was"
-        " trained on others, pass --mean and --std"
+        f"{directory}: has no {_FILES[-1][0]}: {resized} scaled to 0 to 1; if the model was trained on"
+        " normalised ones, pass --mean and --std"
     )
     return Preprocess(assumed=assumed), None if size is None else Geometry(size, size, channels=channels)
 
