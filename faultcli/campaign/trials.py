@@ -19,6 +19,7 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory, Store
 from faultcli.campaign.subject import Subject
+from faultcli.workload.metrics import Outcome
 
 
 class ArmTrials:
@@ -127,13 +128,15 @@ class RunWith(TypedDict, total=False):
 
     `executor`: who runs the trials; this process if nobody is named. It is left open. `store`: where trials are kept;
     nowhere if none is named. `budget_seconds`: no trial, and no round of a curve, starts later than this; what is left
-    is shared out evenly among the arms to come. `provenance`: for reports.
+    is shared out evenly among the arms to come. `provenance`: for reports. `on_original`: called with the run without
+    faults of the checkpoint as it is, before any trial.
     """
 
     executor: Executor
     store: Store
     budget_seconds: float | None
     provenance: Provenance | None
+    on_original: Callable[[Outcome], None]
 
 
 @contextmanager
@@ -149,6 +152,8 @@ def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[R
     executor, store = means.get("executor") or Serial(), means.get("store") or Store.open(None)
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload)
+    if (look := means.get("on_original")) is not None:
+        look(original.outcome)
     for gate in plan.gates:
         gate.check_measured(gate_values(original.outcome), workload.architecture.name)
     plan.check_measure(original.outcome)

@@ -89,7 +89,10 @@ def campaign(
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)
         return
-    with conducting(running, threads, seconds, provenance, quiet=quiet) as how, watching(plan, part, quiet) as look:
+    with (
+        conducting(subject, running, threads, seconds, provenance, quiet=quiet) as how,
+        watching(plan, part, quiet) as look,
+    ):
         result = run_campaign(plan, subject, shard=part, on_record=look, **how)
     show_result(result, shown.json, quiet=quiet)
 

@@ -104,7 +104,10 @@ def curve(
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)
         return
-    with conducting(running, threads, seconds, provenance, quiet=quiet) as how, watching_curves(plan, quiet) as look:
+    with (
+        conducting(subject, running, threads, seconds, provenance, quiet=quiet) as how,
+        watching_curves(plan, quiet) as look,
+    ):
         result = run_curves(plan, subject, on_record=look, **how)
     show_curves(result, shown.json, quiet=quiet)
 

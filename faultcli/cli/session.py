@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from faultcli.faults.memories import Rate
     from faultcli.protect.chain import Chain
     from faultcli.recover.applied import Correct
+    from faultcli.workload.metrics import Outcome
 
 _MOST_THREADS = 1024
 
@@ -107,6 +109,24 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
         note(f"warning: {doubt}", quiet=quiet)
 
 
+def note_chance(subject: Subject, original: Outcome, *, quiet: bool) -> None:
+    """Say that a model answers no better than chance before any fault, and why that may be."""
+    from faultcli.report.numbers import percent
+    from faultcli.workload.chance import no_better_than_chance
+    from faultcli.workload.classifier import Workload
+
+    classes = subject.workload.classes if isinstance(subject.workload, Workload) else None
+    right = original.correct1
+    if classes is None or right is None or not no_better_than_chance(right, original.n, classes):
+        return
+    likely = "labels that count other classes (,classes=FILE.csv, ,offset=N), other preprocessing (--mean, --std)"
+    note(
+        f"warning: without faults top-1 is {percent(original.top1)} %, no better than chance of {classes:,} classes;"
+        f" likely causes: {likely}, weights that are not trained",
+        quiet=quiet,
+    )
+
+
 def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quiet: bool) -> None:
     """Say what may go wrong with protections in the formats that they are asked for."""
     from faultcli.checkpoint import DTYPES
@@ -147,7 +167,7 @@ def in_seconds(budget: float | None) -> float | None:
 
 @contextmanager
 def conducting(
-    running: Running, threads: int, seconds: float | None, provenance: Provenance, *, quiet: bool
+    subject: Subject, running: Running, threads: int, seconds: float | None, provenance: Provenance, *, quiet: bool
 ) -> Iterator[RunWith]:
     """Give what trials are run with, for the length of a `with` block; an interrupt says what is kept."""
     from faultcli.campaign.executors import executor_of
@@ -155,7 +175,10 @@ def conducting(
 
     with executor_of(running.workers, running.ray, threads) as executor, closing(Store.open(running.store)) as kept:
         try:
-            yield {"executor": executor, "store": kept, "budget_seconds": seconds, "provenance": provenance}
+            yield {
+                **{"executor": executor, "store": kept, "budget_seconds": seconds, "provenance": provenance},
+                "on_original": partial(note_chance, subject, quiet=quiet),
+            }
         except KeyboardInterrupt:
             note(_where_trials_are(running.store, kept.trials), quiet=quiet)
             raise

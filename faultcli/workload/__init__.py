@@ -8,10 +8,12 @@ in_memory      a user's own module and data
 models         how the network of a checkpoint is found and built
 data           inputs, by name
 preprocess     images into what a network takes
+framing        the steps that an image gets its size by
 factory        objects named as package.module:factory
 answers        the answer in a model's output
 metrics        logits into an outcome
 token_metrics  next-token logits into an outcome
+chance         whether an accuracy could be chance
 measures       the number that a campaign is about
 process        threads, and memory that is kept
 demo           the embedded default: images and a trained network

@@ -175,8 +175,15 @@ class Workload(BaseWorkload):
         return "as they are" if self.dataset.inputs.is_floating_point() else self.architecture.preprocess.text
 
     def doubts(self) -> list[str]:
-        inputs = self.architecture.preprocess.doubt(self.dataset.inputs)
-        return [*super().doubts(), *([] if inputs is None else [f"{self.data_name}: {inputs}"])]
+        preprocess, images = self.architecture.preprocess, not self.dataset.inputs.is_floating_point()
+        seen = preprocess.doubt(self.dataset.inputs)
+        inputs = [*(preprocess.found() if images else []), *([] if seen is None else [f"{self.data_name}: {seen}"])]
+        return [*super().doubts(), *self.dataset.notes, *inputs]
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, known from the first logits at the latest."""
+        return self._classes
 
     @property
     def data_name(self) -> str:
@@ -188,11 +195,10 @@ class Workload(BaseWorkload):
     def identity(self) -> str:
         """Return everything that changes what the model answers, apart from its weights, as one line of JSON: the
         network, the data, and what floating-point results depend on (threads, batch size, device type)."""
-        preprocess = self.architecture.preprocess
         return json.dumps(
             {
                 "architecture": self.architecture.name,
-                "preprocess": [preprocess.scale, preprocess.mean, preprocess.std],
+                "preprocess": self.architecture.preprocess.key,
                 "data": self.data_sha256(),
                 "batch_size": self.batch_size,
                 "threads": torch.get_num_threads(),
@@ -374,7 +380,13 @@ def build_workload(
         return LanguageWorkload(
             architecture, load_model(architecture, state), tokens, batch_size=spec.batch_size, device=place
         )
-    dataset = load_data(data, spec.limit, geometry=architecture.geometry, label_offset=architecture.label_offset)
+    dataset = load_data(
+        data,
+        spec.limit,
+        geometry=architecture.geometry,
+        label_offset=architecture.label_offset,
+        classes=architecture.classes,
+    )
     if spec.mean is not None or spec.std is not None:
         if dataset.inputs.is_floating_point():
             raise UsageError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from faultcli.errors import WorkloadError
+from faultcli.workload.framing import CentreCrop, Exactly, Resize, ShorterEdge, Size, Step, framed
 
 _OFF_SCALE = 20.0  # numbers that a network is fed are around 1; those from 0 to 255 are grey levels
 _SOME = 100  # inputs tell whether all values are whole numbers
@@ -29,20 +30,47 @@ def channels_first(inputs: Tensor, layout: Layout) -> Tensor:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image file becomes the size that a network takes: resized, then cropped from the centre.
+    """How an image file becomes the size that a network takes: resized, then cropped from the centre, or by steps.
 
     An image that has that size already is taken as it is.
     """
 
-    size: tuple[int, int]  # height and width that the network takes
-    resize: int | tuple[int, int] | None = None  # shortest edge, or height and width; None: cropped only
+    size: Size | None  # height and width that the network takes; None: what comes out depends on the image
+    resize: int | Size | None = None  # shortest edge, or height and width; None: cropped only
     resample: int = 2  # Pillow's number of the filter; 2 is bilinear
     channels: int = 3  # 1 (grey) or 3 (RGB)
+    steps: tuple[Step, ...] | None = None  # what is done instead of resizing and cropping
+    on_white: bool = False  # what is transparent is laid on white; else it has the colour that its pixels have
+    refused: WorkloadError | None = None  # why image files cannot be used
+
+    @property
+    def input_shape(self) -> tuple[int, int, int] | None:
+        """What the network gets of one image, channels first; None where that depends on the image."""
+        return None if self.size is None else (self.channels, *self.size)
+
+    def changes(self, size: Size) -> bool:
+        """Whether an image of this size is left as it is because it fits, though the steps would change it."""
+        return size == self.size and any(step.of(size) != size for step in self._steps())
+
+    def framed(self, image: Any) -> Any:
+        """Return an image of Pillow in the size that the network takes.
+
+        Raises:
+            ValueError: nothing would be left of it, or it would become overly large on its way.
+        """
+        return image if (image.height, image.width) == self.size else framed(image, self._steps())
+
+    def _steps(self) -> tuple[Step, ...]:
+        if self.steps is not None:
+            return self.steps
+        target = Exactly(*self.resize) if isinstance(self.resize, tuple) else ShorterEdge(self.resize or 1)
+        resize = () if self.resize is None else (Resize(target, self.resample),)
+        return resize if self.size is None else (*resize, CentreCrop(*self.size, nearest=True))
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """x → (x · scale − mean) / std, per channel.
+    """x → (x · scale − mean) / std, per channel; then the channels in reverse, where the network takes BGR.
 
     It is for uint8 images. Floating-point inputs are taken to be preprocessed already and pass as they are.
 
@@ -53,6 +81,10 @@ class Preprocess:
     scale: float = 1 / 255  # what one grey level is worth
     mean: tuple[float, ...] | None = None  # one per channel or one for all, after scaling; None: 0
     std: tuple[float, ...] | None = None  # one per channel or one for all, after scaling; None: 1
+    reverse: bool = False  # the channels, from RGB to BGR
+    assumed: str | None = None  # what is done because nothing says what the network takes; --mean and --std do
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what is asked for and has no effect, a line each
+    refused: WorkloadError | None = field(default=None, compare=False)  # why uint8 images cannot be prepared
 
     def __post_init__(self) -> None:
         for name, values in (("scale", (self.scale,)), ("std", self.std or ())):
@@ -68,7 +100,17 @@ class Preprocess:
         steps = [f"× 1/{grey:.4g}" if grey > 1 else f"× {self.scale:.4g}"]
         if self.mean is not None:
             steps[0] += f" − {_join(self.mean)}"
-        return ", ".join([*steps, *([f"÷ {_join(self.std)}"] if self.std is not None else [])])
+        divided = [] if self.std is None else [f"÷ {_join(self.std)}"]
+        return ", ".join([*steps, *divided, *(["BGR"] if self.reverse else [])])
+
+    @property
+    def key(self) -> list[object]:
+        """Everything that changes what comes out, as JSON takes it."""
+        return [self.scale, self.mean, self.std, *(["BGR"] if self.reverse else [])]
+
+    def found(self) -> list[str]:
+        """Return what a user may not expect of how images are prepared, a line each."""
+        return [*([self.assumed] if self.assumed else []), *self.notes]
 
     def doubt(self, inputs: Tensor) -> str | None:
         """Return why inputs look as if they were made for other preprocessing, and what to pass if they were; None if
@@ -115,6 +157,7 @@ class Preprocess:
         """Return a copy in which whatever is not None is replaced."""
         return dataclasses.replace(
             self,
+            assumed=None,
             scale=self.scale if scale is None else scale,
             mean=self.mean if mean is None else tuple(mean),
             std=self.std if std is None else tuple(std),
@@ -124,16 +167,18 @@ class Preprocess:
         """Return `inputs` as contiguous float32; uint8 images scaled, normalised and as [N, C, H, W].
 
         Raises:
-            WorkloadError: mean or std has another number of channels than the images.
+            WorkloadError: mean or std has another number of channels than the images, or images cannot be prepared.
         """
         if inputs.is_floating_point():
             return inputs.to(torch.float32).contiguous()
+        if self.refused is not None:
+            raise self.refused
         x = channels_first(inputs, layout).to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale)
         if self.mean is not None:
             x.sub_(self._per_channel("mean", self.mean, x))
         if self.std is not None:
             x.div_(self._per_channel("std", self.std, x))
-        return x
+        return x.flip(1) if self.reverse else x
 
     @staticmethod
     def _per_channel(name: str, values: tuple[float, ...], images: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.classifier import WorkloadSpec, build_workload
-from faultcli.workload.models.huggingface import hugging_face_architecture
 
 transformers = pytest.importorskip("transformers")
 
@@ -208,59 +207,6 @@ def test_a_file_needs_to_be_told_that_it_is_of_hugging_face(models: Path, pictur
         build(models / "vit" / "model.safetensors", pictures)
     assert "hf, torchvision:NAME" in (info.value.remedy or "")
     assert len(build(models / "vit" / "model.safetensors", pictures, arch="hf").logits()) == 6
-
-
-PROCESSOR = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2], "rescale_factor": 1 / 255}
-
-
-@pytest.mark.parametrize(
-    ("processor", "scale", "mean", "geometry"),
-    [
-        ({"size": {"height": 16, "width": 16}}, 1 / 255, 0.5, ((16, 16), (16, 16))),
-        ({"size": 16}, 1 / 255, 0.5, ((16, 16), (16, 16))),
-        ({"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 16}, 1 / 255, 0.5, ((16, 16), 20)),
-        ({"size": 20, "do_center_crop": True, "crop_size": {"height": 16, "width": 12}}, 1 / 255, 0.5, ((16, 12), 20)),
-        ({"size": {"shortest_edge": 14}, "crop_pct": 0.875}, 1 / 255, 0.5, ((14, 14), 16)),
-        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, 1 / 255, 0.5, ((384, 384), (384, 384))),
-        ({"size": 16, "do_rescale": False}, 1.0, 0.5, ((16, 16), (16, 16))),
-        ({"size": 16, "do_normalize": False}, 1 / 255, None, ((16, 16), (16, 16))),
-        ({"size": 16, "rescale_offset": True}, 1 / 255, 1.5, ((16, 16), (16, 16))),
-        ({"do_resize": False}, 1 / 255, 0.5, None),
-    ],
-)
-def test_preprocessing_is_what_the_processor_says(
-    models: Path,
-    tmp_path: Path,
-    processor: dict[str, object],
-    scale: float,
-    mean: float | None,
-    geometry: tuple[tuple[int, int], object] | None,
-) -> None:
-    directory, _ = copy(models, "vit", tmp_path / "m")
-    rewrite(directory, "preprocessor_config.json", **PROCESSOR | processor)
-    made = hugging_face_architecture("hf", directory)
-    assert made.preprocess.scale == scale
-    assert (made.preprocess.mean or (None,))[0] == mean
-    assert (None if made.geometry is None else (made.geometry.size, made.geometry.resize)) == geometry
-    assert made.input_shape == (None if geometry is None else (3, *geometry[0]))
-
-
-@pytest.mark.parametrize(
-    ("processor", "message"),
-    [
-        ({"do_flip_channel_order": True}, "asks for do_flip_channel_order, which is not done here"),
-        ({"size": {"longest_edge": 9}}, "cannot be used"),
-        ({"image_mean": None}, "cannot be used"),
-        ({"image_std": [0, 0, 0]}, "std has to be positive"),
-    ],
-)
-def test_processors_that_cannot_be_followed(
-    models: Path, tmp_path: Path, processor: dict[str, object], message: str
-) -> None:
-    directory, _ = copy(models, "vit", tmp_path / "m")
-    rewrite(directory, "preprocessor_config.json", **PROCESSOR | processor)
-    with pytest.raises(WorkloadError, match=f"preprocessor_config.json: .*{message}"):
-        hugging_face_architecture("hf", directory)
 
 
 def test_a_background_class_moves_the_labels(models: Path, pictures: str, tmp_path: Path) -> None:

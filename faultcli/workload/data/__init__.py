@@ -3,6 +3,7 @@
 datasets  labelled inputs, by name
 readers   the files that they come in
 images    folders of images
+labels    their folders into the classes of a network
 archives  arrays out of npz and safetensors files
 tokens    token sequences
 """

@@ -16,8 +16,10 @@ from torch import Tensor
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.foreign import whole_number
 from faultcli.workload.data.images import read_images
+from faultcli.workload.data.labels import in_classes_of
 from faultcli.workload.data.readers import ARRAY_SUFFIXES, Arrays, read_arrays, read_cifar10, read_digits, read_mnist
 from faultcli.workload.factory import call_factory, is_factory
+from faultcli.workload.models.architectures import Classes
 from faultcli.workload.preprocess import Geometry, Layout, channels_first
 
 _IMAGE_CHANNELS = (1, 3)
@@ -43,6 +45,7 @@ class Dataset:
     name: str
     layout: Layout  # how the dimensions of `inputs` read
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()  # what was found when they were read that a user may not expect, a line each
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -161,7 +164,12 @@ def _layout(name: str, inputs: Tensor) -> Layout:
 
 
 def load_data(
-    spec: str, limit: int | None = None, *, geometry: Geometry | None = None, label_offset: int = 0
+    spec: str,
+    limit: int | None = None,
+    *,
+    geometry: Geometry | None = None,
+    label_offset: int = 0,
+    classes: Classes | None = None,
 ) -> Dataset:
     """Load the data set that `spec` names.
 
@@ -180,6 +188,7 @@ def load_data(
         limit: the first so many inputs.
         geometry: how image files get the size that the network takes.
         label_offset: the network's class for label 0, unless `spec` says another.
+        classes: the network's classes, which folders may be named like; None: labels are what the data say.
 
     Raises:
         UsageError: nothing known is named.
@@ -189,6 +198,8 @@ def load_data(
         raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
     source, options = _options(spec)
     dataset = _load(spec, source, options, geometry, limit).first(limit)
+    if classes is not None and source.startswith("images:") and not options.keys() & {"classes", "offset"}:
+        return _in_classes_of(dataset, classes, label_offset)
     offset = _whole(spec, options["offset"]) if "offset" in options else label_offset
     if not offset:
         return dataset
@@ -196,6 +207,14 @@ def load_data(
     if int(labels.min()) < 0:
         raise WorkloadError(f"{spec}: an offset of {offset} makes label {int(labels.min())}", "classes count from 0")
     return replace(dataset, labels=labels, class_names=None)
+
+
+def _in_classes_of(dataset: Dataset, network: Classes, offset: int) -> Dataset:
+    """Return a folder of images per class with the labels of a network."""
+    found = in_classes_of(dataset.name, dataset.class_names or (), network, offset)
+    notes = dataset.notes if found.note is None else (*dataset.notes, found.note)
+    labels = torch.tensor(found.numbers)[dataset.labels]
+    return replace(dataset, labels=labels, class_names=found.names, notes=notes)
 
 
 def training_split(spec: str) -> str | None:
@@ -224,9 +243,10 @@ def _load(spec: str, source: str, options: dict[str, str], geometry: Geometry | 
             raise WorkloadError(f"{spec}: there is no directory {place!r}", f"pass --data {kind}:DIR")
         if kind == "images":
             classes = Path(options["classes"]) if "classes" in options else None
-            return _from_arrays(read_images(Path(place), geometry, limit, classes), source)
-        read = {"mnist": read_mnist, "cifar10": read_cifar10}[kind]
-        return _from_arrays(read(Path(place), split, limit), spec)
+            read = read_images(Path(place), geometry, limit, classes)
+            return replace(_from_arrays(read, source), notes=read.notes)
+        reader = {"mnist": read_mnist, "cifar10": read_cifar10}[kind]
+        return _from_arrays(reader(Path(place), split, limit), spec)
     if source.endswith(ARRAY_SUFFIXES):
         return _from_arrays(read_arrays(Path(source), limit), source)
     if is_factory(source):

@@ -58,14 +58,17 @@ def read_images(
     except ImportError as error:
         raise WorkloadError(f"images:{directory} needs Pillow", install("images")) from error
     folders = _folders(directory)
+    if geometry is not None and geometry.refused is not None:
+        raise geometry.refused
     index, names = _numbered(sorted(folders), classes)
     rows = [[(path, index[folder]) for path in paths] for folder, paths in sorted(folders.items())]
     chosen = [item for item in chain.from_iterable(zip_longest(*rows)) if item is not None][:limit]
     paths = [path for path, _ in chosen]
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        images = _decode_all(paths, geometry)
-    return Arrays(images, np.array([number for _, number in chosen]), names, "NCHW")
+        images, fitting = _decode_all(paths, geometry)
+    notes = _as_they_are(f"images:{directory}", fitting, images)
+    return Arrays(images, np.array([number for _, number in chosen]), names, "NCHW", notes)
 
 
 def _folders(directory: Path) -> dict[str, list[Path]]:
@@ -123,13 +126,23 @@ def _numbered(folders: list[str], classes: Path | None) -> tuple[dict[str, int],
     )
 
 
-def _decode_all(paths: list[Path], geometry: Geometry | None) -> NDArray[np.uint8]:
-    first = _decode(paths[0], geometry)
+def _as_they_are(name: str, fitting: int, images: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Say that images were not resized and cropped because they have the size that the network takes."""
+    if not fitting:
+        return ()
+    number, _, height, width = images.shape
+    some = f"{fitting:,} of {number:,}" if fitting < number else "all"
+    return (f"{name}: {some} images have the network's {width}×{height} and are not resized and cropped again",)
+
+
+def _decode_all(paths: list[Path], geometry: Geometry | None) -> tuple[NDArray[np.uint8], int]:
+    """Return the images, and how many of them were left as they are though others of their size would not be."""
+    first, fits = _decode(paths[0], geometry)
     images = _room((len(paths), *first.shape))
     images[0] = first
 
-    def put(number: int) -> None:
-        image = _decode(paths[number], geometry)
+    def put(number: int) -> bool:
+        image, fits = _decode(paths[number], geometry)
         if image.shape != first.shape:
             sizes = [f"{shape[2]}×{shape[1]}" for shape in (first.shape, image.shape)]
             raise WorkloadError(
@@ -138,15 +151,15 @@ def _decode_all(paths: list[Path], geometry: Geometry | None) -> NDArray[np.uint
                 "resize the images to one size",
             )
         images[number] = image
+        return fits
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         try:
-            for _ in pool.map(put, range(1, len(paths))):
-                pass
+            fitting = fits + sum(pool.map(put, range(1, len(paths))))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return images
+    return images, fitting
 
 
 def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -165,8 +178,8 @@ def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         ) from error
 
 
-def _decode(path: Path, geometry: Geometry | None) -> NDArray[np.uint8]:
-    """Return one image as uint8 [C, H, W]."""
+def _decode(path: Path, geometry: Geometry | None) -> tuple[NDArray[np.uint8], bool]:
+    """Return one image as uint8 [C, H, W], and whether it was left as it is because it fits."""
     from PIL import Image, ImageOps
 
     grey = geometry is not None and geometry.channels == 1
@@ -176,7 +189,10 @@ def _decode(path: Path, geometry: Geometry | None) -> NDArray[np.uint8]:
                 raise WorkloadError(
                     f"{path}: has more than 8 bits per channel (mode {image.mode})", "store it as 8-bit"
                 )
-            turned = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
+            turned = ImageOps.exif_transpose(image)
+            if geometry is not None and geometry.on_white:
+                turned = _on_white(turned)
+            turned = turned.convert("L" if grey else "RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise WorkloadError(f"{path}: has more than {limit} pixels", "resize it, or leave it out") from error
@@ -184,21 +200,19 @@ def _decode(path: Path, geometry: Geometry | None) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they come upon
         raise WorkloadError(f"{path}: cannot be decoded: {error}", "fetch it again, or leave it out") from error
-    pixels = np.asarray(_framed(turned, geometry))
-    return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    try:
+        pixels = np.asarray(turned if geometry is None else geometry.framed(turned))
+    except ValueError as error:
+        raise WorkloadError(f"{path}: {error}", "crop it, or leave it out") from error
+    fits = geometry is not None and geometry.changes((turned.height, turned.width))
+    return (pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))), fits
 
 
-def _framed(image: Any, geometry: Geometry | None) -> Any:
-    if geometry is None or image.size == geometry.size[::-1]:
+def _on_white(image: Any) -> Any:
+    """Return an image of Pillow without transparency, what shows through it being white."""
+    from PIL import Image
+
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image
-    width, height = image.size
-    if isinstance(geometry.resize, tuple):
-        width, height = geometry.resize[::-1]
-    elif geometry.resize is not None:
-        short = min(width, height)
-        width, height = (int(geometry.resize * edge / short) for edge in (width, height))
-    if (width, height) != image.size:
-        image = image.resize((width, height), geometry.resample)
-    rows, columns = geometry.size
-    left, top = round((width - columns) / 2), round((height - rows) / 2)
-    return image.crop((left, top, left + columns, top + rows))  # black where the image is smaller
+    clear = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)

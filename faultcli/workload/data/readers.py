@@ -43,6 +43,7 @@ class Arrays:
     labels: NDArray[Any] | Tensor
     class_names: tuple[str, ...] | None = None
     layout: Layout | None = None
+    notes: tuple[str, ...] = ()  # what was found that a user may not expect, a line each
 
 
 def read_digits(split: str) -> Arrays:

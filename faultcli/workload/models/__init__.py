@@ -6,6 +6,9 @@ arch_spellings  every spelling of --arch, and what finds the network
 huggingface     model directories, through transformers
 hf_config       their config.json, checked
 hf_processor    what their image processor does
+hf_processors   the classes of image processors, by name
+hf_settings     what one is set to
+hf_labels       what they call their classes
 hf_weights      their tensors into a model, and found again in it
 zoo             torchvision and timm, by name
 exported        programs of torch.export

@@ -32,6 +32,14 @@ class Language:
 
 
 @dataclass(frozen=True)
+class Classes:
+    """What is known of the classes that a classifier answers with."""
+
+    number: int | None = None  # None: known only from the first logits
+    names: tuple[str, ...] = ()  # from index 0 on; empty: not known
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A network without its weights, and what is known of its inputs."""
 
@@ -45,10 +53,16 @@ class Architecture:
     batch: int | None = None  # inputs per forward pass, where the network takes no other number
     input_shape: tuple[int, ...] | None = None  # of one input, channels first; None: not known
     num_classes: int | None = None  # None: known only from the first logits
+    class_names: tuple[str, ...] = ()  # of all classes, from index 0 on; empty: not known
     data: str = "FILE.npz"  # the --data that fits it, for messages
     description: str = ""  # one line
     source: str = ""  # who defined it, and whose tensor names it has
     notes: tuple[str, ...] = ()  # what was found when it was opened that a user may not expect, a line each
+
+    @property
+    def classes(self) -> Classes:
+        """What is known of the classes that it answers with."""
+        return Classes(self.num_classes, self.class_names)
 
     def with_preprocess(self, preprocess: Preprocess) -> Architecture:
         """Return a copy that prepares its inputs differently."""

@@ -15,6 +15,7 @@ from torch import nn
 from faultcli.errors import WorkloadError
 from faultcli.workload.models.architectures import Architecture, Language
 from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, count, first_line, read_config
+from faultcli.workload.models.hf_labels import class_names, offset_of
 from faultcli.workload.models.hf_processor import preprocessing
 from faultcli.workload.models.hf_weights import Task, load
 
@@ -61,15 +62,17 @@ def _architecture(directory: Path, config: Any) -> Architecture:
             data="FILE.safetensors (input_ids, attention_mask) or FILE.txt",
         )
     preprocess, geometry = preprocessing(directory, config)
+    names = class_names(config)
     return Architecture(
         name=name,
         build=partial(_skeleton, name, config),
         load=made,
         preprocess=preprocess,
         geometry=geometry,
-        input_shape=None if geometry is None else (geometry.channels, *geometry.size),
+        input_shape=None if geometry is None else geometry.input_shape,
         num_classes=count("num_labels", config.num_labels),
-        label_offset=int(str(config.id2label.get(0)).lower() == "background"),
+        class_names=names,
+        label_offset=offset_of(names),
         data="images:DIR",
     )
 
