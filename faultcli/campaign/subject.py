@@ -34,6 +34,7 @@ from faultcli.workload.in_memory import module_workload, scored_module
 from faultcli.workload.score import Changed, MetricScore, Score, ScoreTask, ScoreWorkload, score_name
 
 DEMO = "demo"
+_SHOWN = 3  # how many names a message lists
 
 
 class Opening(Selecting, total=False):
@@ -80,6 +81,7 @@ class Subject:
         checkpoint_hash: content hash of the checkpoint, for a plan's identity.
         factors: those of a scaled checkpoint, for arms that do not scale by themselves.
         unlabelled: inputs for arms that recalibrate or correct; not those that are evaluated.
+        unread: selected tensors of the checkpoint that the model does not read, and that are not at risk therefore.
         selection: what `tensors` were selected by.
         model: what the user calls the model.
         data: the data as the user named it; None: the architecture's own, or data in memory.
@@ -92,6 +94,7 @@ class Subject:
     checkpoint_hash: str
     factors: Mapping[str, Factors] | None = None
     unlabelled: Dataset | None = None
+    unread: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     model: str = "checkpoint"
     data: str | None = None
@@ -135,11 +138,16 @@ class Subject:
             directory=checkpoint.directory,
             is_directory=checkpoint.kind == "directory",
         )
+        read = workload.read_by_model(names)
+        unread = tuple(name for name in names if name not in set(read))
+        if unread:
+            workload.found += _not_read(workload, selection, checkpoint, read, unread)
         return cls(
             workload,
-            {name: state[name] for name in names},
+            {name: state[name] for name in read},
             sha256,
             factors,
+            unread=unread,
             selection=selection,
             model=DEMO if model is None else _called(checkpoint.path),
             data=data,
@@ -254,6 +262,7 @@ class Subject:
             checkpoint=self.checkpoint_hash,
             workload=self.workload.identity(),
             unlabelled=self.unlabelled.sha256() if self.unlabelled else None,
+            unread=self.unread,
         )
 
     def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
@@ -296,6 +305,36 @@ def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
     if data is None:
         raise UsageError("there is nothing to run the model on", "pass a DataLoader, or a score of your own: score=fn")
     return None
+
+
+def _not_read(
+    workload: BaseWorkload,
+    selection: Selection,
+    checkpoint: Checkpoint,
+    read: Sequence[str],
+    unread: Sequence[str],
+) -> list[str]:
+    """Return what a user is told of selected tensors that the model does not read.
+
+    Raises:
+        UsageError: there are no others.
+    """
+    listed = ", ".join(unread[:_SHOWN]) + (", …" if len(unread) > _SHOWN else "")
+    if not read:
+        raise UsageError(
+            f"{checkpoint.path}: no answer depends on {listed}: {workload.architecture.name} does not read"
+            f" {'it' if len(unread) == 1 else 'them'}",
+            "name tensors that it reads with --include" if selection.include else "widen the selection",
+        )
+    binding = workload.binding
+    unsaid = [name for name in unread if binding is None or name not in binding.left_out]
+    if not unsaid:
+        return []
+    bits = sum(8 * checkpoint.tensors[name].nbytes for name in unsaid)
+    listed = ", ".join(unsaid[:_SHOWN]) + (", …" if len(unsaid) > _SHOWN else "")
+    if len(unsaid) == 1:
+        return [f"the model does not read {listed}, {bits:,} bits: it is not at risk"]
+    return [f"the model does not read {len(unsaid)} tensors, {bits:,} bits: {listed}; they are not at risk"]
 
 
 def _called(path: Path) -> str:
