@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class LivePart:
     """A box of a stored tensor, and the live elements that hold it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Scattered:
     """A stored tensor that the model reads in parts; what is in none of them, it does not read."""
 
     shape: tuple[int, ...]  # of the stored tensor
-    parts: tuple[Part, ...]
+    parts: tuple[LivePart, ...]
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +94,7 @@ def fill(live: LiveTensor, stored: Tensor) -> None:
         part.view.copy_(part.of(stored))
 
 
-def scattered(shape: Sequence[int], parts: Sequence[Part]) -> LiveTensor:
+def scattered(shape: Sequence[int], parts: Sequence[LivePart]) -> LiveTensor:
     """Return the live tensor that parts make; as one tensor of the stored shape if a single part is all of it."""
     if len(parts) == 1 and parts[0].view.numel() == torch.Size(shape).numel():
         try:

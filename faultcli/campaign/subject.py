@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint.header import TensorInfo
+from faultcli.checkpoint.locate import some
 from faultcli.errors import FormatError, UsageError
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
@@ -34,7 +36,6 @@ from faultcli.workload.in_memory import module_workload, scored_module
 from faultcli.workload.score import Changed, MetricScore, Score, ScoreTask, ScoreWorkload, score_name
 
 DEMO = "demo"
-_SHOWN = 3  # how many names a message lists
 
 
 class Opening(Selecting, total=False):
@@ -140,8 +141,13 @@ class Subject:
         )
         read = workload.read_by_model(names)
         unread = tuple(name for name in names if name not in set(read))
-        if unread:
-            workload.found += _not_read(workload, selection, checkpoint, read, unread)
+        if not read:
+            raise UsageError(
+                f"{checkpoint.path}: no answer depends on {some(unread)}: {workload.architecture.name} does not read"
+                f" {'it' if len(unread) == 1 else 'them'}",
+                "name tensors that it reads with --include" if selection.include else "widen the selection",
+            )
+        workload.found += _not_read(workload, checkpoint.tensors if hardened is None else hardened.infos, unread)
         return cls(
             workload,
             {name: state[name] for name in read},
@@ -307,34 +313,20 @@ def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
     return None
 
 
-def _not_read(
-    workload: BaseWorkload,
-    selection: Selection,
-    checkpoint: Checkpoint,
-    read: Sequence[str],
-    unread: Sequence[str],
-) -> list[str]:
-    """Return what a user is told of selected tensors that the model does not read.
-
-    Raises:
-        UsageError: there are no others.
-    """
-    listed = ", ".join(unread[:_SHOWN]) + (", …" if len(unread) > _SHOWN else "")
-    if not read:
-        raise UsageError(
-            f"{checkpoint.path}: no answer depends on {listed}: {workload.architecture.name} does not read"
-            f" {'it' if len(unread) == 1 else 'them'}",
-            "name tensors that it reads with --include" if selection.include else "widen the selection",
-        )
+def _not_read(workload: BaseWorkload, tensors: Mapping[str, TensorInfo], unread: Sequence[str]) -> list[str]:
+    """Return what a user is told of tensors that the model does not read: those that were selected, and those that
+    nobody expects in a model of its kind."""
     binding = workload.binding
-    unsaid = [name for name in unread if binding is None or name not in binding.left_out]
-    if not unsaid:
+    if binding is None:
         return []
-    bits = sum(8 * checkpoint.tensors[name].nbytes for name in unsaid)
-    listed = ", ".join(unsaid[:_SHOWN]) + (", …" if len(unsaid) > _SHOWN else "")
-    if len(unsaid) == 1:
-        return [f"the model does not read {listed}, {bits:,} bits: it is not at risk"]
-    return [f"the model does not read {len(unsaid)} tensors, {bits:,} bits: {listed}; they are not at risk"]
+    told = (set(unread) | binding.unknown) - binding.left_out
+    infos = [info for name, info in tensors.items() if name in told]
+    if not infos:
+        return []
+    names, bits = some([info.name for info in infos]), sum(8 * info.nbytes for info in infos)
+    if len(infos) == 1:
+        return [f"the model does not read {names}, {bits:,} bits: it is not at risk"]
+    return [f"the model does not read {len(infos)} tensors, {bits:,} bits: they are not at risk: {names}"]
 
 
 def _called(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from faultcli.checkpoint.locate import some
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.live import LiveTensor, fill
 from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
@@ -18,7 +19,6 @@ from faultcli.workload.models.binding import Binding, binding_of, live_tensors
 from faultcli.workload.token_metrics import GoldenTokens
 
 Golden = GoldenRun | GoldenTokens | GoldenScores
-_SHOWN = 3  # how many names a message lists
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -126,8 +126,8 @@ class BaseWorkload(ABC):
         computed = [name for name in names if self.binding is not None and name in self.binding.computed]
         if computed:
             raise WorkloadError(
-                f"{self.architecture.name}: computes with {', '.join(computed[:_SHOWN])}"
-                f"{', …' if len(computed) > _SHOWN else ''} on loading, so faults in the file cannot be carried over",
+                f"{self.architecture.name}: computes with {some(computed)} on loading, so faults in the file cannot be"
+                " carried over",
                 "leave such tensors out with --exclude, or pass a network that takes them as they are:"
                 " --arch package.module:factory",
             )

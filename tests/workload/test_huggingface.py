@@ -150,7 +150,10 @@ def rewrite(directory: Path, file: str, **changes: object) -> None:
 
 MISFITS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "missing": (lambda state: state.pop("classifier.bias"), r"tensors 1 missing \(classifier.bias\)"),
-    "unexpected": (lambda state: state.update(extra=torch.zeros(2)), r"tensors 1 unexpected \(extra\)"),
+    "of a layer that there is not": (
+        lambda state: state.update({"vit.encoder.layer.2.layernorm_after.bias": torch.zeros(32)}),
+        r"tensors 1 unexpected \(vit.layers.2.layernorm_after.bias\)",
+    ),
     "reshaped": (
         lambda state: state.update({"classifier.weight": torch.zeros(5, 32)}),
         r"of another shape \(classifier.weight\)",

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from faultcli.live import LiveTensor, Part, scattered
+from faultcli.live import LivePart, LiveTensor, scattered
 
 _ATTRIBUTE = "_faultcli_binding"
 
@@ -25,7 +25,7 @@ class Spot:
         name: the live tensor.
         shape: of the box; dimensions may be split.
         live, live_strides: the first element in the live tensor, and the steps to the next along each dimension.
-        stored, stored_strides: the same in the stored tensor; as `live.Part` wants them.
+        stored, stored_strides: the same in the stored tensor; as `live.LivePart` wants them.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Spot:
         assert own.is_contiguous()
         return own.as_strided(self.shape, self.live_strides, own.storage_offset() + self.live)
 
-    def part(self, own: Tensor) -> Part:
+    def part(self, own: Tensor) -> LivePart:
         """Return the part that it is of the live tensor."""
-        return Part(self.view(own), self.stored, self.stored_strides)
+        return LivePart(self.view(own), self.stored, self.stored_strides)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Binding:
         shapes: of those tensors, as stored.
         computed: tensors that the model reads as something else than they are, so that no element has a place.
         left_out: tensors that lie beside the model's, which a note says.
+        unknown: tensors that the model's library has no use for, and does not expect.
         notes: what a user may not expect, a line each.
     """
 
@@ -66,6 +67,7 @@ class Binding:
     shapes: Mapping[str, tuple[int, ...]]
     computed: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def live(self, own: Mapping[str, Tensor]) -> dict[str, LiveTensor]:

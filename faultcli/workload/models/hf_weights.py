@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -18,7 +19,7 @@ from faultcli.workload.models.architectures import IGNORED_SUFFIX
 from faultcli.workload.models.binding import Binding, bind, by_storage, empty, own_memory
 from faultcli.workload.models.coding import CODE
 from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, check_size, first_line, offline
-from faultcli.workload.models.prefixes import Fit, fit
+from faultcli.workload.models.prefixes import NameFit, fit
 from faultcli.workload.models.rearranged import rearranged
 
 _SHOWN = 3
@@ -85,7 +86,7 @@ def load(directory: Path, name: str, task: Task, config: Any, state: Mapping[str
                 f"{directory}: {name} cannot be built: {first_line(error)}",
                 OWN_NETWORK,
             ) from error
-        _check(directory, name, info)
+        unknown = _check(directory, name, model, info)
         model.requires_grad_(False).eval()
         held = {**given, **marked}
         own = model.state_dict()
@@ -101,6 +102,7 @@ def load(directory: Path, name: str, task: Task, config: Any, state: Mapping[str
         {stored: tuple(tensor.shape) for stored, tensor in state.items()},
         frozenset(by_key[key] for key, found in places.items() if found is None),
         fitting.left_out,
+        frozenset(by_key[key] for key, found in places.items() if found == () and key in unknown),
         fitting.notes,
     )
     for stored, live in binding.live(own).items():
@@ -110,7 +112,7 @@ def load(directory: Path, name: str, task: Task, config: Any, state: Mapping[str
     return bind(made, binding.inside("model."))
 
 
-def _fit(state: Mapping[str, Tensor], skeleton: Any) -> Fit:
+def _fit(state: Mapping[str, Tensor], skeleton: Any) -> NameFit:
     """Find what names of the file begin with that those of the model do not. The prefix of the model's inner part may
     be there or not: transformers sees to that."""
     own: dict[str, Any] = {key: tuple(tensor.shape) for key, tensor in skeleton.state_dict().items()}
@@ -167,11 +169,16 @@ def _by_transformers(kind: Any, config: Any) -> Any:
     return loading
 
 
-def _check(directory: Path, name: str, info: Mapping[str, Any]) -> None:
+def _check(directory: Path, name: str, model: Any, info: Mapping[str, Any]) -> frozenset[str]:
+    """Refuse what does not fit; return the tensors that transformers has no use for, as it calls them and as the file
+    does, with and without the prefix of the model's inner part."""
     missing = [key for key in info["missing_keys"] if not key.endswith(IGNORED_SUFFIX)]
+    base = f"{model.base_model_prefix}."
+    unknown = [key for key in info["unexpected_keys"] if not key.endswith(IGNORED_SUFFIX)]
+    layers = {_numberless(key.removeprefix(base)) for key in model.state_dict()}
     kinds = {
         "missing": missing,
-        "unexpected": [key for key in info["unexpected_keys"] if not key.endswith(IGNORED_SUFFIX)],
+        "unexpected": unknown if missing else [k for k in unknown if _numberless(k.removeprefix(base)) in layers],
         "of another shape": [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]],
     }
     problems = [f"{len(found)} {kind} ({_first(found)})" for kind, found in kinds.items() if found]
@@ -185,6 +192,12 @@ def _check(directory: Path, name: str, info: Mapping[str, Any]) -> None:
             f"{directory}: {name} cannot be loaded: {str(info['error_msgs'][0]).splitlines()[0]}",
             f"fetch the model again; {CONFIG} and the weights have to belong together",
         )
+    return frozenset([*unknown, *(key.removeprefix(base) for key in unknown), *(base + key for key in unknown)])
+
+
+def _numberless(name: str) -> str:
+    """Return a name without its numbers: alike for all layers, those that the configuration does not have, too."""
+    return re.sub(r"\d+", "#", name)
 
 
 @contextmanager

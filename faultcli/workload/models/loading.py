@@ -63,7 +63,7 @@ def load_model(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Mo
         for one, other in twice
         if one in given and other in given and not torch.equal(given[one], given[other])
     ]
-    binding = Binding(spots, shapes, computed, fitting.left_out, (*fitting.notes, *notes))
+    binding = Binding(spots, shapes, computed, fitting.left_out, notes=(*fitting.notes, *notes))
     for key, live in binding.live(model.state_dict()).items():
         fill(live, state[key])
     return bind(model, binding)

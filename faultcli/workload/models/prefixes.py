@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 from math import prod
 
+from faultcli.checkpoint.locate import some
+
 Shapes = Mapping[str, Sequence[int]]
 
 _LOOKED_AT = 32  # names of the network that are looked for under other beginnings
 _TRIED = 24  # changes, those that most of them ask for first
 _ASIDE = re.compile(r"(^|[._])(ema|swa|avg|averaged?|average_model|teacher|momentum|target|shadow|mean)([._]|$)")
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ AS_IT_IS = Change()
 
 
 @dataclass(frozen=True)
-class Fit:
+class NameFit:
     """Names of a file as those of a network.
 
     Attributes:
@@ -63,7 +64,7 @@ class Fit:
     notes: tuple[str, ...] = ()
 
 
-def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> Fit:
+def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> NameFit:
     """Find the one change of beginnings that makes most names of a file those of a network.
 
     Names that fit as they are stay so. Of several copies the plain one counts, and one that is no average.
@@ -77,7 +78,7 @@ def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> Fit:
     known = {**(also or {}), **own}
     plain = AS_IT_IS.reached(stored, known)
     if plain == len(stored):
-        return Fit({name: name for name in stored})
+        return NameFit({name: name for name in stored})
     reached = {
         change: change.reached(stored, known) for change in _changes(stored, known) if also is None or not change.own
     }
@@ -99,17 +100,16 @@ def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> Fit:
             copies[beginning] = found
     for beginning, found in copies.items():
         runs = "those without it" if not chosen.stored else f"those under {chosen.stored!r}"
-        notes.append(
-            f"a second copy of the weights, {len(found)} tensors under {beginning!r}, is left out; {runs} are what runs"
-        )
+        copy = f"a second copy of the weights, {len(found)} tensors under {beginning!r}"
+        notes.append(f"{copy}, is not run and not at risk: {runs} run")
     rest = [name for name in outside if name not in _all(copies)]
     if rest:
         notes.append(
             f"{len(rest)} tensor{'s' if len(rest) > 1 else ''} beside {chosen.stored!r}"
-            f" {'are' if len(rest) > 1 else 'is'} left out: {_first(rest)}"
+            f" {'are' if len(rest) > 1 else 'is'} not of the model, and not at risk: {some(rest)}"
         )
     left_out = frozenset([*rest, *_all(copies)])
-    return Fit({name: changed for name, changed in names.items() if name not in left_out}, left_out, tuple(notes))
+    return NameFit({name: changed for name, changed in names.items() if name not in left_out}, left_out, tuple(notes))
 
 
 def _plainness(change: Change) -> tuple[bool, int, str]:
@@ -137,7 +137,10 @@ def _changes(stored: Shapes, own: Shapes) -> list[Change]:
             asked.update(
                 Change(_beginning(other, count), _beginning(parts, count)) for count, other in alike if count == longest
             )
-    return [change for change, _ in asked.most_common(_TRIED) if change != AS_IT_IS]
+    levels = zip(*(name.split(".")[:-1] for name in stored), strict=False)
+    wrapped = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels)]
+    around = [Change(_beginning(wrapped, ending)) for ending in range(len(wrapped))]
+    return [change for change in [*around, *(one for one, _ in asked.most_common(_TRIED))] if change != AS_IT_IS]
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
@@ -187,7 +190,3 @@ def _alone(
 
 def _all(groups: Mapping[str, Iterable[str]]) -> set[str]:
     return {name for group in groups.values() for name in group}
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
