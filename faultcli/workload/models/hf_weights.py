@@ -17,7 +17,7 @@ from faultcli.errors import WorkloadError
 from faultcli.live import fill
 from faultcli.workload.models.architectures import IGNORED_SUFFIX
 from faultcli.workload.models.binding import Binding, bind, by_storage, empty, own_memory
-from faultcli.workload.models.coding import CODE
+from faultcli.workload.models.coding import Loading
 from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, check_size, first_line, offline
 from faultcli.workload.models.prefixes import NameFit, fit
 from faultcli.workload.models.rearranged import rearranged
@@ -153,7 +153,7 @@ def _told_apart(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return marked
 
 
-def _by_transformers(kind: Any, config: Any) -> Any:
+def _by_transformers(kind: Any, config: Any) -> Loading:
     """Return what loads some tensors as transformers does, and leaves all others without memory."""
 
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -163,7 +163,7 @@ def _by_transformers(kind: Any, config: Any) -> Any:
     bare = type(kind.__name__, (kind,), {"__module__": kind.__module__} | dict.fromkeys(skipped, nothing))
 
     def loading(codes: dict[str, Tensor]) -> dict[str, Tensor]:
-        model, _ = _loaded(bare, config, codes, CODE)
+        model, _ = _loaded(bare, config, codes, next(iter(codes.values())).dtype)
         return {key: tensor for key, tensor in model.state_dict().items() if not tensor.is_meta}
 
     return loading

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.workload.models.binding import Spot, whole
-from faultcli.workload.models.coding import CODE
 from faultcli.workload.models.rearranged import holds, rearranged
 from faultcli.workload.models.ties import beginning
 
@@ -51,9 +50,10 @@ def through_hooks(model: nn.Module, given: Mapping[str, Tensor], again: Callable
     }
     if not taken:
         return Hooked({}, missing)
-    probe = again().to(CODE)
+    probe = again()
 
     def load(codes: dict[str, Tensor]) -> dict[str, Tensor]:
+        probe.to(next(iter(codes.values())).dtype)
         with torch.no_grad():
             for tensor in (*probe.parameters(), *probe.buffers()):
                 tensor.zero_()

@@ -5,24 +5,23 @@ What is read off the numbers is held to the real values, bit for bit, before it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from faultcli.workload.models.binding import Spot
-from faultcli.workload.models.coding import counted, decoded
+from faultcli.workload.models.coding import Loading, counted, decoded, strided, unread
 
-Loading = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]  # tensors of a file → the live tensors made of them
 _Places = dict[str, tuple[Spot, ...] | None]
 
 
 def rearranged(given: Mapping[str, Tensor], own: Mapping[str, Tensor], load: Loading) -> _Places:
     """Return where the live tensors of a model have those of a file.
 
-    Layers that are alike are loaded once: what holds for the first is tried on the others. RAM: while one is loaded, a
-    few times its elements in 8 bytes each.
+    Layers that are alike are loaded once: what holds for the first is tried on the others. RAM: while one is loaded, 4
+    bytes for each of its elements; a few times 8 bytes where they are permuted or cut.
 
     Args:
         given: what the library was given, and has loaded.
@@ -33,20 +32,16 @@ def rearranged(given: Mapping[str, Tensor], own: Mapping[str, Tensor], load: Loa
         Places by tensor, none at all for one that is not read; None for one that is read as something else than it is.
     """
     found: _Places = {}
-    alike: dict[object, tuple[str, _Places]] = {}
+    alike: dict[object, list[tuple[str, _Places]]] = {}
     layers = _layers(given)
     for (head, number), names in layers.items():
         part = {name: given[name] for name in names.values()}
         kind = (head, *((rest, part[name].shape) for rest, name in names.items()))
-        places: _Places | None = None
-        if kind in alike:
-            first, known = alike[kind]
-            guessed = {name: _renumbered(known[rest], first, number) for rest, name in names.items()}
-            if all(spots is not None and holds(spots, part[name], own) for name, spots in guessed.items()):
-                places = guessed
+        known = alike.setdefault(kind, [])
+        places = next((guess for one in known if (guess := _guessed(*one, number, names, part, own))), None)
         if places is None:
             places = _read_off(part, own, load)
-            alike[kind] = number, {rest: places[name] for rest, name in names.items()}
+            known.append((number, {rest: places[name] for rest, name in names.items()}))
         found |= places
     if None in found.values() and len(layers) > 1:  # tensors of several layers may make one
         found = _read_off(given, own, load)
@@ -66,10 +61,25 @@ def _layers(names: Mapping[str, Tensor]) -> dict[tuple[str, str], dict[str, str]
     return groups
 
 
-def _renumbered(spots: tuple[Spot, ...] | None, old: str, new: str) -> tuple[Spot, ...] | None:
-    if spots is None:
-        return None
-    return tuple(replace(spot, name=".".join(_swapped(spot.name.split("."), old, new))) for spot in spots)
+def _guessed(
+    first: str,
+    known: _Places,
+    number: str,
+    names: Mapping[str, str],
+    given: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+) -> _Places | None:
+    """Return the places of a layer's tensors if they are those of another layer; else None."""
+    places: _Places = {}
+    for rest, name in names.items():
+        spots = known[rest]
+        if spots is None:
+            return None
+        spots = tuple(replace(spot, name=".".join(_swapped(spot.name.split("."), first, number))) for spot in spots)
+        if not holds(spots, given[name], own):
+            return None
+        places[name] = spots
+    return places
 
 
 def _swapped(parts: list[str], old: str, new: str) -> list[str]:
@@ -79,7 +89,11 @@ def _swapped(parts: list[str], old: str, new: str) -> list[str]:
 
 def _read_off(given: Mapping[str, Tensor], own: Mapping[str, Tensor], load: Loading) -> _Places:
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
-    places = decoded(shapes, load(counted(shapes)))
+    places: _Places = dict(strided(shapes, load))
+    if len(places) < len(shapes):
+        places |= dict.fromkeys(unread(shapes, load) - places.keys(), ())
+    if len(places) < len(shapes):
+        places = decoded(shapes, load(counted(shapes))) | places
     return {
         name: spots if spots is not None and holds(spots, given[name], own) else None for name, spots in places.items()
     }
