@@ -72,10 +72,13 @@ class Binding:
 
     def live(self, own: Mapping[str, Tensor]) -> dict[str, LiveTensor]:
         """Return the live tensors by their names in the checkpoint."""
-        return {
-            name: scattered(self.shapes[name], [spot.part(own[spot.name]) for spot in spots])
-            for name, spots in self.spots.items()
-        }
+        return {name: self._live(spots, self.shapes[name], own) for name, spots in self.spots.items()}
+
+    @staticmethod
+    def _live(spots: Sequence[Spot], shape: tuple[int, ...], own: Mapping[str, Tensor]) -> LiveTensor:
+        if tuple(spots) == whole(spots[0].name, shape) and tuple(own[spots[0].name].shape) == shape:
+            return own[spots[0].name]
+        return scattered(shape, [spot.part(own[spot.name]) for spot in spots])
 
     def inside(self, prefix: str) -> Binding:
         """Return the binding of a module that holds the model under another name."""
@@ -108,9 +111,15 @@ def binding_of(model: nn.Module) -> Binding | None:
 
 def live_tensors(model: nn.Module) -> dict[str, LiveTensor]:
     """Return a model's tensors by their names in the checkpoint: writing into them changes the model."""
-    own = dict(model.state_dict())  # without keep_vars: the same storage, and no gradient
+    own = own_tensors(model)
     binding = binding_of(model)
     return dict(own) if binding is None else binding.live(own)
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live tensors of a module by its own names: the very memory, and no gradient. A module may keep other
+    things beside them."""
+    return {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
 
 
 def by_storage(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, tuple[Spot, ...]]:

@@ -137,13 +137,13 @@ def _loaded(kind: Any, config: Any, state: dict[str, Tensor], dtype: torch.dtype
 def _told_apart(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of tensors that are alike to another one, each with a first element of its own: a tie would make
     one of them."""
-    alike: dict[object, list[Tensor]] = {}
+    alike: dict[object, list[Tensor]] = {}  # −0 and 0 are
     marked: dict[str, Tensor] = {}
     for key, tensor in given.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         look = tensor.view(-1)[:: max(1, tensor.numel() // 16)].contiguous()
-        twins = alike.setdefault((tensor.shape, look.view(torch.uint8).numpy().tobytes()), [])
+        twins = alike.setdefault((tensor.shape, (look + 0).view(torch.uint8).numpy().tobytes()), [])
         if any(torch.equal(twin, tensor) for twin in twins):
             copy = tensor.clone()
             code = torch.tensor([len(marked) + 1], dtype=torch.int16).view(torch.uint8)

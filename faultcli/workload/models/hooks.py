@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from faultcli.workload.models.binding import Spot, whole
+from faultcli.workload.models.binding import Spot, own_tensors, whole
 from faultcli.workload.models.rearranged import holds, rearranged
 from faultcli.workload.models.ties import beginning
 
@@ -34,7 +34,7 @@ def through_hooks(model: nn.Module, given: Mapping[str, Tensor], again: Callable
         given: tensors by the names that `model.state_dict` has, or had.
         again: makes another such module.
     """
-    own = dict(model.state_dict())
+    own = own_tensors(model)
     start = beginning(model)
     try:
         found = nn.Module.load_state_dict(model, {start + name: t for name, t in given.items()}, strict=False)
@@ -58,6 +58,6 @@ def through_hooks(model: nn.Module, given: Mapping[str, Tensor], again: Callable
             for tensor in (*probe.parameters(), *probe.buffers()):
                 tensor.zero_()
             nn.Module.load_state_dict(probe, {start + name: code for name, code in codes.items()}, strict=False)
-        return dict(probe.state_dict())
+        return own_tensors(probe)
 
     return Hooked(rearranged(taken, own, load), missing)

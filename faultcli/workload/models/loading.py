@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from faultcli.errors import WorkloadError
 from faultcli.live import fill
 from faultcli.workload.models.architectures import IGNORED_SUFFIX, Architecture
-from faultcli.workload.models.binding import Binding, bind, whole
+from faultcli.workload.models.binding import Binding, bind, own_tensors, whole
 from faultcli.workload.models.hooks import through_hooks
 from faultcli.workload.models.prefixes import fit
 from faultcli.workload.models.ties import stored_twice, untied
@@ -37,7 +37,7 @@ def load_model(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Mo
     if architecture.load is not None:
         return architecture.load(state)
     model = _built(architecture)
-    own = dict(model.state_dict())
+    own = own_tensors(model)
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     fitting = fit(shapes, {key: tuple(tensor.shape) for key, tensor in own.items()})
     spots = {
@@ -64,7 +64,7 @@ def load_model(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Mo
         if one in given and other in given and not torch.equal(given[one], given[other])
     ]
     binding = Binding(spots, shapes, computed, fitting.left_out, notes=(*fitting.notes, *notes))
-    for key, live in binding.live(model.state_dict()).items():
+    for key, live in binding.live(own_tensors(model)).items():
         fill(live, state[key])
     return bind(model, binding)
 

@@ -36,6 +36,11 @@ class Change:
         names = ((self.of(name), shape) for name, shape in stored.items())
         return sum(name in own and tuple(own[name]) == tuple(shape) for name, shape in names if name is not None)
 
+    def wraps(self, stored: Shapes, size: int) -> bool:
+        """Whether it takes off what most tensors of a network of this size, or all of the file, begin with."""
+        count = sum(name.startswith(self.stored) for name in stored)
+        return not self.own and (2 * count >= size or count == len(stored))
+
     @property
     def text(self) -> str:
         """What a user is told."""
@@ -86,7 +91,7 @@ def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> NameFit:
     best = [
         change
         for change, count in reached.items()
-        if plain < count == most and (2 * count >= len(own) or all(name.startswith(change.stored) for name in stored))
+        if plain < count == most and (2 * count >= len(own) or change.wraps(stored, len(own)))
     ]
     chosen = min(best, key=_plainness, default=AS_IT_IS)
     names = {name: changed for name in stored if (changed := chosen.of(name)) is not None}

@@ -8,6 +8,8 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
+from faultcli.workload.models.binding import own_tensors
+
 Pair = tuple[str, str]
 
 
@@ -38,12 +40,12 @@ def registered(model: nn.Module, name: str) -> str:
 
 def beginning(model: nn.Module) -> str:
     """Return what names begin with in a module besides what its `state_dict` says."""
-    said, names = dict(model.state_dict()), nn.Module.state_dict(model)
+    said, names = own_tensors(model), nn.Module.state_dict(model)
     for name, tensor in said.items():
         if name in names:
             return ""
         for other, own in names.items():
-            if other.endswith(f".{name}") and own.data_ptr() == tensor.data_ptr():
+            if other.endswith(f".{name}") and isinstance(own, Tensor) and own.data_ptr() == tensor.data_ptr():
                 return other[: -len(name)]
     return ""
 
