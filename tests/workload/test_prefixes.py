@@ -86,6 +86,17 @@ def test_what_the_file_lacks_is_put_before(inner: str, state: State) -> None:
     assert load_model(Architecture("net", partial(wrapped, inner)), under(f"{inner}.", state))
 
 
+def test_what_wrappers_of_inner_modules_put_in_names_is_taken_out(state: State) -> None:
+    file = {"model." + name.replace("0.", "0._orig_mod.module."): tensor for name, tensor in state.items()}
+    model = load_model(Architecture("net", net), file)
+    assert torch.equal(model(INPUTS), answers(state))
+    assert live_tensors(model).keys() == file.keys()
+    assert notes(model) == [
+        "the file's names have _orig_mod. and module. in them, which is taken out",
+        "the file's names begin with 'model.', which is taken off",
+    ]
+
+
 def shadow(state: State) -> State:
     return {name: tensor + 1 for name, tensor in state.items()}
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from math import prod
@@ -17,7 +17,10 @@ Shapes = Mapping[str, Sequence[int]]
 
 _LOOKED_AT = 32  # names of the network that are looked for under other beginnings
 _TRIED = 24  # changes, those that most of them ask for first
-_ASIDE = re.compile(r"(^|[._])(ema|swa|avg|averaged?|average_model|teacher|momentum|target|shadow|mean)([._]|$)")
+_WRAPPERS = frozenset(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"])
+_ASIDE = re.compile(
+    r"(^|[._])(ema|swa|avg|averaged?|average_model|teacher|momentum|target|shadow|slow|encoder_k)([._]|$)"
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class NameFit:
 def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> NameFit:
     """Find the one change of beginnings that makes most names of a file those of a network.
 
-    Names that fit as they are stay so. Of several copies the plain one counts, and one that is no average.
+    Names that fit as they are stay so. Of several copies the plain one counts, and one that is no average. What
+    wrappers of inner modules put inside names is no part of them, if more of them fit without it.
 
     Args:
         stored: the file's tensors, name to shape.
@@ -80,6 +84,24 @@ def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> NameFit:
         also: other names that the network's loading takes. Since it has rules for names, nothing is put before a name
             then, and only what a wrapper put there is taken off.
     """
+    found = _fit(stored, own, also)
+    inside = sorted({part for name in stored for part in name.split(".")} & _WRAPPERS)
+    if inside and any(name not in own for name in found.names.values()):
+        bare = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in stored}
+        again = _fit({bare[name]: shape for name, shape in stored.items()}, own, also)
+        if len({*bare.values()}) == len(bare) and _fitting(again, own) > _fitting(found, own):
+            names = {name: again.names[bare[name]] for name in stored if bare[name] in again.names}
+            note = f"the file's names have {' and '.join(f'{part}.' for part in inside)} in them, which is taken out"
+            left_out = frozenset(name for name in stored if bare[name] in again.left_out)
+            return NameFit(names, left_out, (note, *again.notes))
+    return found
+
+
+def _fitting(found: NameFit, own: Shapes) -> int:
+    return sum(name in own for name in found.names.values())
+
+
+def _fit(stored: Shapes, own: Shapes, also: Shapes | None) -> NameFit:
     known = {**(also or {}), **own}
     plain = AS_IT_IS.reached(stored, known)
     if plain == len(stored):
@@ -98,22 +120,21 @@ def fit(stored: Shapes, own: Shapes, *, also: Shapes | None = None) -> NameFit:
     notes = [] if chosen == AS_IT_IS else [chosen.text]
     outside = [name for name in stored if name not in names]
     unknown = [name for name, changed in names.items() if changed not in known]
-    copies: dict[str, list[str]] = {}
+    copied: set[str] = set()
     for beginning in _copies(unknown + outside, chosen, reached, stored, known):
-        found = [name for name in unknown + outside if name.startswith(beginning) and name not in _all(copies)]
+        found = [name for name in unknown + outside if name.startswith(beginning) and name not in copied]
         if found:
-            copies[beginning] = found
-    for beginning, found in copies.items():
-        runs = "those without it" if not chosen.stored else f"those under {chosen.stored!r}"
-        copy = f"a second copy of the weights, {len(found)} tensors under {beginning!r}"
-        notes.append(f"{copy}, is not run and not at risk: {runs} run")
-    rest = [name for name in outside if name not in _all(copies)]
+            copied |= {*found}
+            runs = "those without it" if not chosen.stored else f"those under {chosen.stored!r}"
+            copy = f"a second copy of the weights, {len(found)} tensors under {beginning!r}"
+            notes.append(f"{copy}, is not run and not at risk: {runs} run")
+    rest = [name for name in outside if name not in copied]
     if rest:
         notes.append(
             f"{len(rest)} tensor{'s' if len(rest) > 1 else ''} beside {chosen.stored!r}"
             f" {'are' if len(rest) > 1 else 'is'} not of the model, and not at risk: {some(rest)}"
         )
-    left_out = frozenset([*rest, *_all(copies)])
+    left_out = frozenset([*rest, *copied])
     return NameFit({name: changed for name, changed in names.items() if name not in left_out}, left_out, tuple(notes))
 
 
@@ -191,7 +212,3 @@ def _alone(
     own = [name for name in left if name.startswith(head)]
     counters = [name for name in own if not any(name.startswith(other) for other in others)]
     return head if all(prod(stored[name]) <= 1 for name in counters) else beginning
-
-
-def _all(groups: Mapping[str, Iterable[str]]) -> set[str]:
-    return {name for group in groups.values() for name in group}
