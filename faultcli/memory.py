@@ -19,6 +19,7 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.formats import NumberFormat, format_for
+from faultcli.live import LiveTensor, places
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
@@ -37,7 +38,7 @@ class Patch:
         return sum(len(e.index) for e in self.elements.values())
 
     @contextmanager
-    def applied(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+    def applied(self, state: Mapping[str, LiveTensor]) -> Iterator[None]:
         """Hold the faulty values in `state` (live tensors by checkpoint name) for the length of a `with` block.
 
         Costs O(touched) time and memory. What was there before comes back bit for bit, also after an exception.
@@ -47,13 +48,14 @@ class Patch:
             with torch.no_grad():
                 for name, touched in self.elements.items():
                     live = state[name]
-                    where = touched.index.to(live.device)
-                    saved.append((live, where, _swap(live, where, touched.values)))
+                    for view, where, which in places(live, touched.index.to(live.device)):
+                        values = touched.values.to(live.device)[which]
+                        saved.append((view, where, _swap(view, where, values)))
             yield
         finally:
             with torch.no_grad():
-                for live, where, old in reversed(saved):
-                    _swap(live, where, old)
+                for view, where, old in reversed(saved):
+                    _swap(view, where, old)
 
 
 def _swap(live: Tensor, index: Tensor, values: Tensor) -> Tensor:

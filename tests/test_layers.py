@@ -21,6 +21,7 @@ LAYERS = [
     "checkpoint",
     "faults",
     "protect",
+    "live",
     "memory",
     "injection",
     "difference",

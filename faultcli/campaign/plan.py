@@ -189,7 +189,9 @@ class Plan:
         """When an arm has enough trials."""
         return StopRule(self.trials, self.until_half_width, gates=bool(self.gates))
 
-    def identity(self, *, checkpoint: str, workload: str, unlabelled: str | None = None) -> Identity:
+    def identity(
+        self, *, checkpoint: str, workload: str, unlabelled: str | None = None, unread: Sequence[str] = ()
+    ) -> Identity:
         """Return everything that changes a trial's result, and nothing else: not how many trials there are, nor what
         is concluded from them.
 
@@ -197,6 +199,7 @@ class Plan:
             checkpoint: content hash of the checkpoint.
             workload: `Workload.identity`: architecture, data, preprocessing, batch size, threads.
             unlabelled: content hash of the inputs that recalibration and correctors look at, if any do.
+            unread: selected tensors that are not at risk, because the model does not read them.
         """
         base = {
             "schema": RESULT_SCHEMA,
@@ -204,6 +207,7 @@ class Plan:
             "workload": json.loads(workload),
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
+            **({"unread": sorted(unread)} if unread else {}),
         }
         arms = (arm.identity | ({"unlabelled": unlabelled} if arm.looks else {}) for arm in self.arms)
         return Identity(_text(base), tuple(_text(arm) for arm in arms))

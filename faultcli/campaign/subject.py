@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint.header import TensorInfo
+from faultcli.checkpoint.locate import some
 from faultcli.errors import FormatError, UsageError
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
@@ -80,6 +82,7 @@ class Subject:
         checkpoint_hash: content hash of the checkpoint, for a plan's identity.
         factors: those of a scaled checkpoint, for arms that do not scale by themselves.
         unlabelled: inputs for arms that recalibrate or correct; not those that are evaluated.
+        unread: selected tensors of the checkpoint that the model does not read, and that are not at risk therefore.
         selection: what `tensors` were selected by.
         model: what the user calls the model.
         data: the data as the user named it; None: the architecture's own, or data in memory.
@@ -92,6 +95,7 @@ class Subject:
     checkpoint_hash: str
     factors: Mapping[str, Factors] | None = None
     unlabelled: Dataset | None = None
+    unread: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     model: str = "checkpoint"
     data: str | None = None
@@ -135,11 +139,21 @@ class Subject:
             directory=checkpoint.directory,
             is_directory=checkpoint.kind == "directory",
         )
+        read = workload.read_by_model(names)
+        unread = tuple(name for name in names if name not in set(read))
+        if not read:
+            raise UsageError(
+                f"{checkpoint.path}: no answer depends on {some(unread)}: {workload.architecture.name} does not read"
+                f" {'it' if len(unread) == 1 else 'them'}",
+                "name tensors that it reads with --include" if selection.include else "widen the selection",
+            )
+        workload.found += _not_read(workload, checkpoint.tensors if hardened is None else hardened.infos, unread)
         return cls(
             workload,
-            {name: state[name] for name in names},
+            {name: state[name] for name in read},
             sha256,
             factors,
+            unread=unread,
             selection=selection,
             model=DEMO if model is None else _called(checkpoint.path),
             data=data,
@@ -254,6 +268,7 @@ class Subject:
             checkpoint=self.checkpoint_hash,
             workload=self.workload.identity(),
             unlabelled=self.unlabelled.sha256() if self.unlabelled else None,
+            unread=self.unread,
         )
 
     def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
@@ -296,6 +311,22 @@ def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
     if data is None:
         raise UsageError("there is nothing to run the model on", "pass a DataLoader, or a score of your own: score=fn")
     return None
+
+
+def _not_read(workload: BaseWorkload, tensors: Mapping[str, TensorInfo], unread: Sequence[str]) -> list[str]:
+    """Return what a user is told of tensors that the model does not read: those that were selected, and those that
+    nobody expects in a model of its kind."""
+    binding = workload.binding
+    if binding is None:
+        return []
+    told = (set(unread) | binding.unknown) - binding.left_out
+    infos = [info for name, info in tensors.items() if name in told]
+    if not infos:
+        return []
+    names, bits = some([info.name for info in infos]), sum(8 * info.nbytes for info in infos)
+    if len(infos) == 1:
+        return [f"the model does not read {names}, {bits:,} bits: it is not at risk"]
+    return [f"the model does not read {len(infos)} tensors, {bits:,} bits: they are not at risk: {names}"]
 
 
 def _called(path: Path) -> str:

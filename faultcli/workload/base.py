@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from faultcli.checkpoint.locate import some
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
+from faultcli.live import LiveTensor, fill
 from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
 from faultcli.workload.models.architectures import Architecture
-from faultcli.workload.models.loading import live_tensors
+from faultcli.workload.models.binding import Binding, binding_of, live_tensors
 from faultcli.workload.token_metrics import GoldenTokens
 
 Golden = GoldenRun | GoldenTokens | GoldenScores
@@ -24,7 +26,8 @@ class BaseWorkload(ABC):
     """A model that is ready to run on inputs.
 
     `parameters` are the live tensors by their names in the checkpoint: writing into them in place changes what the next
-    run computes, and nothing is derived from them or kept between runs.
+    run computes, and nothing is derived from them or kept between runs. A tensor of the checkpoint that is not among
+    them, the model does not read.
 
     Args:
         architecture: what `model` is.
@@ -50,7 +53,9 @@ class BaseWorkload(ABC):
             self.model = model.to(self.device)
         except Exception as error:
             self.explain(error)
-        self.parameters: dict[str, Tensor] = live_tensors(self.model)
+        self.binding: Binding | None = binding_of(self.model)
+        self.parameters: dict[str, LiveTensor] = live_tensors(self.model)
+        self.found: list[str] = []  # what was found since, a line each, for `doubts`
 
     @abstractmethod
     def __len__(self) -> int:
@@ -77,7 +82,7 @@ class BaseWorkload(ABC):
     def doubts(self) -> list[str]:
         """Return what was found when the model was opened that a user may not expect, a line each: what was not
         understood, not applied, not read, and what would help."""
-        return list(self.architecture.notes)
+        return [*self.architecture.notes, *(self.binding.notes if self.binding else ()), *self.found]
 
     @abstractmethod
     def identity(self) -> str:
@@ -104,13 +109,29 @@ class BaseWorkload(ABC):
                     f"{self.architecture.name}: {name!r} {list(values.shape)}: the model has no such tensor",
                     f"faults in it change no answer: leave it out with --exclude {name}",
                 )
-            if own.shape != values.shape:
+            if tuple(own.shape) != tuple(values.shape):
                 raise WorkloadError(
                     f"{self.architecture.name}: {name!r} {list(values.shape)}: the model has it as {list(own.shape)}",
                     "pass the --arch that the checkpoint was trained with",
                 )
         for name, values in state.items():
-            self.parameters[name].copy_(values)
+            fill(self.parameters[name], values)
+
+    def read_by_model(self, names: Sequence[str]) -> list[str]:
+        """Return those of some tensors of the checkpoint that the model reads.
+
+        Raises:
+            WorkloadError: the model reads one as something else than it is, so that no fault in it can be carried over.
+        """
+        computed = [name for name in names if self.binding is not None and name in self.binding.computed]
+        if computed:
+            raise WorkloadError(
+                f"{self.architecture.name}: computes with {some(computed)} on loading, so faults in the file cannot be"
+                " carried over",
+                "leave such tensors out with --exclude, or pass a network that takes them as they are:"
+                " --arch package.module:factory",
+            )
+        return [name for name in names if name in self.parameters]
 
     @contextmanager
     def inference(self) -> Iterator[None]:

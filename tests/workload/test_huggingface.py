@@ -149,7 +149,10 @@ def rewrite(directory: Path, file: str, **changes: object) -> None:
 
 MISFITS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "missing": (lambda state: state.pop("classifier.bias"), r"tensors 1 missing \(classifier.bias\)"),
-    "unexpected": (lambda state: state.update(extra=torch.zeros(2)), r"tensors 1 unexpected \(extra\)"),
+    "of a layer that there is not": (
+        lambda state: state.update({"vit.encoder.layer.2.layernorm_after.bias": torch.zeros(32)}),
+        r"tensors 1 unexpected \(vit.layers.2.layernorm_after.bias\)",
+    ),
     "reshaped": (
         lambda state: state.update({"classifier.weight": torch.zeros(5, 32)}),
         r"of another shape \(classifier.weight\)",
@@ -166,6 +169,33 @@ def test_tensors_have_to_be_those_of_the_configuration(models: Path, pictures: s
     with pytest.raises(WorkloadError, match=message) as info:
         build(directory, pictures)
     assert "belong together" in (info.value.remedy or "")
+
+
+@pytest.mark.parametrize(("name", "wrapper"), [("vit", "_orig_mod."), ("llama", "module."), ("llama", "model.")])
+def test_weights_from_inside_a_wrapper_run_with_their_average_beside_them(
+    models: Path, pictures: str, tokens: str, tmp_path: Path, name: str, wrapper: str
+) -> None:
+    data = pictures if name == "vit" else tokens
+    directory, state = copy(models, name, tmp_path / "m")
+    average = {"ema." + key: tensor + 1 for key, tensor in state.items()}
+    for beside in ({}, average):
+        file = {wrapper + key: tensor for key, tensor in state.items()} | beside
+        save_file(file, directory / "model.safetensors", metadata={"format": "pt"})
+        workload = build(directory, data)
+        assert workload.outcome().loss == build(models / name, data).outcome().loss
+        assert set(workload.parameters) == {wrapper + key for key in state}
+        said = [f"the file's names begin with {wrapper!r}, which is taken off"]
+        copied = f"a second copy of the weights, {len(state)} tensors under 'ema.', is not run and not at risk:"
+        assert workload.doubts() == said + [f"{copied} those under {wrapper!r} run"] * bool(beside)
+
+
+def test_tensors_that_nobody_expects_are_not_read(models: Path, pictures: str, tmp_path: Path) -> None:
+    directory, state = copy(models, "vit", tmp_path / "m")
+    save_file(state | {"extra": torch.zeros(2)}, directory / "model.safetensors", metadata={"format": "pt"})
+    workload = build(directory, pictures)
+    assert "extra" not in workload.parameters
+    assert workload.binding is not None
+    assert workload.binding.unknown == {"extra"}
 
 
 @pytest.mark.parametrize(

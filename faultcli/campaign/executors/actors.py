@@ -17,6 +17,7 @@ from faultcli.campaign.bench import Bench, Trial
 from faultcli.campaign.executors.parcel import pack, unpack
 from faultcli.campaign.executors.pool import Answer, Crew
 from faultcli.errors import UsageError, WorkloadError, install
+from faultcli.live import views
 from faultcli.workload.process import prepare
 
 LOCAL = "local"
@@ -90,7 +91,8 @@ class RayActors(Crew):
         parcel = pack(bench)
         self._head = self._ray.put(parcel.head)
         self._buffers = [self._ray.put(buffer) for buffer in parcel.buffers]
-        self._private = parcel.places(bench.workload.parameters.values())
+        written = (view for live in bench.workload.parameters.values() for view in views(live))
+        self._private = parcel.places(written)
         self._benches += 1
 
     def send(self, worker: int, trial: Trial) -> None:

@@ -13,4 +13,10 @@ hf_weights      their tensors into a model, and found again in it
 zoo             torchvision and timm, by name
 exported        programs of torch.export
 loading         a state dict into a module
+hooks           older names and layouts that a module's own loading takes
+ties            tensors that a network ties, and a checkpoint holds twice
+prefixes        names that differ by what they begin with, and second copies
+binding         which live tensors hold a checkpoint's
+rearranged      tensors that a library moves about on loading, found again
+coding          how: from where it puts numbers that count
 """

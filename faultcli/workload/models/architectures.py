@@ -14,6 +14,7 @@ from faultcli.errors import WorkloadError
 from faultcli.workload.models.networks.resnet import CifarResNet
 from faultcli.workload.models.networks.small import DigitsCnn, LeNet, MnistCnn
 from faultcli.workload.models.networks.squeezenet import SqueezeNet
+from faultcli.workload.models.prefixes import fits
 from faultcli.workload.preprocess import Geometry, Preprocess
 
 METADATA_KEY = "faultcli.arch"
@@ -134,7 +135,8 @@ ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for ar
 def recognise(
     shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], spellings: Sequence[str]
 ) -> Architecture:
-    """Return the built-in architecture that the metadata names, else the one that has exactly these tensors.
+    """Return the built-in architecture that the metadata names, else the one that has exactly these tensors: under
+    whatever all names begin with, and with at most a second copy beside them (`prefixes.fits`).
 
     Args:
         shapes: the checkpoint's tensors, name to shape.
@@ -150,6 +152,9 @@ def recognise(
     own = {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(IGNORED_SUFFIX)}
     for name, built_in in _built_in_shapes().items():
         if own == built_in:
+            return ARCHITECTURES[name]
+    for name, built_in in _built_in_shapes().items():
+        if len(own) >= len(built_in) and fits(own, built_in):
             return ARCHITECTURES[name]
     raise _not_recognised(own, named, f"pass --arch: {', '.join([*ARCHITECTURES, *spellings])}")
 

@@ -120,10 +120,11 @@ def offline() -> Iterator[None]:
         hub.HF_HUB_OFFLINE = before
 
 
-def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tensor]) -> None:
+def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tensor]) -> Any:
     """Refuse a configuration that describes far more than the checkpoint holds, before anything of it is built.
 
-    The network is built without memory (on the meta device), and no further than the file's tensors reach.
+    The network is built without memory (on the meta device), and no further than the file's tensors reach. It is
+    returned.
 
     Raises:
         WorkloadError: it does, or it cannot be built.
@@ -150,7 +151,7 @@ def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tens
     )
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]), offline():
-            getattr(transformers, name)(config)
+            return getattr(transformers, name)(config)
     except _TooMuch:
         raise WorkloadError(
             f"{directory}: {CONFIG} describes a far larger {name} than the checkpoint's {len(state)} tensors with"
