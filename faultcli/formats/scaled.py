@@ -117,14 +117,19 @@ class ScaledFormat(NumberFormat):
     def fitted_to(self, parts: Iterable[Tensor], shape: tuple[int, ...]) -> ScaledFormat:
         """As `fitted`, to a tensor of this shape that comes in parts of whole rows, each but the last with a multiple
         of `whole` elements."""
-        found = []
+        rows, row_words = self._rows(shape)
+        # Filled part by part: what a loop keeps beside large temporaries leaves holes in the heap.
+        peaks = torch.zeros(rows * self._groups(row_words), dtype=torch.float64)
+        before = 0
         for part in parts:
             values = exact_reals(part, self.name)
             refuse(self.name, *count_non_finite(values))
-            found.append(self._peaks(values.reshape(*self._rows(tuple(values.shape)))))
-        one = self._rows(shape)[0] == 1 and not self.group
-        peaks = torch.stack([part.max() for part in found]).max().reshape(1) if one else torch.cat(found)
-        row_words = self._rows(shape)[1]
+            found = self._peaks(values.reshape(*self._rows(tuple(values.shape))))
+            if len(peaks) == 1:
+                torch.maximum(peaks, found.max(), out=peaks)
+            else:
+                peaks[before : before + len(found)] = found
+                before += len(found)
         scales = self.rule(peaks, self.codec, self.store)
         if not self.at_risk:
             scales.masked_fill_(peaks == 0, 1.0)

@@ -54,15 +54,17 @@ class Distribution:
             return (part.reshape(-1 if groups > 1 else 1, size if groups > 1 else part.numel()).double()
                     for part in numbers() if part.numel())  # fmt: skip
 
-        largest = [part.abs().max() for part in parts()]
-        peak = float(rounded_up(torch.stack(largest).max())) if largest else 0.0
+        largest, squares, before = 0.0, torch.zeros(groups).double(), 0
+        for part in parts():
+            largest = max(largest, float(part.abs().max()))
+            squares[before : before + len(part)] += part.square().sum(dim=1)
+            before += len(part) if groups > 1 else 0
+        peak = float(rounded_up(torch.tensor(largest).double()))
         peak = peak if peak > 0 else 1.0
-        squares = [part.square().sum(dim=1) for part in parts()]
-        total = torch.cat(squares) if groups > 1 else sum(squares, torch.zeros(1).double())
-        spread = (total / size).sqrt() / peak if largest else torch.ones(1).double()
+        spread = (squares / size).sqrt() / peak if size else torch.ones(1).double()
         steps = (_GRID * spread.clamp(min=2.0 ** (_SMALLEST_STEP / _GRID)).log2()).round().int()
         default = SHAPES[2], OUTLIERS[2]
-        if not largest:
+        if not size:
             return cls(peak, steps, *default)
         stride = min(max(1, groups * size // 50_000), size)
         sample, before = [], 0

@@ -59,12 +59,13 @@ class Guard(Protection):
                 "leave guard out, or leave integers out with --target weights",
             )
         per_channel = self.granularity == "channel" and written.channels > 1
-        found = []
+        bounds, before = torch.zeros(written.channels if per_channel else 1, dtype=written.format.value_dtype), 0
         for stored in written.stored_parts():
             finite = torch.where(stored.isfinite(), stored.abs(), 0)
             flat = finite.reshape(len(stored) if per_channel else 1, -1)
-            found.append(flat.amax(dim=1) if flat.shape[1] else torch.zeros(len(flat)))
-        bounds = torch.cat(found) if per_channel else torch.cat(found).max().reshape(1)
+            own = bounds[before : before + len(flat)]
+            own.copy_(torch.maximum(own, flat.amax(dim=1)) if flat.shape[1] else own)
+            before += len(flat) if per_channel else 0
         return _FittedGuard(self.mode, rounded_up(bounds), written.shape)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:

@@ -126,7 +126,7 @@ class FittedPosterior(Fitted):
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         top = torch.from_numpy((words.reshape(-1) >> self.dropped).astype("int64"))
-        if len(self.class_of_group) == 1:
+        if len(self.table) == 1:
             read = self.table[0][top]
         else:
             position = torch.arange(len(top)) if index is None else index.reshape(-1)
