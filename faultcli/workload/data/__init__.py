@@ -5,4 +5,5 @@ readers   the files that they come in
 images    folders of images
 archives  arrays out of npz and safetensors files
 tokens    token sequences
+choices   questions with choices, as tokens
 """
