@@ -372,7 +372,7 @@ def _corrupt(
     stored = StoredTensor.write(info.name, values, format)
     drawn = {region.name: faults_of(region) for region in stored.regions}
     touched = stored.faulty(drawn)
-    values.copy_(stored.read())
+    stored.read(values)
     raw = container_dtype(8 * dtype.itemsize)  # torch copies by index in integers, not in 8-bit floats
     values.view(raw).view(-1).index_copy_(0, touched.index, touched.values.to(dtype).view(raw))
     return drawn, len(touched.index)

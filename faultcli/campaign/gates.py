@@ -209,7 +209,9 @@ class Gate:
             raise UsageError(f"--gate {self.text}: {model} has no score {self.score!r}", remedy)
         if scores:
             raise UsageError(f"--{self.name}: the scores of {model} are no accuracies", f"--gate '{scores[0]}>=…'")
-        raise UsageError(f"--{self.name}: {model} is no language model", "leave it out, or gate on --min-accuracy")
+        raise UsageError(
+            f"--{self.name}: {model} has no perplexity on these data", "leave it out, or gate on --min-accuracy"
+        )
 
     def value(self, values: Mapping[str, float | None]) -> float | None:
         """Return what it reads of a trial; None where a trial of the baseline is missing.

@@ -109,6 +109,12 @@ class ArmResult:
         found = [(record.outcome.scores or {}).get(name) for record in self.records]
         return self.mean([value for value in found if value is not None], confidence, UNBOUNDED)
 
+    def acc_norm(self, confidence: float = 0.95) -> Interval | None:
+        """Mean over trials of the part of questions that are answered right by score per character, with its interval;
+        None for tasks without choices."""
+        found = [record.outcome.acc_norm for record in self.records]
+        return self.mean([value for value in found if value is not None], confidence)
+
     def perplexity(self, confidence: float = 0.95) -> Interval | None:
         """Harmonic mean of a language model's perplexity over trials, with its interval: 1 over that of the mean token
         probability, which has bounds; a trial with a logit that is not finite counts as infinite. None where the mean

@@ -186,7 +186,7 @@ def _certain(scores: object) -> tuple[str, ...]:
 
 
 def _kind(outcome: Outcome) -> tuple[object, ...]:
-    counts = outcome.correct1, outcome.correct5, outcome.masked, outcome.sdc5
+    counts = outcome.correct1, outcome.correct5, outcome.correct_norm, outcome.masked, outcome.sdc5
     return outcome.scored, [count is None for count in counts], sorted(outcome.scores or ())
 
 

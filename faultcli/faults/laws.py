@@ -21,7 +21,7 @@ from faultcli.errors import FaultError, unknown_name
 from faultcli.faults.law import FaultLaw, Region, Site, StreamOf
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults, combine
 from faultcli.faults.measured import Measured, is_digest
-from faultcli.faults.sampling import Stream, bernoulli_positions, distinct_positions, first_events
+from faultcli.faults.sampling import Stream, bernoulli_pieces, bernoulli_positions, distinct_positions, first_events
 from faultcli.foreign import whole_number
 
 
@@ -53,7 +53,17 @@ class RateLaw(FaultLaw):
         eligible = self.eligible(region)
         if not eligible:
             return NO_FAULTS
-        return combine(*_hits(bernoulli_positions(stream, region.layout.words * len(eligible), self.rate), eligible))
+        pieces = bernoulli_pieces(stream, region.layout.words * len(eligible), self.rate)
+        # A word's bits may come in two pieces; its last bits wait for the next one.
+        found, waiting = list[WordFaults](), np.empty(0, dtype=np.int64)
+        for piece in pieces:
+            positions = np.concatenate([waiting, piece])
+            whole = int(np.searchsorted(positions, positions[-1] // len(eligible) * len(eligible))) if len(piece) else 0
+            found.append(combine(*_hits(positions[:whole], eligible)))
+            waiting = positions[whole:]
+        found.append(combine(*_hits(waiting, eligible)))
+        words, masks = (np.concatenate([one[part] for one in found]) for part in (0, 1))
+        return WordFaults(words, masks)
 
 
 @dataclass(frozen=True)

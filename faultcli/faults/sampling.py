@@ -7,6 +7,7 @@ defined here, so a seed means the same faults in ten years.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +68,19 @@ def bernoulli_positions(stream: Stream, sites: int, rate: float) -> Positions:
     The gaps between picks are geometric, so the time and memory are those of the picks, not of the sites: exact for
     any rate from 1e-12 to 1. Source: Devroye, Non-Uniform Random Variate Generation (1986), ch. X.2.
     """
+    found = list(bernoulli_pieces(stream, sites, rate))
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def bernoulli_pieces(stream: Stream, sites: int, rate: float) -> Iterator[Positions]:
+    """Yield what `bernoulli_positions` returns, piece by piece."""
     if rate <= 0 or sites <= 0:
-        return np.empty(0, dtype=np.int64)
+        return
     if rate >= 1:
-        return np.arange(sites, dtype=np.int64)
+        for start in range(0, sites, _CHUNK):
+            yield np.arange(start, min(start + _CHUNK, sites), dtype=np.int64)
+        return
     scale = -1.0 / np.log1p(-rate)
-    found: list[Positions] = []
     last = -1
     while last < sites - 1:
         expected = (sites - 1 - last) * rate
@@ -81,11 +89,10 @@ def bernoulli_positions(stream: Stream, sites: int, rate: float) -> Positions:
         steps = np.minimum(gaps, sites).astype(np.int64) + 1
         positions = last + np.cumsum(steps)
         inside = int(np.searchsorted(positions, sites))
-        found.append(positions[:inside])
+        yield positions[:inside]
         if inside < count:
             break
         last = int(positions[-1])
-    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
 def distinct_positions(stream: Stream, sites: int, count: int) -> Positions:

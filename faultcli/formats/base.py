@@ -81,6 +81,16 @@ class NumberFormat(ABC):
         """Return the format with what it must know about one tensor (its scales) filled in; itself if nothing."""
         return self
 
+    @property
+    def whole(self) -> int:
+        """Elements of which a part of a tensor is to have a multiple, so that no scale is needed in two parts."""
+        return 1
+
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> NumberFormat | None:
+        """Return the format, fitted to a tensor of this shape, as the one of some of its rows (slices of the first
+        dimension); None if only the whole tensor can be encoded and decoded."""
+        return self if type(self).fitted is NumberFormat.fitted else None
+
     @abstractmethod
     def encode(self, values: Tensor) -> Tensor:
         """Return the codes of `values` (any shape, any floating dtype), same shape, dtype `container_dtype(bits)`.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -112,14 +112,43 @@ class ScaledFormat(NumberFormat):
         return max(1, -(-row_words // self.group)) if self.group else 1
 
     def fitted(self, values: Tensor) -> ScaledFormat:
-        values = exact_reals(values, self.name)
-        refuse(self.name, *count_non_finite(values))
-        rows, row_words = self._rows(tuple(values.shape))
-        peaks = self._peaks(values.reshape(rows, row_words))
+        return self.fitted_to([values], tuple(values.shape))
+
+    def fitted_to(self, parts: Iterable[Tensor], shape: tuple[int, ...]) -> ScaledFormat:
+        """As `fitted`, to a tensor of this shape that comes in parts of whole rows, each but the last with a multiple
+        of `whole` elements."""
+        rows, row_words = self._rows(shape)
+        # Filled part by part: what a loop keeps beside large temporaries leaves holes in the heap.
+        peaks = torch.zeros(rows * self._groups(row_words), dtype=torch.float64)
+        before = 0
+        for part in parts:
+            values = exact_reals(part, self.name)
+            refuse(self.name, *count_non_finite(values))
+            found = self._peaks(values.reshape(*self._rows(tuple(values.shape))))
+            if len(peaks) == 1:
+                torch.maximum(peaks, found.max(), out=peaks)
+            else:
+                peaks[before : before + len(found)] = found
+                before += len(found)
         scales = self.rule(peaks, self.codec, self.store)
         if not self.at_risk:
             scales.masked_fill_(peaks == 0, 1.0)
         return dataclasses.replace(self, scales=self.store.decode(self.store.encode(scales)), row_words=row_words)
+
+    @property
+    def whole(self) -> int:
+        return self.group or 1
+
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> ScaledFormat:
+        if self.scales is None:  # not fitted yet
+            return self
+        scales, row = self.scales, math.prod(shape[1:])
+        if self._rows(shape)[0] > 1 or (self.per_row and len(shape) > 1):
+            per_row = self._groups(self.row_words)
+            return dataclasses.replace(self, scales=scales[rows.start * per_row : rows.stop * per_row])
+        first, end = rows.start * row, rows.stop * row
+        own = scales[first // self.group : -(-end // self.group)] if self.group else scales
+        return dataclasses.replace(self, scales=own, row_words=end - first)
 
     def with_scales(self, scales: Tensor, shape: tuple[int, ...]) -> ScaledFormat:
         """Return the format with the scales of a tensor of this shape, as `fitted` gave them: float32 [groups].

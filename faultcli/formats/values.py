@@ -60,6 +60,21 @@ def look_up(table: Tensor, codes: Tensor) -> Tensor:
     return values.reshape(codes.shape)
 
 
+def row_tiles(shape: tuple[int, ...], whole: int = 1) -> Iterator[slice]:
+    """Yield slices of the first dimension that cover a tensor, of about `TILE` elements each, so that little is held
+    beside it.
+
+    Args:
+        shape: the tensor's, with elements and a dimension at least.
+        whole: each slice but the last has a multiple of so many elements.
+    """
+    row = math.prod(shape[1:])
+    step = whole // math.gcd(whole, row)  # rows that have such a multiple
+    height = max(1, TILE // (step * row)) * step
+    for top in range(0, shape[0], height):
+        yield slice(top, min(top + height, shape[0]))
+
+
 def tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Yield the tiles, of about `TILE` elements at most, that cover a matrix."""
     height = max(1, TILE // max(1, columns))

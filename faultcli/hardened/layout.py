@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.faults.maps import Layout, WordFaults
+from faultcli.formats.values import TILE
 from faultcli.protect.base import Words
 
 _WIDTHS = (8, 16, 32, 64)
@@ -38,8 +39,13 @@ def to_bytes(words: Words, bits: int) -> NDArray[np.uint8]:
         even, odd = words[::2].copy(), words[1::2]
         even[: len(odd)] |= odd << 4
         return even.astype(np.uint8)
-    ones = np.unpackbits(words.astype(np.uint8)[:, None], axis=1, bitorder="little", count=bits)
-    return np.packbits(ones, bitorder="little")
+    packed = []
+    for start in range(0, len(words), TILE):  # a bit takes a byte on the way
+        part = words[start : start + TILE].astype(np.uint8)
+        packed.append(
+            np.packbits(np.unpackbits(part[:, None], axis=1, bitorder="little", count=bits), bitorder="little")
+        )
+    return np.concatenate(packed) if packed else np.empty(0, dtype=np.uint8)
 
 
 def from_bytes(data: NDArray[np.uint8], layout: Layout) -> Words:
@@ -50,11 +56,15 @@ def from_bytes(data: NDArray[np.uint8], layout: Layout) -> Words:
     if bits >= _WIDTHS[0]:
         whole: Words = data.view(f"<u{width // 8}")
         return whole if bits == width else whole & whole.dtype.type((1 << bits) - 1)
+    out = np.empty(words, dtype=np.uint8)
     if bits == 4:
-        pairs = np.stack([data & 15, data >> 4], axis=1).reshape(-1)
-        return pairs[:words]
-    ones = np.unpackbits(data, bitorder="little", count=words * bits).reshape(words, bits)
-    return np.packbits(ones, axis=1, bitorder="little").reshape(-1)
+        out[::2], out[1::2] = data & 15, data[: words // 2] >> 4
+        return out
+    for start in range(0, words, TILE):
+        count = min(TILE, words - start)
+        ones = np.unpackbits(data[start * bits // 8 :], bitorder="little", count=count * bits).reshape(count, bits)
+        out[start : start + count] = np.packbits(ones, axis=1, bitorder="little")[:, 0]
+    return out
 
 
 def flip(data: NDArray[np.uint8], faults: WordFaults, bits: int) -> None:

@@ -17,6 +17,7 @@ from faultcli.checkpoint.writer import rebuild
 from faultcli.errors import UsageError
 from faultcli.faults.maps import WordFaults
 from faultcli.files import copy_range, write_all
+from faultcli.formats.values import TILE
 from faultcli.hardened.layout import flip
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.record import COPIES, intact_copy
@@ -138,53 +139,76 @@ def _open(written: Path) -> None:
 
 
 def repaired(stored: StoredTensor) -> RepairedTensor:
-    """Find the flips in a tensor that its protections can tell."""
-    words, checks, lost, seen = _recovered(stored)
+    """Find the flips in a tensor that its protections can tell, some blocks at a time."""
+    group = math.lcm(*(1, *(link.block for link in stored.links)))
+    size = max(1, TILE // group) * group
+    words, checks = np.empty_like(stored.words), [np.empty_like(own) for own in stored.checks]
+    lost, seen = np.zeros(len(words), dtype=bool), None
+    for start in range(0, len(words), size):
+        part = slice(start, start + size)
+        rows = [slice(start // link.block, (start + size) // link.block) for link in stored.links]
+        old_checks = [own[at] for own, at in zip(stored.checks, rows, strict=True)]
+        words[part], new_checks, lost[part], recovery = _recovered(stored, stored.words[part], old_checks)
+        for own, at, new in zip(checks, rows, new_checks, strict=True):
+            own[at] = new
+        seen = _together(seen, recovery)
     faults = dict(_differences(stored, words, checks))
     runs = _runs(lost[: stored.elements])
+    found: tuple[Recovery, ...] = () if seen is None else (seen,)
     if stored.scales is not None:
         scales = repaired(stored.scales)
         faults |= scales.faults
-        seen += scales.seen
+        found += scales.seen
         runs += _elements_of_scales(stored, scales.lost)
     flips = sum(int(np.bitwise_count(hits.masks).sum()) for hits in faults.values())
-    return RepairedTensor(stored.name, stored.elements, flips, runs, faults, seen)
+    return RepairedTensor(stored.name, stored.elements, flips, runs, faults, found)
 
 
-def _recovered(stored: StoredTensor) -> tuple[Words, list[Words], NDArray[np.bool_], tuple[Recovery, ...]]:
-    """Return words and check words as they were written, which words [padded] are lost, and what the link that reads
-    first saw. Of two links, the inner one has the last word on what is lost."""
-    words, checks, seen = stored.words, list(stored.checks), []
+def _recovered(
+    stored: StoredTensor, read: Words, read_checks: list[Words]
+) -> tuple[Words, list[Words], NDArray[np.bool_], Recovery | None]:
+    """Return words and check words of some blocks as they were written, which words are lost, and what the link that
+    reads first saw. Of two links, the inner one has the last word on what is lost."""
+    words, checks, seen = read, list(read_checks), None
     lost = np.zeros(len(words), dtype=bool)
     for place in reversed(range(len(stored.links))):
         link = stored.links[place]
-        recovery = link.recover(words.reshape(-1, link.block), stored.checks[place])
+        recovery = link.recover(words.reshape(-1, link.block), read_checks[place])
         if recovery is not None:
-            seen.append(recovery)
+            seen = seen or recovery
             words = recovery.words.reshape(-1)
             own = np.repeat(recovery.lost, link.block)
             lost = own if link.block_failure(0.0) is not None else lost | own
     for place, link in enumerate(stored.links):
         if link.per_block:
-            fresh, old = link.checks(words.reshape(-1, link.block)), stored.checks[place]
+            fresh, old = link.checks(words.reshape(-1, link.block)), read_checks[place]
             kept = lost.reshape(-1, link.block).any(axis=1, keepdims=True)
             checks[place] = np.where(kept, old, fresh).astype(old.dtype)
-    return words, checks, lost, tuple(seen[:1])
+    return words, checks, lost, seen
+
+
+def _together(seen: Recovery | None, more: Recovery | None) -> Recovery | None:
+    """Return what was found in parts of a tensor, without their words."""
+    if more is None:
+        return seen
+    found, beyond = (more.found, more.beyond) if seen is None else (seen.found + more.found, seen.beyond + more.beyond)
+    return Recovery(more.words[:0].copy(), more.lost[:0].copy(), found, beyond, more.bits)
 
 
 def _differences(stored: StoredTensor, words: Words, checks: Sequence[Words]) -> Iterable[tuple[str, WordFaults]]:
     now = replace(stored, words=words, checks=tuple(checks), scales=None)
     for before, after in zip(stored.regions, now.regions, strict=False):  # scales come last, and are looked at alone
         old, new = (one.data if isinstance(one, StoredTensor) else one.words for one in (before, after))
-        masks = (old ^ new).astype(np.uint64)
-        hit = np.flatnonzero(masks)
+        hit = np.flatnonzero(old != new)
         if len(hit):
-            yield before.name, WordFaults(hit, masks[hit])
+            yield before.name, WordFaults(hit, (old[hit] ^ new[hit]).astype(np.uint64))
 
 
 def _runs(lost: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
     """Return first and last position of every run of ones."""
-    edges = np.flatnonzero(np.diff(lost.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    ends = [*lost[:1], *lost[-1:]]  # a run at either end has an edge there
+    inner = np.flatnonzero(lost[1:] != lost[:-1]) + 1
+    edges = np.concatenate([[0] * bool(ends and ends[0]), inner, [len(lost)] * bool(ends and ends[1])]).reshape(-1, 2)
     return tuple((int(first), int(end) - 1) for first, end in edges)
 
 

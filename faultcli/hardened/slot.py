@@ -110,17 +110,20 @@ class Slot:
         Args:
             words_in: gives the words of a region by its name.
         """
-        words = np.zeros(self.padded, dtype=_word_dtype(self.format))
-        words[: self.elements] = words_in(self.name)
-        if self.stored > self.elements:
-            words[self.elements :] = words_in(f"{self.name}#padding")
+        words = words_in(self.name)
+        if self.padded > self.elements:
+            words = np.pad(words, (0, self.padded - self.elements))
+            if self.stored > self.elements:
+                words[self.elements :] = words_in(f"{self.name}#padding")
         checks = []
         for name, link in zip(self.names, self.links, strict=True):
-            own = link.checks(words.reshape(-1, link.block))  # those of words that lie in no memory are not in the file
-            if link.per_block:
-                kept = link.check_layout(self.stored).words
-                own.reshape(-1)[:kept] = words_in(f"{self.name}#{name}")
-            checks.append(own)
+            if not link.per_block:
+                checks.append(link.checks(words.reshape(-1, link.block)))
+                continue
+            read = words_in(f"{self.name}#{name}")
+            # Those of words that lie in no memory are not in the file.
+            rest = link.checks(words[len(read) // link.per_block * link.block :].reshape(-1, link.block))
+            checks.append(np.concatenate([read.astype(rest.dtype).reshape(-1, link.per_block), rest]))
         format, scales = self.format, None
         if self.scales is not None:
             assert isinstance(format, ScaledFormat)

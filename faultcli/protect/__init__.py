@@ -2,6 +2,8 @@
 
 base       what a protection is
 chain      which there are, and how they are chained
+parts      a tensor in parts of some rows
+encoding   weights into words
 protected_tensor  one tensor in the memory behind its protections
 scale      store c·w
 factors    what the factors are, and what multiplying and dividing by them loses

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self, TypeAlias
+from typing import Protocol as TypingProtocol
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from faultcli.errors import UsageError
 from faultcli.faults.maps import Layout
 from faultcli.formats import NumberFormat
+from faultcli.protect.parts import parts
 
 Constants: TypeAlias = Mapping[str, float | Tensor]  # by name; tensors are float32 or int32, [n]
 Words: TypeAlias = NDArray[Any]  # unsigned integers, wide enough for a format's code
@@ -38,24 +41,55 @@ def codes_of(words: Words) -> Tensor:
     return torch.from_numpy(words.view(_SIGNED.get(words.dtype, words.dtype)))
 
 
+class Unencoded(TypingProtocol):
+    """What is to be stored, before it is computed."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def whole(self) -> Tensor: ...
+
+    def parts(self) -> Iterable[Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Written:
     """A tensor at the moment a protection is fitted to it: scaled and encoded, not yet protected further.
 
-    `values`: what is to be stored, in the tensor's shape. `words`: their codes, flat, one per element in row-major
-    order. `ber`: the bit-error rate that the memory is designed for, None if nobody said. `corrected`: an earlier link
-    of the chain corrects what this one leaves, which is better than to read it as 0.
+    `source`: what is to be stored, or what computes it when it is asked for. `words`: their codes, flat, one per
+    element in row-major order. `ber`: the bit-error rate that the memory is designed for, None if nobody said.
+    `corrected`: an earlier link of the chain corrects what this one leaves, which is better than to read it as 0.
     """
 
-    values: Tensor
+    source: Tensor | Unencoded
     words: Words
     format: NumberFormat
     ber: float | None
     corrected: bool = False
 
+    @cached_property
+    def values(self) -> Tensor:
+        """What is to be stored, in the tensor's shape; as large as the tensor, in float32 or wider."""
+        return self.source if isinstance(self.source, Tensor) else self.source.whole()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's."""
+        return tuple(self.source.shape)
+
+    def value_parts(self) -> Iterable[Tensor]:
+        """What is to be stored, in order, some rows of the tensor at a time."""
+        return [self.source] if isinstance(self.source, Tensor) else self.source.parts()
+
     def stored(self) -> Tensor:
         """What the format reads in the words, in the tensor's shape."""
-        return self.format.decode(codes_of(self.words).view(self.values.shape))
+        return self.format.decode(codes_of(self.words).view(self.shape))
+
+    def stored_parts(self) -> Iterator[Tensor]:
+        """Yield what the format reads in the words, some rows of the tensor at a time."""
+        codes = codes_of(self.words).view(self.shape)
+        nothing: tuple[Fitted, ...] = ()
+        return (part.format.decode(codes[part.rows]) for part in parts(self.shape, self.format, nothing))
 
     @property
     def zero_word(self) -> int:
@@ -65,7 +99,7 @@ class Written:
     @property
     def channels(self) -> int:
         """Output channels: the size of the first dimension; 1 for tensors of fewer than two dimensions."""
-        return self.values.shape[0] if self.values.dim() >= 2 else 1
+        return self.shape[0] if len(self.shape) >= 2 else 1
 
 
 @dataclass(frozen=True)
@@ -127,6 +161,11 @@ class Fitted:
         `units` (float32 [n]) holds the elements' scales as they were read, in formats that have such.
         """
         return values
+
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> Fitted | None:
+        """Return the link as that of some rows (slices of the first dimension) of its tensor, which has this shape;
+        None if only the whole tensor can be read."""
+        return self if type(self).read_values is Fitted.read_values else None
 
     def block_failure(self, ber: float) -> float | None:
         """Return the probability that a block has more flips than can be corrected and is known to be lost; None if
@@ -220,6 +259,13 @@ class Protection(ABC):
     def write_values(self, values: Tensor) -> Tensor:
         """Return the values to encode instead of these."""
         return values
+
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> Protection | None:
+        """Return the link as the one that writes some rows (slices of the first dimension) of a tensor of this shape,
+        in whole blocks; None if `write_values` or `nearest` look at the whole tensor."""
+        own = type(self)
+        looks = own.write_values is not Protection.write_values or own.nearest is not Protection.nearest
+        return None if looks else self
 
     @abstractmethod
     def fit(self, written: Written) -> Fitted:

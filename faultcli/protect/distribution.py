@@ -7,15 +7,16 @@ with a uniform part for outliers, cut off at the largest magnitude written.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from faultcli.formats import NumberFormat, ScaledFormat, container_dtype
-from faultcli.protect.base import Constants, Written, codes_of, rounded_up
+from faultcli.formats import NumberFormat, container_dtype
+from faultcli.protect.base import Constants, Written, rounded_up
 from faultcli.protect.channel import through
 
 SHAPES = (0.7, 1.0, 1.5, 2.0)  # of the generalised Gaussian: 1 is Laplace, 2 is Gauss
@@ -40,15 +41,39 @@ class Distribution:
     outliers: float
 
     @classmethod
-    def of(cls, groups: Tensor) -> Distribution:
-        """Describe finite numbers: float64 [groups, n]."""
-        peak = float(rounded_up(groups.abs().max())) if groups.numel() else 0.0
+    def of(cls, numbers: Callable[[], Iterable[Tensor]], groups: int, size: int) -> Distribution:
+        """Describe finite numbers.
+
+        Args:
+            numbers: gives them twice, in order and in parts, of any shape: of whole groups where there are several.
+            groups: how many there are.
+            size: numbers of a group.
+        """
+
+        def parts() -> Iterator[Tensor]:  # float64 [groups, n]
+            return (part.reshape(-1 if groups > 1 else 1, size if groups > 1 else part.numel()).double()
+                    for part in numbers() if part.numel())  # fmt: skip
+
+        largest, squares, before = 0.0, torch.zeros(groups).double(), 0
+        for part in parts():
+            largest = max(largest, float(part.abs().max()))
+            squares[before : before + len(part)] += part.square().sum(dim=1)
+            before += len(part) if groups > 1 else 0
+        peak = float(rounded_up(torch.tensor(largest).double()))
         peak = peak if peak > 0 else 1.0
-        spread = groups.square().mean(dim=1).sqrt() / peak if groups.numel() else torch.ones(1).double()
+        spread = (squares / size).sqrt() / peak if size else torch.ones(1).double()
         steps = (_GRID * spread.clamp(min=2.0 ** (_SMALLEST_STEP / _GRID)).log2()).round().int()
-        unfit = cls(peak, steps, SHAPES[2], OUTLIERS[2])
-        shape, outliers = _most_likely(groups / peak, unfit.spreads[unfit.class_of_group], (SHAPES[2], OUTLIERS[2]))
-        return cls(peak, steps, shape, outliers)
+        default = SHAPES[2], OUTLIERS[2]
+        if not size:
+            return cls(peak, steps, *default)
+        stride = min(max(1, groups * size // 50_000), size)
+        sample, before = [], 0
+        for part in parts():
+            sample.append(part[:, -before % stride :: stride].abs() / peak)
+            before += 0 if groups > 1 else part.shape[1]
+        unfit = cls(peak, steps, *default)
+        relative = torch.cat(sample, dim=0 if groups > 1 else 1)
+        return cls(peak, steps, *_most_likely(relative, unfit.spreads[unfit.class_of_group], default))
 
     @classmethod
     def restored(cls, constants: Constants, groups: int) -> Distribution:
@@ -89,10 +114,9 @@ class Distribution:
         return torch.stack([_prior(relative, float(spread), self.shape, self.outliers) for spread in self.spreads])
 
 
-def numbers_of(written: Written) -> Tensor:
-    """Return what the words stand for, float64, in the tensor's shape; in formats with a scale, multiples of it."""
-    scaled = isinstance(written.format, ScaledFormat)
-    return (written.format.element.decode(codes_of(written.words)) if scaled else written.stored()).double()
+def numbers_of(written: Written) -> Iterator[Tensor]:
+    """Yield what the words stand for, some rows of the tensor at a time; in formats with a scale, multiples of it."""
+    return replace(written, format=written.format.element).stored_parts()
 
 
 def levels_of(format: NumberFormat, bits: int, *, middle: bool = False) -> Tensor:
@@ -130,12 +154,8 @@ def _signed(words: Tensor, bits: int) -> Tensor:
     return (words.long() & (2 * top - 1) ^ top) - top
 
 
-def _most_likely(relative: Tensor, spreads: Tensor, default: tuple[float, float]) -> tuple[float, float]:
-    """Return shape and outlier weight of greatest likelihood for numbers in [-1, 1], [groups, n], of these spreads."""
-    if not relative.numel():
-        return default
-    stride = max(1, relative.numel() // 50_000)
-    sample = relative[:, :: min(stride, relative.shape[1])].abs()
+def _most_likely(sample: Tensor, spreads: Tensor, default: tuple[float, float]) -> tuple[float, float]:
+    """Return shape and outlier weight of greatest likelihood for magnitudes up to 1, [groups, n], of these spreads."""
     best, chosen = -math.inf, default
     for shape in SHAPES:
         width = _width(spreads, shape)[:, None]

@@ -14,6 +14,7 @@ from faultcli.errors import FormatError
 from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.formats.values import tiles
 from faultcli.protect.base import Constants, Fitted, Protection, Words, Written, floats, per_element
 
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126  # so that a factor and its inverse are normal float32 numbers
@@ -37,6 +38,15 @@ class Factors(Protection):
     multiplied: Tensor | None = None
     offsets: Tensor | None = None
 
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> Factors:
+        several = len(self.values) > 1
+        return Factors(
+            self.values[rows] if several else self.values,
+            self.side_bits,
+            None if self.multiplied is None else self.multiplied[rows],
+            None if self.offsets is None else self.offsets[rows],
+        )
+
     def write_values(self, values: Tensor) -> Tensor:
         """Return c·w in the dtype of the weights, float32 at the least."""
         if self.multiplied is not None:
@@ -45,7 +55,7 @@ class Factors(Protection):
         return wide * per_element(self.values.to(wide.dtype), wide, tuple(wide.shape), None)
 
     def fit(self, written: Written) -> Fitted:
-        return _FittedFactors(self, tuple(written.values.shape))
+        return _FittedFactors(self, written.shape)
 
 
 def restored_factors(constants: Constants, shape: tuple[int, ...]) -> Fitted:
@@ -59,6 +69,9 @@ def restored_factors(constants: Constants, shape: tuple[int, ...]) -> Fitted:
 class _FittedFactors(Fitted):
     def __init__(self, factors: Factors, shape: tuple[int, ...]) -> None:
         self.factors, self.shape, self.side_bits = factors, shape, factors.side_bits
+
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> _FittedFactors:
+        return _FittedFactors(self.factors.of_rows(rows, shape), (rows.stop - rows.start, *shape[1:]))
 
     def constants(self) -> Constants:
         return {"factors": self.factors.values, "bits": self.side_bits}
@@ -145,9 +158,10 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
     """
     groups = weights.flatten(1) if granularity == "channel" and weights.dim() >= 2 else weights.reshape(1, -1)
     peak = torch.zeros(len(groups)).double()
-    if groups.numel():
-        low, high = (groups if groups.dtype == torch.float64 else groups.float()).aminmax(dim=1)
-        peak = torch.maximum(-low, high).double()
+    for tile in tiles(*groups.shape):
+        own = groups[tile] if groups.dtype == torch.float64 else groups[tile].float()
+        low, high = own.aminmax(dim=1)
+        peak[tile[0]] = torch.maximum(peak[tile[0]], torch.maximum(-low, high).double())
     if not bool(peak.isfinite().all()):
         raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
     if isinstance(format, ScaledFormat | NativeIntegerFormat):

@@ -58,12 +58,15 @@ class Guard(Protection):
                 f"guard: needs numbers, not the integers of {written.format.name}",
                 "leave guard out, or leave integers out with --target weights",
             )
-        stored = written.stored().abs()
-        stored = torch.where(stored.isfinite(), stored, 0)
         per_channel = self.granularity == "channel" and written.channels > 1
-        flat = stored.reshape(written.channels if per_channel else 1, -1)
-        bounds = flat.amax(dim=1) if flat.shape[1] else torch.zeros(len(flat))
-        return _FittedGuard(self.mode, rounded_up(bounds), tuple(written.values.shape))
+        bounds, before = torch.zeros(written.channels if per_channel else 1, dtype=written.format.value_dtype), 0
+        for stored in written.stored_parts():
+            finite = torch.where(stored.isfinite(), stored.abs(), 0)
+            flat = finite.reshape(len(stored) if per_channel else 1, -1)
+            own = bounds[before : before + len(flat)]
+            own.copy_(torch.maximum(own, flat.amax(dim=1)) if flat.shape[1] else own)
+            before += len(flat) if per_channel else 0
+        return _FittedGuard(self.mode, rounded_up(bounds), written.shape)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         channels = max(1, shape[0]) if self.granularity == "channel" and len(shape) >= 2 else 1
@@ -74,6 +77,10 @@ class _FittedGuard(Fitted):
     def __init__(self, mode: str, bounds: Tensor, shape: tuple[int, ...]) -> None:
         self.mode, self.bounds, self.shape = mode, bounds, shape
         self.side_bits = BOUND_BITS * len(bounds)
+
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> _FittedGuard:
+        own = self.bounds[rows] if len(self.bounds) > 1 else self.bounds
+        return _FittedGuard(self.mode, own, (rows.stop - rows.start, *shape[1:]))
 
     def constants(self) -> Constants:
         return {"bounds": self.bounds.float()}

@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, split
 
 from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat, ScaledFormat
@@ -95,6 +95,9 @@ class InPlace(Protection):
     def spare_bits(self, format: NumberFormat) -> int:
         return math.ceil(self.spare)
 
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> InPlace:
+        return self
+
     def fit_block(self, format: NumberFormat) -> int:
         return BLOCK_BITS // format.bits
 
@@ -126,15 +129,16 @@ class InPlace(Protection):
 
     def fit(self, written: Written) -> FittedInPlace:
         sample = written.words[:: max(1, len(written.words) // _SAMPLE)]
-        numbers = written.format.element.decode(codes_of(sample.copy())).double()
-        return FittedInPlace(self._fitting(written), Distribution.of(numbers.reshape(1, -1)))
+        numbers = written.format.element.decode(codes_of(sample.copy()))
+        return FittedInPlace(self._fitting(written), Distribution.of(lambda: [numbers], 1, len(numbers)))
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         return FittedInPlace(self._fitting(empty), Distribution.restored(constants, 1))
 
     def nearest(self, written: Written) -> Words:
         blocks, goals = self._fitting(written), written.values.reshape(-1)
-        if any(count_non_finite(exact_reals(written.values, written.format.name))):
+        tiles = split(goals, TILE)
+        if any(any(count_non_finite(exact_reals(tile, written.format.name))) for tile in tiles):
             raise UsageError(
                 f"{self.text}: stores finite values only, the tensor holds NaN or infinities",
                 "leave the tensor out with --exclude, or protect it with secded=64",

@@ -8,6 +8,7 @@ their sign in the top bits; the posterior reads them as a repetition code.
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -81,14 +82,15 @@ class Posterior(Protection):
         ber = self.ber if self.ber is not None else written.ber
         if ber is None:
             raise UsageError("posterior: needs to know the bit-error rate", "say posterior=P, or name it: --ber P")
-        if not bool(written.values.isfinite().all()):
+        if not all(bool(part.isfinite().all()) for part in written.value_parts()):
             raise UsageError(
                 "posterior: reads finite values only, the tensor holds NaN or infinities",
                 "leave the tensor out with --exclude, or protect it with guard",
             )
-        numbers = numbers_of(written)
-        groups = numbers.reshape(written.channels if self.granularity == "channel" and numbers.numel() else 1, -1)
-        return FittedPosterior(written.format, Distribution.of(groups), ber, max(1, groups.shape[1]))
+        groups = written.channels if self.granularity == "channel" and len(written.words) else 1
+        size = len(written.words) // groups
+        distribution = Distribution.of(lambda: numbers_of(written), groups, size)
+        return FittedPosterior(written.format, distribution, ber, max(1, size))
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         ber = float(constants["ber"])
@@ -113,12 +115,18 @@ class FittedPosterior(Fitted):
         self.prior = distribution.prior(self.levels)
         self.table = posterior_means(self.prior, self.levels, self.bits, ber)
 
+    def of_rows(self, rows: slice, shape: tuple[int, ...]) -> FittedPosterior:
+        own = copy(self)
+        if len(self.class_of_group) > 1:
+            own.class_of_group = self.class_of_group[rows]
+        return own
+
     def constants(self) -> Constants:
         return {**self.distribution.constants(), "ber": self.ber}
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         top = torch.from_numpy((words.reshape(-1) >> self.dropped).astype("int64"))
-        if len(self.class_of_group) == 1:
+        if len(self.table) == 1:
             read = self.table[0][top]
         else:
             position = torch.arange(len(top)) if index is None else index.reshape(-1)

@@ -15,9 +15,9 @@ from torch import Tensor
 from faultcli.errors import FaultcliError, FormatError
 from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
 from faultcli.formats import NumberFormat, ScaledFormat, bit_positions, scale_positions
-from faultcli.formats.fixed import FixedFormat
-from faultcli.formats.values import exact_reals
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, words_of, zero_word
+from faultcli.protect.encoding import Values, encoded
+from faultcli.protect.parts import TensorPart, parts
 
 
 @dataclass(frozen=True)
@@ -142,19 +142,12 @@ class StoredTensor(TensorSlot):
             FormatError, UsageError: names the tensor, and what cannot be stored or does not work on this format.
         """
         scales: StoredTensor | None = None
-        values = weights
         try:
-            for link in links:
-                values = link.write_values(values)
-            if isinstance(format, FixedFormat | ScaledFormat):
-                values = exact_reals(values, format.name)  # once, for all that look at them
-            fitted_format = format.fitted(values)
+            group = math.lcm(*(1, *(link.fit_block(format) for link in links)))
+            values = Values(weights, format, tuple(links), group)
+            fitted_format, words = encoded(values, ber)
             if isinstance(fitted_format, ScaledFormat) and fitted_format.at_risk:
                 scales = cls._write_scales(name, fitted_format, links, ber)
-            words = words_of(fitted_format.encode(values))
-            for link in links:
-                words = link.nearest(Written(values, words, fitted_format, ber))
-            group = math.lcm(*(1, *(link.fit_block(fitted_format) for link in links)))
             elements = len(words)
             padded = words if elements % group == 0 else np.pad(words, (0, -elements % group))
             fitted: dict[Protection, Fitted] = {}
@@ -246,12 +239,41 @@ class StoredTensor(TensorSlot):
         constants = sum(link.side_bits for link in self.links)
         return added + constants + self.format.side_bits + (self.scales.extra_bits if self.scales else 0)
 
-    def read(self) -> Tensor:
+    def read(self, out: Tensor | None = None) -> Tensor:
         """Return the whole tensor as read back without faults, in the dtype of the weights.
 
         It may share its memory with the image (fp32 is stored as it is), so it is for reading and copying only.
+
+        Args:
+            out: where to write it instead of into a new tensor; returned.
         """
-        return self.values_of(self.decode_words(self.words, self.checks)[: self.elements], None)
+        group = math.lcm(*(1, *(link.block for link in self.links)))
+        for part in parts(self.shape, self.format, self.links, group):
+            if part.rows is not ... and out is None:
+                if self._as_it_is:
+                    break
+                out = torch.empty(self.shape, dtype=self.dtype or self.format.value_dtype)
+            padded = slice(part.start, -(-part.stop // group) * group)
+            own = zip(self.links, self.checks, strict=True)
+            checks = [words[padded.start // link.block : padded.stop // link.block] for link, words in own]
+            words = self.decode_words(self.words[padded], checks)
+            values = self._values_of_part(part, words[: part.stop - part.start])
+            if out is None:
+                return values
+            out[part.rows] = values
+        return out if out is not None else self.values_of(self.data, None)
+
+    @property
+    def _as_it_is(self) -> bool:
+        """Whether it reads as a view of its words."""
+        return not self.links and getattr(self.format, "native", None) == self.format.value_dtype == self.dtype
+
+    def _values_of_part(self, part: TensorPart[Fitted], words: Words) -> Tensor:
+        """Return what the decoded words of a part stand for."""
+        if part.rows is ...:
+            return self.values_of(words, None)
+        own = replace(self, shape=part.shape, format=part.format, links=part.links)
+        return own.values_of(words, None)
 
     def faulty(self, faults: Mapping[str, WordFaults], *, on_values: bool = False) -> ReadElements:
         """Return the elements that read another value once the faults are there (bit for bit: −0 is not 0).

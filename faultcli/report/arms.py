@@ -16,6 +16,7 @@ _NESTED = {
     "gain_over_none": ("mean", "low", "high"),
     "drop_from_baseline": ("mean", "low", "high"),
     "perplexity": ("mean", "low", "high"),
+    "acc_norm": ("mean", "low", "high"),
 }
 
 

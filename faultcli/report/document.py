@@ -92,6 +92,7 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
         "drop_from_baseline": None if drop is None else {"mean": drop.mean, "low": drop.low, "high": drop.high},
         **{name: rates.get(name) for name in _RATES},
         **_perplexity(arm, confidence),
+        **_acc_norm(arm, confidence),
         **_scores(arm, result, confidence),
         "flips_mean": arm.flips_mean,
         "overhead_bits_per_weight": arm.overhead_bits_per_weight,
@@ -130,6 +131,17 @@ def _perplexity(arm: ArmResult, confidence: float) -> dict[str, Any]:
         "agreement": arm.mean_rates().get("agreement"),
         "stored_perplexity": arm.stored.perplexity,
         "perplexity": None if mean is None else {"mean": mean.mean, "low": mean.low, "high": mean.high},
+    }
+
+
+def _acc_norm(arm: ArmResult, confidence: float) -> dict[str, Any]:
+    """Return nothing but for questions with choices."""
+    if arm.stored.acc_norm is None:
+        return {}
+    mean = arm.acc_norm(confidence)
+    return {
+        "stored_acc_norm": arm.stored.acc_norm,
+        "acc_norm": None if mean is None else {"mean": mean.mean, "low": mean.low, "high": mean.high},
     }
 
 

@@ -117,9 +117,11 @@ def _mean(arm: ArmResult) -> float:
 
 
 def arm_columns(result: CampaignResult) -> tuple[str, ...]:
-    """Return the header of a table of arms; language models have their perplexity at the end, tasks their scores
-    beside the first."""
+    """Return the header of a table of arms; language models have their perplexity at the end, questions with
+    choices the accuracy by score per character, tasks their scores beside the first."""
     named = tuple(result.measure.name if name == "accuracy" and result.measure.score else name for name in _ARM_COLUMNS)
+    if result.original.acc_norm is not None:
+        return (*named, "acc_norm")
     return (*named, "perplexity") if _is_language(result) else (*named, *_further(result))
 
 
@@ -149,6 +151,7 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
         percent(rates.get("sdc")),
         percent(rates.get("due")),
         *([perplexity_interval(arm.perplexity(confidence))] if _is_language(result) else []),
+        *([percent_interval(arm.acc_norm(confidence))] if result.original.acc_norm is not None else []),
         *(score_interval(arm.score(name, confidence)) for name in _further(result)),
     )
 

@@ -20,6 +20,7 @@ from faultcli.report.numbers import (
     headline_text,
     original_text,
     percent,
+    percent_interval,
     perplexity,
     perplexity_interval,
     score,
@@ -59,6 +60,8 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
         accuracy |= {
             f"perplexity [{interval_name(result, confidence)}]": lambda a: perplexity_interval(a.perplexity(confidence))
         }
+    if result.original.acc_norm is not None:
+        accuracy["acc_norm"] = lambda arm: percent_interval(arm.acc_norm(confidence))
     gain: Columns = {"gain": lambda arm: gain_text(arm, result, confidence)} if result.measure.good else {}
     masked: Columns = {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}
     errors: Columns = {
@@ -275,6 +278,9 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
     language = any(outcome is not None and outcome.scored is not None for outcome in rows.values())
     if language:
         table.add_column("perplexity", justify="right")
+    choices = any(outcome is not None and outcome.acc_norm is not None for outcome in rows.values())
+    if choices:
+        table.add_column("acc_norm", justify="right")
     for name, outcome in rows.items():
         if outcome is not None:
             loss = UNDEFINED if outcome.loss is None else f"{outcome.loss:.4g}"
@@ -287,6 +293,7 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
                 percent(rates["due"], 2),
                 percent(rates["sdc"], 2),
                 *([perplexity(outcome.perplexity)] if language else []),
+                *([percent(outcome.acc_norm, 2)] if choices else []),
             )
     return table
 

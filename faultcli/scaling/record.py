@@ -64,12 +64,13 @@ class Scaling:
         """Return the factors that the memory of the checkpoint holds its weights with."""
         return charged({name: factor.float() for name, factor in self.factors.items()})
 
-    def read(self, name: str, words: Tensor) -> Tensor:
+    def read(self, name: str, words: Tensor, *, in_place: bool = False) -> Tensor:
         """Return what words of the file stand for: the original's weight, bit for bit, where the word is as it was
-        written, and v/c, as on any device, where faults have changed it."""
+        written, and v/c, as on any device, where faults have changed it. `in_place`: in the memory of
+        the words, which is contiguous."""
         if name not in self.factors or not words.numel():
             return words
-        out, offsets = torch.empty_like(words), self.offsets(name, words)
+        out, offsets = words if in_place else torch.empty_like(words), self.offsets(name, words)
         for pieces in matching_tiles(self.factors[name], out, words, *([] if offsets is None else [offsets])):
             target, source, *offset, factor = pieces
             target.copy_(divided(source, factor, *offset))

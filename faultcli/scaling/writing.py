@@ -18,6 +18,7 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, ContentHash, LazyTensors, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
+from faultcli.formats import NumberFormat
 from faultcli.formats.values import TILE
 from faultcli.injection import slots
 from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
@@ -88,16 +89,20 @@ def scale_checkpoint(
     if scale.granularity == "model" and names:
         factors_of = scale.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber=ber)
         common = next((chosen.values for chosen in factors_of.values()), None)
-    rows, factors, corrections = [], {}, {}
+    rows: list[ScaledTensor] = []
+    factors: dict[str, float | list[float]] = {}
+    corrections: dict[str, bytes] = {}
     room = _MAX_CORRECTIONS
     content = ContentHash(checkpoint)
-    for name, info in checkpoint.tensors.items():
+
+    def look(name: str, info: TensorInfo) -> None:  # a function, so that nothing of the last tensor is kept
+        nonlocal room
         data = checkpoint.read_bytes(name)
         content.update(info.file, data)
         if progress is not None:
             progress(info.nbytes)
         if name not in formats:
-            continue
+            return
         weights, chosen = _view(info, data), common
         if chosen is None:
             chosen = scale.for_tensors({name: weights}, formats.__getitem__, ber=ber)[name].values
@@ -110,11 +115,12 @@ def scale_checkpoint(
         if record:
             corrections[name] = record
             room -= len(record)
-        how = {"per_channel": len(factor) > 1, "sample_bits": TABLE_BITS}
-        search = FactorSearch(name, weights, formats[name], (), ber, **how)  # type: ignore[arg-type]
-        row = _row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected)
-        factors[name] = row.factor
-        rows.append(row)
+        search = _search(name, weights, formats[name], ber, per_channel=len(factor) > 1)
+        rows.append(_row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected))
+        factors[name] = rows[-1].factor
+
+    for name, info in checkpoint.tensors.items():
+        look(name, info)
     summary = {
         "schema": SCHEMA,
         "version": __version__,
@@ -147,7 +153,7 @@ def _not_undone(written: Checkpoint, originals: Mapping[str, bytes]) -> str | No
     scaling = Scaling.of(written)
     assert scaling is not None
     for name, original in originals.items():
-        back = scaling.read(name, written.read(name)).view(-1).view(torch.uint8)
+        back = scaling.read(name, written.read(name), in_place=True).view(-1).view(torch.uint8)
         if hashlib.blake2b(back.numpy().data).digest() != original:
             return name
     return None
@@ -172,6 +178,10 @@ def _may_round(checkpoint: Checkpoint, names: Sequence[str], scale: Scale) -> bo
             f"a power of two loses nothing: --factor {near:g}",
         )
     return rounds
+
+
+def _search(name: str, weights: Tensor, format: NumberFormat, ber: float, *, per_channel: bool) -> FactorSearch:
+    return FactorSearch(name, weights, format, (), ber, per_channel=per_channel, sample_bits=TABLE_BITS)
 
 
 def _row(search: FactorSearch, factor: Tensor, best: float | None, corrected: int) -> ScaledTensor:
@@ -220,8 +230,7 @@ def unscale_checkpoint(
         )
 
     def divide(info: TensorInfo, data: NDArray[np.uint8]) -> None:
-        values = _view(info, data)
-        values.copy_(scaling.read(info.name, values))
+        scaling.read(info.name, _view(info, data), in_place=True)
 
     def proven(partial: Path) -> None:
         found = Checkpoint.open(partial).sha256(progress)

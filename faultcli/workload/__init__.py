@@ -3,6 +3,7 @@
 base           what every workload can do
 classifier     classifiers, and a workload from what a command line says
 language       language models
+choice         language models on questions with choices
 score          any task: a score of the user's own
 in_memory      a user's own module and data
 models         how the network of a checkpoint is found and built

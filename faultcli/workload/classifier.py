@@ -14,6 +14,8 @@ from torch import Tensor, nn, split
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload, Golden
+from faultcli.workload.choice import ChoiceWorkload
+from faultcli.workload.data.choices import load_choices
 from faultcli.workload.data.datasets import Dataset, load_data
 from faultcli.workload.data.tokens import load_tokens
 from faultcli.workload.language import LanguageWorkload
@@ -376,6 +378,10 @@ def build_workload(
             raise UsageError("--answer: is for classifiers; of a language model the logits are taken", "leave it out")
         if spec.mean is not None or spec.std is not None:
             raise UsageError(f"{architecture.name} takes tokens, which have no mean", "leave out --mean and --std")
+        questions = load_choices(data, architecture.language, spec.limit)
+        if questions is not None:
+            model = load_model(architecture, state)
+            return ChoiceWorkload(architecture, model, questions, batch_size=spec.batch_size, device=place)
         tokens = load_tokens(data, architecture.language, spec.limit)
         return LanguageWorkload(
             architecture, load_model(architecture, state), tokens, batch_size=spec.batch_size, device=place

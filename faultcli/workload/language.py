@@ -15,7 +15,7 @@ from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.token_metrics import GoldenTokens, TokenMeter
 
 LOGITS = 1 << 26  # float32 logits of one batch, by default, as many as are 256 MB
-_LARGEST = 16  # sequences
+LARGEST_BATCH = 16  # sequences
 
 
 class LanguageWorkload(BaseWorkload):
@@ -48,7 +48,7 @@ class LanguageWorkload(BaseWorkload):
         self.tokens = tokens
         self._vocabulary = architecture.language.vocabulary
         if batch_size is None:
-            batch_size = max(1, min(_LARGEST, LOGITS // (tokens.ids.shape[1] * self._vocabulary)))
+            batch_size = max(1, min(LARGEST_BATCH, LOGITS // (tokens.ids.shape[1] * self._vocabulary)))
         super().__init__(architecture, model, batch_size=batch_size, device=device)
 
     def __len__(self) -> int:

@@ -31,7 +31,8 @@ class Outcome:
     """What one evaluation gave. Counts of inputs; what is undefined is None, never 0.
 
     `top1`, `top5` and `rates()` are the fractions. A language model answers at every scored position of an input: of
-    it, `correct1`, `correct5`, `agreed` and `loss` count positions, and all others sequences (see `token_metrics`). A
+    it, `correct1`, `correct5`, `agreed` and `loss` count positions, and all others sequences (see `token_metrics`). One
+    that answers questions by choice is counted as a classifier, and has `correct_norm` besides (see `choice`). A
     task with a score of its own has `scores`, and no accuracy (see `score`).
     """
 
@@ -48,6 +49,7 @@ class Outcome:
     sdc20pct: int | None = None  # the same with 20 %
     scored: int | None = None  # positions of a language model that were scored; None for classifiers
     agreed: int | None = None  # those whose top-1 token is the golden one
+    correct_norm: int | None = None  # of questions with choices: the label has the largest score per character
     scores: Mapping[str, float | None] | None = None  # numbers of a score of the user's own; None is not finite
 
     @property
@@ -72,6 +74,11 @@ class Outcome:
         return None if self.correct5 is None else self.correct5 / self.answers
 
     @property
+    def acc_norm(self) -> float | None:
+        """Part of questions with choices that are answered right by score per character; None for other tasks."""
+        return None if self.correct_norm is None else self.correct_norm / self.n
+
+    @property
     def agreement(self) -> float | None:
         """Part of a language model's scored positions that have the golden top-1 token; None for classifiers."""
         return None if self.agreed is None else self.agreed / self.answers
@@ -92,15 +99,17 @@ class Outcome:
 
     def rates(self) -> dict[str, float | None]:
         """Return `top1`, `top5`, `loss` (in nats), and the other counts as fractions of the inputs; for language models
-        also `agreement`."""
+        also `agreement`, for questions with choices `acc_norm`."""
         counts = {name: value for name, value in asdict(self).items() if name not in _NOT_OF_INPUTS}
         fractions = {name: None if count is None else count / self.n for name, count in counts.items()}
         tokens = {} if self.scored is None else {"agreement": self.agreement}
+        if self.correct_norm is not None:
+            tokens["acc_norm"] = self.acc_norm
         top1 = None if self.correct1 is None else self.top1
         return {"top1": top1, "top5": self.top5, "loss": self.loss, **tokens, **fractions, **(self.scores or {})}
 
 
-_NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed", "scores")
+_NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed", "correct_norm", "scores")
 
 
 class GoldenRun:

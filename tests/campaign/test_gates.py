@@ -100,7 +100,7 @@ def test_a_perplexity_is_tested_as_the_probability_of_a_token() -> None:
         is not Verdict.PASS
     )
     gate.check_measured({"token probability": 0.2}, "a model")
-    with pytest.raises(UsageError, match="--max-perplexity: resnet is no language model"):
+    with pytest.raises(UsageError, match="--max-perplexity: resnet has no perplexity on these data"):
         gate.check_measured({"accuracy": 0.9}, "resnet")
 
 

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from faultcli.errors import FaultcliError
+from faultcli.faults import sampling
 from faultcli.faults.laws import LAWS, FaultLaw, parse_law
 from faultcli.faults.maps import WordFaults
 from faultcli.memory import MemoryImage
@@ -260,3 +261,16 @@ def test_any_number_of_flips_stands_for_all_of_them_and_draws_none() -> None:
         image().draw(law, seed=0, trial=0)
     with pytest.raises(FaultcliError, match="over all bits"):
         parse_law("flips:any,bits=sign")
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.3, 1.0])
+def test_bits_drawn_in_pieces_are_those_drawn_at_once(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for chunk in (1 << 20, 7):
+        monkeypatch.setattr(sampling, "_CHUNK", chunk)
+        drawn.append(draw(f"bitflip:{rate}", image()))
+    one, other = drawn
+    for name in ("a.weight", "b.weight"):
+        assert (np.diff(one[name].words) > 0).all()
+        assert np.array_equal(one[name].words, other[name].words)
+        assert np.array_equal(one[name].masks, other[name].masks)

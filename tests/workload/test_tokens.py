@@ -273,7 +273,7 @@ def test_classifiers_have_no_gate_on_perplexity(capsys: pytest.CaptureFixture[st
     from faultcli.cli import run as faultcli
 
     assert faultcli(["campaign", "--ber", "1e-3", "--max-perplexity", "5", "--limit", "5", "--device", "cpu"]) == 2
-    assert "digits-cnn is no language model" in " ".join(capsys.readouterr().err.split())
+    assert "digits-cnn has no perplexity on these data" in " ".join(capsys.readouterr().err.split())
 
 
 def test_errors_are_one_class() -> None:

@@ -6,4 +6,5 @@ images    folders of images
 labels    their folders into the classes of a network
 archives  arrays out of npz and safetensors files
 tokens    token sequences
+choices   questions with choices, as tokens
 """

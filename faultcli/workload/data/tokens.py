@@ -142,7 +142,8 @@ def load_tokens(spec: str, language: Language, limit: int | None = None) -> Toke
     match = re.fullmatch(r"(.*\.txt)(?:,length=(\d+))?", spec, flags=re.DOTALL)
     if match is None:
         raise UsageError(
-            f"{spec}: is no data for a language model", "pass --data FILE.npz, FILE.safetensors, or FILE.txt[,length=T]"
+            f"{spec}: is no data for a language model",
+            "pass --data FILE.npz, FILE.safetensors, FILE.txt[,length=T] or FILE.jsonl",
         )
     length = whole_number(match[2]) if match[2] else min(TEXT_WINDOW, language.context or TEXT_WINDOW)
     if length is None:
@@ -157,7 +158,7 @@ def _from_text(path: Path, length: int, language: Language, limit: int | None) -
         text = read_text(path, _LONGEST_TEXT)
     except ForeignError as error:
         raise WorkloadError(f"{path}: {error}", "check the path; the text has to be UTF-8") from None
-    ids = _tokenizer(language)(text)["input_ids"]
+    ids = tokenizer_of(language)(text)["input_ids"]
     if len(ids) < 2:
         raise WorkloadError(f"{path}: is {len(ids)} tokens long", "two are needed, so that one is predicted")
     windows = [ids[start : start + length] for start in range(0, len(ids), length)]
@@ -169,7 +170,7 @@ def _from_text(path: Path, length: int, language: Language, limit: int | None) -
     return make_tokens(padded, mask.long(), str(path), language).first(limit)
 
 
-def _tokenizer(language: Language) -> Any:
+def tokenizer_of(language: Language) -> Any:
     place = language.tokenizer
     try:
         from transformers import AutoTokenizer

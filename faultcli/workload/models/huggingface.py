@@ -59,7 +59,7 @@ def _architecture(directory: Path, config: Any) -> Architecture:
                 None if context is None else count("max_position_embeddings", context),
                 directory,
             ),
-            data="FILE.safetensors (input_ids, attention_mask) or FILE.txt",
+            data="FILE.safetensors (input_ids, attention_mask), FILE.txt or FILE.jsonl (questions)",
         )
     preprocess, geometry = preprocessing(directory, config)
     names = class_names(config)
