@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.checkpoint import Checkpoint
-from faultcli.errors import FormatError, UsageError
+from faultcli.checkpoint.adapters import adapts, base_of
+from faultcli.errors import FormatError, UsageError, WorkloadError
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import about_checkpoint
@@ -122,6 +123,8 @@ class Subject:
         running = {name: value for name, value in opening.items() if name not in Selecting.__annotations__}
         selection = Selection.of(opening)
         checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
+        if opening.get("arch") in (None, "hf"):
+            _check_whole(checkpoint)
         hardened = Hardened.of(checkpoint)
         names = names_at_risk(checkpoint, hardened, selection)
         if hardened is not None:
@@ -133,7 +136,7 @@ class Subject:
             checkpoint.metadata if hardened is None else hardened.metadata,
             WorkloadSpec(data, **running),  # type: ignore[arg-type]
             directory=checkpoint.directory,
-            is_directory=checkpoint.kind == "directory",
+            is_directory=checkpoint.kind != "file",
         )
         return cls(
             workload,
@@ -296,6 +299,20 @@ def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
     if data is None:
         raise UsageError("there is nothing to run the model on", "pass a DataLoader, or a score of your own: score=fn")
     return None
+
+
+def _check_whole(checkpoint: Checkpoint) -> None:
+    """Refuse an adapter, which is no model by itself.
+
+    Raises:
+        WorkloadError: it is one.
+    """
+    if adapts(checkpoint.tensors):
+        base = base_of(checkpoint.directory)
+        raise WorkloadError(
+            f"{checkpoint.path}: is an adapter{f' of {base}' if base else ''}, which does not run without its model",
+            "merge the two first (peft: model.merge_and_unload().save_pretrained('merged')), and name merged",
+        )
 
 
 def _called(path: Path) -> str:
