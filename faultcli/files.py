@@ -32,6 +32,7 @@ except ImportError:  # not a POSIX system
 
 _MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # locks may not reach from one to another
 _TEMPORARY = re.compile(r"\.faultcli-([0-9a-f]{6})[0-9a-f]{12}(\.[^-]*)?")
+_OF_A_CHECKPOINT = (".safetensors", ".safetensors.index.json")
 _YOUNG_SECONDS = 10.0
 _FOREIGN_SECONDS = 24 * 3600.0
 _CWD, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
@@ -253,7 +254,8 @@ def _check_replaceable(target: Path, inputs: Iterable[Path], brings: Collection[
     if any(resolved in (file.resolve(), *file.resolve().parents) for file in inputs):
         raise OutputError(f"{target}: holds the input; inputs are never changed", "choose another -o")
     kept = _not_in(target, brings)
-    if kept is None and (entries := os.listdir(target)) and not any(name.endswith(".safetensors") for name in entries):
+    entries = os.listdir(target)
+    if kept is None and entries and not any(name.endswith(_OF_A_CHECKPOINT) for name in entries):
         kept = min(entries)
     if kept is not None:
         message = f"{target}: holds more than a checkpoint ({kept}); it is not deleted to make room for the output"

@@ -233,7 +233,9 @@ def test_bad_index(tmp_path: Path, damage: Callable[[Path], object], words: str,
 def test_an_index_that_its_shards_contradict(tmp_path: Path) -> None:
     """Loaders read whole shards: what they hold counts, and it is said."""
     directory = sharded(tmp_path / "m")
-    edit_index(lambda index: index["weight_map"].update(d=ONE, c=ONE, b=TWO))(directory / "model.safetensors.index.json")
+    edit_index(lambda index: index["weight_map"].update(d=ONE, c=ONE, b=TWO))(
+        directory / "model.safetensors.index.json"
+    )
     opened = Checkpoint.open(directory)
     assert list(opened.tensors) == ["b", "a", "c"]
     index = directory / "model.safetensors.index.json"
