@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faultcli.foreign import ForeignError, parse_json, read_text
@@ -14,16 +14,19 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = f"{SUFFIX}.index.json"
 PIPELINE, MODULES = "model_index.json", "modules.json"  # of diffusers, of sentence-transformers
 
+_INDEX = re.compile(r"(.*)\.safetensors\.index(\.([^.]+))?\.json")
 _NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)(.*)\.safetensors")  # model-00001-of-00007.safetensors
 _MOST_SHARDS = 10_000
 _DEPTH, _MOST_FOLDERS = 3, 1000  # how far folders are looked into for checkpoints
 # Weights under names that loaders look for: beside a rewritten checkpoint they would be the unchanged ones.
 _WEIGHTS = re.compile(
-    r".*\.(safetensors|safetensors\.index\.json|bin\.index\.json|pt2?|pth|ckpt.*|ot|gguf|ggml|h5|hdf5|keras|msgpack|tflite"
-    r"|mlmodel|pb|pdparams|pdiparams|engine|distcp|seal|onnx([._]data.*)?)|(.*_)?model.*\.bin|openvino_.*\.xml",
+    r".*\.(safetensors|(safetensors|bin)\.index(\.[^.]+)?\.json|pt2?|pth|ckpt.*|ot|gguf|ggml|h5|hdf5|keras|msgpack|tflite"
+    r"|mlmodel|pb|pdparams|pdiparams|engine|distcp|seal|onnx([._]data.*)?)|(.*_)?model.*\.bin|openvino_(.*_)?model.*\.xml",
     re.IGNORECASE,
 )
-MODEL, OTHER_FORM, ADAPTER = range(3)  # how far a checkpoint is from being the one that is meant
+# How far a checkpoint is from being the one that is meant. OTHER_FORM: a variant (`model.fp16`) beside a plain one;
+# `consolidated`, the model as Mistral's own program names its tensors. BROKEN: shards are missing, and loaders stop.
+MODEL, OTHER_FORM, BROKEN, ADAPTER = range(4)
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,16 @@ class Held:
     Attributes:
         files: their names in the directory.
         index: the name of their index; None: a file, or shards without an index.
-        missing: of shards without an index, those that are not there; the names that they would have.
+        missing: of an index none of whose shards is there, all; of shards without an index, those that would be needed.
         numbered: the files are named as shards.
+        rank: `MODEL`, `OTHER_FORM`, `BROKEN` or `ADAPTER`; by their names.
     """
 
     files: tuple[str, ...]
     index: str | None = None
     missing: tuple[str, ...] = ()
     numbered: bool = False
+    rank: int = MODEL
 
     @property
     def name(self) -> str | None:
@@ -48,33 +53,44 @@ class Held:
         return self.index or (None if self.numbered else self.files[0])
 
     @property
-    def rank(self) -> int:
-        """`MODEL`; `OTHER_FORM`: the model as Mistral's own program names its tensors; `ADAPTER`."""
+    def stem(self) -> tuple[str, str]:
+        """What it is called without what makes it a file, an index or shards: `model`, and the variant or nothing."""
         first = self.index or self.files[0]
-        if first.startswith("adapter_"):
-            return ADAPTER
-        return OTHER_FORM if first.startswith("consolidated") else MODEL
+        if (match := _INDEX.fullmatch(first)) is not None:
+            whole = f"{match[1]}.{match[3]}" if match[3] else match[1]
+        elif self.numbered and (match := _NUMBERED.fullmatch(first)) is not None:
+            whole = match[1].rstrip("-_.") + match[4]
+        else:
+            whole = first.removesuffix(SUFFIX)
+        name, _, variant = whole.partition(".")
+        return name, variant
 
     def __str__(self) -> str:
         if self.index is not None:
-            return self.index
+            return f"{self.index} (its shards are not there)" if self.missing else self.index
         return f"{self.files[0]} … ({len(self.files)} shards without an index)" if self.numbered else self.files[0]
 
     def rivals(self, index: str) -> bool:
         """Whether some loaders would take this single file, and others the shards of `index`."""
-        single = index.removesuffix(".index.json")
-        return self.files in ((single,), (f"model{SUFFIX}",)) and self.index is None
+        return self.files in ((index.removesuffix(".index.json"),), (f"model{SUFFIX}",)) and self.index is None
 
 
-def checkpoints_of(names: Iterable[str], indexes: Mapping[str, Iterable[str]]) -> list[Held]:
+def is_index(name: str) -> bool:
+    """Whether a file's name is that of an index: `model.safetensors.index.json`, and those of variants."""
+    return _INDEX.fullmatch(name) is not None
+
+
+def checkpoints_of(names: Iterable[str], indexes: Mapping[str, Iterable[str]], absent: Collection[str]) -> list[Held]:
     """Sort the files of a directory into checkpoints.
 
     Args:
         names: of its files.
         indexes: those that are indexes, each with the files that it names.
+        absent: indexes none of whose files is there.
     """
-    held = [Held(tuple(sorted(files)), index) for index, files in indexes.items()]
-    claimed = {file for one in held for file in one.files}
+    named = {index: tuple(sorted(files)) for index, files in indexes.items()}
+    held = [Held(files, index, files if index in absent else ()) for index, files in named.items()]
+    claimed = {file for files in named.values() for file in files}
     sets: dict[tuple[str, str, str], dict[int, str]] = {}
     for name in sorted(names):
         if not name.endswith(SUFFIX) or name in claimed:
@@ -84,7 +100,18 @@ def checkpoints_of(names: Iterable[str], indexes: Mapping[str, Iterable[str]]) -
             held.append(Held((name,)))
         else:
             sets.setdefault((match[1], match[3], match[4]), {})[int(match[2])] = name
-    return held + [_numbered(*key, files) for key, files in sets.items()]
+    held += [_numbered(*key, files) for key, files in sets.items()]
+    plain_ones = {one.stem[0] for one in held if not one.stem[1] and not one.missing}
+    return [replace(one, rank=_rank(one, plain_ones)) for one in held]
+
+
+def _rank(one: Held, plain_ones: Collection[str]) -> int:
+    name, variant = one.stem
+    if name.startswith("adapter_"):
+        return ADAPTER
+    if one.missing:
+        return BROKEN
+    return OTHER_FORM if name.startswith("consolidated") or (variant and name in plain_ones) else MODEL
 
 
 def _numbered(before: str, total: str, after: str, files: Mapping[int, str]) -> Held:

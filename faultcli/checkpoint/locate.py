@@ -18,6 +18,7 @@ from faultcli.checkpoint.contents import (
     checkpoints_of,
     folders_with_checkpoints,
     holds_weights,
+    is_index,
     is_weights,
     other_modules,
     pipeline_parts,
@@ -67,9 +68,9 @@ class Location:
 def locate(path: Path) -> Location:
     """Find the files of the checkpoint at `path`.
 
-    A directory may hold several. Its only index counts before single files, a model before adapters and before what
-    Mistral's own program reads (`consolidated*`); numbered shards without an index belong together. What is left out
-    is in the notes. Where loaders differ in which one they take, it is ambiguous.
+    A directory may hold several. Its only index counts before single files, a model before its variants (`model.fp16`),
+    before what Mistral's own program reads (`consolidated*`) and before adapters; numbered shards without an index
+    belong together. What is left out is in the notes. Where loaders differ in which one they take, it is ambiguous.
 
     Raises:
         CheckpointError: nothing there, no checkpoint in the directory, an ambiguous one, missing shards, or a damaged
@@ -109,7 +110,7 @@ def _locate_in(directory: Path) -> Location:
     if len(meant) > 1 or parts:
         raise _ambiguous(directory, meant, parts)
     (chosen,) = meant
-    if chosen.missing:
+    if chosen.missing and chosen.index is None:
         raise _missing(directory, chosen.missing, len(chosen.files) + len(chosen.missing))
     if chosen.index is not None:
         found = _locate_shards("directory", directory / chosen.index)
@@ -123,14 +124,18 @@ def _files_in(directory: Path) -> list[str]:
 
 
 def _held(directory: Path, names: Sequence[str]) -> list[Held]:
-    indexes = {}
-    for name in names:
-        if name.endswith(INDEX_SUFFIX):
-            try:
-                indexes[name] = set(_weight_map(directory / name).values())
-            except CheckpointError:  # said when it is opened, if it is the one
-                indexes[name] = set()
-    return checkpoints_of(names, indexes)
+    indexes: dict[str, set[str]] = {}
+    for name in filter(is_index, names):
+        try:
+            indexes[name] = set(_weight_map(directory / name).values())
+        except CheckpointError:  # said when it is opened, if it is the one
+            indexes[name] = set()
+    absent = {
+        index
+        for index, files in indexes.items()
+        if files and not any(map(os.path.exists, (directory / file for file in files)))
+    }
+    return checkpoints_of(names, indexes, absent)
 
 
 def _is_adapter(directory: Path, held: Held) -> bool:
@@ -139,7 +144,7 @@ def _is_adapter(directory: Path, held: Held) -> bool:
 
 def _notes(directory: Path, chosen: Held, others: Sequence[Held]) -> Iterator[str]:
     if chosen.numbered:
-        yield f"{directory}: has no index; its {len(chosen.files)} numbered shards are read, which are all of them"
+        yield f"{directory}: no index names its {len(chosen.files)} numbered shards, which are all there and are read"
     if others:
         unread = [f"{one} (an adapter)" if _is_adapter(directory, one) else str(one) for one in others]
         yield f"{directory}: {chosen} is read, and not {some(unread)}"

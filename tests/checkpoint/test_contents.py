@@ -80,7 +80,7 @@ def test_numbered_shards_without_an_index(tmp_path: Path, start: int, pattern: s
         put(tmp_path, name, header=layout((f"t{number}", "I8", [2], 2)))
     opened = Checkpoint.open(tmp_path)
     assert list(opened.tensors) == ["t0", "t1", "t2"]
-    assert opened.notes == (f"{tmp_path}: has no index; its 3 numbered shards are read, which are all of them",)
+    assert opened.notes == (f"{tmp_path}: no index names its 3 numbered shards, which are all there and are read",)
     assert (opened.kind, opened.index) == ("directory", None)
     put(tmp_path, names[2], header=layout(("t0", "I8", [2], 2)))
     assert "'t0' lies in two shards" in refused(tmp_path).message
@@ -103,11 +103,48 @@ def test_an_index_of_another_sharding(tmp_path: Path) -> None:
     shards = sharded(tmp_path / "m")
     index = shards / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00030.safetensors"}}))
-    error = refused(shards)
+    opened = Checkpoint.open(shards)
+    assert (list(opened.tensors), opened.index) == (SHARDS, None)
+    assert opened.notes[1].endswith("is read, and not model.safetensors.index.json (its shards are not there)")
+    error = refused(index)
     assert error.message.startswith(f"{index}: missing shard model-00001-of-00030.safetensors; beside it lie model-")
     assert "move this one away" in str(error.remedy)
-    index.unlink()
-    assert list(Checkpoint.open(shards).tensors) == SHARDS
+    opened.files[0].unlink()
+    assert refused(shards).message == f"{index}: missing shard model-00001-of-00030.safetensors"
+    put(shards, "adapter_model.safetensors", header=LORA)
+    assert refused(shards).message == f"{index}: missing shard model-00001-of-00030.safetensors"
+    put(shards, "model.safetensors")
+    assert list(Checkpoint.open(shards).tensors) == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("index", "variant", "others"),
+    [
+        ("model.safetensors.index.json", "model.fp16.safetensors.index.json", "model.fp16-0000{}-of-00002.safetensors"),
+        ("model.safetensors", "model.safetensors.index.fp32.json", "model.fp32-0000{}-of-00002.safetensors"),
+        ("model.safetensors.index.json", None, "model-0000{}-of-00002.fp16.safetensors"),
+        ("net.safetensors", None, "net.fp16.safetensors"),
+    ],
+)
+def test_a_variant_is_not_read_beside_the_model(tmp_path: Path, index: str, variant: str | None, others: str) -> None:
+    names = sorted({others.format(number) for number in (1, 2)})
+    for number, name in enumerate(names):
+        put(tmp_path, name, header=layout((f"v{number}", "I8", [2], 2)))
+    if variant is not None:
+        weight_map = {f"v{number}": name for number, name in enumerate(names)}
+        (tmp_path / variant).write_text(json.dumps({"weight_map": weight_map}))
+    alone = Checkpoint.open(tmp_path)
+    assert list(alone.tensors) == [f"v{number}" for number in range(len(names))]
+    if index.endswith(".json"):
+        shutil.copytree(sharded(tmp_path / "plain"), tmp_path, dirs_exist_ok=True)
+    else:
+        put(tmp_path, index)
+    opened = Checkpoint.open(tmp_path)
+    assert list(opened.tensors) == (SHARDS if index.endswith(".json") else ["w"])
+    (note,) = opened.notes
+    assert note.startswith(f"{tmp_path}: {index} is read, and not {variant or names[0]}")
+    if variant is not None:
+        assert Checkpoint.open(tmp_path / variant).files == alone.files
 
 
 def test_what_to_name_where_it_is_open(tmp_path: Path) -> None:
@@ -127,11 +164,11 @@ def test_what_to_name_where_it_is_open(tmp_path: Path) -> None:
     put(shards, "model-1-of-2.safetensors", "model-2-of-2.safetensors")
     assert str(refused(shards).remedy).startswith("leave the files of one of them in the directory")
 
-    variants = sharded(tmp_path / "variants")
-    shutil.copy(variants / "model.safetensors.index.json", variants / "model.fp16.safetensors.index.json")
-    assert refused(variants).remedy == f"name one: {variants / 'model.safetensors.index.json'}"
-    files = put(tmp_path / "files", "model.fp16.safetensors", "model.safetensors")
-    assert refused(files).remedy == f"name one: {files / 'model.safetensors'}"
+    indexes = sharded(tmp_path / "indexes")
+    shutil.copy(indexes / "model.safetensors.index.json", indexes / "a.safetensors.index.json")
+    assert refused(indexes).remedy == f"name one: {indexes / 'model.safetensors.index.json'}"
+    files = put(tmp_path / "files", "a.fp16.safetensors", "b.safetensors")
+    assert refused(files).remedy == f"name one: {files / 'a.fp16.safetensors'}"
 
 
 def test_shards_in_folders(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_directory_with_one_file_or_an_index(tmp_path: Path) -> None:
         Checkpoint.open(shards)
     assert Checkpoint.open(shards / "model.safetensors.index.json").kind == "index"
     (shards / "model.safetensors").unlink()
-    (shards / "model.fp16.safetensors.index.json").write_text("{}")
+    (shards / "other.safetensors.index.json").write_text("{}")
     with pytest.raises(CheckpointError, match="which checkpoint is meant"):
         Checkpoint.open(shards)
 
