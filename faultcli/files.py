@@ -19,7 +19,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -32,6 +32,7 @@ except ImportError:  # not a POSIX system
 
 _MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # locks may not reach from one to another
 _TEMPORARY = re.compile(r"\.faultcli-([0-9a-f]{6})[0-9a-f]{12}(\.[^-]*)?")
+_OF_A_CHECKPOINT = (".safetensors", ".safetensors.index.json")
 _YOUNG_SECONDS = 10.0
 _FOREIGN_SECONDS = 24 * 3600.0
 _CWD, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
@@ -112,25 +113,29 @@ class _Enough(Exception):  # noqa: N818
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+def atomic_directory(
+    path: str | Path, *, force: bool = False, inputs: Iterable[Path] = (), brings: Collection[str] = ()
+) -> Iterator[Path]:
     """Yield an empty temporary directory that becomes `path` when the block ends without an exception.
 
     With `force` an existing directory is renamed away, and deleted once the new one is in its place. Only a
-    directory of plain files that holds a checkpoint, or nothing, is ever deleted: a home directory is refused.
+    directory that holds a checkpoint and plain files, or nothing, is ever deleted: a home directory is refused.
+    Folders in it are, but for those that the new one has too, with all that is in them.
 
     Args:
         path: the target, a directory in an existing directory.
         force: replace an existing directory.
         inputs: files that must not lie in the directory that is replaced, even with `force`.
+        brings: what the new directory will hold in folders, and the folders, by their paths in it.
 
     Raises:
-        OutputError: as `atomic_output`; also if the existing target is a file, holds directories or no checkpoint.
+        OutputError: as `atomic_output`; also if the existing target is a file, or holds more than a checkpoint.
     """
     target = Path(path)
     with _reported(target):
         old = _examine(target, force=force, inputs=inputs)
         if old is not None:
-            _check_replaceable(target, inputs)
+            _check_replaceable(target, inputs, brings)
         remove_leftovers(target.parent)
         temporary = _temporary(target)
         temporary.mkdir()
@@ -140,7 +145,7 @@ def atomic_directory(path: str | Path, *, force: bool = False, inputs: Iterable[
             with _reported(target, temporary):
                 yield temporary
             with _reported(target):
-                for entry in temporary.iterdir():
+                for entry in temporary.rglob("*"):
                     _flush(entry)
                 _flush(temporary)
                 if old is not None and _exchange(temporary, target):
@@ -241,19 +246,36 @@ def _replaceable(target: Path, old: os.stat_result) -> bool:
     return target.is_file() or target.is_dir() or not target.exists()
 
 
-def _check_replaceable(target: Path, inputs: Iterable[Path]) -> None:
+def _check_replaceable(target: Path, inputs: Iterable[Path], brings: Collection[str]) -> None:
     """Refuse to replace what is no directory, holds an input, or does not look like a checkpoint's directory."""
     if not target.is_dir():
         raise OutputError(f"{target}: is a file; the output is a directory of shards", "name a directory")
     resolved = target.resolve()
     if any(resolved in (file.resolve(), *file.resolve().parents) for file in inputs):
         raise OutputError(f"{target}: holds the input; inputs are never changed", "choose another -o")
-    entries = list(target.iterdir())
-    if any(entry.is_dir() for entry in entries) or (
-        entries and not any(entry.suffix == ".safetensors" for entry in entries)
-    ):
-        message = f"{target}: holds more than a checkpoint; it is not deleted to make room for the output"
+    kept = _not_in(target, brings)
+    entries = os.listdir(target)
+    if kept is None and entries and not any(name.endswith(_OF_A_CHECKPOINT) for name in entries):
+        kept = min(entries)
+    if kept is not None:
+        message = f"{target}: holds more than a checkpoint ({kept}); it is not deleted to make room for the output"
         raise OutputError(message, "choose another -o, or delete it yourself")
+
+
+def _not_in(target: Path, brings: Collection[str]) -> str | None:
+    """Return the first folder, or file in one, that the new directory will not hold."""
+    for folder, folders, files in os.walk(target):
+        at = Path(folder).relative_to(target)
+        for name in [*folders, *(files if at.parts else ())]:
+            path: str = (at / name).as_posix()
+            if path not in brings:
+                return path
+    return None
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of an output that is being written, or was when its process was killed."""
+    return name.startswith(".faultcli-")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint.adapters import adapts, base_of
 from faultcli.checkpoint.header import TensorInfo
 from faultcli.checkpoint.locate import some
-from faultcli.errors import FormatError, UsageError
+from faultcli.errors import FormatError, UsageError, WorkloadError
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import about_checkpoint
@@ -126,6 +127,8 @@ class Subject:
         running = {name: value for name, value in opening.items() if name not in Selecting.__annotations__}
         selection = Selection.of(opening)
         checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
+        if opening.get("arch") in (None, "hf"):
+            _check_whole(checkpoint)
         hardened = Hardened.of(checkpoint)
         names = names_at_risk(checkpoint, hardened, selection)
         if hardened is not None:
@@ -137,7 +140,7 @@ class Subject:
             checkpoint.metadata if hardened is None else hardened.metadata,
             WorkloadSpec(data, **running),  # type: ignore[arg-type]
             directory=checkpoint.directory,
-            is_directory=checkpoint.kind == "directory",
+            is_directory=checkpoint.kind != "file",
         )
         read = workload.read_by_model(names)
         unread = tuple(name for name in names if name not in set(read))
@@ -327,6 +330,20 @@ def _not_read(workload: BaseWorkload, tensors: Mapping[str, TensorInfo], unread:
     if len(infos) == 1:
         return [f"the model does not read {names}, {bits:,} bits: it is not at risk"]
     return [f"the model does not read {len(infos)} tensors, {bits:,} bits: they are not at risk: {names}"]
+
+
+def _check_whole(checkpoint: Checkpoint) -> None:
+    """Refuse an adapter, which is no model by itself.
+
+    Raises:
+        WorkloadError: it is one.
+    """
+    if adapts(checkpoint.tensors):
+        base = base_of(checkpoint.directory)
+        raise WorkloadError(
+            f"{checkpoint.path}: is an adapter{f' of {base}' if base else ''}, which does not run without its model",
+            "merge the two first (peft: model.merge_and_unload().save_pretrained('merged')), and name merged",
+        )
 
 
 def _called(path: Path) -> str:

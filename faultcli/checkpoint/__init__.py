@@ -1,10 +1,13 @@
 """Checkpoints: safetensors in and out, streamed, atomic, byte for byte.
 
-header  a file's header, read with every rule of the format checked, and written
-locate  which files a checkpoint consists of
+header      a file's header, read with every rule of the format checked, and written
+adapters    adapters told from models
+contents    what a directory holds of checkpoints
 other_formats  files that are no safetensors: what they are, and what to do
-reader  a checkpoint on the disk: opened, checked, read tensor by tensor
-writer  an opened checkpoint with some tensors replaced, or new tensors
+locate      which files a checkpoint consists of
+reader      a checkpoint on the disk: opened, checked, read tensor by tensor
+companions  what lies beside a checkpoint, and is taken along
+writer      an opened checkpoint with some tensors replaced, or new tensors
 """
 
 from faultcli.checkpoint.header import DTYPES, TensorInfo, torch_dtype

@@ -219,6 +219,12 @@ def _tensor(name: str, entry: object, path: Path, data_start: int) -> TensorInfo
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise damaged("its header entry needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype == "" and offsets == [0, 0]:
+        problem = "is a placeholder with neither dtype nor bytes, which safetensors does not have"
+        raise CheckpointError(
+            f"{path}: tensor {name!r}: {problem}",
+            "leave it and its line in the index out, or fetch the checkpoint again",
+        )
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {dtype!r}", f"known: {', '.join(DTYPES)}")
     if not _sizes(shape) or math.prod(size for size in shape if size) >= 1 << 63:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from faultcli.checkpoint.header import MAX_HEADER_BYTES, load_json
+from faultcli.checkpoint.adapters import is_adapter
+from faultcli.checkpoint.contents import (
+    ADAPTER,
+    INDEX_SUFFIX,
+    SUFFIX,
+    Held,
+    checkpoints_of,
+    folders_with_checkpoints,
+    holds_weights,
+    is_index,
+    is_weights,
+    other_modules,
+    pipeline_parts,
+    plain,
+    shard_of,
+)
+from faultcli.checkpoint.header import MAX_HEADER_BYTES, load_json, read_raw_header
 from faultcli.checkpoint.other_formats import PICKLE_SUFFIXES, how_to_convert
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, read_small
 
 Kind = Literal["file", "index", "directory"]
-INDEX_SUFFIX = ".safetensors.index.json"
 
 
 def _instead(path: Path) -> str:
@@ -28,22 +44,38 @@ def _instead(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Location:
-    """The files of a checkpoint: shards sorted by name; `weight_map` is the index's, tensor to shard."""
+    """The files of a checkpoint: shards sorted by name; `weight_map` is the index's, tensor to shard.
+
+    `names`: of the files, in their directory. `notes`: what a user may not expect of this choice, a line each.
+    """
 
     kind: Kind
     files: tuple[Path, ...]
     index: Path | None = None
     weight_map: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def directory(self) -> Path:
+        """The directory that the checkpoint lies in; shards may lie in folders of it."""
+        return (self.index or self.files[0]).parent
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files as an index names them."""
+        return tuple(file.relative_to(self.directory).as_posix() for file in self.files)
 
 
 def locate(path: Path) -> Location:
     """Find the files of the checkpoint at `path`.
 
-    A directory's only index counts before its files; a `model.safetensors` that the index does not name, or several
-    files without an index, are ambiguous, because loaders differ in which one they take.
+    A directory may hold several. Its only index counts before single files, a model before its variants (`model.fp16`),
+    before what Mistral's own program reads (`consolidated*`) and before adapters; numbered shards without an index
+    belong together. What is left out is in the notes. Where loaders differ in which one they take, it is ambiguous.
 
     Raises:
-        CheckpointError: nothing there, no checkpoint in the directory, an ambiguous one, or a damaged index.
+        CheckpointError: nothing there, no checkpoint in the directory, an ambiguous one, missing shards, or a damaged
+            index.
     """
     try:
         if path.is_dir():
@@ -54,7 +86,9 @@ def locate(path: Path) -> Location:
         raise unreadable(path, error) from error
     if path.suffix == ".json":
         return _locate_shards("index", path)
-    return Location("file", (path,))
+    shards = shard_of(path.name)
+    notes = () if shards is None else (f"{path}: is one of {shards} shards; the others are not read",)
+    return Location("file", (path,), notes=notes)
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:
@@ -63,29 +97,108 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
 
 
 def _locate_in(directory: Path) -> Location:
-    names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith(".") and not entry.is_dir())
-    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    files = [name for name in names if name.endswith(".safetensors")]
-    if len(indexes) == 1:
-        location = _locate_shards("directory", directory / indexes[0])
-        if "model.safetensors" in files and directory / "model.safetensors" not in location.files:
-            raise _ambiguous(directory, ["model.safetensors", indexes[0]])
-        return location
-    if indexes:
-        raise _ambiguous(directory, indexes)
-    if len(files) == 1:
-        return Location("directory", (directory / files[0],))
-    if files:
-        raise _ambiguous(directory, files)
-    remedy = f"name a .safetensors file, a *{INDEX_SUFFIX}, or a directory with either"
-    pickles = [name for name in names if Path(name).suffix in PICKLE_SUFFIXES]
+    names = _files_in(directory)
+    held = _held(directory, names)
+    if not held:
+        raise _holds_none(directory, names)
+    meant = [one for one in held if one.rank == min(other.rank for other in held)]
+    if len(meant) > 1:
+        meant = [one for one in meant if not _is_adapter(directory, one)] or meant
+    indexed = [one.index for one in meant if one.index is not None]
+    if len(indexed) == 1 and not any(one.rivals(indexed[0]) for one in meant):
+        meant = [one for one in meant if one.index is not None]
+    parts = pipeline_parts(directory)
+    if len(meant) > 1 or parts:
+        raise _ambiguous(directory, meant, parts)
+    (chosen,) = meant
+    if chosen.missing and chosen.index is None:
+        raise _missing(directory, chosen.missing, len(chosen.files) + len(chosen.missing))
+    if chosen.index is not None:
+        found = _locate_shards("directory", directory / chosen.index)
+    else:
+        found = Location("directory", tuple(directory / file for file in chosen.files))
+    return replace(found, notes=tuple(_notes(directory, chosen, [one for one in held if one is not chosen])))
+
+
+def _files_in(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith(".") and not entry.is_dir())
+
+
+def _held(directory: Path, names: Sequence[str]) -> list[Held]:
+    indexes: dict[str, set[str]] = {}
+    for name in filter(is_index, names):
+        try:
+            indexes[name] = set(_weight_map(directory / name).values())
+        except CheckpointError:  # said when it is opened, if it is the one
+            indexes[name] = set()
+    absent = {
+        index
+        for index, files in indexes.items()
+        if files and not any(map(os.path.exists, (directory / file for file in files)))
+    }
+    return checkpoints_of(names, indexes, absent)
+
+
+def _is_adapter(directory: Path, held: Held) -> bool:
+    return held.rank == ADAPTER or (len(held.files) == 1 and is_adapter(directory / held.files[0]))
+
+
+def _notes(directory: Path, chosen: Held, others: Sequence[Held]) -> Iterator[str]:
+    if chosen.numbered:
+        yield f"{directory}: no index names its {len(chosen.files)} numbered shards, which are all there and are read"
+    if others:
+        unread = [f"{one} (an adapter)" if _is_adapter(directory, one) else str(one) for one in others]
+        yield f"{directory}: {chosen} is read, and not {some(unread)}"
+    modules = [name for name in other_modules(directory) if holds_weights(directory / name)]
+    if modules:
+        yield f"{directory}: parts of the model with weights of their own, which stay as they are: {some(modules)}"
+
+
+def _holds_none(directory: Path, names: Sequence[str]) -> CheckpointError:
+    """Build the error for a directory without safetensors: what it holds instead, and what to do with that."""
+    nothing = f"{directory}: holds no safetensors checkpoint"
+    pickles = [name for name in names if Path(name).suffix in PICKLE_SUFFIXES and not _of_training(name)]
     if pickles:
-        remedy = how_to_convert(directory, pickles)
-    raise CheckpointError(f"{directory}: holds no safetensors checkpoint", remedy)
+        return CheckpointError(nothing, how_to_convert(directory, pickles))
+    if any(name.endswith(".distcp") for name in names):
+        merged = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {_quoted(directory)} model.pt"
+        return CheckpointError(
+            f"{nothing}, but one of torch.distributed",
+            f"make one file of it: {merged}; then: faultcli convert model.pt",
+        )
+    others = [name for name in names if is_weights(name)]
+    if others:
+        refusal = _refusal(directory / others[0])
+        message = f"{nothing}; {refusal.message}" if refusal else f"{nothing}, but {some(others)}"
+        remedy = refusal.remedy if refusal else "save the weights as safetensors"
+        return CheckpointError(message, remedy)
+    folders = folders_with_checkpoints(directory)
+    if folders:
+        holds = "its folder does" if len(folders) == 1 else "its folders do"
+        return CheckpointError(
+            f"{nothing} itself, {holds}: {some(folders)}", f"name one: {_quoted(directory / folders[0])}"
+        )
+    return CheckpointError(nothing, f"name a .safetensors file, a *{INDEX_SUFFIX}, or a directory with either")
 
 
-def _locate_shards(kind: Kind, index: Path) -> Location:
-    """Read an index: {"weight_map": {tensor: shard}}, the shards beside it."""
+def _refusal(path: Path) -> CheckpointError | None:
+    """Return what is said of a file of weights that is known and no safetensors."""
+    try:
+        with path.open("rb") as file:
+            read_raw_header(file, path, 0)
+    except CheckpointError as error:
+        return None if "not a safetensors file" in error.message else error
+    except OSError:
+        return None
+    return None
+
+
+def _of_training(name: str) -> bool:
+    return name.startswith(("optimizer", "scheduler", "scaler", "rng_state", "training_args"))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Read an index: {"weight_map": {tensor: shard}}."""
     damaged = "the index is damaged: download or export it again"
     try:
         content = load_json(read_small(index, MAX_HEADER_BYTES).decode())
@@ -100,26 +213,51 @@ def _locate_shards(kind: Kind, index: Path) -> Location:
     if not weight_map:
         raise CheckpointError(f"{index}: its weight_map is empty", damaged)
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _plain(shard):
+        if not isinstance(shard, str) or not plain(shard):
             problem = f"tensor {name!r} lies in {shard!r}, which is not the name of a file beside it"
             raise CheckpointError(f"{index}: {problem}", damaged)
-    files = tuple(index.parent / shard for shard in sorted(set(weight_map.values())))
-    missing = [file.name for file in files if not os.path.exists(file)]  # a name too long for a file is no file
+    return weight_map
+
+
+def _locate_shards(kind: Kind, index: Path) -> Location:
+    weight_map = _weight_map(index)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not os.path.exists(index.parent / shard)]  # too long a name is no file
     if missing:
-        message = f"{index}: missing {'shard' if len(missing) == 1 else 'shards'} {some(missing)}"
-        raise CheckpointError(message, "download the rest of the checkpoint into the same directory")
-    return Location(kind, files, index, weight_map)
+        raise _missing(index, missing, len(shards))
+    return Location(kind, tuple(index.parent / shard for shard in shards), index, weight_map)
 
 
-def _plain(name: str) -> bool:
-    """Whether a shard's name stays in its directory, on every system. A link there may point anywhere (HF caches)."""
-    return name not in ("", ".", "..") and not any(letter in name for letter in "/\\:\0")
+def _missing(path: Path, missing: Sequence[str], shards: int) -> CheckpointError:
+    """Build the error for shards that are not there; `path` is their index, or the directory where they have none."""
+    problem = f"{path}: missing {'shard' if len(missing) == 1 else 'shards'} {some(missing)}"
+    if len(missing) > 1:
+        problem += f" ({len(missing)} of {shards})"
+    if not path.is_dir():
+        names = _files_in(path.parent)
+        others = [one for one in _held(path.parent, names) if one.numbered and not one.missing]
+        if others:
+            remedy = "fetch the index of these, or move this one away: a complete set of shards is read without one"
+            return CheckpointError(f"{problem}; beside it lie {others[0]}", remedy)
+    return CheckpointError(problem, "download the rest of the checkpoint into the same directory")
 
 
-def _ambiguous(directory: Path, names: list[str]) -> CheckpointError:
-    return CheckpointError(
-        f"{directory}: which checkpoint is meant? It holds {some(names)}", f"name one: {directory / names[0]}"
-    )
+def _ambiguous(directory: Path, held: Sequence[Held], parts: Sequence[str]) -> CheckpointError:
+    listed = [*map(str, held), *(f"{part}/" for part in parts)]
+    usual = [f"model{SUFFIX}{ending}" for ending in (".index.json", "")]
+    names = [one.name for one in held if one.name]
+    names = [*(name for name in usual if name in names), *(name for name in names if name not in usual), *parts]
+    if names:
+        remedy = f"name one: {_quoted(directory / names[0])}"
+        if names[0].endswith(SUFFIX) and (directory / "config.json").is_file():
+            remedy += "; to run it, with --arch hf"
+    else:
+        remedy = "leave the files of one of them in the directory, or fetch the index of the one that is meant"
+    return CheckpointError(f"{directory}: which checkpoint is meant? It holds {some(listed)}", remedy)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:

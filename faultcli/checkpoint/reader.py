@@ -28,9 +28,11 @@ _CHUNK = 1 << 20  # bytes read at a time for a checksum
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One file of a checkpoint; `stamp` tells whether it is still the file whose header was read."""
+    """One file of a checkpoint; `stamp` tells whether it is still the file whose header was read. `name`: in the
+    checkpoint's directory, as an index names it."""
 
     path: Path
+    name: str
     header: Header
     stamp: tuple[int, int, int]  # inode, bytes, modification time in ns
 
@@ -79,6 +81,7 @@ class Checkpoint:
     metadata: dict[str, str]  # of the file; of shards, merged, the first shard that has a key wins
     index: Path | None = None
     shards: tuple[ShardFile, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()  # what a user may not expect of what was opened, a line each
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -91,7 +94,7 @@ class Checkpoint:
         """
         path = Path(path)
         location = locate(path)
-        shards = tuple(_read_shard(file) for file in location.files)
+        shards = tuple(map(_read_shard, location.files, location.names))
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
             for tensor in shard.header.tensors:
@@ -99,17 +102,23 @@ class Checkpoint:
                 if other is not tensor:
                     problem = f"tensor {tensor.name!r} lies in two shards, {other.file.name} and {tensor.file.name}"
                     raise CheckpointError(f"{path}: {problem}", "delete the shard that does not belong to it")
-        _check_index(location, tensors)
+        notes = (*location.notes, *_index_against(location, tensors, shards))
         metadata: dict[str, str] = {}
         for shard in reversed(shards):
             metadata |= shard.header.metadata
         metadata.pop(HEADER_RECORD, None)
-        return cls(path, location.kind, location.files, tensors, metadata, location.index, shards)
+        return cls(path, location.kind, location.files, tensors, metadata, location.index, shards, notes)
 
     @property
     def directory(self) -> Path:
-        """The directory that the files lie in."""
-        return self.files[0].parent
+        """The directory that the checkpoint lies in; shards may lie in folders of it."""
+        return (self.index or self.files[0]).parent
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files, and the index if there is one, as they are called in that directory."""
+        index = () if self.index is None else (self.index.name,)
+        return (*(shard.name for shard in self.shards), *index)
 
     @property
     def nbytes(self) -> int:
@@ -181,7 +190,7 @@ class Checkpoint:
         `progress` is called, from several threads, with the bytes read since its last call.
         """
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashlib lets go of the interpreter's lock
-            return _joined(self.files, list(pool.map(lambda shard: shard.sha256(progress), self.shards)))
+            return _joined(self.shards, list(pool.map(lambda shard: shard.sha256(progress), self.shards)))
 
     def _shard(self, info: TensorInfo) -> ShardFile:
         return self._by_file[info.file]
@@ -231,14 +240,14 @@ class ContentHash:
         """Return the hash; ValueError if not all bytes were told."""
         if any(self._rest.values()):
             raise ValueError("some tensors were not hashed")
-        return _joined(self._checkpoint.files, [digest.hexdigest() for digest in self._digests.values()])
+        return _joined(self._checkpoint.shards, [digest.hexdigest() for digest in self._digests.values()])
 
 
-def _joined(files: Sequence[Path], digests: Sequence[str]) -> str:
+def _joined(shards: Sequence[ShardFile], digests: Sequence[str]) -> str:
     """Return the hash of a checkpoint of the hashes of its files."""
     if len(digests) == 1:
         return digests[0]
-    lines = (f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
+    lines = (f"{shard.name} {digest}\n" for shard, digest in zip(shards, digests, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -261,11 +270,11 @@ def stamp_of(file: FileIO) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read_shard(path: Path) -> ShardFile:
+def _read_shard(path: Path, name: str) -> ShardFile:
     with opened(path) as file:
         stamp = stamp_of(file)
         try:
-            return ShardFile(path, read_header(file, path, stamp[1]), stamp)
+            return ShardFile(path, name, read_header(file, path, stamp[1]), stamp)
         except OSError as error:
             raise unreadable(path, error) from error
 
@@ -284,9 +293,12 @@ def _read_into(file: FileIO, info: TensorInfo, out: NDArray[np.uint8]) -> NDArra
     return out
 
 
-def _check_index(location: Location, tensors: Mapping[str, TensorInfo]) -> None:
-    for name, shard in (location.weight_map or {}).items():
-        if name not in tensors or tensors[name].file.name != shard:
-            where = f", it is in {tensors[name].file.name}" if name in tensors else ""
-            problem = f"tensor {name!r} is not in {shard}, where the index says it is{where}"
-            raise CheckpointError(f"{location.index}: {problem}", "download or export index and shards again")
+def _index_against(location: Location, tensors: Mapping[str, TensorInfo], shards: Sequence[ShardFile]) -> Iterator[str]:
+    """Say where an index and its shards do not agree. What the shards hold is the checkpoint."""
+    names = {shard.path: shard.name for shard in shards}
+    index = location.weight_map or {}
+    absent = [name for name in index if name not in tensors]
+    elsewhere = [name for name, shard in index.items() if name in tensors and names[tensors[name].file] != shard]
+    for wrong, what in ((absent, "that no shard holds"), (elsewhere, "that lie in other shards than it says")):
+        if wrong:
+            yield f"{location.index}: names {len(wrong)} of {len(index)} tensors {what}: {some(wrong)}"

@@ -7,7 +7,6 @@ import binascii
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faultcli.checkpoint.companions import companions_of, copy_file, folders_of
 from faultcli.checkpoint.header import (
     DTYPES,
     HEADER_RECORD,
@@ -28,28 +28,12 @@ from faultcli.checkpoint.header import (
     parse_header,
     tensor_bytes,
 )
-from faultcli.checkpoint.locate import unreadable
 from faultcli.checkpoint.reader import Checkpoint, ContentHash, ShardFile
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory, atomic_output, copy_range, reserve, write_all
 
 TensorData: TypeAlias = bytes | bytearray | memoryview | NDArray[Any] | Tensor
 Progress: TypeAlias = Callable[[int], None]
-
-# Weights under names that loaders look for: beside a rewritten checkpoint they would be the unchanged ones.
-_OTHER_WEIGHTS = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "pytorch_model*.bin",
-    "pytorch_model*.bin.index.json",
-    "*.pt",
-    "*.pth",
-    "*.ckpt",
-    "*.gguf",
-    "tf_model*.h5",
-    "flax_model*.msgpack",
-    "*.seal",  # of what is rewritten
-)
 
 
 @dataclass(frozen=True)
@@ -114,9 +98,9 @@ def rewrite(
 ) -> None:
     """Write the checkpoint to `target` with the bytes of some tensors replaced and all else byte for byte.
 
-    A file becomes a file. Shards and directories become a directory with the same names in it, together with the
-    other plain files beside them (config.json, the tokenizer), except for weights that are not part of this
-    checkpoint: they would be the unchanged ones. The target appears whole or not at all, see `faultcli.files`.
+    A file becomes a file. Shards and directories become a directory with the same names in it, together with what
+    lies beside them (config.json, the tokenizer), except for weights that are not part of this checkpoint: they would
+    be the unchanged ones (see `companions`). The target appears whole or not at all, see `faultcli.files`.
 
     Args:
         checkpoint: what is rewritten; its files are never changed.
@@ -166,29 +150,20 @@ def rebuild(
             if check is not None:
                 check(temporary)
         return
-    own = [*checkpoint.files, checkpoint.index] if checkpoint.index else list(checkpoint.files)
-    with atomic_directory(target, force=force, inputs=[checkpoint.directory, *own]) as temporary:
+    beside = companions_of(checkpoint.directory, checkpoint.names, checkpoint.nbytes, Path(target))
+    own = [*checkpoint.files, *([checkpoint.index] if checkpoint.index else [])]
+    brings = {*checkpoint.names, *folders_of(checkpoint.names), *beside.names}
+    inputs = [checkpoint.directory, *own]
+    with atomic_directory(target, force=force, inputs=inputs, brings=brings) as temporary:
+        for folder in folders_of(checkpoint.names):
+            (temporary / folder).mkdir()
         for shard in checkpoint.shards:
-            write_shard(shard, temporary / shard.path.name)
+            write_shard(shard, temporary / shard.name)
         if checkpoint.index is not None:
-            _copy(checkpoint.index, temporary / checkpoint.index.name)
-        copy_companions(checkpoint.directory, temporary, [file.name for file in own])
+            copy_file(checkpoint.index, temporary / checkpoint.index.name)
+        beside.copy(temporary)
         if check is not None:
             check(temporary)
-
-
-def copy_companions(directory: Path, target: Path, own: Collection[str]) -> None:
-    """Copy what lies beside a checkpoint (config.json, the tokenizer), except for other weights: they would be the
-    unchanged ones.
-
-    Args:
-        directory: of the checkpoint.
-        target: an existing directory.
-        own: names of the files of the checkpoint itself, which are not copied.
-    """
-    for file in sorted(directory.iterdir()):
-        if file.name not in own and file.is_file() and not any(fnmatch(file.name, p) for p in _OTHER_WEIGHTS):
-            _copy(file, target / file.name)
 
 
 def edit(
@@ -308,15 +283,6 @@ def _rewrite_shard(
                     progress(info.nbytes)
             done = info.end
         copy_kept()
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        file = source.open("rb", buffering=0)
-    except OSError as error:
-        raise unreadable(source, error) from error
-    with file, target.open("wb", buffering=0) as output:
-        copy_range(file, 0, source.stat().st_size, output)
 
 
 def header_record(raw: bytes) -> str:

@@ -67,6 +67,7 @@ def diff(
     faults.safetensors
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import note_what_was_found
     from faultcli.difference import RawPlace, check_assumptions, compare, escaped, fit, open_dump
     from faultcli.faults.selection import Selection
     from faultcli.files import check_output
@@ -83,6 +84,7 @@ def diff(
     if dumped.tensor is not None and (compared.include or compared.exclude or compared.target != "any"):
         raise UsageError("--tensor says which tensor is compared", "leave --target, --include and --exclude out")
     checkpoint = Checkpoint.open(golden)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     asked = Selection(*compared.selection)
     if dumped.tensor is not None:
         asked = Selection("any", [escaped(checkpoint.info(dumped.tensor).name)])

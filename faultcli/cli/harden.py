@@ -55,6 +55,7 @@ def harden(
     harden model.safetensors --format q2.5 --protect scale=max:channel,inplace=2
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import note_left_out, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.device.export import check_folder
@@ -68,6 +69,7 @@ def harden(
     if image.device is not None:
         check_folder(image.device)
     checkpoint = Checkpoint.open(model)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     if image.read:
         if memory != options.OneMemory() or ber is not None or image.device is not None:
             raise UsageError(
@@ -103,6 +105,7 @@ def harden(
             force=shown.force,
             progress=advance,
         )
+    note_left_out(checkpoint, written, quiet=shown.quiet)
     made = Hardened.of(Checkpoint.open(written))
     assert made is not None
     write_json(hardened_document(written, made, rows, image.device), shown.json)
@@ -117,6 +120,7 @@ def harden(
 
 
 def _read(checkpoint: Checkpoint, image: Image, shown: options.Overwriting) -> None:
+    from faultcli.cli.session import note_left_out
     from faultcli.errors import CheckpointError
     from faultcli.hardened.read import Hardened, read_checkpoint
 
@@ -126,6 +130,7 @@ def _read(checkpoint: Checkpoint, image: Image, shown: options.Overwriting) -> N
     written = image.output or writes("--output", beside(checkpoint.path, "plain"))
     with byte_progress(shown.quiet, "reading", sum(info.nbytes for info in hardened.infos.values())) as advance:
         read_checkpoint(hardened, written, force=shown.force, progress=advance)
+    note_left_out(checkpoint, written, quiet=shown.quiet)
     summary = {
         "schema": "faultcli.harden/1",
         "output": str(written),

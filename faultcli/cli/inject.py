@@ -47,6 +47,7 @@ def inject(
     """
     from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import note_left_out, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import Selection
@@ -54,6 +55,7 @@ def inject(
     from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 
     checkpoint = Checkpoint.open(model)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     hardened = Hardened.of(checkpoint)
     formats, _ = stored_as(hardened, [format], [])
     written_to = output or writes("--output", beside(checkpoint.path, "faulty"))
@@ -96,6 +98,7 @@ def inject(
         "trial": faults.trial,
     }
     write_json(summary, shown.json)
+    note_left_out(checkpoint, written_to, quiet=shown.quiet)
     if shown.json != "-":
         say(_sentence(result))
         if hardened is not None and not result.restored:

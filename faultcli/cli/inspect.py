@@ -63,7 +63,7 @@ def _inspect_checkpoint(
     model: str | None, asked: options.OneFault, format: str, at_risk: options.AtRisk, shown: options.Shown
 ) -> None:
     from faultcli.campaign.subject import open_checkpoint
-    from faultcli.cli.session import naming
+    from faultcli.cli.session import naming, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS, Selection
     from faultcli.hardened.read import Hardened
@@ -74,6 +74,7 @@ def _inspect_checkpoint(
 
     law = asked.law(quiet=shown.quiet) if asked.given else None
     checkpoint = open_checkpoint(model)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     if (hardened := Hardened.of(checkpoint)) is not None:
         _inspect_hardened(hardened, asked, law, format, at_risk, shown)
         return

@@ -81,12 +81,14 @@ def _is_hardened(model: str) -> bool:
 def _by_check_words(model: str, written: Path, shown: options.Overwriting) -> bool:
     """Correct a hardened file; return whether something is lost."""
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import note_left_out, note_what_was_found
     from faultcli.errors import CheckpointError
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.repair import repair_checkpoint
     from faultcli.report.repair import repair_document, repair_summary, repair_table
 
     checkpoint = Checkpoint.open(model)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     hardened = Hardened.of(checkpoint)
     if hardened is None:
         raise CheckpointError(
@@ -98,6 +100,7 @@ def _by_check_words(model: str, written: Path, shown: options.Overwriting) -> bo
         found = repair_checkpoint(
             hardened, written, force=shown.force, progress=lambda weights: display.advance(task, weights)
         )
+    note_left_out(checkpoint, written, quiet=shown.quiet)
     write_json(repair_document(written, found), shown.json)
     if shown.json != "-":
         stdout().print(repair_table(str(checkpoint.path), found))
@@ -116,6 +119,8 @@ def _by_seal(model: str, path: Path, reference: Path | None, written: Path, show
     seal = Seal.open(path)
     with byte_progress(shown.quiet, "repairing", 2 * sum(one.grid.nbytes for one in seal.files)) as advance:
         found = repair_with_seal(Path(model), seal, written, reference=reference, force=shown.force, progress=advance)
+    if found.left_out is not None:
+        note(found.left_out, quiet=shown.quiet)
     write_json({"schema": "faultcli.repair/1", **seal_repair_fields(found)}, shown.json)
     if shown.json != "-":
         if any(one.damaged for one in found.files):

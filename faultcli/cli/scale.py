@@ -59,6 +59,7 @@ def scale(
     max --format q2.5
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import note_left_out, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
@@ -69,12 +70,14 @@ def scale(
     prepare_to_stream()
     rate = options.explained_rate(asked.ber, quiet=shown.quiet).ber_per_bit
     checkpoint = Checkpoint.open(model)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     if asked.undo:
         if asked.factor is not None:
             raise UsageError("--undo takes no --factor: the constants are in the file", "leave --factor out")
         restored = output or writes("--output", beside(checkpoint.path, "restored"))
         with byte_progress(shown.quiet, "undoing", 2 * checkpoint.nbytes) as advance:
             sha256 = unscale_checkpoint(checkpoint, restored, force=shown.force, progress=advance)
+        note_left_out(checkpoint, restored, quiet=shown.quiet)
         write_json({"schema": "faultcli.scale/1", "output": str(restored), "sha256": sha256, "tensors": []}, shown.json)
         if shown.json != "-":
             say(f"{restored}: every byte of the original, SHA-256 {sha256}")
@@ -99,6 +102,7 @@ def scale(
             force=shown.force,
             progress=advance,
         )
+    note_left_out(checkpoint, written, quiet=shown.quiet)
     write_json(_document(written, format, rate, tensors), shown.json)
     if shown.json != "-":
         _show(checkpoint, written, format, rate, tensors)

@@ -32,11 +32,13 @@ def seal(
     Later, `faultcli verify` names what is damaged. Example: faultcli seal model.safetensors --parity 4
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import note_what_was_found
     from faultcli.report.seal import seal_document, seal_summary, seal_table
     from faultcli.seal.making import sealed_bytes, write_seal
     from faultcli.seal.record import default_seal
 
     checkpoint = Checkpoint.open(model)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     written = output or writes("--output", default_seal(checkpoint.path))
     with byte_progress(shown.quiet, "sealing", sealed_bytes(checkpoint, parity)) as advance:
         found = write_seal(checkpoint, written, parity=parity, block=block, force=shown.force, progress=advance)

@@ -94,10 +94,27 @@ def provenance_of(subject: Subject, command: str, rates: Sequence[Rate]) -> Prov
     return subject.provenance(command, rates_document(rates))
 
 
+def note_what_was_found(checkpoint: Checkpoint | None, *, quiet: bool) -> None:
+    """Say what a user may not expect of a checkpoint that was opened."""
+    for found in () if checkpoint is None else checkpoint.notes:
+        note(f"warning: {found}", quiet=quiet)
+
+
+def note_left_out(checkpoint: Checkpoint, written: Path, *, quiet: bool) -> None:
+    """Say what lies beside a checkpoint and is not beside what was written."""
+    from faultcli.checkpoint.companions import companions_of
+
+    if checkpoint.kind != "file":
+        beside = companions_of(checkpoint.directory, checkpoint.names, checkpoint.nbytes, written)
+        if beside.left_out is not None:
+            note(beside.left_out, quiet=quiet)
+
+
 def note_what_runs(subject: Subject, *, quiet: bool) -> None:
     """Say what a user may not expect of the model."""
     from faultcli.campaign.subject import DEMO
 
+    note_what_was_found(subject.checkpoint, quiet=quiet)
     if subject.hardened:
         memory = f"{subject.hardened.format} behind {subject.hardened.chain.text}"
         note(f"{subject.model}: is hardened; faults hit its own words, {memory}", quiet=quiet)

@@ -64,6 +64,7 @@ def _compare(model: str, path: Path, shown: options.Shown) -> bool:
 def _look_over(model: str, shown: options.Shown) -> bool:
     """Look for signs of damage without a seal; return whether there are any."""
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import note_what_was_found
     from faultcli.hardened.read import Hardened
     from faultcli.report.signs import signs_document, signs_summary, signs_table
     from faultcli.seal.record import default_seal
@@ -72,6 +73,7 @@ def _look_over(model: str, shown: options.Shown) -> bool:
 
     prepare_to_stream()
     checkpoint = Checkpoint.open(model)
+    note_what_was_found(checkpoint, quiet=shown.quiet)
     with byte_progress(shown.quiet, "looking", checkpoint.nbytes) as advance:
         signs = find_signs(checkpoint, progress=advance)
     write_json(signs_document(checkpoint.path, signs), shown.json)

@@ -186,7 +186,7 @@ class _Hashes:
             return None
         other = dump.checkpoint
         one, two = ([shard.raw_header() for shard in each.shards] for each in (golden, other))
-        named = len(one) == 1 or [file.name for file in golden.files] == [file.name for file in other.files]
+        named = len(one) == 1 or [shard.name for shard in golden.shards] == [shard.name for shard in other.shards]
         return cls(golden, other) if one == two and named else None
 
     def update(self, info: TensorInfo, before: NDArray[np.uint8], after: NDArray[np.uint8], compared: bool) -> None:

@@ -139,7 +139,7 @@ class _Writer:
         entries, size = _laid_out(shard, self.plans)
         raw = shard.raw_header()
         room = self._room(raw, entries)
-        self._entries[shard.path.name] = raw, entries, room
+        self._entries[shard.name] = raw, entries, room
         with target.open("wb", buffering=0) as file:
             reserve(file, room + size)
             for info in shard.header.tensors:

@@ -79,8 +79,8 @@ def write_seal(
             if stamp != shard.stamp:
                 raise CheckpointError(f"{shard.path}: changed while it was opened", "run the command again")
         files = tuple(
-            _hashed(path, file, header, (block, parity), progress)
-            for path, file, header in zip(paths, opened_files, headers, strict=True)
+            _hashed(name, file, header, (block, parity), progress)
+            for name, file, header in zip(checkpoint.names, opened_files, headers, strict=True)
         )
 
         def unchanged() -> None:
@@ -98,14 +98,14 @@ def write_seal(
 
 
 def _hashed(
-    path: Path, file: FileIO, header: bytes | None, cut: tuple[int | None, int], progress: Progress | None
+    name: str, file: FileIO, header: bytes | None, cut: tuple[int | None, int], progress: Progress | None
 ) -> SealedFile:
     from blake3 import blake3
 
-    grid = BlockGrid.of(path.stat().st_size, *cut)
+    grid = BlockGrid.of(stamp_of(file)[1], *cut)
     whole = blake3()
     hashes = hash_blocks(file, grid, whole=whole, progress=progress)
-    return SealedFile(path.name, grid, whole.hexdigest(), hashes, header)
+    return SealedFile(name, grid, whole.hexdigest(), hashes, header)
 
 
 def _sources(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from faultcli.checkpoint import Checkpoint
+from faultcli.checkpoint.contents import plain
 from faultcli.checkpoint.header import Header, parse_header
 from faultcli.checkpoint.locate import locate
 from faultcli.checkpoint.reader import opened
@@ -205,8 +206,9 @@ def _sealed_file(stored: Checkpoint, number: int, entry: Mapping[str, Any], pari
     """Build one file of the record. Raises KeyError, TypeError, ValueError where it is inconsistent."""
     grid = BlockGrid(int(entry["bytes"]), int(entry["block"]), parity, int(entry["groups"]))
     name, whole = entry["name"], entry["blake3"]
-    plain = isinstance(name, str) and name not in ("", ".", "..") and not any(letter in name for letter in "/\\:\0")
-    if not plain or not grid.consistent or entry["blocks"] != grid.blocks or len(bytes.fromhex(whole)) != DIGEST:
+    if not isinstance(name, str) or not plain(name) or not grid.consistent:
+        raise ValueError("not of this program")
+    if entry["blocks"] != grid.blocks or len(bytes.fromhex(whole)) != DIGEST:
         raise ValueError("not of this program")
     hashes = _tensor(stored, f"{number}.blocks", grid.blocks)
     if hashes is None or digest(hashes).hex() != entry["blocks_blake3"]:

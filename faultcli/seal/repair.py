@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from faultcli.checkpoint.companions import companions_of, folders_of
 from faultcli.checkpoint.reader import opened
-from faultcli.checkpoint.writer import copy_companions
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory, atomic_output, copy_range, write_all
 from faultcli.seal.blocks import Bytes, Progress, digest, hash_blocks, read_at
@@ -45,11 +45,12 @@ class RestoredFile:
 
 @dataclass(frozen=True)
 class SealRepair:
-    """What came of a repair."""
+    """What came of a repair; `left_out`: what is said of files beside the checkpoint that the output has not."""
 
     model: Path
     output: Path
     files: tuple[RestoredFile, ...]
+    left_out: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -105,13 +106,18 @@ def repair_with_seal(
             one = _Mending(sources[0], seal, 0, references[0]).write(temporary, progress)
         return SealRepair(path, output, (one,))
     folder = path if path.is_dir() else path.parent
-    with atomic_directory(output, force=force, inputs=[folder, *inputs]) as temporary:
+    names = [one.name for one in seal.files]
+    beside = companions_of(folder, names, sum(one.grid.nbytes for one in seal.files), output)
+    brings = {*names, *folders_of(names), *beside.names}
+    with atomic_directory(output, force=force, inputs=[folder, *inputs], brings=brings) as temporary:
+        for inner in folders_of(names):
+            (temporary / inner).mkdir()
         files = tuple(
-            _Mending(source, seal, number, references[number]).write(temporary / source.name, progress)
+            _Mending(source, seal, number, references[number]).write(temporary / names[number], progress)
             for number, source in enumerate(sources)
         )
-        copy_companions(folder, temporary, [source.name for source in sources])
-    return SealRepair(path, output, files)
+        beside.copy(temporary)
+    return SealRepair(path, output, files, beside.left_out)
 
 
 class _Mending:
