@@ -54,6 +54,7 @@ def test_a_last_layer_for_other_classes_is_recognised_all_the_same(name: str) ->
         state = found.build().state_dict()
     assert {key: tuple(tensor.shape) for key, tensor in state.items()} == anew
     assert found.preprocess == architecture.preprocess
+    assert found.data == ("images:DIR" if architecture.geometry else "FILE.npz")
     other = next(key for key in anew if not key.startswith(ending))
     with pytest.raises(WorkloadError, match=f"tensor names of {name}, but '{other}' is "):
         resolve_architecture(None, anew | {other: (5, 5, 5, 5)})

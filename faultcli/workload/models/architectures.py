@@ -62,16 +62,18 @@ class Architecture:
         return replace(self, preprocess=preprocess)
 
     def with_classes(self, classes: int) -> Architecture:
-        """Return a copy for another number of classes; images that are no files may have another size, too, where
-        files are resized, because a network that was trained anew may have been trained on others."""
+        """Return a copy for another number of classes, and so for other data: arrays of images may have another size,
+        too, where image files are resized."""
         if classes == self.num_classes:
             return self
+        resized = self.geometry is not None
         return replace(
             self,
             name=f"{self.name} ({classes} class{'' if classes == 1 else 'es'})",
             build=partial(self.build, num_classes=classes),
             num_classes=classes,
-            input_shape=self.input_shape if self.geometry is None else None,
+            input_shape=None if resized else self.input_shape,
+            data=self.data if resized else "FILE.npz",
         )
 
 
