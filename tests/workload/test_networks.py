@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from workload.against_torchvision import random_state
 
 from faultcli.workload.models.arch_spellings import resolve_architecture
 from faultcli.workload.models.architectures import ARCHITECTURES
@@ -31,6 +32,14 @@ PARAMETERS = {
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
 }
+# The first three logits of torchvision 0.28.0 (torch 2.13, CPU) for `random_state` and one image of 96×96.
+LOGITS = {
+    "alexnet": (-6.2925, 1.7168, 2.0075),
+    "squeezenet1_1": (2.0993, 0.43693, 0.0),
+    "resnet18": (-0.6194, -53.585, 203.07),
+    "resnet50": (-11297.0, -2694.6, 3974.3),
+    "densenet169": (-0.043896, 3.1679, -9.5957),
+}
 DOTTED = (r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2")
 
 
@@ -41,22 +50,38 @@ def test_as_many_parameters_as_published(name: str) -> None:
     assert sum(parameter.numel() for parameter in parameters) == PARAMETERS[name]
 
 
+@pytest.mark.parametrize("name", LOGITS)
+def test_answers_as_torchvision_gave_them(name: str) -> None:
+    """One network of every family, where torchvision is not installed, too."""
+    with torch.device("meta"):
+        network = ARCHITECTURES[name].build().eval()
+    network.load_state_dict(random_state(network), assign=True)
+    image = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logits = network(image)[0]
+    expected = torch.tensor(LOGITS[name])
+    torch.testing.assert_close(logits[:3], expected, rtol=1e-4, atol=1e-5 * float(logits.abs().max()))
+
+
 @pytest.fixture(scope="module")
-def compared() -> dict[str, tuple[bool, float]]:
+def compared() -> dict[str, tuple[bool, bool, float]]:
     """Every network beside torchvision's, in a program of its own."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     program = Path(__file__).with_name("against_torchvision.py")
     done = subprocess.run([sys.executable, program, *PARAMETERS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, tuple[bool, float]] = json.loads(done.stdout)
+    found: dict[str, tuple[bool, bool, float]] = json.loads(done.stdout)
     return found
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_same_keys_and_answers_as_torchvision(name: str, compared: dict[str, tuple[bool, float]]) -> None:
-    same_keys, difference = compared[name]
+def test_keys_preprocessing_and_answers_are_those_of_torchvision(
+    name: str, compared: dict[str, tuple[bool, bool, float]]
+) -> None:
+    same_keys, same_preprocessing, difference = compared[name]
     assert same_keys
+    assert same_preprocessing
     assert difference < 1e-6
 
 
