@@ -165,7 +165,7 @@ _BUILT_IN = (
     ),
     *(_cifar_resnet(depth) for depth in (20, 32, 44, 56)),
     _imagenet("squeezenet1_1", SqueezeNet, "classifier.1", 52, "SqueezeNet 1.1", "Iandola et al., arXiv 1602.07360"),
-    _imagenet("alexnet", AlexNet, "classifier.6", 16, "AlexNet, one column", "Krizhevsky, arXiv 1404.5997"),
+    _imagenet("alexnet", AlexNet, "classifier.6", 16, "AlexNet in one column", "Krizhevsky, arXiv 1404.5997"),
     _resnet(18, 102, ProjectedBlock, (2, 2, 2, 2)),
     _resnet(34, 182, ProjectedBlock, (3, 4, 6, 3)),
     _resnet(50, 267, Bottleneck, (3, 4, 6, 3)),
