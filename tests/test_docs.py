@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,14 @@ def test_extending_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks:
         exec(compile(block, "docs/extending.md", "exec", dont_inherit=True), module.__dict__)
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    for page in tables["PAGES"]:
+        assert tables["filled"](page) == (ROOT / "docs" / page).read_text(encoding="utf-8"), (
+            "run: python docs/tables.py"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -94,3 +94,33 @@ def test_train_digits_makes_a_demo(tmp_path: Path) -> None:
 def test_the_shipped_demo_is_good() -> None:
     shipped = Checkpoint.open(demo_checkpoint_path())
     assert build_workload(shipped.state(), shipped.metadata, WorkloadSpec(data="digits")).outcome().top1 >= 0.97
+
+
+def test_the_tables_of_weight_scaling_are_filled_and_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    run = runpy.run_path(str(EXAMPLES / "reproduce_scaling.py"))["main"]
+
+    def table(trials: int) -> str:
+        asked = f"--data digits --limit 100 --ber 1e-3,1e-2 --trials {trials} --store {tmp_path / 'runs'}"
+        output = tmp_path / "table.md"
+        monkeypatch.setattr(sys, "argv", ["", str(demo_checkpoint_path()), *asked.split(), "-o", str(output)])
+        run()
+        assert capsys.readouterr().out == output.read_text(encoding="utf-8")
+        return output.read_text(encoding="utf-8")
+
+    first = table(1)
+    lines = [line.strip("| ").split(" | ") for line in first.splitlines()]
+    assert lines[0][-2:] == ["1e-3", "1e-2"]
+    chains = {"fp32": "inplace=8", "fp16": "inplace=4", "q2.5": "scale=max:channel,inplace=2"}
+    expected = [(form, f"`{chain}`") for form, best in chains.items() for chain in ("none", "scale=max", best)]
+    assert [(form, chain) for _, _, form, chain, *_ in lines[2:]] == expected
+    accuracy = {(form, chain): float(cells[-1]) for _, _, form, chain, *cells in lines[2:]}
+    assert all(accuracy[form, f"`{best}`"] > accuracy[form, "`none`"] + 30 for form, best in chains.items())
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert sorted(path.name for path in kept) == [f"digits-cnn-{form}.sqlite" for form in sorted(chains)]
+    assert table(1) == first
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was run again
+    assert "[" not in first
+    assert all("[" in line for line in table(2).splitlines()[2:])

@@ -80,6 +80,8 @@ def convert(
         note(f"written once: {_few(same)}", quiet=shown.quiet)
     if done.left_out:
         note(f"left out: {_few([f'{n} ({kind})' for n, kind in done.left_out.items()])}", quiet=shown.quiet)
+    if done.beside is not None:
+        note(done.beside, quiet=shown.quiet)
     note(f"look at it: faultcli inspect {quoted(written)}", quiet=shown.quiet)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from faultcli.checkpoint.companions import companions_of
 from faultcli.checkpoint.header import DTYPES, MAX_HEADER_BYTES, load_json
-from faultcli.checkpoint.writer import copy_companions, write_safetensors
+from faultcli.checkpoint.writer import write_safetensors
 from faultcli.conversion.choosing import StateDict, choose, left_out
 from faultcli.conversion.reading import read_tree
 from faultcli.errors import CheckpointError
@@ -37,6 +38,7 @@ class Conversion:
         nbytes: of tensors.
         tied: names that are not in the output, each with the one that is and was the same memory.
         left_out: what else the input holds, with what it is.
+        beside: what of a directory is not copied, as a note; None: nothing is left.
     """
 
     output: Path
@@ -45,6 +47,7 @@ class Conversion:
     nbytes: int = 0
     tied: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    beside: str | None = None
 
 
 def convert(path: Path, output: Path, *, key: str | None = None, force: bool = False) -> Conversion:
@@ -151,7 +154,9 @@ def _convert_directory(path: Path, output: Path, force: bool) -> Conversion:
             _check_index(source, weight_map, written, done.tied)
             index = {"metadata": {"total_size": done.nbytes}, "weight_map": dict(sorted(written.items()))}
             (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        copy_companions(directory, partial, [*shards, source.name])
+        beside = companions_of(directory, [*shards, source.name], done.nbytes, output)
+        beside.copy(partial)
+        done.beside = beside.left_out
     return done
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from faultcli.workload.data.datasets import load_data
+from faultcli.workload.models.architectures import ARCHITECTURES
 
 RUNS = {
     "evaluate": "evaluate",
@@ -73,3 +75,19 @@ def test_a_folder_named_demo_is_not_the_embedded_one(
     done = faultcli("evaluate", "demo", "--data", "demo/data.npz", "--limit", 4)
     assert done.code == 0
     assert "no MODEL named" not in done.err
+
+
+def test_a_fine_tuned_network_says_its_classes_and_takes_images_of_another_size(
+    faultcli: Callable[..., Any], tmp_path: Path
+) -> None:
+    model, data = tmp_path / "tuned.safetensors", tmp_path / "data.npz"
+    save_file(ARCHITECTURES["resnet18"].build(num_classes=6).state_dict(), model)
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    np.savez(data, images=images, labels=np.arange(6))
+    done = faultcli("evaluate", model, "--data", data)
+    assert done.code == 0, done.err
+    assert f"resnet18 (6 classes) on 6 inputs of {data}, × 1/255 − 0.485, 0.456, 0.406, ÷ 0.229" in done.err
+    np.savez(data, images=images, labels=np.arange(1, 7))
+    done = faultcli("evaluate", model, "--data", data, "--arch", "resnet18")
+    assert done.code == 2
+    assert "label 6 is out of range, resnet18 (6 classes) has 6 classes" in done.err

@@ -13,7 +13,7 @@ from torch import nn
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.models.arch_spellings import resolve_architecture
-from faultcli.workload.models.architectures import ARCHITECTURES, Architecture
+from faultcli.workload.models.architectures import ARCHITECTURES, Architecture, _shapes
 from faultcli.workload.models.loading import load_model
 
 Shapes = dict[str, tuple[int, ...]]
@@ -38,6 +38,38 @@ def test_every_built_in_is_recognised_and_does_what_its_record_says(name: str) -
     assert logits.shape == (2, architecture.num_classes)
     assert "\n" not in architecture.description
     assert architecture.source
+    assert architecture.tensors == len(counted)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_last_layer_for_other_classes_is_recognised_all_the_same(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    ending = f"{architecture.head}."
+    anew = {key: (7, *shape[1:]) if key.startswith(ending) else shape for key, shape in shapes_of(name).items()}
+    found = resolve_architecture(None, anew)
+    assert (found.name, found.num_classes) == (f"{name} (7 classes)", 7)
+    for spec, metadata in ((name, {}), (None, {"faultcli.arch": name})):
+        assert resolve_architecture(spec, anew, metadata).num_classes == 7
+    with torch.device("meta"):
+        state = found.build().state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == anew
+    assert found.preprocess == architecture.preprocess
+    assert found.data == ("images:DIR" if architecture.geometry else "FILE.npz")
+    other = next(key for key in anew if not key.startswith(ending))
+    with pytest.raises(WorkloadError, match=f"tensor names of {name}, but '{other}' is "):
+        resolve_architecture(None, anew | {other: (5, 5, 5, 5)})
+    with pytest.raises(WorkloadError, match=f"tensor names of {name}, but '{ending}weight' is "):
+        resolve_architecture(None, {key: (0,) if key.startswith(ending) else shape for key, shape in anew.items()})
+
+
+def test_only_what_may_fit_is_built() -> None:
+    """To build them all takes longer than to start the program."""
+    foreign = {"classifier.weight": (3, 768), "classifier.bias": (3,)} | {f"layer.{n}": (768,) for n in range(300)}
+    assert len(foreign) not in {architecture.tensors for architecture in ARCHITECTURES.values()}
+    built = _shapes.cache_info().currsize
+    with pytest.raises(WorkloadError, match="the checkpoint's 302 tensors are not those of any built-in"):
+        resolve_architecture(None, foreign)
+    assert _shapes.cache_info().currsize == built
 
 
 @pytest.mark.parametrize(
@@ -84,8 +116,8 @@ def test_what_is_not_recognised_says_why() -> None:
     with pytest.raises(WorkloadError, match="the checkpoint's 1 tensors are not those of any built-in") as info:
         resolve_architecture(None, {"weight": (3, 4)})
     assert "pass --arch: digits-cnn" in (info.value.remedy or "")
-    other = shapes_of("lenet") | {"fc2.weight": (100, 500)}
-    with pytest.raises(WorkloadError, match=r"but 'fc2.weight' is \[100, 500\] and not \[10, 500\]"):
+    other = shapes_of("lenet") | {"fc1.weight": (500, 784)}
+    with pytest.raises(WorkloadError, match=r"of lenet, but 'fc1.weight' is \[500, 784\] and not \[500, 800\]"):
         resolve_architecture(None, other)
 
 

@@ -109,7 +109,7 @@ class _Pickler(pickle.Pickler):
             return _tensor, (memory, *place, isinstance(item, nn.Parameter))
         if isinstance(item, Architecture):
             fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-            return _architecture, (fields | {"build": nn.Identity},)
+            return _architecture, (fields | {"build": nn.Identity, "older": None},)
         return NotImplemented
 
 

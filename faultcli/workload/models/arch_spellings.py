@@ -11,7 +11,7 @@ from torch import nn
 
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.workload.factory import call_factory
-from faultcli.workload.models.architectures import ARCHITECTURES, Architecture, recognise
+from faultcli.workload.models.architectures import ARCHITECTURES, Architecture, fitted, recognise
 from faultcli.workload.models.exported import SUFFIX, exported_architecture
 from faultcli.workload.models.hf_config import CONFIG
 from faultcli.workload.models.huggingface import hugging_face_architecture
@@ -42,7 +42,7 @@ def resolve_architecture(
     Args:
         spec: what the user passed as --arch: a built-in name, or a spelling of `SOURCES`. None: what the metadata
             names, if it is built in; else `hf`, if the checkpoint was named as a directory that has a config.json;
-            else the built-in whose tensor names and shapes are those of the checkpoint.
+            else the built-in whose tensor names and shapes are those of the checkpoint, whatever its number of classes.
         shapes: the checkpoint's tensors, name to shape.
         metadata: the checkpoint's metadata. Nothing that it names is ever imported.
         directory: where the checkpoint's files lie.
@@ -58,7 +58,7 @@ def resolve_architecture(
             return hugging_face_architecture("hf", directory)
         return recognise(shapes, metadata or {}, [source.spelling for source in SOURCES])
     if spec in ARCHITECTURES:
-        return ARCHITECTURES[spec]
+        return fitted(ARCHITECTURES[spec], shapes)
     for source in SOURCES:
         if source.matches(spec):
             return source.find(spec, directory)

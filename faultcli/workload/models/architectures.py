@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.models.networks.resnet import CifarResNet
+from faultcli.workload.models.networks.alexnet import AlexNet
+from faultcli.workload.models.networks.densenet import DenseNet
+from faultcli.workload.models.networks.resnet import Bottleneck, CifarResNet, ProjectedBlock, ResNet
 from faultcli.workload.models.networks.small import DigitsCnn, LeNet, MnistCnn
 from faultcli.workload.models.networks.squeezenet import SqueezeNet
-from faultcli.workload.models.prefixes import fits
+from faultcli.workload.models.prefixes import fit
 from faultcli.workload.preprocess import Geometry, Preprocess
 
 METADATA_KEY = "faultcli.arch"
 
 # Batch norm counts its training batches in a scalar that inference never reads.
 IGNORED_SUFFIX = "num_batches_tracked"
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class Architecture:
     """A network without its weights, and what is known of its inputs."""
 
     name: str  # as in the table, or as it was asked for
-    build: Callable[[], nn.Module]  # a new module, float32; its initial weights do not matter
+    build: Callable[..., nn.Module]  # a new module, float32; its initial weights do not matter
+    older: Callable[..., nn.Module] | None = None  # as `build`, with the tensor names of older checkpoints
+    head: str | None = None  # the layer that has a row per class, where `build` takes num_classes; None: it does not
+    tensors: int | None = None  # how many it has that count, so that only what may fit is built; None: not known
     load: Callable[[Mapping[str, Tensor]], nn.Module] | None = None  # makes and fills one; None: `build`, then copy
     preprocess: Preprocess = field(default_factory=Preprocess)
     geometry: Geometry | None = None  # how image files get the size the network takes; None: they have to have it
@@ -69,6 +76,21 @@ class Architecture:
         """Return a copy that prepares its inputs differently."""
         return replace(self, preprocess=preprocess)
 
+    def with_classes(self, classes: int) -> Architecture:
+        """Return a copy for another number of classes, and so for other data: arrays of images may have another size,
+        too, where image files are resized."""
+        if classes == self.num_classes:
+            return self
+        resized = self.geometry is not None
+        return replace(
+            self,
+            name=f"{self.name} ({classes} class{'' if classes == 1 else 'es'})",
+            build=partial(self.build, num_classes=classes),
+            num_classes=classes,
+            input_shape=None if resized else self.input_shape,
+            data=self.data if resized else "FILE.npz",
+        )
+
 
 _IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -77,6 +99,8 @@ def _cifar_resnet(depth: int) -> Architecture:
     return Architecture(
         name=f"cifar-resnet{depth}",
         build=partial(CifarResNet, depth),
+        head="linear",
+        tensors=5 * depth - 3,
         preprocess=_IMAGENET,
         input_shape=(3, 32, 32),
         num_classes=10,
@@ -86,10 +110,45 @@ def _cifar_resnet(depth: int) -> Architecture:
     )
 
 
+def _imagenet(
+    name: str, build: Callable[..., nn.Module], head: str, tensors: int, description: str, source: str
+) -> Architecture:
+    return Architecture(
+        name=name,
+        build=build,
+        head=head,
+        tensors=tensors,
+        preprocess=_IMAGENET,
+        geometry=Geometry((224, 224), resize=256),
+        input_shape=(3, 224, 224),
+        num_classes=1000,
+        data="images:DIR",
+        description=f"{description} for ImageNet",
+        source=f"{source}; keys as torchvision",
+    )
+
+
+def _resnet(
+    depth: int, tensors: int, block: type[ProjectedBlock] | type[Bottleneck], blocks: Sequence[int]
+) -> Architecture:
+    build = partial(ResNet, block, blocks)
+    source = "He et al., CVPR 2016, table 1"
+    return _imagenet(f"resnet{depth}", build, "fc", tensors, f"residual network of {depth} layers", source)
+
+
+def _densenet(depth: int, tensors: int, layers: Sequence[int], growth: int = 32) -> Architecture:
+    build = partial(DenseNet, layers, growth)
+    description, source = f"densely connected network of {depth} layers", "Huang et al., CVPR 2017, table 1"
+    made = _imagenet(f"densenet{depth}", build, "classifier", tensors, description, source)
+    return replace(made, older=partial(build, dotted=True))
+
+
 _BUILT_IN = (
     Architecture(
         name="digits-cnn",
         build=DigitsCnn,
+        head="fc2",
+        tensors=8,
         preprocess=Preprocess(scale=1 / 16),
         input_shape=(1, 8, 8),
         num_classes=10,
@@ -100,6 +159,8 @@ _BUILT_IN = (
     Architecture(
         name="mnist-cnn",
         build=MnistCnn,
+        head="fc2",
+        tensors=8,
         input_shape=(1, 28, 28),
         num_classes=10,
         data="mnist:DIR",
@@ -109,6 +170,8 @@ _BUILT_IN = (
     Architecture(
         name="lenet",
         build=LeNet,
+        head="fc2",
+        tensors=8,
         input_shape=(1, 28, 28),
         num_classes=10,
         data="mnist:DIR",
@@ -116,17 +179,17 @@ _BUILT_IN = (
         source="LeCun et al., 1998; keys as BruceDai/test-data models/lenet_nchw",
     ),
     *(_cifar_resnet(depth) for depth in (20, 32, 44, 56)),
-    Architecture(
-        name="squeezenet1_1",
-        build=SqueezeNet,
-        preprocess=_IMAGENET,
-        geometry=Geometry((224, 224), resize=256),
-        input_shape=(3, 224, 224),
-        num_classes=1000,
-        data="images:DIR",
-        description="SqueezeNet 1.1 for ImageNet, 1.2 million weights",
-        source="Iandola et al., arXiv 1602.07360; keys as torchvision",
-    ),
+    _imagenet("squeezenet1_1", SqueezeNet, "classifier.1", 52, "SqueezeNet 1.1", "Iandola et al., arXiv 1602.07360"),
+    _imagenet("alexnet", AlexNet, "classifier.6", 16, "AlexNet in one column", "Krizhevsky, arXiv 1404.5997"),
+    _resnet(18, 102, ProjectedBlock, (2, 2, 2, 2)),
+    _resnet(34, 182, ProjectedBlock, (3, 4, 6, 3)),
+    _resnet(50, 267, Bottleneck, (3, 4, 6, 3)),
+    _resnet(101, 522, Bottleneck, (3, 4, 23, 3)),
+    _resnet(152, 777, Bottleneck, (3, 8, 36, 3)),
+    _densenet(121, 606, (6, 12, 24, 16)),
+    _densenet(161, 806, (6, 12, 36, 24), growth=48),
+    _densenet(169, 846, (6, 12, 32, 32)),
+    _densenet(201, 1006, (6, 12, 48, 32)),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _BUILT_IN}
@@ -135,8 +198,9 @@ ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for ar
 def recognise(
     shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], spellings: Sequence[str]
 ) -> Architecture:
-    """Return the built-in architecture that the metadata names, else the one that has exactly these tensors: under
-    whatever all names begin with, and with at most a second copy beside them (`prefixes.fits`).
+    """Return the built-in architecture that the metadata names, else the one that has exactly these tensors, with as
+    many classes as the checkpoint has: under whatever all names begin with, and with at most a second copy beside them
+    (`prefixes.fit`).
 
     Args:
         shapes: the checkpoint's tensors, name to shape.
@@ -148,42 +212,82 @@ def recognise(
     """
     named = metadata.get(METADATA_KEY)
     if named in ARCHITECTURES:
-        return ARCHITECTURES[named]
-    own = {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(IGNORED_SUFFIX)}
-    for name, built_in in _built_in_shapes().items():
-        if own == built_in:
-            return ARCHITECTURES[name]
-    for name, built_in in _built_in_shapes().items():
-        if len(own) >= len(built_in) and fits(own, built_in):
-            return ARCHITECTURES[name]
+        return fitted(ARCHITECTURES[named], shapes)
+    own = _that_count(shapes)
+    for architecture in _candidates(own):
+        fitting = _fitting(architecture, own)
+        if fitting is not None:
+            return fitting
+    for architecture in ARCHITECTURES.values():
+        if architecture.tensors is None or architecture.tensors <= len(own):
+            names = fit(own, _shapes(architecture.build)).names
+            fitting = _fitting(architecture, {name: own[key] for key, name in names.items()})
+            if fitting is not None:
+                return fitting
     raise _not_recognised(own, named, f"pass --arch: {', '.join([*ARCHITECTURES, *spellings])}")
 
 
+def fitted(architecture: Architecture, shapes: Mapping[str, Sequence[int]]) -> Architecture:
+    """Return an architecture with the checkpoint's number of classes and names of tensors; as it is, where it does not
+    fit the checkpoint."""
+    return _fitting(architecture, _that_count(shapes)) or architecture
+
+
+def _that_count(shapes: Mapping[str, Sequence[int]]) -> Shapes:
+    return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(IGNORED_SUFFIX)}
+
+
+def _candidates(own: Shapes) -> list[Architecture]:
+    """Return the built-ins with as many tensors: to build all of them would take longer than to start the program."""
+    return [one for one in ARCHITECTURES.values() if one.tensors in (None, len(own))]
+
+
+def _fitting(architecture: Architecture, own: Shapes) -> Architecture | None:
+    for build in (architecture.build, architecture.older):
+        if build is not None and own == _wanted(build, architecture.head, own):
+            named = replace(architecture, build=build) if build is architecture.older else architecture
+            return named if architecture.head is None else named.with_classes(_classes(architecture.head, own))
+    return None
+
+
+def _wanted(build: Callable[..., nn.Module], head: str | None, own: Shapes) -> Shapes:
+    """Return the tensors that a network has with as many classes as the checkpoint."""
+    wanted = _shapes(build)
+    classes = 0 if head is None else _classes(head, own)
+    if classes == 0:
+        return wanted
+    return {key: (classes, *shape[1:]) if key.rpartition(".")[0] == head else shape for key, shape in wanted.items()}
+
+
+def _classes(head: str, own: Shapes) -> int:
+    """Return how many rows the last layer has; 0 where there is no such layer."""
+    return (own.get(f"{head}.weight") or (0,))[0]
+
+
 @cache
-def _built_in_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
+def _shapes(build: Callable[..., nn.Module]) -> Shapes:
     with torch.device("meta"):
-        states = {name: architecture.build().state_dict() for name, architecture in ARCHITECTURES.items()}
-    return {
-        name: {key: tuple(tensor.shape) for key, tensor in state.items() if not key.endswith(IGNORED_SUFFIX)}
-        for name, state in states.items()
-    }
+        return _that_count({key: tensor.shape for key, tensor in build().state_dict().items()})
 
 
-def _not_recognised(own: Mapping[str, tuple[int, ...]], named: str | None, remedy: str) -> WorkloadError:
+def _not_recognised(own: Shapes, named: str | None, remedy: str) -> WorkloadError:
     if named is not None:
         message = f"the checkpoint's metadata names the architecture {named!r}, which is not built in"
         return WorkloadError(message, f"if you trust it, {remedy}")
+    built_in = {
+        architecture.name: _wanted(architecture.build, architecture.head, own) for architecture in _candidates(own)
+    }
     alike = {
-        name: [key for key in built_in if own[key] != built_in[key]]
-        for name, built_in in _built_in_shapes().items()
-        if own.keys() == built_in.keys()
+        name: [key for key in wanted if own[key] != wanted[key]]
+        for name, wanted in built_in.items()
+        if own.keys() == wanted.keys()
     }
     if alike:
         name, different = min(alike.items(), key=lambda item: len(item[1]))
         key = different[0]
         return WorkloadError(
             f"the checkpoint has the tensor names of {name}, but {key!r} is {list(own[key])}"
-            f" and not {list(_built_in_shapes()[name][key])}",
+            f" and not {list(built_in[name][key])}",
             remedy,
         )
     message = f"the checkpoint's {len(own)} tensors are not those of any built-in architecture"

@@ -7,20 +7,20 @@ from torch.nn import functional as F
 
 
 class DigitsCnn(nn.Module):
-    """8×8 grey → conv 16@3×3 → conv 32@3×3 → maxpool 2 → dense 64 → 10 logits; ReLU after all but the last.
+    """8×8 grey → conv 16@3×3 → conv 32@3×3 → maxpool 2 → dense 64 → logits; ReLU after all but the last.
 
     The network of the embedded demo, sized to train in seconds and to ship in the wheel (38,282 parameters).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
         self.fc1 = nn.Linear(32 * 4 * 4, 64)
-        self.fc2 = nn.Linear(64, 10)
+        self.fc2 = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, 10] of images [N, 1, 8, 8]."""
+        """Return logits [N, classes] of images [N, 1, 8, 8]."""
         x = F.relu(self.conv1(images))
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = F.relu(self.fc1(x.flatten(1)))
@@ -28,20 +28,20 @@ class DigitsCnn(nn.Module):
 
 
 class MnistCnn(nn.Module):
-    """28×28 grey → conv 16@5×5 → maxpool 2 → conv 32@5×5 → maxpool 2 → dense 128 → 10 logits; ReLU between all.
+    """28×28 grey → conv 16@5×5 → maxpool 2 → conv 32@5×5 → maxpool 2 → dense 128 → logits; ReLU between all.
 
     The kind of network (two convolutions, two dense layers) on which the EDMN paper corrects logits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 16, 5)
         self.conv2 = nn.Conv2d(16, 32, 5)
         self.fc1 = nn.Linear(32 * 4 * 4, 128)
-        self.fc2 = nn.Linear(128, 10)
+        self.fc2 = nn.Linear(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, 10] of images [N, 1, 28, 28]."""
+        """Return logits [N, classes] of images [N, 1, 28, 28]."""
         x = F.max_pool2d(F.relu(self.conv1(images)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = F.relu(self.fc1(x.flatten(1)))
@@ -49,20 +49,20 @@ class MnistCnn(nn.Module):
 
 
 class LeNet(nn.Module):
-    """28×28 grey → conv 20@5×5 → maxpool 2 → conv 50@5×5 → maxpool 2 → dense 500 → ReLU → 10 logits.
+    """28×28 grey → conv 20@5×5 → maxpool 2 → conv 50@5×5 → maxpool 2 → dense 500 → ReLU → logits.
 
     The LeNet of Caffe's MNIST example (after LeCun et al., 1998): no activation follows the convolutions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 20, 5)
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.fc1 = nn.Linear(50 * 4 * 4, 500)
-        self.fc2 = nn.Linear(500, 10)
+        self.fc2 = nn.Linear(500, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, 10] of images [N, 1, 28, 28]."""
+        """Return logits [N, classes] of images [N, 1, 28, 28]."""
         x = F.max_pool2d(self.conv1(images), 2)
         x = F.max_pool2d(self.conv2(x), 2)
         x = F.relu(self.fc1(x.flatten(1)))

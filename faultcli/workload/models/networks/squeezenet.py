@@ -23,7 +23,7 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """224×224 RGB → 1000 logits, without a dense layer and without batch norm."""
+    """224×224 RGB → logits, without a dense layer and without batch norm."""
 
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
@@ -46,5 +46,5 @@ class SqueezeNet(nn.Module):
         self.classifier = nn.Sequential(nn.Identity(), nn.Conv2d(512, num_classes, 1), nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, 1000] of images [N, 3, 224, 224]."""
+        """Return logits [N, classes] of images [N, 3, 224, 224]."""
         return self.classifier(self.features(images)).mean(dim=(2, 3))  # type: ignore[no-any-return]
