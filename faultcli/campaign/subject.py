@@ -208,7 +208,7 @@ class Subject:
         if named is None:
             problem = f"{self.data or self.workload.data_name}: has no training split to look at"
             raise UsageError(problem, "name unlabelled inputs: --unlabelled D")
-        return replace(self, unlabelled=load_data(named, geometry=self.workload.architecture.geometry))
+        return replace(self, unlabelled=load_data(named, **self.workload.architecture.wanted))
 
     def classifier(self, option: str) -> Workload:
         """Return the workload as one that answers with one of K classes, which `option` needs.

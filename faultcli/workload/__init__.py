@@ -7,6 +7,7 @@ score          any task: a score of the user's own
 in_memory      a user's own module and data
 models         how the network of a checkpoint is found and built
 data           inputs, by name
+inputs         inputs as a model takes them
 preprocess     images into what a network takes
 factory        objects named as package.module:factory
 answers        the answer in a model's output

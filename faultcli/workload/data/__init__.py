@@ -1,8 +1,10 @@
 """Inputs: found by the name that a user gives, read with bounds, checked.
 
-datasets  labelled inputs, by name
-readers   the files that they come in
-images    folders of images
-archives  arrays out of npz and safetensors files
-tokens    token sequences
+datasets   labelled inputs, by name
+readers    the files that they come in
+images     folders of images
+archives   arrays out of npz and safetensors files
+tokens     token sequences
+texts      texts with labels, as tokens
+tokenizer  what makes tokens of text
 """

@@ -5,6 +5,9 @@ networks        the built-in ones
 arch_spellings  every spelling of --arch, and what finds the network
 huggingface     model directories, through transformers
 hf_config       their config.json, checked
+hf_tasks        the tasks that they are for
+hf_class        which class of transformers a checkpoint is of
+bounded         networks built no further than a checkpoint reaches
 hf_processor    what their image processor does
 hf_weights      their tensors into a model, and found again in it
 zoo             torchvision and timm, by name

@@ -11,8 +11,9 @@ from torch import nn
 
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.workload.factory import call_factory
-from faultcli.workload.models.architectures import ARCHITECTURES, Architecture, recognise
+from faultcli.workload.models.architectures import ARCHITECTURES, PROCESSED, Architecture, parameters_of, recognise
 from faultcli.workload.models.exported import SUFFIX, exported_architecture
+from faultcli.workload.models.bounded import Shapes
 from faultcli.workload.models.hf_config import CONFIG
 from faultcli.workload.models.huggingface import hugging_face_architecture
 from faultcli.workload.models.zoo import timm_architecture, torchvision_architecture
@@ -24,7 +25,7 @@ class Source:
 
     spelling: str  # as --arch takes it
     matches: Callable[[str], bool]
-    find: Callable[[str, Path | None], Architecture]  # from the spec and the checkpoint's directory
+    find: Callable[[str, Path | None, Shapes], Architecture]  # from the spec, and the checkpoint's directory and tensors
     description: str  # one line
     data: str = ""  # the --data that fits it
 
@@ -55,22 +56,23 @@ def resolve_architecture(
     if spec is None:
         named = (metadata or {}).get("faultcli.arch")
         if named not in ARCHITECTURES and is_directory and directory is not None and (directory / CONFIG).is_file():
-            return hugging_face_architecture("hf", directory)
+            return hugging_face_architecture("hf", directory, shapes)
         return recognise(shapes, metadata or {}, [source.spelling for source in SOURCES])
     if spec in ARCHITECTURES:
         return ARCHITECTURES[spec]
     for source in SOURCES:
         if source.matches(spec):
-            return source.find(spec, directory)
+            return source.find(spec, directory, shapes)
     raise unknown_name("architecture", spec, [*ARCHITECTURES, *(source.spelling for source in SOURCES)])
 
 
-def _from_factory(spec: str, _: Path | None) -> Architecture:
+def _from_factory(spec: str, _: Path | None, __: Shapes) -> Architecture:
     made = call_factory("architecture", spec)
     if isinstance(made, Architecture):
         return made
     if isinstance(made, nn.Module):
-        return Architecture(name=spec, build=partial(_build_from_factory, spec))
+        takes = parameters_of(made)
+        return Architecture(spec, partial(_build_from_factory, spec), takes=PROCESSED if takes is None else takes)
     raise WorkloadError(
         f"architecture {spec!r}: the factory returned a {type(made).__name__}",
         "return a torch.nn.Module or a faultcli.workload.models.architectures.Architecture",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from logging import CRITICAL
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, check_size, 
 from faultcli.workload.models.loading import Renamed
 
 _SHOWN = 3
-
-Task = Literal["image classification", "causal language model"]
 
 
 class ImageClassifier(Renamed):
@@ -46,7 +44,10 @@ class LanguageModel(ImageClassifier):
         return logits
 
 
-def load(directory: Path, name: str, task: Task, config: Any, state: Mapping[str, Tensor]) -> nn.Module:
+Wrap: TypeAlias = Callable[[nn.Module, Mapping[str, str]], nn.Module]
+
+
+def load(directory: Path, name: str, wrap: Wrap, config: Any, state: Mapping[str, Tensor]) -> nn.Module:
     """Return the model with the checkpoint's tensors, in the checkpoint's own dtype; in the widest, if it has several.
 
     transformers renames tensors and may rearrange them. Those that it takes as they are share storage with what it was
@@ -104,7 +105,7 @@ def load(directory: Path, name: str, task: Task, config: Any, state: Mapping[str
             " carried over",
             "pass a network that takes the tensors as they are: --arch package.module:factory",
         )
-    return (LanguageModel if task == "causal language model" else ImageClassifier)(model, names).eval()
+    return wrap(model, names).eval()
 
 
 def _unread(key: str, model: Any, own: Mapping[str, Tensor]) -> bool:

@@ -13,12 +13,13 @@ from torch import nn
 
 from faultcli.errors import UsageError, WorkloadError, install, unknown_name
 from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.bounded import Shapes
 from faultcli.workload.preprocess import Geometry, Preprocess
 
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
-def torchvision_architecture(spec: str, _: Path | None = None) -> Architecture:
+def torchvision_architecture(spec: str, _: Path | None = None, __: Shapes | None = None) -> Architecture:
     """Return `torchvision:NAME`, with the preprocessing of its default weights.
 
     Raises:
@@ -47,7 +48,7 @@ def torchvision_architecture(spec: str, _: Path | None = None) -> Architecture:
 _OPTIONS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
 
 
-def timm_architecture(spec: str, _: Path | None = None) -> Architecture:
+def timm_architecture(spec: str, _: Path | None = None, __: Shapes | None = None) -> Architecture:
     """Return `timm:NAME`, with the preprocessing of its pretrained configuration.
 
     Raises:
