@@ -76,7 +76,8 @@ def described(output: Any) -> str:
         parts = {field.name: getattr(output, field.name) for field in fields(output)}
     else:
         return kind
-    shown = [f"{name}: {described(part) if isinstance(part, Tensor) else type(part).__name__}" for name, part in parts.items()]
+    kinds = {name: described(part) if isinstance(part, Tensor) else type(part).__name__ for name, part in parts.items()}
+    shown = [f"{name}: {what}" for name, what in kinds.items()]
     return f"{kind} ({', '.join(shown[:_SHOWN])}{', …' if len(shown) > _SHOWN else ''})"
 
 

@@ -175,7 +175,11 @@ class Workload(BaseWorkload):
 
     def doubts(self) -> list[str]:
         inputs = self.architecture.preprocess.doubt(self.dataset.inputs)
-        return [*super().doubts(), *self.dataset.notes, *([] if inputs is None else [f"{self.data_name}: {inputs}"])]
+        wanted, data = self.architecture.input_shape, [] if inputs is None else [f"{self.data_name}: {inputs}"]
+        if wanted is not None and self._shape != wanted:
+            size, usual = ("×".join(map(str, shape[1:])) for shape in (self._shape, wanted))
+            data.append(f"{self.data_name}: inputs are {size}; {self.architecture.name} is usually given {usual}")
+        return [*super().doubts(), *self.dataset.notes, *data]
 
     @property
     def data_name(self) -> str:
@@ -274,14 +278,15 @@ def _row_bytes(dataset: Dataset) -> int:
 def _input_shape(architecture: Architecture, dataset: Dataset) -> tuple[int, ...]:
     """Return the shape of one input as the model gets it.
 
-    Floating-point inputs and tokens pass as they are, except that [N, H, W] become [N, 1, H, W] where the architecture is known
-    to take one channel.
+    Floating-point inputs and tokens pass as they are, except that [N, H, W] become [N, 1, H, W] where the architecture
+    is known to take one channel.
     """
     shape, wanted = dataset.item_shape, architecture.input_shape
     if not dataset.images:
         stored = tuple(dataset.inputs.shape[1:])
         shape = (1, *stored) if wanted == (1, *stored) else stored
-    if wanted is not None and shape != wanted:
+    sized = architecture.any_size and wanted is not None and (len(shape), shape[:1]) == (len(wanted), wanted[:1])
+    if wanted is not None and shape != wanted and not sized:
         raise WorkloadError(
             f"{dataset.name}: inputs of shape {list(shape)}, but {architecture.name} takes {list(wanted)}",
             f"pass the --data that the checkpoint was trained for, e.g. {architecture.data}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def cuts(dataset: Dataset, batch_size: int) -> Iterator[tuple[int, int]]:
     for width in dataset.widths.values():
         edges |= {int(at) + 1 for at in (width[1:] != width[:-1]).nonzero()}
     ordered = sorted(edges)
-    for begin, end in zip(ordered, ordered[1:], strict=False):
+    for begin, end in pairwise(ordered):
         yield from ((start, min(start + batch_size, end)) for start in range(begin, end, batch_size))
 
 

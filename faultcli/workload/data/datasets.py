@@ -266,7 +266,7 @@ def load_data(
     `mnist:DIR`       the IDX files of MNIST or a data set like it, plain or gzipped; t10k
     `cifar10:DIR`     the binary version of CIFAR-10, or one npz per split; the test images
     `images:DIR`      a folder of image files per class
-    `FILE.npz`, `FILE.safetensors`   arrays `labels`, and `inputs`, `images`, `input_ids` or others that the network takes
+    `FILE.npz`, `FILE.safetensors`   arrays `labels`, and `inputs`, `images` or others that the network takes
     `FILE.jsonl`, `.csv`, `.tsv`     texts and their labels, for the tokenizer in the model's directory
     `package.module:factory`         returns a `Dataset`, a pair (inputs, labels) or arrays by name, `labels` among them
 

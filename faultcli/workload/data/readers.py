@@ -213,8 +213,8 @@ def read_arrays(path: Path, limit: int | None = None, takes: Sequence[str] = ())
     if isinstance(names, np.ndarray) and names.ndim != 1:
         raise WorkloadError(f"{path}: class_names are of shape {list(names.shape)}", "a list of names is needed")
     class_names = tuple(str(name) for name in names) if isinstance(names, np.ndarray) else None
-    others = {name: found[name] for name in named if name in found and name != first}
-    left = sorted(found.keys() - {first, labels, _CLASS_NAMES, *others})
+    further = {name: found[name] for name in named if name in found and name != first}
+    left = sorted(found.keys() - {first, labels, _CLASS_NAMES, *further})
     taken = f"; it takes {', '.join(named)}" if named else ""
     notes = (f"{path}: {', '.join(map(repr, left))}: not given to the network{taken}",) if left else ()
-    return Arrays(found[first], found[labels], class_names, None, first, others, notes)
+    return Arrays(found[first], found[labels], class_names, None, first, further, notes)

@@ -118,9 +118,7 @@ class _Padded:
     widths: Tensor
 
 
-def _encoded(
-    path: Path, pairs: Sequence[tuple[str, ...]], texts: Texts
-) -> tuple[dict[str, _Padded], tuple[str, ...]]:
+def _encoded(path: Path, pairs: Sequence[tuple[str, ...]], texts: Texts) -> tuple[dict[str, _Padded], tuple[str, ...]]:
     """Return what the tokenizer makes of texts, and how many it cut."""
     tokenizer = load_tokenizer(texts.tokenizer, "FILE.npz with input_ids and labels")
     limits = [limit for limit in (tokenizer.model_max_length, texts.longest) if limit and limit < _NO_LIMIT]
@@ -141,7 +139,7 @@ def _encoded(
 
 def _padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> _Padded:
     groups = [rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER)]
-    widths = [max(1, max(map(len, group))) for group in groups]
+    widths = [max(1, *map(len, group)) for group in groups]
     values = torch.full((len(rows), max(widths)), fill, dtype=torch.int64)
     for at, row in enumerate(rows):
         start = widths[at // _TOGETHER] - len(row) if left else 0

@@ -11,6 +11,8 @@ bounded         networks built no further than a checkpoint reaches
 hf_processor    what their image processor does
 hf_weights      their tensors into a model, and found again in it
 zoo             torchvision and timm, by name
+zoo_heads       as many classes and channels as a checkpoint shows
+timm_hub        model directories of timm
 exported        programs of torch.export
 loading         a state dict into a module
 """

@@ -12,10 +12,11 @@ from torch import nn
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.workload.factory import call_factory
 from faultcli.workload.models.architectures import ARCHITECTURES, PROCESSED, Architecture, parameters_of, recognise
-from faultcli.workload.models.exported import SUFFIX, exported_architecture
 from faultcli.workload.models.bounded import Shapes
+from faultcli.workload.models.exported import SUFFIX, exported_architecture
 from faultcli.workload.models.hf_config import CONFIG
 from faultcli.workload.models.huggingface import hugging_face_architecture
+from faultcli.workload.models.timm_hub import timm_config, timm_hub_architecture
 from faultcli.workload.models.zoo import timm_architecture, torchvision_architecture
 
 
@@ -25,7 +26,9 @@ class Source:
 
     spelling: str  # as --arch takes it
     matches: Callable[[str], bool]
-    find: Callable[[str, Path | None, Shapes], Architecture]  # from the spec, and the checkpoint's directory and tensors
+    find: Callable[
+        [str, Path | None, Shapes], Architecture
+    ]  # from the spec, the checkpoint's directory and its tensors
     description: str  # one line
     data: str = ""  # the --data that fits it
 
@@ -56,7 +59,7 @@ def resolve_architecture(
     if spec is None:
         named = (metadata or {}).get("faultcli.arch")
         if named not in ARCHITECTURES and is_directory and directory is not None and (directory / CONFIG).is_file():
-            return hugging_face_architecture("hf", directory, shapes)
+            return _from_directory("hf", directory, shapes)
         return recognise(shapes, metadata or {}, [source.spelling for source in SOURCES])
     if spec in ARCHITECTURES:
         return ARCHITECTURES[spec]
@@ -64,6 +67,13 @@ def resolve_architecture(
         if source.matches(spec):
             return source.find(spec, directory, shapes)
     raise unknown_name("architecture", spec, [*ARCHITECTURES, *(source.spelling for source in SOURCES)])
+
+
+def _from_directory(spec: str, directory: Path | None, shapes: Shapes) -> Architecture:
+    content = None if directory is None else timm_config(directory)
+    if directory is None or content is None:
+        return hugging_face_architecture(spec, directory, shapes)
+    return timm_hub_architecture(directory, content, shapes)
 
 
 def _from_factory(spec: str, _: Path | None, __: Shapes) -> Architecture:
@@ -94,22 +104,23 @@ SOURCES = (
     Source(
         spelling="hf",
         matches=lambda spec: spec == "hf",
-        find=hugging_face_architecture,
-        description="what the directory's config.json says: image classification or a causal language model",
-        data="images:DIR, or tokens or FILE.txt",
+        find=_from_directory,
+        description="what the directory's config.json says: a classifier of images, texts or sound or a causal language"
+        " model of transformers, or a network of timm",
+        data="images:DIR, FILE.npz, FILE.jsonl or FILE.txt",
     ),
     Source(
         spelling="torchvision:NAME",
         matches=lambda spec: spec.startswith("torchvision:"),
         find=torchvision_architecture,
-        description="a classification model of torchvision",
+        description="a classification model of torchvision; as many classes and channels as the checkpoint has",
         data="images:DIR",
     ),
     Source(
         spelling="timm:NAME",
         matches=lambda spec: spec.startswith("timm:"),
         find=timm_architecture,
-        description="a model of timm",
+        description="a model of timm, likewise; ,num_classes=N ,in_chans=N ,img_size=N say it",
         data="images:DIR",
     ),
     Source(

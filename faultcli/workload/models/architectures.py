@@ -68,6 +68,7 @@ class Architecture:
     no_classes: str | None = None  # why its answer is none of K classes, and only a score judges it
     batch: int | None = None  # inputs per forward pass, where the network takes no other number
     input_shape: tuple[int, ...] | None = None  # of one input, channels first; None: not known
+    any_size: bool = False  # whether images of another height and width may fit, too
     num_classes: int | None = None  # None: known only from the first logits
     data: str = "FILE.npz"  # the --data that fits it, for messages
     description: str = ""  # one line

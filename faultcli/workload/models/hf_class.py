@@ -6,7 +6,8 @@ checkpoint is for is then told from the head that it holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _by_its_head(
             continue
         for name in task.classes.get(config.model_type, ()):
             head = head_of(without_weights(path.parent, name, _counted(config), shapes))
-            if head and all(_has(shapes, key) for key in head):
+            if head and all(_shape_of(shapes, key) is not None for key in head):
                 shown = ", ".join(head[:_SHOWN])
                 return name, task, (f"{path}: {without}; taken for {name}, whose head the checkpoint has ({shown})",)
             headless += [] if head else [(name, task)]
@@ -86,7 +87,7 @@ def counted_labels(directory: Path, name: str, config: Any, shapes: Shapes) -> t
     _counted(config)
     before = config.num_labels
     built = without_weights(directory, name, config, shapes)
-    found = rows_of_head(built, before, lambda key: shapes.get(key))
+    found = rows_of_head(built, before, partial(_shape_of, shapes))
     if found is None:
         return ()
     config.num_labels = found
@@ -127,9 +128,11 @@ def _fills_blanks(config: Any) -> bool:
     )
 
 
-def _has(shapes: Shapes, key: str) -> bool:
-    """Whether a checkpoint has a tensor of this name, whatever wrapper it was saved in."""
-    return key in shapes or any(name.endswith(f".{key}") for name in shapes)
+def _shape_of(shapes: Shapes, key: str) -> Sequence[int] | None:
+    """Return the shape of a checkpoint's tensor of this name, whatever wrapper it was saved in."""
+    if key in shapes:
+        return shapes[key]
+    return next((shape for name, shape in shapes.items() if name.endswith(f".{key}")), None)
 
 
 def _mapping(name: str) -> Mapping[str, Any]:

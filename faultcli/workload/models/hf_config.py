@@ -54,7 +54,7 @@ def read_config(directory: Path) -> Any:
         content = parse_json(read_text(path))
         if not isinstance(content, dict):
             raise ValueError("is no JSON object")
-        _check_counts(content)
+        check_counts(content)
         asked = _own(content)
         kind = asked.get("model_type")
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -133,14 +133,14 @@ def _importable(module: str) -> bool:
     return True
 
 
-def _check_counts(content: Any, name: str = "") -> None:
+def check_counts(content: Any, name: str = "") -> None:
     """Refuse numbers that make even the configuration a list without end."""
     if isinstance(content, dict):
         for key, value in content.items():
-            _check_counts(value, key)
+            check_counts(value, key)
     elif isinstance(content, list):
         for value in content:
-            _check_counts(value, name)
+            check_counts(value, name)
     elif isinstance(content, (int, float)) and not abs(content) < math.inf:
         raise ValueError(f"{name} is not finite")
     elif isinstance(content, (int, float)) and abs(content) > _MOST and _COUNTS.search(name):
