@@ -20,8 +20,8 @@ class TooMuch(BaseException):
 
 
 @contextmanager
-def without_memory(shapes: Shapes) -> Iterator[None]:
-    """Build on the meta device, for the length of a `with` block.
+def without_memory(shapes: Shapes, device: str = "meta") -> Iterator[None]:
+    """Build on the meta device, for the length of a `with` block; or on another one, still not without bound.
 
     Raises:
         TooMuch: modules get far more tensors, or values, than a checkpoint of these shapes holds.
@@ -45,7 +45,7 @@ def without_memory(shapes: Shapes) -> Iterator[None]:
         hooks.register_module_buffer_registration_hook(count),
     )
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device(device), torch.random.fork_rng(devices=[]):
             yield
     finally:
         for handle in watching:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from faultcli.errors import WorkloadError
 from faultcli.workload.models.bounded import Shapes, TooMuch, values_of, without_memory
 
 RGB = 3
+_SOME_CLASSES = 1000
 
 Make = Callable[..., nn.Module]  # with `num_classes` and `in_chans`, where they are not the defaults
 
@@ -46,11 +47,16 @@ def fine_tuned(name: str, make: Make, asked: FineTuned, shapes: Shapes) -> FineT
     Raises:
         WorkloadError: the network is far larger than the checkpoint, or cannot be built.
     """
+    said = asked
     if not shapes:
         return asked
     try:
-        with without_memory(shapes):
-            model = make(**asked.options)
+        model: Any = _built(make, asked.options, shapes)
+        if asked.num_classes is None and getattr(model, "num_classes", None) == 0:  # made to give features
+            headed = _built(make, {**asked.options, "num_classes": _SOME_CLASSES}, shapes)
+            prefix = _prefix(headed.state_dict(), shapes)
+            if all(prefix + key in shapes for key in headed.state_dict().keys() - model.state_dict().keys()):
+                model, asked = headed, replace(asked, num_classes=_SOME_CLASSES)
     except TooMuch:
         raise WorkloadError(
             f"{name}: is a far larger network than the checkpoint's {len(shapes)} tensors with"
@@ -71,12 +77,21 @@ def fine_tuned(name: str, make: Make, asked: FineTuned, shapes: Shapes) -> FineT
             channels.add(stored[1])
         else:
             return asked  # more differs, and loading says what
-    if len(classes) > 1 or len(channels) > 1:
+    if len(classes) > 1 or len(channels) > 1 or (classes and said.num_classes) or (channels and said.in_chans):
         return asked
-    return FineTuned(
-        classes.pop() if classes and asked.num_classes is None else asked.num_classes,
-        channels.pop() if channels and asked.in_chans is None else asked.in_chans,
-    )
+    return FineTuned(classes.pop() if classes else asked.num_classes, channels.pop() if channels else asked.in_chans)
+
+
+def _built(make: Make, options: Mapping[str, int], shapes: Shapes) -> nn.Module:
+    """Return a network without memory; of those that cannot be built so (they look at values), with it."""
+    try:
+        with without_memory(shapes):
+            return make(**options)
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error):
+            raise
+    with without_memory(shapes, "cpu"):
+        return make(**options)
 
 
 def _outputs(model: Any, own: Mapping[str, tuple[int, ...]]) -> int:
