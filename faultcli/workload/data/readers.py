@@ -203,11 +203,11 @@ def read_arrays(path: Path, limit: int | None = None, takes: Sequence[str] = ())
         raise WorkloadError(f"{path}: has both 'inputs' and 'images'", "leave one of them out")
     first = next((name for name in (*images, *keys) if name in found), None)
     if first is None or labels is None:
-        others = f", nor {', '.join(map(repr, named))}" if named else ""
-        missing = f"neither 'inputs' nor 'images'{others}" if first is None else "no 'labels'"
+        missing = "neither 'inputs' nor 'images'" if first is None else "no 'labels'"
+        own = f" (or {', '.join(map(repr, named))}, as the network does)" if named else ""
         raise WorkloadError(
             f"{path}: has {missing}; it has {', '.join(map(repr, sorted(found))) or 'no arrays'}",
-            "name the arrays 'inputs' or 'images', or as the parameters of the network's forward, and 'labels'",
+            f"name the arrays 'inputs' or 'images'{own}, and 'labels'",
         )
     names = found.get(_CLASS_NAMES)
     if isinstance(names, np.ndarray) and names.ndim != 1:

@@ -79,10 +79,9 @@ def head_of(model: Any) -> list[str]:
 def counted_labels(directory: Path, name: str, config: Any, shapes: Shapes) -> tuple[str, ...]:
     """Give a configuration without a table of labels as many as the checkpoint's head has; return what was done.
 
-    A table of names other than transformers' own `LABEL_0`, ... is left as it is.
+    A table of names is left as it is; two of transformers' own, `LABEL_0` and `LABEL_1`, are what it takes for none.
     """
-    table = config.id2label
-    if table and not all(str(label) == f"LABEL_{at}" for at, label in table.items()):
+    if not shapes or (config.id2label and list(config.id2label.values()) != ["LABEL_0", "LABEL_1"]):
         return ()
     _counted(config)
     before = config.num_labels

@@ -22,7 +22,7 @@ from faultcli.workload.models.hf_tasks import AnyModel
 from faultcli.workload.models.hf_weights import load
 
 
-def hugging_face_architecture(spec: str, directory: Path | None, shapes: Shapes) -> Architecture:
+def hugging_face_architecture(spec: str, directory: Path | None, shapes: Shapes | None = None) -> Architecture:
     """Return what the config.json of `directory` describes.
 
     The class that config.json names for index 0 decides about labels: if it is `background`, as in the models that come
@@ -39,7 +39,7 @@ def hugging_face_architecture(spec: str, directory: Path | None, shapes: Shapes)
         )
     config = read_config(directory)
     try:
-        return _architecture(directory, config, shapes)
+        return _architecture(directory, config, shapes or {})
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise WorkloadError(
             f"{directory / CONFIG}: cannot be used: {first_line(error)}",
