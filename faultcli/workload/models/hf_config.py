@@ -161,13 +161,16 @@ def offline() -> Iterator[None]:
         hub.HF_HUB_OFFLINE = before
 
 
-def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tensor]) -> None:
+def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tensor]) -> Any:
     """Refuse a configuration that describes far more than the checkpoint holds, before anything of it is built.
+
+    The network is built without memory (on the meta device), and no further than the file's tensors reach. It is
+    returned.
 
     Raises:
         WorkloadError: it does, or it cannot be built.
     """
-    without_weights(directory, name, config, {key: tuple(tensor.shape) for key, tensor in state.items()})
+    return without_weights(directory, name, config, {key: tuple(tensor.shape) for key, tensor in state.items()})
 
 
 def without_weights(directory: Path, name: str, config: Any, shapes: Shapes) -> nn.Module:

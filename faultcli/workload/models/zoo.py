@@ -55,6 +55,7 @@ def torchvision_architecture(spec: str, _: Path | None, shapes: Shapes) -> Archi
             notes=_TWICE if options.get("transform_input") and tuned.in_chans in (None, RGB) else (),
         ),
         tuned.in_chans or RGB,
+        (height, width),
     )
 
 
@@ -156,6 +157,7 @@ def timm_network(
             notes=(border,) if config["crop_mode"] == "border" else (),
         ),
         channels,
+        (height, width),
     )
 
 
@@ -165,12 +167,11 @@ def _timm_network(timm: Any, name: str, options: Mapping[str, Any], **tuned: int
     return made
 
 
-def _for_images(made: Architecture, channels: int) -> Architecture:
-    """Return a network of a zoo for images of so many channels; of any size that its layers allow."""
+def _for_images(made: Architecture, channels: int, size: tuple[int, int]) -> Architecture:
+    """Return a network of a zoo for images of so many channels; of this size, or another that its layers allow."""
+    made = replace(made, any_size=True, input_shape=(channels, *size), data="images:DIR")
     mean, std, geometry = made.preprocess.mean or (0.0,), made.preprocess.std or (1.0,), made.geometry
-    assert geometry is not None
-    made = replace(made, any_size=True, input_shape=(channels, *geometry.size), data="images:DIR")
-    if channels == RGB:
+    if channels == RGB or geometry is None:
         return made
     note = (
         f"{made.name}: the checkpoint takes {channels} channel{'' if channels == 1 else 's'}; mean and std are the"
