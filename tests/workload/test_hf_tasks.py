@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import faultcli as fc
+from faultcli.campaign.executors.parcel import pack, unpack
 from faultcli.errors import FaultcliError, WorkloadError
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.classifier import Workload
@@ -238,6 +239,12 @@ def test_libraries_beside_torch_that_do_not_fit_it_are_as_if_they_were_not_there
     )
     assert done.returncode == 0, done.stderr
     assert "torchvision" not in done.stderr
+
+
+def test_worker_processes_import_transformers_as_the_first_one_did() -> None:
+    parcel = pack(transformers.ViTForImageClassification)
+    assert b"_class_of_transformers" in parcel.head  # which hides such libraries before it imports
+    assert unpack(parcel.head, parcel.buffers) is transformers.ViTForImageClassification
 
 
 def test_a_configuration_that_promises_more_than_the_file_holds_is_not_built_while_its_class_is_looked_for(
