@@ -57,7 +57,7 @@ class Campaign:
     def forward(self, repeats: int) -> float:
         """Return the seconds of one bare forward pass over all inputs."""
         batches = [
-            self.workload.prepare(self.workload.dataset)[start : start + self.workload.batch_size]
+            self.workload.prepare(self.workload.dataset).first[start : start + self.workload.batch_size]
             for start in range(0, len(self.workload), self.workload.batch_size)
         ]
         times = []

@@ -102,7 +102,7 @@ def stacked_seconds(workload: Workload, image: MemoryImage, size: int) -> float:
     parameters = dict(workload.model.named_parameters())
     stack = {name: torch.stack([p.detach()] * size) for name, p in parameters.items()}
     buffers = dict(workload.model.named_buffers())
-    inputs = workload.prepare(workload.dataset)
+    inputs = workload.prepare(workload.dataset).first
 
     def answer(own: dict[str, Tensor], batch: Tensor) -> Tensor:
         found: Tensor = torch.func.functional_call(workload.model, {**own, **buffers}, (batch,))

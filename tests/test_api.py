@@ -255,7 +255,7 @@ def test_a_corrector_for_the_damage_that_is_there(tmp_path: Path) -> None:
 def test_a_corrector_for_a_model_in_memory() -> None:
     """Data in memory have no training split: one half trains, the other one judges."""
     demo = fc.Subject.open(demo_checkpoint_path(), "digits,split=train").workload
-    inputs = demo.prepare(demo.dataset)
+    inputs = demo.prepare(demo.dataset).first
     subject = fc.Subject.of(demo.model, (inputs, demo.labels))
     before = bits_of(demo.model)
     trained = fc.train_corrector(subject, "gaussian:0.1", method="align", **QUICK | {"window": 100})

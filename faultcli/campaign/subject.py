@@ -177,6 +177,7 @@ class Subject:
 
             subject = Subject.of(model, loader)
             subject = Subject.of(model, (images, labels))
+            subject = Subject.of(model, [{"input_ids": ids, "attention_mask": mask, "labels": labels}])
             subject = Subject.of(model, score=lambda model: {"mAP": evaluate(model)})
             subject = Subject.of(model, loader, metric=torchmetrics.JaccardIndex(task="binary"))
 
@@ -184,8 +185,10 @@ class Subject:
 
         Args:
             model: of a classifier, returns logits [N, classes].
-            data: labelled inputs as the model takes them: a DataLoader (or any iterable) of batches (inputs, labels),
-                gone through once and kept; or one such pair of tensors or arrays. None with a score.
+            data: labelled inputs as the model takes them, floating-point or integers: a DataLoader (or any iterable) of
+                batches (inputs, labels), gone through once and kept; or one such pair of tensors or arrays. Inputs may
+                be several by name, and batches mappings with `labels` among them, as those of transformers. None with
+                a score.
             name: what reports call the model; None: the name of its class.
             scoring: see `Scoring`; and `target`, `include`, `exclude`: which tensors are at risk, see
                 `faults.selection.select`.
@@ -225,7 +228,7 @@ class Subject:
         if named is None:
             problem = f"{self.data or self.workload.data_name}: has no training split to look at"
             raise UsageError(problem, "name unlabelled inputs: --unlabelled D")
-        return replace(self, unlabelled=load_data(named, geometry=self.workload.architecture.geometry))
+        return replace(self, unlabelled=load_data(named, **self.workload.architecture.wanted))
 
     def classifier(self, option: str) -> Workload:
         """Return the workload as one that answers with one of K classes, which `option` needs.

@@ -82,12 +82,7 @@ def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
     else:
         architecture = workload.architecture
         if isinstance(data, str):
-            data = load_data(
-                data,
-                geometry=architecture.geometry,
-                label_offset=architecture.label_offset,
-                classes=architecture.classes,
-            )
+            data = load_data(data, label_offset=architecture.label_offset, **architecture.wanted)
         everything = shuffled(data, plan.seed)
     everything = everything.first(plan.limit)
     most = max(1, len(everything) // 4)

@@ -223,8 +223,8 @@ class ModelAndData:
         str | None,
         workload(
             "D",
-            "Data: digits, mnist:DIR, cifar10:DIR, images:DIR, FILE.npz, FILE.safetensors, FILE.txt, "
-            "FILE.jsonl or package.module:factory.",
+            "Data: digits, mnist:DIR, cifar10:DIR, images:DIR, FILE.npz, .safetensors, .jsonl, .csv, .tsv, .txt or "
+            "package.module:factory.",
             default="digits for the demo",
         ),
         READS,

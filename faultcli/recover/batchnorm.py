@@ -30,6 +30,7 @@ from faultcli.errors import UsageError, WorkloadError
 from faultcli.foreign import whole_number
 from faultcli.workload.classifier import Workload
 from faultcli.workload.data.datasets import Dataset
+from faultcli.workload.inputs import Inputs
 
 DEFAULT_INPUTS = 1000
 _LEAST_INPUTS = 8
@@ -144,12 +145,12 @@ class BatchNormRecalibration:
                 _mean(layer).copy_(mean)
                 _variance(layer).copy_(variance)
 
-    def _walk(self, inputs: Tensor, visit: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> None:
+    def _walk(self, inputs: Inputs, visit: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> None:
         """Run the model, calling `visit` with every batch-norm layer and what it is about to normalise."""
         hooks = [layer.register_forward_pre_hook(visit) for layer in self._layers]
         try:
             with torch.no_grad():
-                self._model(inputs)
+                inputs.given_to(self._model)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -8,6 +8,7 @@ score          any task: a score of the user's own
 in_memory      a user's own module and data
 models         how the network of a checkpoint is found and built
 data           inputs, by name
+inputs         inputs as a model takes them
 preprocess     images into what a network takes
 framing        the steps that an image gets its size by
 factory        objects named as package.module:factory

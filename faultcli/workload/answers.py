@@ -13,6 +13,7 @@ from faultcli.errors import WorkloadError
 from faultcli.workload.factory import import_named, is_factory
 
 Pick: TypeAlias = Callable[[Any], Any]
+_SHOWN = 6  # parts of an output that a message lists
 _USUAL = ("logits", "out")  # of transformers, and of torchvision's segmentation networks
 
 
@@ -59,6 +60,25 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
     elif is_dataclass(output) and not isinstance(output, type):
         for field in fields(output):
             yield from tensors_in(getattr(output, field.name))
+
+
+def described(output: Any) -> str:
+    """Say what an output is, for people: its shape, or its parts by name or position and theirs."""
+    if isinstance(output, Tensor):
+        return f"{output.dtype} {list(output.shape)}".removeprefix("torch.")
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        parts = {str(name): part for name, part in output.items()}
+    elif isinstance(output, tuple | list):
+        names = getattr(output, "_fields", None) or range(len(output))
+        parts = {str(name): part for name, part in zip(names, output, strict=True)}
+    elif is_dataclass(output):
+        parts = {field.name: getattr(output, field.name) for field in fields(output)}
+    else:
+        return kind
+    kinds = {name: described(part) if isinstance(part, Tensor) else type(part).__name__ for name, part in parts.items()}
+    shown = [f"{name}: {what}" for name, what in kinds.items()]
+    return f"{kind} ({', '.join(shown[:_SHOWN])}{', …' if len(shown) > _SHOWN else ''})"
 
 
 def all_finite(output: Any) -> bool:

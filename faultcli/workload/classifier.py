@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn, split
+from torch import Tensor, nn
 
 from faultcli.errors import UsageError, WorkloadError
-from faultcli.workload.answers import Pick, answer_picker
+from faultcli.workload.answers import Pick, answer_picker, described
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.choice import ChoiceWorkload
 from faultcli.workload.data.choices import load_choices
 from faultcli.workload.data.datasets import Dataset, load_data
 from faultcli.workload.data.tokens import load_tokens
+from faultcli.workload.inputs import Inputs, cuts, numbers_in, prepared
 from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
 from faultcli.workload.models.arch_spellings import resolve_architecture
@@ -72,7 +73,7 @@ class Workload(BaseWorkload):
         self._check_labels(dataset, architecture)
         self._classes = architecture.num_classes
         if batch_size is None:
-            batch_size = architecture.batch or _batch_size(self._shape, device)
+            batch_size = architecture.batch or _batch_size(numbers_in(dataset), device)
         super().__init__(architecture, model, batch_size=batch_size, device=device)
         if architecture.batch is not None and (batch_size != architecture.batch or len(dataset) % batch_size):
             raise UsageError(
@@ -82,7 +83,7 @@ class Workload(BaseWorkload):
                 " or export it with a dynamic first dimension",
             )
         try:
-            bytes_needed = 4 * len(dataset) * torch.Size(self._shape).numel()
+            bytes_needed = len(dataset) * (4 * torch.Size(self._shape).numel() + _row_bytes(dataset))
             self._cache = self._prepare(0, len(dataset)) if bytes_needed <= cache_bytes else None
         except Exception as error:
             self.explain(error)
@@ -119,18 +120,19 @@ class Workload(BaseWorkload):
         out: Tensor | None = None
         with self.inference():
             for start, batch in self._batches():
-                version = batch._version
+                version = batch.version
                 try:
-                    answer = self._pick(self.model(batch))
+                    returned = batch.given_to(self.model)
+                    answer = self._pick(returned)
                 except Exception as error:
                     self.explain(error)
-                if batch._version != version:
+                if batch.version != version:
                     raise WorkloadError(
                         f"{self.architecture.name}: the model changes its inputs in place, so no two runs would be"
                         " alike",
                         "make its first operation out of place",
                     )
-                answer = self._checked(answer, len(batch))
+                answer = self._checked(answer, len(batch), returned)
                 if out is None:
                     with torch.inference_mode(mode=False):
                         out = torch.empty(len(self), answer.shape[1], device=self.device)
@@ -139,33 +141,30 @@ class Workload(BaseWorkload):
         assert out is not None  # a data set has at least one input
         return out
 
-    def _batches(self) -> Iterator[tuple[int, Tensor]]:
+    def _batches(self) -> Iterator[tuple[int, Inputs]]:
         """Yield where every batch starts, and the batch."""
-        starts = range(0, len(self), self.batch_size)
+        batches = list(cuts(self.dataset, self.batch_size))
         if self._cache is not None:
-            yield from zip(starts, split(self._cache, self.batch_size), strict=True)
+            yield from ((start, self._cache[start:stop]) for start, stop in batches)
             return
         with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(self._prepare, 0, self.batch_size)
-            for start in starts:
+            pending = ahead.submit(self._prepare, *batches[0])
+            for at, (start, _) in enumerate(batches, 1):
                 try:
                     batch = pending.result()
                 except Exception as error:
                     self.explain(error)
-                after = start + self.batch_size
-                if after < len(self):
-                    pending = ahead.submit(self._prepare, after, after + self.batch_size)
+                if at < len(batches):
+                    pending = ahead.submit(self._prepare, *batches[at])
                 yield start, batch
 
-    def prepare(self, dataset: Dataset) -> Tensor:
-        """Return other inputs as the model takes them: float32 [N, ...] on the device.
+    def prepare(self, dataset: Dataset) -> Inputs:
+        """Return other inputs as the model takes them, on the device.
 
         Raises:
             WorkloadError: they do not fit the architecture.
         """
-        shape = _input_shape(self.architecture, dataset)
-        inputs = self.architecture.preprocess.apply(dataset.inputs.to(self.device), dataset.layout)
-        return inputs.view(len(dataset), *shape)
+        return prepared(self.architecture, dataset, _input_shape(self.architecture, dataset), self.device)
 
     def describe(self) -> str:
         """Say what runs on what, and what is done to the inputs, for people."""
@@ -174,13 +173,19 @@ class Workload(BaseWorkload):
 
     @property
     def preparation(self) -> str:
-        return "as they are" if self.dataset.inputs.is_floating_point() else self.architecture.preprocess.text
+        return self.architecture.preprocess.text if self.dataset.images else "as they are"
 
     def doubts(self) -> list[str]:
-        preprocess, images = self.architecture.preprocess, not self.dataset.inputs.is_floating_point()
+        preprocess, wanted = self.architecture.preprocess, self.architecture.input_shape
         seen = preprocess.doubt(self.dataset.inputs)
-        inputs = [*(preprocess.found() if images else []), *([] if seen is None else [f"{self.data_name}: {seen}"])]
-        return [*super().doubts(), *self.dataset.notes, *inputs]
+        data = [
+            *(preprocess.found() if self.dataset.images else []),
+            *([] if seen is None else [f"{self.data_name}: {seen}"]),
+        ]
+        if wanted is not None and self._shape != wanted:
+            size, usual = ("×".join(map(str, shape[1:])) for shape in (self._shape, wanted))
+            data.append(f"{self.data_name}: inputs are {size}; {self.architecture.name} is usually given {usual}")
+        return [*super().doubts(), *self.dataset.notes, *data]
 
     @property
     def classes(self) -> int | None:
@@ -226,16 +231,16 @@ class Workload(BaseWorkload):
         golden = GoldenRun(logits)
         return golden, measure(logits, self.labels, golden)
 
-    def _prepare(self, start: int, stop: int) -> Tensor:
-        inputs = self.dataset.inputs[start:stop].to(self.device)
-        prepared = self.architecture.preprocess.apply(inputs, self.dataset.layout)
-        return prepared.view(len(inputs), *self._shape)
+    def _prepare(self, start: int, stop: int) -> Inputs:
+        return prepared(self.architecture, self.dataset.rows(slice(start, stop)), self._shape, self.device)
 
-    def _checked(self, answer: object, rows: int) -> Tensor:
+    def _checked(self, answer: object, rows: int, returned: object) -> Tensor:
         if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != rows:
-            got = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             raise WorkloadError(
-                f"{self.architecture.name}: the model returns {got} for {rows} inputs", "logits [N, classes] are needed"
+                f"{self.architecture.name}: the model returns {described(returned)} for {rows} inputs, and no logits"
+                " [N, classes]",
+                "say where they are: --answer NAME; or judge the model by a score of your own: --score"
+                " package.module:function",
             )
         if not answer.is_floating_point():
             raise WorkloadError(
@@ -263,26 +268,35 @@ class Workload(BaseWorkload):
             )
 
     def _refusal(self) -> str:
-        return f"the model does not take inputs of shape {list(self._shape)}"
+        kind = f"{self.dataset.inputs.dtype} " if self.dataset.tokens else ""
+        further = f", with {', '.join(self.dataset.others)}" if self.dataset.others else ""
+        images = " (images have to be uint8)" if self.dataset.tokens and len(self._shape) > 1 else ""
+        return f"the model does not take {kind}inputs of shape {list(self._shape)}{further}{images}"
 
 
-def _batch_size(shape: tuple[int, ...], device: torch.device | None) -> int:
+def _batch_size(numbers_per_input: int, device: torch.device | None) -> int:
     gpu = device is not None and device.type != "cpu"
     most, numbers = (_GPU_BATCH_SIZE, _GPU_BATCH_NUMBERS) if gpu else (DEFAULT_BATCH_SIZE, _BATCH_NUMBERS)
-    return max(1, min(most, numbers // torch.Size(shape).numel()))
+    return max(1, min(most, numbers // max(1, numbers_per_input)))
+
+
+def _row_bytes(dataset: Dataset) -> int:
+    """Return what an input's further tensors take."""
+    return sum(tensor.nbytes // len(dataset) for tensor in dataset.others.values())
 
 
 def _input_shape(architecture: Architecture, dataset: Dataset) -> tuple[int, ...]:
     """Return the shape of one input as the model gets it.
 
-    Floating-point inputs pass as they are, except that [N, H, W] become [N, 1, H, W] where the architecture is known
-    to take one channel.
+    Floating-point inputs and tokens pass as they are, except that [N, H, W] become [N, 1, H, W] where the architecture
+    is known to take one channel.
     """
     shape, wanted = dataset.item_shape, architecture.input_shape
-    if dataset.inputs.is_floating_point():
+    if not dataset.images:
         stored = tuple(dataset.inputs.shape[1:])
         shape = (1, *stored) if wanted == (1, *stored) else stored
-    if wanted is not None and shape != wanted:
+    sized = architecture.any_size and wanted is not None and (len(shape), shape[:1]) == (len(wanted), wanted[:1])
+    if wanted is not None and shape != wanted and not sized:
         raise WorkloadError(
             f"{dataset.name}: inputs of shape {list(shape)}, but {architecture.name} takes {list(wanted)}",
             f"pass the --data that the checkpoint was trained for, e.g. {architecture.data}",
@@ -386,17 +400,14 @@ def build_workload(
         return LanguageWorkload(
             architecture, load_model(architecture, state), tokens, batch_size=spec.batch_size, device=place
         )
-    dataset = load_data(
-        data,
-        spec.limit,
-        geometry=architecture.geometry,
-        label_offset=architecture.label_offset,
-        classes=architecture.classes,
-    )
+    if architecture.no_classes is not None:
+        raise WorkloadError(architecture.no_classes, "judge it by a score of your own: --score package.module:function")
+    dataset = load_data(data, spec.limit, label_offset=architecture.label_offset, **architecture.wanted)
     if spec.mean is not None or spec.std is not None:
-        if dataset.inputs.is_floating_point():
+        if not dataset.images:
+            kind = "integers such as tokens" if dataset.tokens else "floating-point inputs"
             raise UsageError(
-                f"{dataset.name}: floating-point inputs pass as they are, so they cannot be scaled or normalised",
+                f"{dataset.name}: {kind} pass as they are, so they cannot be scaled or normalised",
                 "store uint8 images, or leave out --mean and --std",
             )
         architecture = architecture.with_preprocess(

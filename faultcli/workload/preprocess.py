@@ -72,7 +72,8 @@ class Geometry:
 class Preprocess:
     """x → (x · scale − mean) / std, per channel; then the channels in reverse, where the network takes BGR.
 
-    It is for uint8 images. Floating-point inputs are taken to be preprocessed already and pass as they are.
+    It is for uint8 images. Floating-point inputs are taken to be preprocessed already and pass as they are, and so do
+    other integers, such as tokens.
 
     Raises:
         WorkloadError: scale or std is not a positive number, or mean is not finite.
@@ -119,7 +120,7 @@ class Preprocess:
         Args:
             inputs: as stored: uint8 images, or floating point that passes as it is.
         """
-        if not inputs.numel():
+        if not inputs.numel() or not (inputs.is_floating_point() or inputs.dtype == torch.uint8):
             return None
         largest = float(inputs.max())
         if inputs.is_floating_point():
@@ -164,13 +165,14 @@ class Preprocess:
         )
 
     def apply(self, inputs: Tensor, layout: Layout) -> Tensor:
-        """Return `inputs` as contiguous float32; uint8 images scaled, normalised and as [N, C, H, W].
+        """Return `inputs` as contiguous float32, other integers than uint8 as they are; uint8 images scaled, normalised
+        and as [N, C, H, W].
 
         Raises:
             WorkloadError: mean or std has another number of channels than the images, or images cannot be prepared.
         """
-        if inputs.is_floating_point():
-            return inputs.to(torch.float32).contiguous()
+        if inputs.dtype != torch.uint8:
+            return self.ready(inputs)
         if self.refused is not None:
             raise self.refused
         x = channels_first(inputs, layout).to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale)
@@ -179,6 +181,11 @@ class Preprocess:
         if self.std is not None:
             x.div_(self._per_channel("std", self.std, x))
         return x.flip(1) if self.reverse else x
+
+    @staticmethod
+    def ready(inputs: Tensor) -> Tensor:
+        """Return inputs that are prepared already as networks take them: contiguous, floating point as float32."""
+        return (inputs.to(torch.float32) if inputs.is_floating_point() else inputs).contiguous()
 
     @staticmethod
     def _per_channel(name: str, values: tuple[float, ...], images: Tensor) -> Tensor:

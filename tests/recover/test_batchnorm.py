@@ -95,7 +95,7 @@ def test_statistics_come_back_after_an_exception_and_non_finite_activations() ->
 
 def test_windows_do_not_overlap_where_there_are_enough_inputs() -> None:
     recalibration = BatchNormRecalibration(workload(), images(50, 61), Recalibrate(30))
-    assert torch.equal(recalibration._window, images(50, 61).inputs[30:60])
+    assert torch.equal(recalibration._window.first, images(50, 61).inputs[30:60])
 
 
 @pytest.mark.parametrize("text", ["bn", "bn:50", "none"])

@@ -180,7 +180,7 @@ def test_inputs_of_eight_bits_are_widened_and_of_four_refused() -> None:
         (np.zeros((1, 3, 3), np.uint8), np.array([-1]), "a: label -1 is negative"),
         (np.zeros((1, 3, 3), np.uint8), np.zeros(1), r"a: labels are torch.float64 of shape \[1\]"),
         (np.zeros((1, 3, 3), np.uint8), np.zeros((1, 10), np.int64), r"a: labels are torch.int64 of shape \[1, 10\]"),
-        (np.zeros((1, 3, 3), np.int64), np.zeros(1, np.int64), r"a: inputs are torch.int64 of shape \[1, 3, 3\]"),
+        (np.zeros((1, 3, 3), np.bool_), np.zeros(1, np.int64), r"a: inputs are torch.bool of shape \[1, 3, 3\]"),
         (np.zeros((1, 8, 8, 4), np.uint8), np.zeros(1, np.int64), "a: cannot tell the channels"),
         (np.array([["x"]]), np.zeros(1, np.int64), "a: inputs are <U1, which is no plain number type"),
     ],

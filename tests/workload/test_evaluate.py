@@ -160,8 +160,8 @@ def custom(mode: str, labels: list[int], classes: int | None = None) -> Workload
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("dict", "mine: the model returns dict for 2 inputs"),
-        ("flat", r"mine: the model returns \[2\] for 2 inputs"),
+        ("dict", r"mine: the model returns dict \(.*\) for 2 inputs, and no logits \[N, classes\]"),
+        ("flat", r"mine: the model returns float32 \[2\] for 2 inputs"),
         ("integers", "mine: the model returns torch.int64 and no logits"),
         ("inplace", "mine: the model changes its inputs in place"),
         ("matmul", r"mine: the model does not take inputs of shape \[4, 4\]: .*shapes cannot be multiplied"),

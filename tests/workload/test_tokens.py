@@ -246,7 +246,7 @@ def test_perplexity_is_a_gate(llama: Path, limit: float, code: int, capsys: pyte
         (["--max-perplexity", 0.5], "a threshold is a number from 1"),
         (["--max-perplexity", "inf"], "a threshold is a number from 1"),
         (["--recalibrate", "bn"], "--recalibrate works on classifiers"),
-        (["--arch", "digits-cnn"], "has no 'inputs'|neither 'inputs' nor 'images'"),
+        (["--arch", "digits-cnn"], "has no 'labels'; it has 'input_ids'"),
         (["--data", "digits"], "digits: is no data for a language model"),
     ],
 )

@@ -10,11 +10,13 @@ A parcel is only ever read by processes that this campaign has started: it is no
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import mmap
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from faultcli.errors import UsageError
 from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.hf_config import transformers_for
 
 _ALIGNMENT = 64  # bytes; also what vector instructions like
 
@@ -109,7 +112,9 @@ class _Pickler(pickle.Pickler):
             return _tensor, (memory, *place, isinstance(item, nn.Parameter))
         if isinstance(item, Architecture):
             fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-            return _architecture, (fields | {"build": nn.Identity, "older": None},)
+            return _architecture, (fields | {"build": nn.Identity, "older": None, "load": None},)
+        if isinstance(item, type) and item.__module__.startswith("transformers."):
+            return _class_of_transformers, (item.__module__, item.__qualname__)
         return NotImplemented
 
 
@@ -132,6 +137,12 @@ def _tensor(
         whole = len(memory) // dtype.itemsize * dtype.itemsize
         tensor = torch.from_numpy(memory)[:whole].view(dtype).as_strided(shape, stride, offset)
     return nn.Parameter(tensor, requires_grad=False) if parameter else tensor
+
+
+def _class_of_transformers(module: str, name: str) -> Any:
+    """Return a class of transformers, which is imported here as it was where the bench was made."""
+    transformers_for("a worker process")
+    return attrgetter(name)(importlib.import_module(module))
 
 
 def _architecture(fields: dict[str, Any]) -> Architecture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -60,13 +60,12 @@ class Experiment:
 def shuffled(dataset: Dataset, seed: int) -> Dataset:
     """Return the inputs in a random order that is fixed by the seed."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(dataset)))
-    return replace(dataset, inputs=dataset.inputs[order], labels=dataset.labels[order])
+    return dataset.rows(order)
 
 
 def cut(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
     """Return the first `count` inputs and the others."""
-    rest = replace(dataset, inputs=dataset.inputs[count:], labels=dataset.labels[count:])
-    return dataset.first(count), rest
+    return dataset.first(count), dataset.rows(slice(count, None))
 
 
 @dataclass(frozen=True)

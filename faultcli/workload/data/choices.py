@@ -20,7 +20,7 @@ from faultcli.errors import WorkloadError
 from faultcli.foreign import ForeignError, parse_json, read_text, whole_number
 from faultcli.workload.data.archives import read_named
 from faultcli.workload.data.datasets import plain_tensor, whole_numbers
-from faultcli.workload.data.tokens import tokenizer_of
+from faultcli.workload.data.tokenizer import load_tokenizer
 from faultcli.workload.models.architectures import Language
 
 SUFFIX = ".jsonl"
@@ -144,7 +144,7 @@ class _Encoder:
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """Return the tokens of a text, with what the tokenizer puts in front of it, and nothing behind it."""
         if self._tokenizer is None:
-            self._tokenizer = tokenizer_of(self._language)
+            self._tokenizer = load_tokenizer(self._language.tokenizer, "FILE.jsonl with lists of token ids")
         made = self._tokenizer
         begun = made.bos_token is not None and text.startswith(made.bos_token)
         ids = list(made(text, add_special_tokens=special and not begun)["input_ids"])
@@ -155,7 +155,7 @@ class _Encoder:
 
     def _first_token(self) -> int | None:
         if self._tokenizer is None:
-            self._tokenizer = tokenizer_of(self._language)
+            self._tokenizer = load_tokenizer(self._language.tokenizer, "FILE.jsonl with lists of token ids")
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         first: int | None = end if begin is None else begin
         return first

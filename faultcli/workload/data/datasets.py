@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -17,9 +18,19 @@ from faultcli.errors import WorkloadError, unknown_name
 from faultcli.foreign import whole_number
 from faultcli.workload.data.images import read_images
 from faultcli.workload.data.labels import in_classes_of
-from faultcli.workload.data.readers import ARRAY_SUFFIXES, Arrays, read_arrays, read_cifar10, read_digits, read_mnist
+from faultcli.workload.data.readers import (
+    ARRAY_SUFFIXES,
+    INPUTS,
+    LABELS,
+    Arrays,
+    read_arrays,
+    read_cifar10,
+    read_digits,
+    read_mnist,
+)
+from faultcli.workload.data.texts import TEXT_SUFFIXES, check_tokens, read_texts
 from faultcli.workload.factory import call_factory, is_factory
-from faultcli.workload.models.architectures import Classes
+from faultcli.workload.models.architectures import Classes, Texts
 from faultcli.workload.preprocess import Geometry, Layout, channels_first
 
 _IMAGE_CHANNELS = (1, 3)
@@ -31,6 +42,11 @@ _EIGHT_BITS = (  # torch stores them, and computes nothing in them
     torch.float8_e8m0fnu,
 )
 _PIXELS_OR_READY = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (  # embeddings take int32 and int64; the others become int64
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint16, torch.uint32, torch.uint64),
+)
+Array: TypeAlias = Tensor | NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +56,28 @@ class Dataset:
     Make one with `make_dataset`, which finds the layout and checks everything that can be checked without a network.
     """
 
-    inputs: Tensor  # [N, ...]: uint8 images, or floating-point values that are preprocessed already
+    inputs: Tensor  # [N, ...]: uint8 images, int32 or int64 such as tokens, or floats that are preprocessed already
     labels: Tensor  # [N] int64, none negative
     name: str
     layout: Layout  # how the dimensions of `inputs` read
     class_names: tuple[str, ...] | None = None
+    input_name: str = INPUTS  # what `inputs` are called: passed by name to a network that has such a parameter
+    others: Mapping[str, Tensor] = field(default_factory=dict)  # [N, ...], further inputs, passed by name
+    widths: Mapping[str, Tensor] = field(default_factory=dict)  # int64 [N], of padded inputs: columns that count
     notes: tuple[str, ...] = ()  # what was found when they were read that a user may not expect, a line each
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def images(self) -> bool:
+        """Whether the inputs are images as stored, which preprocessing is for."""
+        return self.inputs.dtype == torch.uint8
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the inputs are integers that pass as they are."""
+        return not self.images and not self.inputs.is_floating_point()
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -65,19 +94,34 @@ class Dataset:
             return self
         if limit < 1:
             raise WorkloadError(f"a limit of {limit} leaves no inputs of {self.name}", "--limit takes 1 or more")
-        return replace(self, inputs=self.inputs[:limit], labels=self.labels[:limit])
+        return self.rows(slice(limit))
+
+    def rows(self, chosen: slice | Tensor) -> Dataset:
+        """Return some inputs: a slice of them, or those of these positions, in this order."""
+        return replace(
+            self,
+            inputs=self.inputs[chosen],
+            labels=self.labels[chosen],
+            others={name: tensor[chosen] for name, tensor in self.others.items()},
+            widths={name: tensor[chosen] for name, tensor in self.widths.items()},
+        )
 
     def sha256(self) -> str:
-        """Return the hex SHA-256 of dtype, layout, shape, inputs and labels; the name and class names do not count."""
+        """Return the hex SHA-256 of dtypes, layout, shapes, inputs and labels; of the names, those of further inputs
+        count alone."""
         digest = hashlib.sha256(f"{self.inputs.dtype} {self.layout} {list(self.inputs.shape)}\n".encode())
         for tensor in (self.inputs, self.labels):
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        for kind, tensors in (("input", self.others), ("widths", self.widths)):
+            for name, tensor in tensors.items():
+                digest.update(f"{kind} {name!r} {tensor.dtype} {list(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
 def make_dataset(
-    inputs: Tensor | NDArray[Any],
-    labels: Tensor | NDArray[Any],
+    inputs: Array | Mapping[str, Array],
+    labels: Array,
     name: str,
     class_names: tuple[str, ...] | None = None,
     layout: Layout | None = None,
@@ -86,12 +130,25 @@ def make_dataset(
 
     Layout, where it is not given: three dimensions are NHW. Of four-dimensional uint8 images, NHWC if the last
     dimension is 1 or 3, else NCHW if the second is. Floating-point inputs of four dimensions are always NCHW, because
-    they are preprocessed; those of two or of five and more dimensions are `other` and pass as they are.
+    they are preprocessed; those of two or of five and more dimensions, and all other integers, are `other` and pass as
+    they are.
+
+    Args:
+        inputs: one array, or several by the names of the network's parameters, of which only the first may be images.
+        labels: one integer class per input.
+        name: what the data set is called.
+        class_names: what the classes are called.
+        layout: of the (first) inputs.
 
     Raises:
-        WorkloadError: no inputs, counts that differ, inputs that are neither uint8 nor floating point, labels that
-            are no integers or are negative, or uint8 images whose layout cannot be told.
+        WorkloadError: no inputs, counts that differ, inputs that are no numbers, labels that are no integers or are
+            negative, or uint8 images whose layout cannot be told.
     """
+    if isinstance(inputs, Mapping):
+        first, *more = inputs
+        made = make_dataset(_plain_input(name, first, inputs[first]), labels, name, class_names, layout)
+        others = {other: _further_input(name, other, inputs[other], len(made)) for other in more}
+        return replace(made, input_name=first, others=others)
     inputs, labels = plain_tensor(name, "inputs", inputs), plain_tensor(name, "labels", labels)
     if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise WorkloadError(
@@ -99,11 +156,14 @@ def make_dataset(
         )
     if inputs.dtype in _EIGHT_BITS:
         inputs = inputs.float()
-    if inputs.dim() < 2 or inputs.dtype not in _PIXELS_OR_READY:
+    if inputs.dim() < 2 or inputs.dtype not in (*_PIXELS_OR_READY, *_WHOLE):
         raise WorkloadError(
             f"{name}: inputs are {inputs.dtype} of shape {list(inputs.shape)}",
-            "uint8 images, or floating-point values that are preprocessed already, are needed",
+            "uint8 images, other integers such as tokens, or floating-point values that are preprocessed already, are"
+            " needed, [N, ...]",
         )
+    if inputs.dtype in _WHOLE:
+        inputs = _embeddable(name, "input", inputs)
     if len(inputs) != len(labels):
         raise WorkloadError(f"{name}: {len(inputs)} inputs but {len(labels)} labels", "store one label for every input")
     if not inputs.numel():
@@ -148,7 +208,36 @@ def whole_numbers(name: str, what: str, values: Tensor) -> Tensor:
     return converted
 
 
+def _embeddable(name: str, what: str, values: Tensor) -> Tensor:
+    """Return integers as embeddings take them: int32 and int64 as they are, others as int64."""
+    return values if values.dtype in (torch.int32, torch.int64) else whole_numbers(name, what, values)
+
+
+def _plain_input(name: str, role: str, values: Array) -> Tensor:
+    """Return the first of several inputs; uint8 that can be no images are tokens."""
+    tensor = plain_tensor(name, role, values)
+    tokens = tensor.dtype == torch.uint8 and tensor.dim() < 3
+    return _embeddable(name, role, tensor) if tokens else tensor
+
+
+def _further_input(name: str, role: str, values: Array, count: int) -> Tensor:
+    """Return one of the further inputs: integers as embeddings take them, bool and floating point as they are."""
+    tensor = plain_tensor(name, role, values)
+    if tensor.dtype in _EIGHT_BITS:
+        tensor = tensor.float()
+    if not tensor.dim() or len(tensor) != count:
+        raise WorkloadError(
+            f"{name}: {role} is of shape {list(tensor.shape)}, and there are {count} labels",
+            "store a row for every input in each array",
+        )
+    if tensor.is_complex():
+        raise WorkloadError(f"{name}: {role} is {tensor.dtype}", "store real numbers")
+    return tensor if tensor.is_floating_point() or tensor.dtype == torch.bool else _embeddable(name, role, tensor)
+
+
 def _layout(name: str, inputs: Tensor) -> Layout:
+    if inputs.dtype in _WHOLE:
+        return "other"
     if inputs.dim() == 3:
         return "NHW"
     if inputs.is_floating_point():
@@ -170,6 +259,8 @@ def load_data(
     geometry: Geometry | None = None,
     label_offset: int = 0,
     classes: Classes | None = None,
+    takes: Sequence[str] = (),
+    texts: Texts | None = None,
 ) -> Dataset:
     """Load the data set that `spec` names.
 
@@ -177,8 +268,9 @@ def load_data(
     `mnist:DIR`       the IDX files of MNIST or a data set like it, plain or gzipped; t10k
     `cifar10:DIR`     the binary version of CIFAR-10, or one npz per split; the test images
     `images:DIR`      a folder of image files per class
-    `FILE.npz`, `FILE.safetensors`   arrays `inputs` or `images`, and `labels`
-    `package.module:factory`         returns a `Dataset` or a pair (inputs, labels)
+    `FILE.npz`, `FILE.safetensors`   arrays `labels`, and `inputs`, `images` or others that the network takes
+    `FILE.jsonl`, `.csv`, `.tsv`     texts and their labels, for the tokenizer in the model's directory
+    `package.module:factory`         returns a `Dataset`, a pair (inputs, labels) or arrays by name, `labels` among them
 
     The first three take `,split=train` for the images that were trained on, `images:DIR` takes `,classes=FILE.csv` for
     the folders' class indexes, and all but a factory `,offset=N`, which is added to the labels.
@@ -189,6 +281,8 @@ def load_data(
         geometry: how image files get the size that the network takes.
         label_offset: the network's class for label 0, unless `spec` says another.
         classes: the network's classes, which folders may be named like; None: labels are what the data say.
+        takes: the names of the network's inputs, as the parameters of its `forward`; arrays of these names are read.
+        texts: what is known of the texts that the network takes; None: it takes none.
 
     Raises:
         UsageError: nothing known is named.
@@ -197,9 +291,12 @@ def load_data(
     if limit is not None and limit < 1:
         raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
     source, options = _options(spec)
-    dataset = _load(spec, source, options, geometry, limit).first(limit)
+    dataset = _load(spec, source, options, _Network(geometry, takes, texts), limit).first(limit)
     if classes is not None and source.startswith("images:") and not options.keys() & {"classes", "offset"}:
         return _in_classes_of(dataset, classes, label_offset)
+    if texts is not None:
+        tokens = {dataset.input_name: dataset.inputs, **dataset.others}
+        dataset = replace(dataset, notes=(*dataset.notes, *check_tokens(dataset.name, tokens, texts)))
     offset = _whole(spec, options["offset"]) if "offset" in options else label_offset
     if not offset:
         return dataset
@@ -224,7 +321,16 @@ def training_split(spec: str) -> str | None:
     return f"{spec},split=train" if known else None
 
 
-def _load(spec: str, source: str, options: dict[str, str], geometry: Geometry | None, limit: int | None) -> Dataset:
+@dataclass(frozen=True)
+class _Network:
+    """What is known of the network that the inputs are for; see `load_data`."""
+
+    geometry: Geometry | None
+    takes: Sequence[str]
+    texts: Texts | None
+
+
+def _load(spec: str, source: str, options: dict[str, str], network: _Network, limit: int | None) -> Dataset:
     kind, colon, place = source.partition(":")
     split = options.get("split", "test")
     if "split" in options and kind not in ("digits", "mnist", "cifar10"):
@@ -243,19 +349,23 @@ def _load(spec: str, source: str, options: dict[str, str], geometry: Geometry | 
             raise WorkloadError(f"{spec}: there is no directory {place!r}", f"pass --data {kind}:DIR")
         if kind == "images":
             classes = Path(options["classes"]) if "classes" in options else None
-            read = read_images(Path(place), geometry, limit, classes)
-            return replace(_from_arrays(read, source), notes=read.notes)
-        reader = {"mnist": read_mnist, "cifar10": read_cifar10}[kind]
-        return _from_arrays(reader(Path(place), split, limit), spec)
+            folders = read_images(Path(place), network.geometry, limit, classes)
+            return replace(_from_arrays(folders, source), notes=folders.notes)
+        read = {"mnist": read_mnist, "cifar10": read_cifar10}[kind]
+        return _from_arrays(read(Path(place), split, limit), spec)
     if source.endswith(ARRAY_SUFFIXES):
-        return _from_arrays(read_arrays(Path(source), limit), source)
+        return _from_arrays(read_arrays(Path(source), limit, network.takes), source)
+    if source.endswith(TEXT_SUFFIXES):
+        return _from_arrays(read_texts(Path(source), network.texts, network.takes, limit), source)
     if is_factory(source):
         return _from_factory(source)
     raise unknown_name("data set", spec, KNOWN_DATA)
 
 
 def _from_arrays(arrays: Arrays, name: str) -> Dataset:
-    return make_dataset(arrays.inputs, arrays.labels, name, arrays.class_names, arrays.layout)
+    inputs = {arrays.input_name: arrays.inputs, **arrays.others}
+    made = make_dataset(inputs, arrays.labels, name, arrays.class_names, arrays.layout)
+    return replace(made, notes=arrays.notes, widths=arrays.widths)
 
 
 def _options(spec: str) -> tuple[str, dict[str, str]]:
@@ -283,17 +393,37 @@ _OPTIONS = {"split": "split=test or split=train", "classes": "classes=FILE.csv",
 _DIRECTORIES = ("mnist", "cifar10", "images")
 KNOWN_DATA = (
     *("digits", "mnist:DIR", "cifar10:DIR", "images:DIR"),
-    *("FILE.npz", "FILE.safetensors", "package.module:factory"),
+    *("FILE.npz", "FILE.safetensors", "FILE.jsonl", "FILE.csv", "FILE.tsv", "package.module:factory"),
 )
 
 
 def _from_factory(spec: str) -> Dataset:
     made = call_factory("data", spec)
     if isinstance(made, Dataset):
-        return make_dataset(made.inputs, made.labels, made.name, made.class_names, made.layout)
-    if isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in made):
-        return make_dataset(*made, name=spec)
+        checked = make_dataset(made.inputs, made.labels, made.name, made.class_names, made.layout)
+        return replace(made, inputs=checked.inputs, labels=checked.labels, layout=checked.layout)
+    pair = labelled(made)
+    if pair is not None:
+        return make_dataset(*pair, name=spec)
     raise WorkloadError(
         f"data {spec!r}: the factory returned a {type(made).__name__}",
-        "return a pair (inputs, labels) of tensors or arrays, or a faultcli.workload.data.datasets.Dataset",
+        "return a pair (inputs, labels) of tensors or arrays, arrays by name with labels among them, or a"
+        " faultcli.workload.data.datasets.Dataset",
     )
+
+
+def labelled(item: object) -> tuple[Array | Mapping[str, Array], Array] | None:
+    """Return inputs and labels of what somebody's own code made: a pair of them, the inputs perhaps by name, or arrays
+    by name of which one is `labels` or `label`. None if it is neither."""
+    if isinstance(item, Mapping):
+        key = next((key for key in LABELS if key in item), None)
+        inputs: object = {name: value for name, value in item.items() if name != key}
+        labels = None if key is None else item[key]
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        inputs, labels = item
+    else:
+        return None
+    parts = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    if not parts or not all(isinstance(part, Tensor | np.ndarray) for part in (*parts, labels)):
+        return None
+    return (dict(inputs) if isinstance(inputs, Mapping) else inputs), labels  # type: ignore[return-value]

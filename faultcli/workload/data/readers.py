@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,12 @@ from faultcli.workload.demo import demo_data_path
 from faultcli.workload.preprocess import Layout
 
 ARRAY_SUFFIXES = (".npz", ".safetensors")
-_INPUT_KEYS = ("inputs", "images")
+INPUTS = "inputs"
+_INPUT_KEYS = (INPUTS, "images")
+# What processors and tokenizers of transformers make; by these names, but to whatever takes them.
+_PROCESSED_KEYS = ("input_ids", "input_values", "input_features", "pixel_values")
+LABELS = ("labels", "label")
+_CLASS_NAMES = "class_names"
 
 # Order of the labels in the CIFAR-10 of Krizhevsky, 2009 (its batches.meta.txt).
 _CIFAR10_CLASSES = (
@@ -43,7 +48,10 @@ class Arrays:
     labels: NDArray[Any] | Tensor
     class_names: tuple[str, ...] | None = None
     layout: Layout | None = None
-    notes: tuple[str, ...] = ()  # what was found that a user may not expect, a line each
+    input_name: str = INPUTS
+    others: Mapping[str, NDArray[Any] | Tensor] = field(default_factory=dict)  # further inputs, by name
+    notes: tuple[str, ...] = ()  # what was found, or not read, that a user may not expect, a line each
+    widths: Mapping[str, Tensor] = field(default_factory=dict)  # see `Dataset.widths`
 
 
 def read_digits(split: str) -> Arrays:
@@ -171,27 +179,42 @@ def _read_cifar10_binary(paths: list[Path], limit: int | None) -> Arrays:
     return Arrays(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], _CIFAR10_CLASSES, "NCHW")
 
 
-def read_arrays(path: Path, limit: int | None = None) -> Arrays:
-    """Read the first `limit` of `inputs` or `images`, and of `labels`, from an npz or safetensors file.
+def read_arrays(path: Path, limit: int | None = None, takes: Sequence[str] = ()) -> Arrays:
+    """Read the first `limit` of the inputs and of `labels`, from an npz or safetensors file.
 
-    Of an npz that has them also `class_names`.
+    Inputs are `inputs` or `images`, or what a processor of transformers makes (`input_ids`, ...), and whatever else
+    the network takes by name. Of an npz that has them also `class_names`.
+
+    Args:
+        path: the file.
+        limit: None: all.
+        takes: the names of the network's inputs.
 
     Raises:
         WorkloadError: the file is missing or damaged, an array is missing, both `inputs` and `images` are there, they
             have not a row for every label, or an array holds Python objects (which would have to be unpickled).
     """
-    found = read_named(path, (*_INPUT_KEYS, "labels"), ("class_names",), limit)
-    keys = [key for key in _INPUT_KEYS if key in found]
-    if len(keys) == 1 and "labels" in found:
-        names = found.get("class_names")
-        if isinstance(names, np.ndarray) and names.ndim != 1:
-            raise WorkloadError(f"{path}: class_names are of shape {list(names.shape)}", "a list of names is needed")
-        class_names = tuple(str(name) for name in names) if isinstance(names, np.ndarray) else None
-        return Arrays(found[keys[0]], found["labels"], class_names)
-    if len(keys) > 1:
+    named = [name for name in takes if name not in (*LABELS, _CLASS_NAMES)]
+    keys = dict.fromkeys((*_INPUT_KEYS, *_PROCESSED_KEYS, *named))
+    found = read_named(path, (*keys, *LABELS), (_CLASS_NAMES,), limit)
+    labels = next((name for name in LABELS if name in found), None)
+    images = [name for name in _INPUT_KEYS if name in found]
+    if len(images) > 1 and not (images := [name for name in images if name in named]):
         raise WorkloadError(f"{path}: has both 'inputs' and 'images'", "leave one of them out")
-    missing = "'labels'" if keys else "neither 'inputs' nor 'images'"
-    raise WorkloadError(
-        f"{path}: has {'no ' if keys else ''}{missing}; it has {', '.join(map(repr, sorted(found))) or 'no arrays'}",
-        "name the arrays 'inputs' or 'images', and 'labels'",
-    )
+    first = next((name for name in (*images, *keys) if name in found), None)
+    if first is None or labels is None:
+        missing = "neither 'inputs' nor 'images'" if first is None else "no 'labels'"
+        own = f" (or {', '.join(map(repr, named))}, as the network does)" if named else ""
+        raise WorkloadError(
+            f"{path}: has {missing}; it has {', '.join(map(repr, sorted(found))) or 'no arrays'}",
+            f"name the arrays 'inputs' or 'images'{own}, and 'labels'",
+        )
+    names = found.get(_CLASS_NAMES)
+    if isinstance(names, np.ndarray) and names.ndim != 1:
+        raise WorkloadError(f"{path}: class_names are of shape {list(names.shape)}", "a list of names is needed")
+    class_names = tuple(str(name) for name in names) if isinstance(names, np.ndarray) else None
+    further = {name: found[name] for name in named if name in found and name != first}
+    left = sorted(found.keys() - {first, labels, _CLASS_NAMES, *further})
+    taken = f"; it takes {', '.join(named)}" if named else ""
+    notes = (f"{path}: {', '.join(map(repr, left))}: not given to the network{taken}",) if left else ()
+    return Arrays(found[first], found[labels], class_names, None, first, further, notes)

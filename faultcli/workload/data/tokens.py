@@ -6,18 +6,17 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from faultcli.errors import UsageError, WorkloadError, install
+from faultcli.errors import UsageError, WorkloadError
 from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.data.archives import read_named
 from faultcli.workload.data.datasets import plain_tensor, whole_numbers
 from faultcli.workload.data.readers import ARRAY_SUFFIXES
+from faultcli.workload.data.tokenizer import load_tokenizer
 from faultcli.workload.models.architectures import Language
-from faultcli.workload.models.hf_config import offline
 
 _KEYS = ("input_ids", "attention_mask")
 _LONGEST_TEXT = 1 << 30  # bytes
@@ -158,7 +157,7 @@ def _from_text(path: Path, length: int, language: Language, limit: int | None) -
         text = read_text(path, _LONGEST_TEXT)
     except ForeignError as error:
         raise WorkloadError(f"{path}: {error}", "check the path; the text has to be UTF-8") from None
-    ids = tokenizer_of(language)(text)["input_ids"]
+    ids = load_tokenizer(language.tokenizer, "FILE.safetensors with input_ids")(text)["input_ids"]
     if len(ids) < 2:
         raise WorkloadError(f"{path}: is {len(ids)} tokens long", "two are needed, so that one is predicted")
     windows = [ids[start : start + length] for start in range(0, len(ids), length)]
@@ -168,26 +167,3 @@ def _from_text(path: Path, length: int, language: Language, limit: int | None) -
     padded = torch.tensor([window + [0] * (int(lengths.max()) - len(window)) for window in windows])
     mask = torch.arange(padded.shape[1]) < lengths[:, None]
     return make_tokens(padded, mask.long(), str(path), language).first(limit)
-
-
-def tokenizer_of(language: Language) -> Any:
-    place = language.tokenizer
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise WorkloadError("plain text needs transformers", install("hf")) from error
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-    if place is None or not any((place / name).is_file() for name in files):
-        raise WorkloadError(
-            f"{place or 'the model'}: has no tokenizer ({', '.join(files)})",
-            "put the model's tokenizer into its directory, or pass tokens: FILE.safetensors with input_ids",
-        )
-    try:
-        with offline():
-            return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # no common class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WorkloadError(
-            f"{place}: the tokenizer cannot be used: {reason}",
-            "put the files of its tokenizer beside the checkpoint, or pass tokens: --data FILE.npz with input_ids",
-        ) from error

@@ -5,12 +5,17 @@ networks        the built-in ones
 arch_spellings  every spelling of --arch, and what finds the network
 huggingface     model directories, through transformers
 hf_config       their config.json, checked
+hf_tasks        the tasks that they are for
+hf_class        which class of transformers a checkpoint is of
+bounded         networks built no further than a checkpoint reaches
 hf_processor    what their image processor does
 hf_processors   the classes of image processors, by name
 hf_settings     what one is set to
 hf_labels       what they call their classes
 hf_weights      their tensors into a model, and found again in it
 zoo             torchvision and timm, by name
+zoo_heads       as many classes and channels as a checkpoint shows
+timm_hub        model directories of timm
 exported        programs of torch.export
 loading         a state dict into a module
 hooks           older names and layouts that a module's own loading takes

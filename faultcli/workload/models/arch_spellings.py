@@ -11,10 +11,19 @@ from torch import nn
 
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.workload.factory import call_factory
-from faultcli.workload.models.architectures import ARCHITECTURES, Architecture, fitted, recognise
+from faultcli.workload.models.architectures import (
+    ARCHITECTURES,
+    PROCESSED,
+    Architecture,
+    fitted,
+    parameters_of,
+    recognise,
+)
+from faultcli.workload.models.bounded import Shapes
 from faultcli.workload.models.exported import SUFFIX, exported_architecture
 from faultcli.workload.models.hf_config import CONFIG
 from faultcli.workload.models.huggingface import hugging_face_architecture
+from faultcli.workload.models.timm_hub import timm_config, timm_hub_architecture
 from faultcli.workload.models.zoo import timm_architecture, torchvision_architecture
 
 
@@ -24,7 +33,9 @@ class Source:
 
     spelling: str  # as --arch takes it
     matches: Callable[[str], bool]
-    find: Callable[[str, Path | None], Architecture]  # from the spec and the checkpoint's directory
+    find: Callable[
+        [str, Path | None, Shapes], Architecture
+    ]  # from the spec, the checkpoint's directory and its tensors
     description: str  # one line
     data: str = ""  # the --data that fits it
 
@@ -55,22 +66,30 @@ def resolve_architecture(
     if spec is None:
         named = (metadata or {}).get("faultcli.arch")
         if named not in ARCHITECTURES and is_directory and directory is not None and (directory / CONFIG).is_file():
-            return hugging_face_architecture("hf", directory)
+            return _from_directory("hf", directory, shapes)
         return recognise(shapes, metadata or {}, [source.spelling for source in SOURCES])
     if spec in ARCHITECTURES:
         return fitted(ARCHITECTURES[spec], shapes)
     for source in SOURCES:
         if source.matches(spec):
-            return source.find(spec, directory)
+            return source.find(spec, directory, shapes)
     raise unknown_name("architecture", spec, [*ARCHITECTURES, *(source.spelling for source in SOURCES)])
 
 
-def _from_factory(spec: str, _: Path | None) -> Architecture:
+def _from_directory(spec: str, directory: Path | None, shapes: Shapes) -> Architecture:
+    content = None if directory is None else timm_config(directory)
+    if directory is None or content is None:
+        return hugging_face_architecture(spec, directory, shapes)
+    return timm_hub_architecture(directory, content, shapes)
+
+
+def _from_factory(spec: str, _: Path | None, __: Shapes) -> Architecture:
     made = call_factory("architecture", spec)
     if isinstance(made, Architecture):
         return made
     if isinstance(made, nn.Module):
-        return Architecture(name=spec, build=partial(_build_from_factory, spec))
+        takes = parameters_of(made)
+        return Architecture(spec, partial(_build_from_factory, spec), takes=PROCESSED if takes is None else takes)
     raise WorkloadError(
         f"architecture {spec!r}: the factory returned a {type(made).__name__}",
         "return a torch.nn.Module or a faultcli.workload.models.architectures.Architecture",
@@ -92,22 +111,23 @@ SOURCES = (
     Source(
         spelling="hf",
         matches=lambda spec: spec == "hf",
-        find=hugging_face_architecture,
-        description="what the directory's config.json says: image classification or a causal language model",
-        data="images:DIR, or tokens or FILE.txt",
+        find=_from_directory,
+        description="what the directory's config.json says: a classifier of images, texts or sound or a causal language"
+        " model of transformers, or a network of timm",
+        data="images:DIR, FILE.npz, FILE.jsonl or FILE.txt",
     ),
     Source(
         spelling="torchvision:NAME",
         matches=lambda spec: spec.startswith("torchvision:"),
         find=torchvision_architecture,
-        description="a classification model of torchvision",
+        description="a classification model of torchvision; as many classes and channels as the checkpoint has",
         data="images:DIR",
     ),
     Source(
         spelling="timm:NAME",
         matches=lambda spec: spec.startswith("timm:"),
         find=timm_architecture,
-        description="a model of timm",
+        description="a model of timm, likewise; ,num_classes=N ,in_chans=N ,img_size=N say it",
         data="images:DIR",
     ),
     Source(

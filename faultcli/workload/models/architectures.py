@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,26 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What is known of a text classifier's inputs."""
+
+    vocabulary: int | None = None  # token ids count from 0 to this, exclusive; None: not known
+    longest: int | None = None  # tokens that the model can look at; None: not known
+    padding: int | None = None  # the token that the model takes for padding; None: it knows none
+    tokenizer: Path | None = None  # the directory that may hold its tokenizer
+    classes: Mapping[str, int] = field(default_factory=dict)  # by name
+
+
+class Wanted(TypedDict):
+    """What reading data for a network depends on, as `load_data` takes it."""
+
+    geometry: Geometry | None
+    takes: Sequence[str]
+    texts: Texts | None
+    classes: Classes
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A network without its weights, and what is known of its inputs."""
 
@@ -58,8 +80,12 @@ class Architecture:
     geometry: Geometry | None = None  # how image files get the size the network takes; None: they have to have it
     label_offset: int = 0  # the class that the network has for label 0; 1 where its class 0 is the background
     language: Language | None = None  # None: a classifier
+    texts: Texts | None = None  # of a classifier of texts; None: it takes other inputs
+    takes: tuple[str, ...] = ()  # names of its inputs, the parameters of `forward`; inputs of these are passed by name
+    no_classes: str | None = None  # why its answer is none of K classes, and only a score judges it
     batch: int | None = None  # inputs per forward pass, where the network takes no other number
     input_shape: tuple[int, ...] | None = None  # of one input, channels first; None: not known
+    any_size: bool = False  # whether images of another height and width may fit, too
     num_classes: int | None = None  # None: known only from the first logits
     class_names: tuple[str, ...] = ()  # of all classes, from index 0 on; empty: not known
     data: str = "FILE.npz"  # the --data that fits it, for messages
@@ -68,9 +94,10 @@ class Architecture:
     notes: tuple[str, ...] = ()  # what was found when it was opened that a user may not expect, a line each
 
     @property
-    def classes(self) -> Classes:
-        """What is known of the classes that it answers with."""
-        return Classes(self.num_classes, self.class_names)
+    def wanted(self) -> Wanted:
+        """What reading data for the network depends on."""
+        classes = Classes(self.num_classes, self.class_names)
+        return {"geometry": self.geometry, "takes": self.takes, "texts": self.texts, "classes": classes}
 
     def with_preprocess(self, preprocess: Preprocess) -> Architecture:
         """Return a copy that prepares its inputs differently."""
@@ -90,6 +117,20 @@ class Architecture:
             input_shape=None if resized else self.input_shape,
             data=self.data if resized else "FILE.npz",
         )
+
+
+def parameters_of(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the names of the inputs that a module's `forward` takes, in their order; None where it takes any name."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # of compiled functions there is no signature
+        return ()
+    named = tuple(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
+    return None if not named and any(one.kind is one.VAR_KEYWORD for one in parameters) else named
+
+
+# What the processors and tokenizers of transformers make, in files for a network that takes any name.
+PROCESSED = ("input_ids", "attention_mask", "token_type_ids", "input_values", "input_features", "pixel_values")
 
 
 _IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
 from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.bounded import Shapes
 
 SUFFIX = ".pt2"
 
 
-def exported_architecture(spec: str, _: Path | None = None) -> Architecture:
+def exported_architecture(spec: str, _: Path | None = None, __: Shapes | None = None) -> Architecture:
     """Return the architecture of an exported program.
 
     It may have been exported without its weights (on the meta device); those that it has are replaced by the

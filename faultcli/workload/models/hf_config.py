@@ -7,18 +7,22 @@ depth, and while it works it is offline. So nothing is fetched, not even by a ke
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError, install
 from faultcli.foreign import parse_json, read_text
+from faultcli.workload.models.bounded import Shapes, TooMuch, values_of, without_memory
 
 CONFIG = "config.json"
 OWN_NETWORK = "fetch the model again, or name the network yourself: --arch package.module:factory"
@@ -30,10 +34,9 @@ _NOT_THE_NETWORK = re.compile(
     r"|distributed_config|device_map|trust_remote_code|_?name_or_path|_commit_hash|adapter\w*|configuration_files"
     r"|transformers_weights|gguf_file"
 )
+_BESIDE_TORCH = ("torchvision", "torchaudio")
 _COUNTS = re.compile(r"layer|label|depth|block|stage|expert|head", re.IGNORECASE)
 _MOST = 100_000  # layers, labels, heads
-_SLACK_TENSORS, _SLACK_ELEMENTS = 2000, 1 << 24  # that a model may have beyond those of the file: ties, buffers, masks
-_TIMES = 3  # as many elements as the file: an embedding may be tied, and counted twice
 
 
 def read_config(directory: Path) -> Any:
@@ -44,15 +47,14 @@ def read_config(directory: Path) -> Any:
             not know; weights quantised by another library; a number of layers, labels or heads beyond reason.
     """
     path = directory / CONFIG
-    try:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    except ImportError as error:
-        raise WorkloadError(f"{directory}: needs transformers", install("hf")) from error
+    transformers_for(str(directory))
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     try:
         content = parse_json(read_text(path))
         if not isinstance(content, dict):
             raise ValueError("is no JSON object")
-        _check_counts(content)
+        check_counts(content)
         asked = _own(content)
         kind = asked.get("model_type")
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -89,17 +91,56 @@ def _own(content: Any) -> Any:
     own = {key: _own(value) for key, value in content.items() if not _NOT_THE_NETWORK.fullmatch(key)}
     if "use_pretrained_backbone" in own:
         own["use_pretrained_backbone"] = False
+    for table in ("id2label", "label2id"):  # null is no table
+        if table in own and not own[table]:
+            del own[table]
     return own
 
 
-def _check_counts(content: Any, name: str = "") -> None:
+def transformers_for(what: str) -> None:
+    """Import transformers, with a torchvision or torchaudio that cannot be imported (it belongs to another torch) as if
+    it were not there: nothing here needs one.
+
+    Transformers looks for them by their metadata only, remembers what it found, and would fail far away.
+
+    Raises:
+        WorkloadError: transformers is not installed.
+    """
+    broken = [name for name in _BESIDE_TORCH if name not in sys.modules and not _importable(name)]
+    sys.modules.update(dict.fromkeys(broken))  # type: ignore[arg-type]  # None: what import takes for "there is none"
+    try:
+        from transformers.utils import import_utils
+
+        for name in broken:
+            found: Any = getattr(import_utils, f"is_{name}_available")
+            found.cache_clear()
+            found()
+    except ImportError as error:
+        raise WorkloadError(f"{what}: needs transformers", install("hf")) from error
+    finally:
+        for name in broken:
+            del sys.modules[name]
+
+
+@cache
+def _importable(module: str) -> bool:
+    """Whether a module can be imported, or is not there at all."""
+    try:
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
+    except Exception:  # what a library raises that fits no other
+        return False
+    return True
+
+
+def check_counts(content: Any, name: str = "") -> None:
     """Refuse numbers that make even the configuration a list without end."""
     if isinstance(content, dict):
         for key, value in content.items():
-            _check_counts(value, key)
+            check_counts(value, key)
     elif isinstance(content, list):
         for value in content:
-            _check_counts(value, name)
+            check_counts(value, name)
     elif isinstance(content, (int, float)) and not abs(content) < math.inf:
         raise ValueError(f"{name} is not finite")
     elif isinstance(content, (int, float)) and abs(content) > _MOST and _COUNTS.search(name):
@@ -129,33 +170,25 @@ def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tens
     Raises:
         WorkloadError: it does, or it cannot be built.
     """
+    return without_weights(directory, name, config, {key: tuple(tensor.shape) for key, tensor in state.items()})
+
+
+def without_weights(directory: Path, name: str, config: Any, shapes: Shapes) -> nn.Module:
+    """Return the network of a class of transformers as it is built without memory (on the meta device), and no further
+    than a checkpoint of these shapes reaches.
+
+    Raises:
+        WorkloadError: it describes far more than the checkpoint holds, or it cannot be built.
+    """
     import transformers
 
-    tensors = _TIMES * len(state) + _SLACK_TENSORS
-    elements = _TIMES * sum(tensor.numel() for tensor in state.values()) + _SLACK_ELEMENTS
-    seen: dict[int, int] = {}
-
-    def count(module: nn.Module, key: str, tensor: Tensor | None) -> None:
-        if tensor is None:
-            return
-        seen[id(tensor)] = tensor.numel()
-        kept.append(tensor)  # so that no other gets its id
-        if len(kept) > tensors or sum(seen.values()) > elements:
-            raise _TooMuch
-
-    kept: list[Tensor] = []
-    hooks = nn.modules.module
-    watching = (
-        hooks.register_module_parameter_registration_hook(count),
-        hooks.register_module_buffer_registration_hook(count),
-    )
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]), offline():
-            return getattr(transformers, name)(config)
-    except _TooMuch:
+        with without_memory(shapes), offline():
+            made = getattr(transformers, name)(config)
+    except TooMuch:
         raise WorkloadError(
-            f"{directory}: {CONFIG} describes a far larger {name} than the checkpoint's {len(state)} tensors with"
-            f" {sum(tensor.numel() for tensor in state.values()):,} values",
+            f"{directory}: {CONFIG} describes a far larger {name} than the checkpoint's {len(shapes)} tensors with"
+            f" {values_of(shapes):,} values",
             f"fetch the model again; {CONFIG} and the weights have to belong together",
         ) from None
     except Exception as error:  # a wrong configuration fails anywhere in the model's own code
@@ -163,13 +196,8 @@ def check_size(directory: Path, name: str, config: Any, state: Mapping[str, Tens
             f"{directory}: {name} cannot be built: {first_line(error)}",
             OWN_NETWORK,
         ) from error
-    finally:
-        for handle in watching:
-            handle.remove()
-
-
-class _TooMuch(BaseException):
-    """Ends a build half-way; not an Exception, so that no model's own code takes it for one of its own."""
+    assert isinstance(made, nn.Module)
+    return made
 
 
 def count(name: str, value: object) -> int:

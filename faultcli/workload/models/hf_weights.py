@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from logging import CRITICAL
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,6 @@ from faultcli.workload.models.prefixes import NameFit, fit
 from faultcli.workload.models.rearranged import rearranged
 
 _SHOWN = 3
-
-Task = Literal["image classification", "causal language model"]
 
 
 class ImageClassifier(nn.Module):
@@ -49,7 +47,10 @@ class LanguageModel(ImageClassifier):
         return logits
 
 
-def load(directory: Path, name: str, task: Task, config: Any, state: Mapping[str, Tensor]) -> nn.Module:
+Wrap: TypeAlias = Callable[[nn.Module], nn.Module]  # what keeps the model as its attribute `model`
+
+
+def load(directory: Path, name: str, wrap: Wrap, config: Any, state: Mapping[str, Tensor]) -> nn.Module:
     """Return the model with the checkpoint's tensors, in the checkpoint's own dtype; in the widest, if it has several.
 
     transformers renames tensors and may rearrange them. Those that it takes as they are share storage with what it was
@@ -108,8 +109,7 @@ def load(directory: Path, name: str, task: Task, config: Any, state: Mapping[str
     for stored, live in binding.live(own).items():
         if fitting.names[stored] in marked:
             fill(live, given[fitting.names[stored]])
-    made = (LanguageModel if task == "causal language model" else ImageClassifier)(model).eval()
-    return bind(made, binding.inside("model."))
+    return bind(wrap(model).eval(), binding.inside("model."))
 
 
 def _fit(state: Mapping[str, Tensor], skeleton: Any) -> NameFit:

@@ -1,11 +1,12 @@
-"""Hugging Face model directories, through transformers and offline: image classifiers and causal language models.
+"""Hugging Face model directories, through transformers and offline: classifiers and causal language models.
 
 Only config.json, the processor's file and the checkpoint's tensors are read; code that a directory brings along is
-never run. How a processor prepares images: hf_processor; how tensors get into the model: hf_weights.
+never run. The tasks: hf_tasks; which class a checkpoint is of: hf_class; how tensors get into the model: hf_weights.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,24 @@ from typing import Any
 from torch import nn
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.models.architectures import Architecture, Language
-from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, count, first_line, read_config
-from faultcli.workload.models.hf_labels import class_names, offset_of
-from faultcli.workload.models.hf_processor import preprocessing
-from faultcli.workload.models.hf_weights import Task, load
+from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.bounded import Shapes
+from faultcli.workload.models.hf_class import class_of, counted_labels, refusal
+from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, first_line, read_config
+from faultcli.workload.models.hf_tasks import AnyModel
+from faultcli.workload.models.hf_weights import load
 
 
-def hugging_face_architecture(spec: str, directory: Path | None) -> Architecture:
+def hugging_face_architecture(spec: str, directory: Path | None, shapes: Shapes | None = None) -> Architecture:
     """Return what the config.json of `directory` describes.
 
     The class that config.json names for index 0 decides about labels: if it is `background`, as in the models that come
-    from TF-Slim, label 0 of the data is the network's class 1.
+    from TF-Slim, label 0 of the data is the network's class 1. A model of transformers of any other task, or without a
+    head, has no classes: a score of the user's own may judge it.
 
     Raises:
-        WorkloadError: transformers is not installed, the configuration is missing or damaged, or describes anything
-            else than an image classifier or a causal language model of transformers itself.
+        WorkloadError: transformers is not installed, the configuration is missing or damaged, or describes no model of
+            transformers itself.
     """
     if directory is None or not (directory / CONFIG).is_file():
         raise WorkloadError(
@@ -36,7 +39,7 @@ def hugging_face_architecture(spec: str, directory: Path | None) -> Architecture
         )
     config = read_config(directory)
     try:
-        return _architecture(directory, config)
+        return _architecture(directory, config, shapes or {})
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise WorkloadError(
             f"{directory / CONFIG}: cannot be used: {first_line(error)}",
@@ -44,61 +47,19 @@ def hugging_face_architecture(spec: str, directory: Path | None) -> Architecture
         ) from error
 
 
-def _architecture(directory: Path, config: Any) -> Architecture:
-    name, task = _class(directory, config)
-    made = partial(load, directory, name, task, config)
-    if task == "causal language model":
-        text = config.get_text_config()
-        context = getattr(text, "max_position_embeddings", None)
-        return Architecture(
-            name=name,
-            build=partial(_skeleton, name, config),
-            load=made,
-            language=Language(
-                count("vocab_size", text.vocab_size),
-                None if context is None else count("max_position_embeddings", context),
-                directory,
-            ),
-            data="FILE.safetensors (input_ids, attention_mask), FILE.txt or FILE.jsonl (questions)",
-        )
-    preprocess, geometry = preprocessing(directory, config)
-    names = class_names(config)
-    return Architecture(
+def _architecture(directory: Path, config: Any, shapes: Shapes) -> Architecture:
+    name, task, notes = class_of(directory, config, shapes)
+    labels = () if task is None or task.mapping == "CAUSAL_LM" else counted_labels(directory, name, config, shapes)
+    wrap = AnyModel if task is None else task.wrap
+    made = Architecture(
         name=name,
         build=partial(_skeleton, name, config),
-        load=made,
-        preprocess=preprocess,
-        geometry=geometry,
-        input_shape=None if geometry is None else geometry.input_shape,
-        num_classes=count("num_labels", config.num_labels),
-        class_names=names,
-        label_offset=offset_of(names),
-        data="images:DIR",
+        load=partial(load, directory, name, wrap, config),
+        notes=(*notes, *labels),
     )
-
-
-def _class(directory: Path, config: Any) -> tuple[str, Task]:
-    """Return the name of the model's class in transformers, and its task."""
-    from transformers.models.auto import modeling_auto
-
-    named = (config.architectures or [None])[0]
-    tasks: dict[Task, Any] = {
-        "image classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-        "causal language model": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    }
-    for task, names in tasks.items():
-        if any(named == name or (isinstance(name, tuple) and named in name) for name in names.values()):
-            return str(named), task
-    path = directory / CONFIG
-    if hasattr(config, "auto_map"):
-        raise WorkloadError(
-            f"{path}: {named} needs code that came with the checkpoint, which is never run",
-            "if you trust it, pass it as --arch package.module:factory",
-        )
-    raise WorkloadError(
-        f"{path}: names the architecture {named!r}, which is no image classifier or causal language model",
-        "pass a model of one of these tasks, or --arch package.module:factory",
-    )
+    if task is None:
+        return replace(made, no_classes=refusal(directory, name, config))
+    return task.complete(made, directory, config)
 
 
 def _skeleton(name: str, config: Any) -> nn.Module:
