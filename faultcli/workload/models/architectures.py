@@ -202,7 +202,7 @@ def recognise(
         fitting = _fitting(architecture, own)
         if fitting is not None:
             return fitting
-    raise _not_recognised(own, named, f"pass --arch: {', '.join([*ARCHITECTURES, *spellings])}")
+    raise _not_recognised(own, named, f"pass --arch: {', '.join(spellings)}, or a built-in of faultcli inspect --archs")
 
 
 def fitted(architecture: Architecture, shapes: Mapping[str, Sequence[int]]) -> Architecture:
