@@ -174,7 +174,10 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "evaluate extra.safetensors": (r"does not fit .* 1 unexpected \(extra\.weight\)", "--arch"),
     "campaign lacking.safetensors --ber 1e-4": (r"does not fit .* 1 missing \(fc1\.bias\)", "--arch"),
-    "evaluate biases.safetensors --target all": ("1 tensors are not those of any built-in", "pass --arch: digits-cnn"),
+    "evaluate biases.safetensors --target all": (
+        "1 tensors are not those of any built-in",
+        "pass --arch: hf, torchvision:NAME",
+    ),
     f"{CAMPAIGN} --ber 1e-4 --arch lenet --data digits": (
         r"does not fit .* lenet: .* instead of \[20, 1, 5, 5\]",
         "--arch",

@@ -115,7 +115,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 def test_what_is_not_recognised_says_why() -> None:
     with pytest.raises(WorkloadError, match="the checkpoint's 1 tensors are not those of any built-in") as info:
         resolve_architecture(None, {"weight": (3, 4)})
-    assert "pass --arch: digits-cnn" in (info.value.remedy or "")
+    assert "pass --arch: hf, torchvision:NAME, timm:NAME" in (info.value.remedy or "")
     other = shapes_of("lenet") | {"fc1.weight": (500, 784)}
     with pytest.raises(WorkloadError, match=r"of lenet, but 'fc1.weight' is \[500, 784\] and not \[500, 800\]"):
         resolve_architecture(None, other)

@@ -115,7 +115,7 @@ def test_a_directory_says_its_classes(tmp_path: Path) -> None:
     config.architectures = ["ViTForImageClassification"]
     config.save_pretrained(tmp_path / "net")
     made = hugging_face_architecture("hf", tmp_path / "net")
-    assert (made.classes, made.label_offset) == (Classes(3, ("Background", "dog", "cat")), 1)
+    assert (made.wanted["classes"], made.label_offset) == (Classes(3, ("Background", "dog", "cat")), 1)
     described = json.loads((tmp_path / "net" / "config.json").read_text())
     (tmp_path / "net" / "config.json").write_text(json.dumps(described | {"id2label": None}))
     again = hugging_face_architecture("hf", tmp_path / "net")

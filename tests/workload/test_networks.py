@@ -15,7 +15,8 @@ from workload.against_torchvision import random_state
 
 from faultcli.workload.models.arch_spellings import resolve_architecture
 from faultcli.workload.models.architectures import ARCHITECTURES
-from faultcli.workload.models.loading import live_tensors, load_model
+from faultcli.workload.models.binding import live_tensors
+from faultcli.workload.models.loading import load_model
 from faultcli.workload.models.networks.densenet import DenseNet
 
 # As torchvision publishes them, with each of its weights.

@@ -350,7 +350,7 @@ def _load(spec: str, source: str, options: dict[str, str], network: _Network, li
         if kind == "images":
             classes = Path(options["classes"]) if "classes" in options else None
             folders = read_images(Path(place), network.geometry, limit, classes)
-            return replace(_from_arrays(folders, source), notes=folders.notes)
+            return _from_arrays(folders, source)
         read = {"mnist": read_mnist, "cifar10": read_cifar10}[kind]
         return _from_arrays(read(Path(place), split, limit), spec)
     if source.endswith(ARRAY_SUFFIXES):

@@ -265,7 +265,7 @@ def recognise(
             fitting = _fitting(architecture, {name: own[key] for key, name in names.items()})
             if fitting is not None:
                 return fitting
-    raise _not_recognised(own, named, f"pass --arch: {', '.join([*ARCHITECTURES, *spellings])}")
+    raise _not_recognised(own, named, f"pass --arch: {', '.join(spellings)}, or a built-in of faultcli inspect --archs")
 
 
 def fitted(architecture: Architecture, shapes: Mapping[str, Sequence[int]]) -> Architecture:
