@@ -68,7 +68,7 @@ def read_images(
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         images, fitting = _decode_all(paths, geometry)
     notes = _as_they_are(f"images:{directory}", fitting, images)
-    return Arrays(images, np.array([number for _, number in chosen]), names, "NCHW", notes)
+    return Arrays(images, np.array([number for _, number in chosen]), names, "NCHW", notes=notes)
 
 
 def _folders(directory: Path) -> dict[str, list[Path]]:
