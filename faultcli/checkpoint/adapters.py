@@ -12,7 +12,7 @@ from faultcli.checkpoint.header import read_header
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, parse_json, read_text
 
-CONFIG = "adapter_config.json"  # of peft
+CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"  # of peft
 
 # In the names of peft, of diffusers and of kohya's scripts.
 _NAMES = re.compile(

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from faultcli.checkpoint import adapters
 from faultcli.checkpoint.contents import is_weights, other_modules
 from faultcli.checkpoint.locate import some, unreadable
+from faultcli.errors import CheckpointError
 from faultcli.files import copy_range, is_temporary
 
 _CACHES = {"__pycache__", "node_modules"}  # and hidden folders
@@ -104,8 +105,13 @@ def _take_folder(found: Companions, top: str, own: Collection[str], limit: int) 
             taken.others.append(f"{folder}/ (a link in a circle)")
             continue
         seen.add(real)
+        try:
+            entries = _entries(found.directory / folder)
+        except CheckpointError:
+            taken.others.append(f"{folder}/ (cannot be read)")
+            continue
         taken.folders.append(folder)
-        for entry in _entries(found.directory / folder):
+        for entry in entries:
             name, path = f"{folder}/{entry}", found.directory / folder / entry
             if name in own or is_temporary(entry):
                 continue

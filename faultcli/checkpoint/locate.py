@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from faultcli.checkpoint.adapters import FILE as ADAPTER_FILE
 from faultcli.checkpoint.adapters import is_adapter
 from faultcli.checkpoint.contents import (
     ADAPTER,
@@ -101,9 +102,10 @@ def _locate_in(directory: Path) -> Location:
     held = _held(directory, names)
     if not held:
         raise _holds_none(directory, names)
+    if len(held) > 1:
+        held = [replace(one, rank=ADAPTER) if _adapts(directory, one) else one for one in held]
     meant = [one for one in held if one.rank == min(other.rank for other in held)]
-    if len(meant) > 1:
-        meant = [one for one in meant if not _is_adapter(directory, one)] or meant
+    meant = [one for one in meant if one.files == (ADAPTER_FILE,)] or meant
     indexed = [one.index for one in meant if one.index is not None]
     if len(indexed) == 1 and not any(one.rivals(indexed[0]) for one in meant):
         meant = [one for one in meant if one.index is not None]
@@ -139,15 +141,15 @@ def _held(directory: Path, names: Sequence[str]) -> list[Held]:
     return checkpoints_of(names, indexes, absent)
 
 
-def _is_adapter(directory: Path, held: Held) -> bool:
-    return held.rank == ADAPTER or (len(held.files) == 1 and is_adapter(directory / held.files[0]))
+def _adapts(directory: Path, held: Held) -> bool:
+    return held.index is None and len(held.files) == 1 and is_adapter(directory / held.files[0])
 
 
 def _notes(directory: Path, chosen: Held, others: Sequence[Held]) -> Iterator[str]:
     if chosen.numbered:
         yield f"{directory}: no index names its {len(chosen.files)} numbered shards, which are all there and are read"
     if others:
-        unread = [f"{one} (an adapter)" if _is_adapter(directory, one) else str(one) for one in others]
+        unread = [f"{one} (an adapter)" if one.rank == ADAPTER else str(one) for one in others]
         yield f"{directory}: {chosen} is read, and not {some(unread)}"
     modules = [name for name in other_modules(directory) if holds_weights(directory / name)]
     if modules:

@@ -47,6 +47,13 @@ def test_an_adapter_beside_a_model_is_not_read(tmp_path: Path, name: str) -> Non
     (tmp_path / "model.safetensors").unlink()
     alone = Checkpoint.open(tmp_path)
     assert (len(alone.tensors), alone.notes) == (2, ())
+    put(tmp_path, "adapter_model.safetensors", "other.safetensors", header=LORA)
+    assert Checkpoint.open(tmp_path).files == (tmp_path / "adapter_model.safetensors",)
+    put(tmp_path, "adapter_model.safetensors", header=layout(("odd", "I8", [2], 2)))
+    assert Checkpoint.open(tmp_path).files == (tmp_path / "adapter_model.safetensors",)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    if name != "adapter_model.safetensors":
+        assert "which checkpoint is meant" in refused(tmp_path).message
 
 
 def test_adapters_are_told_by_their_tensors() -> None:
