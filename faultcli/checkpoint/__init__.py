@@ -3,6 +3,7 @@
 header  a file's header, read with every rule of the format checked, and written
 locate  which files a checkpoint consists of
 reader  a checkpoint on the disk: opened, checked, read tensor by tensor
+packed  quantised checkpoints as they are shipped: a table of layouts, and the weights that they hold
 writer  an opened checkpoint with some tensors replaced, or new tensors
 """
 
