@@ -26,6 +26,7 @@ LAYERS = [
     "difference",
     "scaling",
     "hardened",
+    "quantised",
     "seal",
     "prediction",
     "survey",

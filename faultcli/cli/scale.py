@@ -59,6 +59,7 @@ def scale(
     max --format q2.5
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.checkpoint.packed import refuse_quantised
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
@@ -86,6 +87,7 @@ def scale(
             f"{checkpoint.path}: is hardened: its memory holds what the chain has scaled",
             f"take the plain checkpoint: faultcli harden {checkpoint.path} --read",
         )
+    refuse_quantised(checkpoint, "scale")
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     written = output or writes("--output", beside(checkpoint.path, "scaled"))
     with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance:

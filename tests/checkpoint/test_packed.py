@@ -35,7 +35,9 @@ def opened(folder: Path) -> Packed:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and not differing(one.contiguous().view(-1), other.contiguous().view(-1)).any()
+    """Bit for bit; a NaN is a NaN."""
+    flat = [t.masked_fill(t.isnan(), torch.nan).contiguous().view(-1) for t in (one, other)]
+    return one.dtype == other.dtype and not differing(*flat).any()
 
 
 @pytest.fixture(params=CASES)
@@ -195,6 +197,7 @@ def refused() -> Iterator[tuple[str, dict[str, Tensor | None], dict[str, object]
     yield "gpt-oss", {"layer.up_scales": torch.ones(2, 12, 2)}, {}, "gpt-oss has E8M0 in U8"
     yield "modelopt-nvfp4", {}, {"quant_algo": "W4A8_AWQ"}, "ModelOpt with quant_algo 'W4A8_AWQ'"
     yield "modelopt-nvfp4", {"layer.weight_scale_2": None}, {}, "its 'layer.weight_scale_2' is missing"
+    yield "fp8-blocks", {"layer.weight_scale_inv": None}, {}, "is quantised as FP8 by its config.json, but no tensor"
     yield "modelopt-nvfp4", {"layer.pre_quant_scale": torch.ones(32)}, {}, "multiplies its activations"
 
 

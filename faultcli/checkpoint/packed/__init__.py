@@ -22,7 +22,7 @@ opened              a checkpoint with such weights
 """
 
 from faultcli.checkpoint.packed.arrays import CODES, INDICES, ROLES, SCALES, ZEROS, HeldWords, HitWords
-from faultcli.checkpoint.packed.opened import Packed
+from faultcli.checkpoint.packed.opened import Packed, refuse_quantised
 from faultcli.checkpoint.packed.table import LAYOUTS, known, method_of
 from faultcli.checkpoint.packed.weight import PackedWeight
 
@@ -39,4 +39,5 @@ __all__ = [
     "PackedWeight",
     "known",
     "method_of",
+    "refuse_quantised",
 ]

@@ -16,9 +16,9 @@ from faultcli.checkpoint.packed.bits import BitPacking, Words
 CODES, SCALES, ZEROS, INDICES = "codes", "scales", "zeros", "indices"
 ROLES = {
     CODES: "the packed codes of quantised weights",
-    SCALES: "their scales, of groups and of whole tensors",
-    ZEROS: "their zero points",
-    INDICES: "which group a weight belongs to",
+    SCALES: "the scales of quantised weights",
+    ZEROS: "the zero points of quantised weights",
+    INDICES: "the indices by which quantised weights find their scales",
 }
 
 

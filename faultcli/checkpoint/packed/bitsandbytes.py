@@ -131,13 +131,17 @@ def _eight_bits(files: Files, scales: str) -> PackedWeight:
             "code": Operand(files.array(name, name, CODES, held.shape), elementwise(rows, cols)),
             "scale": files.scales(scales, name, rows, cols, role=SCALES),
         },
-        lambda met, dtype: met["code"] * met["scale"] * _PER_127,
+        _times_scb,
     )
     return PackedWeight(name, held.shape, grid)
 
 
 def _formula(table: Tensor, own: torch.dtype, met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     return (from_table(table, met["code"]) * met["scale"]).to(own)
+
+
+def _times_scb(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    return met["code"] * met["scale"] * _PER_127
 
 
 def _absmax(offset: float, met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:

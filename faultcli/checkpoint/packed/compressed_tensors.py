@@ -43,7 +43,8 @@ def find(files: Files) -> Iterator[PackedWeight]:
         words = files.infos[f"{module}.weight_packed"]
         yield _integers(files, module) if words.dtype == "I32" else _floats(files, module)
     for module in files.ending(".weight_scale"):
-        if f"{module}.weight_packed" not in files.infos:
+        named = f"{module}.weight" in files.infos and files.infos[f"{module}.weight"].dtype in _PLAIN
+        if f"{module}.weight_packed" not in files.infos and (named or files.config):
             yield _as_they_are(files, module, block)
 
 

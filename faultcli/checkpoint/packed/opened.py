@@ -16,6 +16,7 @@ from faultcli.checkpoint.packed.files import Files
 from faultcli.checkpoint.packed.table import CONFIG, PackedLayout, layout_of, read_object
 from faultcli.checkpoint.packed.weight import PackedWeight
 from faultcli.checkpoint.reader import Checkpoint
+from faultcli.errors import CheckpointError
 from faultcli.formats import word_format
 
 _COMPUTED_WITH = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -90,8 +91,11 @@ class Packed:
         return self.weights[name].decode(self.held(name), self.dtype)
 
     def read(self, name: str) -> Tensor:
-        """Return a weight, or a tensor of the file that is no part of one."""
-        return self.decode(name) if name in self.weights else self.checkpoint.read(name)
+        """Return a weight, or a tensor of the file that is no part of one, as the model reads it."""
+        if name in self.weights:
+            return self.decode(name)
+        tensor = self.checkpoint.read(name)
+        return tensor.to(self.dtype) if self.dtype and tensor.dtype in _COMPUTED_WITH.values() else tensor
 
     @property
     def names(self) -> Iterable[str]:
@@ -101,6 +105,19 @@ class Packed:
     def state(self) -> dict[str, Tensor]:
         """Return all weights, and the tensors that read as they are."""
         return {name: self.read(name) for name in self.names}
+
+
+def refuse_quantised(checkpoint: Checkpoint, command: str) -> None:
+    """Refuse a checkpoint with quantised weights for a command that stores weights in a way of its own.
+
+    Raises:
+        CheckpointError: it has such weights.
+    """
+    if (packed := Packed.of(checkpoint)) is not None:
+        raise CheckpointError(
+            f"{checkpoint.path}: is quantised ({packed.layout.title}); {command} takes weights that are stored plain",
+            "take the model as it was before it was quantised",
+        )
 
 
 def _is_code(info: TensorInfo) -> bool:

@@ -11,6 +11,7 @@ from faultcli.checkpoint.packed import awq, bitsandbytes, block_floats, compress
 from faultcli.checkpoint.packed.files import Files
 from faultcli.checkpoint.packed.weight import PackedWeight
 from faultcli.checkpoint.reader import Checkpoint
+from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, parse_json, read_text
 
 CONFIG = "config.json"
@@ -76,17 +77,26 @@ def method_of(config: Mapping[str, Any]) -> str:
 
 def layout_of(checkpoint: Checkpoint) -> tuple[PackedLayout, Mapping[str, Any]] | None:
     """Return the layout of a checkpoint, with the configuration that describes it: by what the files beside it say, or
-    by the names of its tensors; None if it is in none, or its configuration names one that is not in the table."""
+    by the names of its tensors; None if it is in none, or its configuration names one that is not in the table.
+
+    Raises:
+        CheckpointError: the configuration of a directory names a layout that no tensor in it is in.
+    """
     ends = {end for layout in LAYOUTS.values() for line in layout.told_by for end in line}
     found = {end for end in ends if any(name.endswith(end) for name in checkpoint.tensors)}
-    if not found:
+    if not found and checkpoint.kind != "directory":
         return None
     config = configuration(checkpoint.directory)
     if method := method_of(config):
         layout = LAYOUTS.get(method)
-        if layout is None or not any(line[0] in found for line in layout.told_by):
-            return None
-        return layout, config
+        if layout is not None and any(line[0] in found for line in layout.told_by):
+            return layout, config
+        if layout is not None and checkpoint.kind == "directory":
+            raise CheckpointError(
+                f"{checkpoint.path}: is quantised as {layout.title} by its {CONFIG}, but no tensor in it is",
+                f"fetch it again; if its weights are plain, take quantization_config out of {CONFIG}",
+            )
+        return None
     told = (layout for layout in LAYOUTS.values() if any(found.issuperset(line) for line in layout.told_by))
     return next(((layout, {}) for layout in told), None)
 

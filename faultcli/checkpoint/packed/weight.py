@@ -128,14 +128,14 @@ class PackedWeight:
         if self.turned:
             matrices, across, down = self.shape
             values = values.reshape(matrices, down, across).transpose(1, 2)
-        return values.to(dtype or values.dtype).reshape(self.shape).contiguous()
+        return _read_as(values, dtype).reshape(self.shape).contiguous()
 
     def touched(self, hit: HitWords, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return where the weight reads otherwise once words are hit, as ascending flat positions, and what it reads
         there: where `decode` of all the hit words differs, in O(what the words touch)."""
         near = self.grid.near(hit)
         before, after = self.grid.at(hit.held, near, dtype), self.grid.at(hit, near, dtype)
-        before, after = (values.to(dtype or values.dtype) for values in (before, after))
+        before, after = _read_as(before, dtype), _read_as(after, dtype)
         kept = differing(before, after)
         index, values = self._place(near[kept]), after[torch.from_numpy(kept)]
         if self.turned:
@@ -151,3 +151,9 @@ class PackedWeight:
         row, col = np.divmod(rest, across)
         place: Index = matrix * across * down + col * down + row
         return place
+
+
+def _read_as(values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return values in the model's dtype. All NaN are one: their bits depend on how many are computed at once."""
+    found = values.to(dtype or values.dtype)
+    return found.masked_fill(found.isnan(), math.nan)
