@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -167,7 +167,8 @@ class Quantised:
                 yield name, QuantisedTensor(weight, self.packed.held(name), self.packed, self.parts_of[name])
             else:
                 dtype = self.packed.checkpoint.info(name).dtype
-                yield name, StoredTensor.write(name, self.packed.checkpoint.read(name), format_for("native", dtype))
+                stored = StoredTensor.write(name, self.packed.checkpoint.read(name), format_for("native", dtype))
+                yield name, replace(stored, dtype=self.packed.read_dtype(name))
 
     def memory(self) -> QuantisedMemory:
         """Return the memory that the file is, for `inject`."""

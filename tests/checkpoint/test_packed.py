@@ -188,7 +188,10 @@ def refused() -> Iterator[tuple[str, dict[str, Tensor | None], dict[str, object]
     yield "packed-4-group", {"layer.weight_shape": torch.tensor([16, 9])}, {}, "which no 1 to 8 bits make"
     yield "packed-4-group", {"layer.weight_scale": torch.ones(16, 5)}, {}, "does not divide the 16×64 values"
     yield "nvfp4", {"layer.weight_global_scale": None}, {}, "its 'layer.weight_global_scale' is missing"
-    yield "nvfp4", {"layer.weight_scale": torch.ones(16, 4)}, {}, "groups of 16 make"
+    narrow = torch.ones(16, 4).to(torch.float8_e4m3fn)
+    yield "nvfp4", {"layer.weight_scale": narrow}, {}, "groups of 16 make"
+    yield "nvfp4", {"layer.weight_scale": torch.ones(16, 2)}, {}, "it has to be F8_E4M3 or U8"
+    yield "packed-4-group", {"layer.weight_scale": torch.ones(0, 4)}, {}, "holds nothing of 'layer.weight'"
     yield "nf4", {"layer.weight.absmax": None}, {}, "its 'layer.weight.absmax' is missing"
     yield "nf4", {"layer.weight.quant_state.bitsandbytes__nf4": None}, {}, "quant_state.bitsandbytes__nf4' is missing"
     broken = torch.tensor(list(b'{"shape": 3}'), dtype=torch.uint8)

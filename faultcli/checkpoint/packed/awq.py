@@ -30,7 +30,7 @@ def find(files: Files) -> Iterator[PackedWeight]:
         files.unknown(f"AWQ with {bits} bits; version gemm packs 4")
     for module in files.ending(".qweight"):
         name, codes, zeros, scales = (f"{module}.{part}" for part in ("weight", "qweight", "qzeros", "scales"))
-        held, scaled = files.infos[codes], files.need(scales, name)
+        held, scaled = files.need(codes, name), files.need(scales, name)
         files.need(zeros, name)
         if len(held.shape) != 2 or held.dtype != "I32" or len(scaled.shape) != 2:
             files.wrong(codes, f"is {held.dtype} {list(held.shape)}; AWQ packs into matrices of I32")

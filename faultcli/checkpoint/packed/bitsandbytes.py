@@ -109,6 +109,9 @@ def _state(files: Files, record: str) -> dict[str, Any]:
         said = json.loads(bytes(files.checkpoint.read_bytes(record)))
         shape, block = said["shape"], said["blocksize"]
         numbers = [*shape, block, *([said["nested_blocksize"]] if "nested_blocksize" in said else [])]
+        nested = files.infos.get(f"{record.partition(_STATE)[0]}.absmax")
+        if nested is not None and nested.dtype == "U8" and not {"nested_blocksize", "nested_offset"} <= said.keys():
+            raise ValueError
         if not shape or not all(type(number) is int and number > 0 for number in numbers):
             raise ValueError
         if said["dtype"] not in _DTYPES or not math.isfinite(float(said.get("nested_offset", 0))):
@@ -129,7 +132,7 @@ def _eight_bits(files: Files, scales: str) -> PackedWeight:
         cols,
         {
             "code": Operand(files.array(name, name, CODES, held.shape), elementwise(rows, cols)),
-            "scale": files.scales(scales, name, rows, cols, role=SCALES),
+            "scale": files.scales(scales, name, (rows, cols)),
         },
         _times_scb,
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from faultcli.checkpoint.packed.arrays import CODES, SCALES
 from faultcli.checkpoint.packed.bits import dense
-from faultcli.checkpoint.packed.files import Files, elementwise
+from faultcli.checkpoint.packed.files import REALS, Files, elementwise
 from faultcli.checkpoint.packed.formulas import E2M1, both_in_model_dtype, from_table, in_float32, signed
 from faultcli.checkpoint.packed.weight import Computed, Operand, PackedWeight
 
@@ -35,7 +35,7 @@ def find_fp8(files: Files) -> Iterator[PackedWeight]:
         if held.dtype not in ("F8_E4M3", "F8_E5M2") or len(held.shape) != 2:
             files.wrong(name, f"is {held.dtype} {list(held.shape)}; its scales are for a matrix of F8")
         rows, cols = held.shape
-        scale = files.scales(f"{name}_scale_inv", name, rows, cols, role=SCALES, block=block)
+        scale = files.scales(f"{name}_scale_inv", name, (rows, cols), (*REALS, "U8", "F8_E8M0"), block=block)
         code = Operand(files.array(name, name, CODES, held.shape), elementwise(rows, cols))
         yield PackedWeight(name, held.shape, Computed(rows, cols, {"code": code, "scale": scale}, in_float32))
 
@@ -46,7 +46,7 @@ def find_gpt_oss(files: Files) -> Iterator[PackedWeight]:
         held = files.infos[f"{name}_blocks"]
         if held.dtype != "U8" and not files.config:
             continue  # a name that says nothing
-        if held.dtype != "U8" or len(held.shape) != 4:
+        if files.need(held.name, name).dtype != "U8" or len(held.shape) != 4:
             files.wrong(held.name, f"is {held.dtype} {list(held.shape)}; gpt-oss has U8 [experts, out, groups, 16]")
         experts, outputs, groups, width = held.shape
         rows, cols = experts * outputs, groups * width * 2
@@ -55,7 +55,7 @@ def find_gpt_oss(files: Files) -> Iterator[PackedWeight]:
             files.wrong(scales.tensor, f"is {files.infos[scales.tensor].dtype}; gpt-oss has E8M0 in U8")
         operands = {
             "code": Operand(files.codes(held.name, CODES, rows, cols, dense(4, 8)), elementwise(rows, cols)),
-            "scale": files.scales(scales.tensor, name, rows, cols, role=SCALES),
+            "scale": files.scales(scales.tensor, name, (rows, cols), ("U8",)),
         }
         grid = Computed(rows, cols, operands, _fp4, torch.bfloat16)
         yield PackedWeight(name, (experts, cols, outputs), grid, turned=True)
@@ -76,15 +76,15 @@ def find_modelopt(files: Files) -> Iterator[PackedWeight]:
             files.wrong(name, f"is {held.dtype} {list(held.shape)}; ModelOpt stores matrices of U8, F8_E4M3 or I8")
         if held.dtype != "U8":
             code = Operand(files.array(name, name, CODES, held.shape), elementwise(rows, cols))
-            scale = files.scales(f"{module}.weight_scale", name, rows, cols, role=SCALES)
+            scale = files.scales(f"{module}.weight_scale", name, (rows, cols))
             operands, formula = {"code": code, "scale": scale}, both_in_model_dtype
         else:
             cols *= 2
             files.need(f"{module}.weight_scale_2", name)
             operands = {
                 "code": Operand(files.codes(name, CODES, rows, cols, dense(4, 8)), elementwise(rows, cols)),
-                "scale": files.scales(f"{module}.weight_scale", name, rows, cols, role=SCALES),
-                "global": files.scales(f"{module}.weight_scale_2", name, rows, cols, role=SCALES),
+                "scale": files.scales(f"{module}.weight_scale", name, (rows, cols), ("F8_E4M3",)),
+                "global": files.scales(f"{module}.weight_scale_2", name, (rows, cols)),
             }
             formula = _nvfp4
         yield PackedWeight(name, (rows, cols), Computed(rows, cols, operands, formula, torch.bfloat16))

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faultcli.checkpoint.packed.arrays import CODES, INDICES, SCALES, ZEROS, StoredNumbers
+from faultcli.checkpoint.packed.arrays import CODES, INDICES, ZEROS, StoredNumbers
 from faultcli.checkpoint.packed.bits import dense
-from faultcli.checkpoint.packed.files import Files, elementwise
+from faultcli.checkpoint.packed.files import REALS, Files, elementwise
 from faultcli.checkpoint.packed.formulas import E2M1, E2M3, from_table, in_scales_dtype, powers_of_two, signed
 from faultcli.checkpoint.packed.spread import ByColumn
 from faultcli.checkpoint.packed.weight import Computed, Operand, PackedWeight
@@ -31,8 +31,7 @@ _PLAIN = ("I8", "F8_E4M3")
 
 def find(files: Files) -> Iterator[PackedWeight]:
     """Yield the weights of a compressed-tensors checkpoint."""
-    groups = files.config.get("config_groups")
-    schemes = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+    schemes = _schemes(files)
     for named in (files.config.get("format"), *(group.get("format") for group in schemes)):
         if named is not None and named not in _FORMATS:
             files.unknown(f"compressed-tensors in format {named!r}; read are {', '.join(_FORMATS)}")
@@ -48,18 +47,25 @@ def find(files: Files) -> Iterator[PackedWeight]:
             yield _as_they_are(files, module, block)
 
 
+def _schemes(files: Files) -> list[dict[str, object]]:
+    groups = files.config.get("config_groups")
+    return [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+
+
 def _block(schemes: list[dict[str, object]]) -> tuple[int, ...]:
     for scheme in schemes:
         weights = scheme.get("weights")
-        if isinstance(weights, dict) and isinstance(weights.get("block_structure"), list):
-            return tuple(weights["block_structure"])
+        block = weights.get("block_structure") if isinstance(weights, dict) else None
+        if isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block):
+            return tuple(block)
     return ()
 
 
 def _integers(files: Files, module: str) -> PackedWeight:
     packed, name = f"{module}.weight_packed", f"{module}.weight"
-    held = files.infos[packed]
+    held = files.need(packed, name)
     files.array(f"{module}.weight_shape", name, CODES, [2])
+    files.check_dtype(f"{module}.weight_shape", name, ("I64", "I32"))
     said = files.checkpoint.read(f"{module}.weight_shape").tolist()
     rows, cols = (int(size) for size in said)
     if len(held.shape) != 2 or held.shape[0] != rows or cols < 1:
@@ -69,7 +75,7 @@ def _integers(files: Files, module: str) -> PackedWeight:
         files.wrong(packed, f"has {held.shape[1]} words for {cols} inputs, which no 1 to 8 bits make")
     bits = next((bits for bits in _said(files) if bits in fitting), fitting[-1])
     packing = dense(bits, 32)
-    scale = files.scales(f"{module}.weight_scale", name, rows, cols, role=SCALES)
+    scale = files.scales(f"{module}.weight_scale", name, (rows, cols))
     groups = files.infos[f"{module}.weight_scale"].shape[-1]
     spread = scale.spread
     if f"{module}.weight_g_idx" in files.infos:
@@ -82,20 +88,21 @@ def _integers(files: Files, module: str) -> PackedWeight:
         "scale": Operand(scale.array, spread),
     }
     if (zeros := f"{module}.weight_zero_point") in files.infos:
-        operands["zero"] = Operand(files.codes(zeros, ZEROS, rows, groups, packing, down=True), spread)
+        packed_zeros = files.need(zeros, name).dtype == "I32"
+        stored = files.codes(zeros, ZEROS, rows, groups, packing, down=True) if packed_zeros else None
+        operands["zero"] = files.zeros(zeros, name, (rows, cols)) if stored is None else Operand(stored, spread)
     return PackedWeight(name, (rows, cols), Computed(rows, cols, operands, partial(_centred, 1 << bits - 1)))
 
 
 def _said(files: Files) -> list[int]:
     """Return the numbers of bits that the configuration speaks of."""
-    groups = files.config.get("config_groups")
-    weights = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
+    weights = [scheme.get("weights") for scheme in _schemes(files)]
     return [one["num_bits"] for one in weights if isinstance(one, dict) and type(one.get("num_bits")) is int]
 
 
 def _floats(files: Files, module: str) -> PackedWeight:
     packed, name = f"{module}.weight_packed", f"{module}.weight"
-    held, scaled = files.infos[packed], files.need(f"{module}.weight_scale", name)
+    held, scaled = files.need(packed, name), files.need(f"{module}.weight_scale", name)
     if len(held.shape) != 2 or held.dtype != "U8":
         files.wrong(packed, f"is {held.dtype} {list(held.shape)}; packed are matrices of I32 or U8")
     rows, bytes_ = held.shape
@@ -105,7 +112,7 @@ def _floats(files: Files, module: str) -> PackedWeight:
     else:
         bits, table = 4, E2M1
     cols = bytes_ * 8 // bits
-    scale = files.scales(scaled.name, name, rows, cols, role=SCALES)
+    scale = files.scales(scaled.name, name, (rows, cols), ("F8_E4M3", "U8"))
     group = 32 if scaled.dtype == "U8" else 16
     if list(scaled.shape) != [rows, cols // group] or cols % group:
         files.wrong(scaled.name, f"is {list(scaled.shape)}; groups of {group} make {[rows, cols / group]}")
@@ -115,7 +122,7 @@ def _floats(files: Files, module: str) -> PackedWeight:
     }
     if scaled.dtype != "U8":
         files.need(f"{module}.weight_global_scale", name)
-        operands["global"] = files.scales(f"{module}.weight_global_scale", name, rows, cols, role=SCALES)
+        operands["global"] = files.scales(f"{module}.weight_global_scale", name, (rows, cols))
     grid = Computed(rows, cols, operands, partial(_microscaled, signed(table)), torch.bfloat16)
     return PackedWeight(name, (rows, cols), grid)
 
@@ -126,10 +133,10 @@ def _as_they_are(files: Files, module: str, block: tuple[int, ...]) -> PackedWei
     if held.dtype not in _PLAIN or len(held.shape) < 2:
         files.wrong(name, f"is {held.dtype} {list(held.shape)} and has scales; codes are matrices of I8 or F8_E4M3")
     rows, cols = int(np.prod(held.shape[:-1])), held.shape[-1]
-    scale = files.scales(f"{module}.weight_scale", name, rows, cols, role=SCALES, block=block)
+    scale = files.scales(f"{module}.weight_scale", name, (rows, cols), (*REALS, "U8"), block=block)
     operands = {"code": Operand(files.array(name, name, CODES, held.shape), elementwise(rows, cols)), "scale": scale}
     if (zeros := f"{module}.weight_zero_point") in files.infos:
-        operands["zero"] = files.scales(zeros, name, rows, cols, role=ZEROS, block=block)
+        operands["zero"] = files.zeros(zeros, name, (rows, cols), block=block)
     assert isinstance(scale.array, StoredNumbers)
     exponents = scale.array.dtype == torch.uint8
     formula = _exponent_scaled if exponents else in_scales_dtype
@@ -137,7 +144,8 @@ def _as_they_are(files: Files, module: str, block: tuple[int, ...]) -> PackedWei
 
 
 def _centred(half: int, met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    codes = {name: met[name].to(torch.int16) - half for name in ("code", "zero") if name in met}
+    packed = [name for name in ("code", "zero") if name in met and met[name].dtype == torch.uint8]
+    codes = {name: met[name].to(torch.int16) - half for name in packed}
     return in_scales_dtype({**met, **codes}, dtype)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from faultcli.checkpoint.header import TensorInfo, torch_dtype
-from faultcli.checkpoint.packed.arrays import StoredNumbers
+from faultcli.checkpoint.packed.arrays import SCALES, ZEROS, StoredNumbers
 from faultcli.checkpoint.packed.bits import BitPacking
 from faultcli.checkpoint.packed.spread import Blocks
 from faultcli.checkpoint.packed.weight import Operand
@@ -20,6 +20,7 @@ from faultcli.errors import CheckpointError
 
 _FETCH = "fetch or export the checkpoint again, or take the model as it was before it was quantised"
 _OTHER = "take the model as it was before it was quantised, or one in a layout of the table in docs/quantised.md"
+REALS = ("F16", "BF16", "F32")
 WORDS = {"U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "F32": 32}
 
 
@@ -43,6 +44,8 @@ class Files:
         """Return a tensor without which `of` cannot be read. CheckpointError if there is none."""
         if name not in self.infos:
             raise CheckpointError(f"{self.checkpoint.path}: {of!r} is quantised, but its {name!r} is missing", _FETCH)
+        if 0 in self.infos[name].shape:
+            self.wrong(name, f"holds nothing of {of!r}")
         return self.infos[name]
 
     def wrong(self, name: str, problem: str) -> NoReturn:
@@ -80,11 +83,14 @@ class Files:
         return StoredNumbers(name, role, math.prod(shape[:-1]), cols, dtype)
 
     def floats(self, name: str, of: str, role: str, shape: Sequence[int]) -> StoredNumbers:
-        """As `array`, of real numbers."""
-        found = self.array(name, of, role, shape)
-        if not found.dtype.is_floating_point:
-            self.wrong(name, f"is {self.infos[name].dtype}; scales are real numbers")
-        return found
+        """As `array`, of real numbers of 16 or 32 bits."""
+        self.check_dtype(name, of, REALS)
+        return self.array(name, of, role, shape)
+
+    def check_dtype(self, name: str, of: str, dtypes: Sequence[str]) -> None:
+        """Refuse a tensor of another dtype than these."""
+        if self.need(name, of).dtype not in dtypes:
+            self.wrong(name, f"is {self.infos[name].dtype}; for {of!r} it has to be {' or '.join(dtypes)}")
 
     def codes(
         self, name: str, role: str, rows: int, cols: int, packing: BitPacking, *, down: bool = False
@@ -98,31 +104,41 @@ class Files:
             self.wrong(name, f"is {info.dtype} {list(info.shape)}, which does not hold {size}")
         return StoredNumbers(name, role, rows, cols, torch.uint8, packing, down)
 
-    def scales(self, name: str, of: str, rows: int, cols: int, *, role: str, block: Sequence[int] = ()) -> Operand:
-        """Return numbers that belong to a grid [rows, cols]: one for all, one a row, one a group of a row, one a block;
-        by the shape of their tensor. `block`: of a block, where the last ones may be smaller.
+    def scales(
+        self, name: str, of: str, grid: tuple[int, int], dtypes: Sequence[str] = REALS, *, block: Sequence[int] = ()
+    ) -> Operand:
+        """Return scales of a grid [rows, cols]: one for all, one a row, one a group or one a block, by the shape
+        of their tensor. `block`: of a block, where the last ones may be smaller.
 
         A scale for each matrix of a stack [matrices, …] is one for its rows.
         """
-        info = self.need(name, of)
-        count, shape = math.prod(info.shape), info.shape
+        return self._met(name, of, grid, SCALES, dtypes, block)
+
+    def zeros(self, name: str, of: str, grid: tuple[int, int], *, block: Sequence[int] = ()) -> Operand:
+        """Return zero points, one for each scale; as `scales`."""
+        return self._met(name, of, grid, ZEROS, (*REALS, "I8", "U8", "I16", "I32", "F8_E4M3"), block)
+
+    def _met(
+        self, name: str, of: str, grid: tuple[int, int], role: str, dtypes: Sequence[str], block: Sequence[int]
+    ) -> Operand:
+        self.check_dtype(name, of, dtypes)
+        shape, (rows, cols) = self.infos[name].shape, grid
+        count, last = math.prod(shape), shape[-1] if shape else 1
+        down = count // last
         if count == 1:
             spread = Blocks(rows, cols, rows, cols)
-        elif shape[-1] == 1 or len(shape) == 1:
-            if count == 0 or rows % count:
+        elif last == 1 or len(shape) == 1:
+            if rows % count:
                 self.wrong(name, f"is {list(shape)}; {of!r} has {rows} rows")
             spread = Blocks(rows, cols, rows // count, cols)
+        elif block and (-(-rows // block[0]), -(-cols // block[1])) == (down, last):
+            spread = Blocks(rows, cols, block[0], block[1])
+        elif cols % last or rows % down:
+            self.wrong(name, f"is {list(shape)}, which does not divide the {rows}×{cols} values of {of!r}")
         else:
-            down, across = count // shape[-1], shape[-1]
-            if block and (-(-rows // block[0]), -(-cols // block[1])) == (down, across):
-                spread = Blocks(rows, cols, block[0], block[1])
-            elif across == 0 or down == 0 or cols % across or rows % down:
-                self.wrong(name, f"is {list(shape)}, which does not divide the {rows}×{cols} values of {of!r}")
-            else:
-                spread = Blocks(rows, cols, rows // down, cols // across)
-        dtype = torch_dtype(info.dtype)
-        if dtype is None or dtype.is_complex or dtype == torch.bool:
-            self.wrong(name, f"is {info.dtype}, which holds no such numbers")
+            spread = Blocks(rows, cols, rows // down, cols // last)
+        dtype = torch_dtype(self.infos[name].dtype)
+        assert dtype is not None
         return Operand(StoredNumbers(name, role, *spread.shape, dtype), spread)
 
     def check_group(self, name: str, cols: int, groups: int, size: int | None, *, exact: bool = True) -> None:

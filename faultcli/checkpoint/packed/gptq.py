@@ -36,7 +36,7 @@ def find(files: Files) -> Iterator[PackedWeight]:
 def _weight(files: Files, module: str, version: str) -> PackedWeight:
     name, codes, scales = f"{module}.weight", f"{module}.qweight", f"{module}.scales"
     index = files.need(f"{module}.g_idx", name)
-    held, scaled = files.infos[codes], files.need(scales, name)
+    held, scaled = files.need(codes, name), files.need(scales, name)
     files.need(f"{module}.qzeros", name)
     if len(held.shape) != 2 or held.dtype not in ("I8", "I16", "I32") or len(scaled.shape) != 2 or not index.shape:
         files.wrong(codes, f"is {held.dtype} {list(held.shape)}; GPTQ packs into matrices of I8, I16 or I32")

@@ -94,8 +94,12 @@ class Packed:
         """Return a weight, or a tensor of the file that is no part of one, as the model reads it."""
         if name in self.weights:
             return self.decode(name)
-        tensor = self.checkpoint.read(name)
-        return tensor.to(self.dtype) if self.dtype and tensor.dtype in _COMPUTED_WITH.values() else tensor
+        return self.checkpoint.read(name).to(self.read_dtype(name))
+
+    def read_dtype(self, name: str) -> torch.dtype | None:
+        """Return the dtype that a tensor which is no part of a weight reads in: the model's, if it holds reals."""
+        own = torch_dtype(self.checkpoint.info(name).dtype)
+        return self.dtype if self.dtype and own in _COMPUTED_WITH.values() else own
 
     @property
     def names(self) -> Iterable[str]:

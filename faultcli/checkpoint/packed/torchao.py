@@ -56,13 +56,14 @@ def _plain(files: Files, name: str, prefix: str, said: Mapping[str, Any]) -> Pac
     held = files.need(f"{prefix}qdata", name)
     if len(held.shape) < 2:
         files.wrong(held.name, f"is {list(held.shape)}; quantised are matrices")
+    files.check_dtype(held.name, name, ("F8_E4M3", "F8_E5M2") if said["_type"] == "Float8Tensor" else ("I8",))
     rows, cols = math.prod(held.shape[:-1]), held.shape[-1]
     operands = {
         "code": Operand(files.array(held.name, name, CODES, held.shape), elementwise(rows, cols)),
-        "scale": files.scales(f"{prefix}scale", name, rows, cols, role=SCALES),
+        "scale": files.scales(f"{prefix}scale", name, (rows, cols)),
     }
     if f"{prefix}zero_point" in files.infos:
-        operands["zero"] = files.scales(f"{prefix}zero_point", name, rows, cols, role=ZEROS)
+        operands["zero"] = files.zeros(f"{prefix}zero_point", name, (rows, cols))
     own = _dtype(files, name, said)
     formula = in_float32 if said["_type"] == "Float8Tensor" else in_model_dtype
     return PackedWeight(name, held.shape, Computed(rows, cols, operands, partial(_in_own, formula, own), own))
