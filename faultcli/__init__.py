@@ -18,6 +18,7 @@ answers at once. Everything else may move. From the bottom to the top:
     scaling     scaled checkpoints, and back
     hardened    the memory image on disk: written, read, damaged, repaired; and the reader in C that a device has
     conversion  checkpoints of other libraries made safetensors
+    quantised   checkpoints with quantised weights as the memory that they are
     seal        checkpoints whose damage shows, and comes back; and signs of damage without a seal
     prediction  what faults would do to each tensor, without running the model
     survey      what a checkpoint holds

@@ -28,13 +28,13 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.files import atomic_output, check_output
-from faultcli.hardened.damage import HardenedMemory, memory_of_map
-from faultcli.hardened.read import Hardened, names_at_risk, stored_as
+from faultcli.hardened.read import stored_as
 from faultcli.injection import Draw, Injection
 from faultcli.injection import inject as inject_faults
 from faultcli.injection import replay as replay_faults
 from faultcli.memory import Hit, MemoryImage
 from faultcli.protect.chain import parse_chain
+from faultcli.quantised import FileAtRisk, memory_of
 from faultcli.recover.applied import DEFAULT_WINDOW, Correct
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.recover.edmn import EdmnOptions
@@ -283,20 +283,18 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
     """
     checkpoint = open_checkpoint(model)
     saved = damaging.get("save_faults")
-    hardened, format = Hardened.of(checkpoint), damaging.get("format", "native")
-    stored_as(hardened, [format], [])
-    names = names_at_risk(checkpoint, hardened, Selection.of(damaging))
+    file = FileAtRisk.of(checkpoint, Selection.of(damaging), damaging.get("format", "native"))
     return inject_faults(
         checkpoint,
         Draw(
             parse_law(fault) if isinstance(fault, str) else fault,
-            names,
-            format,
+            file.names,
+            file.format,
             damaging.get("seed", 0),
             damaging.get("trial", 0),
         ),
         Path(output),
-        memory=None if hardened is None else HardenedMemory(hardened, names),
+        memory=file.memory,
         force=damaging.get("force", False),
         save_faults=None if saved is None else Path(saved),
     )
@@ -389,8 +387,7 @@ def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: 
         FaultcliError: the map belongs to another checkpoint, or the output cannot be written.
     """
     checkpoint, known = Checkpoint.open(model), FaultMap.load(Path(faults))
-    memory = memory_of_map(Hardened.of(checkpoint), known)
-    return replay_faults(checkpoint, known, Path(output), memory=memory, force=force)
+    return replay_faults(checkpoint, known, Path(output), memory=memory_of(checkpoint, known), force=force)
 
 
 def _laws(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> list[FaultLaw]:

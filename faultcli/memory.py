@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Unpack
+from typing import Protocol, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from faultcli.checkpoint import DTYPES
 from faultcli.errors import UsageError
 from faultcli.faults.drawing import draw_faults
-from faultcli.faults.law import FaultLaw
+from faultcli.faults.law import FaultLaw, Region
 from faultcli.faults.laws import parse_law
-from faultcli.faults.maps import FaultMap, Layout
+from faultcli.faults.maps import FaultMap, Layout, WordFaults
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.formats import NumberFormat, format_for
 from faultcli.live import LiveTensor, places
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
-from faultcli.protect.protected_tensor import CheckRegion, ReadElements, StoredTensor
+from faultcli.protect.protected_tensor import ReadElements, StoredTensor
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,28 @@ class Hit:
         return self.patch.values_changed
 
 
+class TensorInMemory(Protocol):
+    """A tensor of a model as it lies in a memory, in whatever words."""
+
+    @property
+    def elements(self) -> int:
+        """Number of values."""
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """Everything of it that faults can hit."""
+
+    @property
+    def extra_bits(self) -> int:
+        """Bits that are needed beside its words."""
+
+    def read(self) -> Tensor:
+        """Return the whole tensor as read back without faults, for reading and copying only."""
+
+    def faulty(self, faults: Mapping[str, WordFaults], *, on_values: bool = False) -> ReadElements:
+        """Return the elements that read another value once the faults, by region, are there."""
+
+
 class MemoryImage:
     """The selected tensors of a checkpoint, encoded in a number format behind a chain of protections.
 
@@ -123,7 +145,7 @@ class MemoryImage:
         links = chain.for_tensors(tensors, format_of, ber)
         if factors and not any(link.rank == Protection.VALUE for link in chain.links):
             links |= {name: (own, *links[name]) for name, own in factors.items() if name in links}
-        self.tensors = {
+        self.tensors: Mapping[str, TensorInMemory] = {
             name: StoredTensor.write(name, values, format_of(name), links[name], ber=ber)
             for name, values in tensors.items()
         }
@@ -147,7 +169,7 @@ class MemoryImage:
         self._holding = False  # the live tensors have the values as stored
 
     @classmethod
-    def around(cls, tensors: Mapping[str, StoredTensor], format_name: str, chain: Chain) -> MemoryImage:
+    def around(cls, tensors: Mapping[str, TensorInMemory], format_name: str, chain: Chain) -> MemoryImage:
         """Return the image that tensors make which lie in a memory already."""
         image = cls.__new__(cls)
         image.format_name, image.chain, image.tensors = format_name, chain, dict(tensors)
@@ -246,7 +268,7 @@ class MemoryImage:
                 self._live[name].copy_(tensor)
 
     @cached_property
-    def regions(self) -> list[StoredTensor | CheckRegion]:
+    def regions(self) -> list[Region]:
         """Everything that faults can hit."""
         return [region for stored in self.tensors.values() for region in stored.regions]
 
@@ -285,7 +307,7 @@ class MemoryImage:
             FaultError: the map was drawn over another layout.
         """
         faults.check_layout(self.layout, "the checkpoint")
-        tensor_of = {region.name: region.tensor for region in self.regions}
+        tensor_of = {region.name: name for name, stored in self.tensors.items() for region in stored.regions}
         touched = dict.fromkeys(tensor_of[name] for name in faults.faults)
         elements = {name: self.tensors[name].faulty(faults.faults, on_values=faults.on_values) for name in touched}
         return Patch({name: e for name, e in elements.items() if len(e.index)})

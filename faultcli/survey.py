@@ -32,6 +32,7 @@ class TensorSurvey:
     std: float | None
     nonfinite: int  # NaN and infinite values
     scale_bits: int = 0  # of all scales that lie in the memory
+    role: str | None = None  # in a quantised weight
 
     @property
     def bits(self) -> int:

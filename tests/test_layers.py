@@ -27,6 +27,7 @@ LAYERS = [
     "difference",
     "scaling",
     "hardened",
+    "quantised",
     "seal",
     "conversion",
     "prediction",

@@ -27,6 +27,7 @@ from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.factors import Factors
+from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
 from faultcli.scaling import read_state
 from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload
@@ -89,6 +90,7 @@ class Subject:
         data: the data as the user named it; None: the architecture's own, or data in memory.
         checkpoint: the file; None for a model in memory.
         hardened: what a hardened file says of its memory, which is the one that faults hit.
+        quantised: a checkpoint with quantised weights, whose words are the memory that faults hit.
     """
 
     workload: BaseWorkload
@@ -102,6 +104,7 @@ class Subject:
     data: str | None = None
     checkpoint: Checkpoint | None = None
     hardened: Hardened | None = None
+    quantised: Quantised | None = None
 
     @classmethod
     def open(
@@ -130,8 +133,11 @@ class Subject:
         if opening.get("arch") in (None, "hf"):
             _check_whole(checkpoint)
         hardened = Hardened.of(checkpoint)
-        names = names_at_risk(checkpoint, hardened, selection)
-        if hardened is not None:
+        quantised = None if hardened is not None else Quantised.of(checkpoint, selection)
+        names = names_at_risk(checkpoint, hardened, selection) if quantised is None else quantised.weights
+        if quantised is not None:
+            state, factors, sha256 = quantised.packed.state(), None, checkpoint.sha256()
+        elif hardened is not None:
             state, factors, sha256 = hardened.state(), None, checkpoint.sha256()
         else:
             state, factors, sha256 = read_state(checkpoint)
@@ -162,6 +168,7 @@ class Subject:
             data=data,
             checkpoint=checkpoint,
             hardened=hardened,
+            quantised=quantised,
         )
 
     @classmethod
@@ -278,8 +285,8 @@ class Subject:
         )
 
     def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
-        """Return the tensors as they lie in a memory of this format, behind these protections; those of a hardened file
-        as they lie there.
+        """Return the tensors as they lie in a memory of this format, behind these protections; those of a hardened or
+        quantised file as they lie there.
 
         Raises:
             FormatError, UsageError: a tensor cannot be stored in this format, or so protected.
@@ -288,6 +295,9 @@ class Subject:
         if self.hardened is not None:
             stored_as(self.hardened, [format], [chain])
             return self.hardened.image(list(self.tensors))
+        if self.quantised is not None:
+            refuse_other_memories(self.quantised.packed, [format], [chain])
+            return self.quantised.image()
         try:
             return MemoryImage(self.tensors, format, chain, ber, self.factors)
         except FormatError as error:
@@ -297,6 +307,8 @@ class Subject:
 
     def image(self, arm: Arm) -> MemoryImage:
         """Return the tensors as they lie in the memory of an arm; raises as `memory` does."""
+        if self.quantised is not None:
+            refuse_values(arm.fault, self.quantised.packed)
         return self.memory(*arm.memory)
 
 

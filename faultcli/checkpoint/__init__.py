@@ -6,6 +6,7 @@ contents    what a directory holds of checkpoints
 other_formats  files that are no safetensors: what they are, and what to do
 locate      which files a checkpoint consists of
 reader      a checkpoint on the disk: opened, checked, read tensor by tensor
+packed      quantised checkpoints as they are shipped: a table of layouts, and the weights that they hold
 companions  what lies beside a checkpoint, and is taken along
 writer      an opened checkpoint with some tensors replaced, or new tensors
 """

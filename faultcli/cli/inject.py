@@ -51,13 +51,11 @@ def inject(
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import Selection
-    from faultcli.hardened.damage import HardenedMemory, memory_of_map
-    from faultcli.hardened.read import Hardened, names_at_risk, stored_as
+    from faultcli.hardened.damage import HardenedMemory
+    from faultcli.quantised import FileAtRisk, QuantisedMemory, memory_of
 
     checkpoint = Checkpoint.open(model)
     note_what_was_found(checkpoint, quiet=shown.quiet)
-    hardened = Hardened.of(checkpoint)
-    formats, _ = stored_as(hardened, [format], [])
     written_to = output or writes("--output", beside(checkpoint.path, "faulty"))
     if asked.replay is not None:
         if asked.given or save_faults is not None:
@@ -67,18 +65,18 @@ def inject(
         faults = FaultMap.load(asked.replay)
         passes = 2 if faults.before else 1  # with the checksum of what was written
         with byte_progress(shown.quiet, "replaying", passes * checkpoint.nbytes) as advance:
-            memory = memory_of_map(hardened, faults)
+            memory = memory_of(checkpoint, faults)
             result = library.replay(checkpoint, faults, written_to, memory=memory, force=shown.force, progress=advance)
     else:
-        names = names_at_risk(checkpoint, hardened, Selection(*at_risk.selection))
-        law = asked.law(quiet=shown.quiet)
+        file = FileAtRisk.of(checkpoint, Selection(*at_risk.selection), format)
+        memory, law = file.memory, asked.law(quiet=shown.quiet)
         passes = 2 if save_faults else 1
         with byte_progress(shown.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,
-                library.Draw(law, names, formats[0], asked.seed, asked.trial),
+                library.Draw(law, file.names, file.format, asked.seed, asked.trial),
                 written_to,
-                memory=None if hardened is None else HardenedMemory(hardened, names),
+                memory=memory,
                 force=shown.force,
                 save_faults=save_faults,
                 progress=advance,
@@ -101,7 +99,9 @@ def inject(
     note_left_out(checkpoint, written_to, quiet=shown.quiet)
     if shown.json != "-":
         say(_sentence(result))
-        if hardened is not None and not result.restored:
+        if isinstance(memory, QuantisedMemory) and not result.restored:
+            note(f"values are the weights that the words stand for, in {memory.layout}", quiet=shown.quiet)
+        if isinstance(memory, HardenedMemory) and not result.restored:
             read = counted(result.values_changed, "value")
             note(f"behind its protections, {read} read differently; `repair` says what is lost", quiet=shown.quiet)
         if asked.replay is None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 from faultcli.cli.grouping import grouped
+from faultcli.report.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from faultcli.checkpoint import TensorInfo
+    from faultcli.checkpoint import Checkpoint, TensorInfo
+    from faultcli.checkpoint.packed import Packed
     from faultcli.faults.law import FaultLaw
     from faultcli.hardened.read import Hardened
 
@@ -63,12 +65,14 @@ def _inspect_checkpoint(
     model: str | None, asked: options.OneFault, format: str, at_risk: options.AtRisk, shown: options.Shown
 ) -> None:
     from faultcli.campaign.subject import open_checkpoint
+    from faultcli.checkpoint.packed import Packed
     from faultcli.cli.session import naming, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS, Selection
     from faultcli.hardened.read import Hardened
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, Predictor
+    from faultcli.quantised import parts, refuse_other_memories
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
@@ -78,8 +82,11 @@ def _inspect_checkpoint(
     if (hardened := Hardened.of(checkpoint)) is not None:
         _inspect_hardened(hardened, asked, law, format, at_risk, shown)
         return
+    packed = Packed.of(checkpoint)
+    if packed is not None:
+        refuse_other_memories(packed, [format], [])
     try:
-        names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+        names = Selection(*at_risk.selection).names(checkpoint.tensors.values() if packed is None else parts(packed))
     except UsageError:
         if at_risk.include or at_risk.exclude or law is not None or at_risk.target not in TARGETS:
             raise
@@ -89,7 +96,10 @@ def _inspect_checkpoint(
         fault = fault or law.spec
         sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
         expected = law.expected_flips([site for site in sites if law.covers(site)])
-    predictor = Predictor(checkpoint, format, law.ber) if law is not None and law.ber is not None else None
+    ber = (
+        None if law is None or packed is not None else law.ber
+    )  # what a word's error does to a weight is for plain ones
+    predictor = None if ber is None else Predictor(checkpoint, format, ber)
     predictions: list[Prediction] = []
 
     def look(info: TensorInfo, words: Tensor) -> None:
@@ -98,15 +108,23 @@ def _inspect_checkpoint(
 
     with byte_progress(shown.quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint):
         tensors = list(survey(checkpoint, set(names), format, advance, look))
+    tensors = tensors if packed is None else [replace(one, role=packed.roles.get(one.name)) for one in tensors]
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), shown.json)
     if shown.json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))
         say(inspection_summary(tensors, format, fault, expected))
         if predictions:
             stdout().print(prediction_table(format, predictions))
-        if checkpoint.metadata:
-            entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
-            note("metadata: " + ", ".join(entries), quiet=shown.quiet)
+        _note_what_it_is(checkpoint, packed, shown)
+
+
+def _note_what_it_is(checkpoint: Checkpoint, packed: Packed | None, shown: options.Shown) -> None:
+    if packed is not None:
+        weights = counted(len(packed.weights), "weight")
+        note(f"quantised: {packed.layout.title}, {weights}; --target names parts of them", quiet=shown.quiet)
+    if checkpoint.metadata:
+        entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
+        note("metadata: " + ", ".join(entries), quiet=shown.quiet)
 
 
 def _inspect_hardened(

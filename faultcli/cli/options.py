@@ -58,8 +58,8 @@ Format = Annotated[
 Target = Annotated[
     str,
     faults(
-        "weights|all|any",
-        "Tensors at risk: floating-point of two or more dimensions, floating-point, or any.",
+        "T",
+        "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices or all-parts.",
         default=True,
     ),
 ]

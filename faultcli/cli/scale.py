@@ -59,6 +59,7 @@ def scale(
     max --format q2.5
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.checkpoint.packed import refuse_quantised
     from faultcli.cli.session import note_left_out, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
@@ -89,6 +90,7 @@ def scale(
             f"{checkpoint.path}: is hardened: its memory holds what the chain has scaled",
             f"take the plain checkpoint: faultcli harden {checkpoint.path} --read",
         )
+    refuse_quantised(checkpoint, "scale")
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     written = output or writes("--output", beside(checkpoint.path, "scaled"))
     with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance:

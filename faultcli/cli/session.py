@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from faultcli.campaign.subject import Subject
     from faultcli.campaign.trials import RunWith
     from faultcli.checkpoint import Checkpoint
+    from faultcli.checkpoint.packed import Packed
     from faultcli.cli.campaign_options import Running
     from faultcli.cli.options import AtRisk, Correcting, Hardening, ModelAndData
     from faultcli.faults.law import FaultLaw
@@ -50,13 +51,19 @@ def corrector_of(correcting: Correcting) -> Correct | None:
 
 
 def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]) -> tuple[list[str], list[Chain]]:
-    """Read the formats and protections of memories that are asked for; those of a hardened file are its own."""
+    """Read the formats and protections of memories that are asked for; those of a hardened or quantised file are its
+    own."""
     from faultcli.campaign.subject import open_checkpoint
+    from faultcli.checkpoint.packed import Packed
     from faultcli.hardened.read import Hardened, stored_as
     from faultcli.protect.chain import parse_chain
+    from faultcli.quantised import refuse_other_memories
 
-    parsed = [parse_chain(text) for text in chains]
-    return stored_as(Hardened.of(open_checkpoint(model)), formats, parsed)
+    parsed, checkpoint = [parse_chain(text) for text in chains], open_checkpoint(model)
+    hardened = Hardened.of(checkpoint)
+    if hardened is None and (packed := Packed.of(checkpoint)) is not None:
+        refuse_other_memories(packed, formats, parsed)
+    return stored_as(hardened, formats, parsed)
 
 
 def arms_of(
@@ -118,6 +125,8 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
     if subject.hardened:
         memory = f"{subject.hardened.format} behind {subject.hardened.chain.text}"
         note(f"{subject.model}: is hardened; faults hit its own words, {memory}", quiet=quiet)
+    if subject.quantised:
+        note(quantised_note(subject.model, subject.quantised.packed), quiet=quiet)
     if subject.factors:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
@@ -141,6 +150,15 @@ def note_chance(subject: Subject, original: Outcome, *, quiet: bool) -> None:
         f"warning: without faults top-1 is {percent(original.top1)} %, no better than chance of {classes:,} classes;"
         f" likely causes: {likely}, weights that are not trained",
         quiet=quiet,
+    )
+
+
+def quantised_note(model: str, packed: Packed) -> str:
+    """Say how a quantised checkpoint is taken."""
+    computed = "its library's dtype" if packed.dtype is None else str(packed.dtype).removeprefix("torch.")
+    return (
+        f"{model}: is quantised ({packed.layout.title}); faults hit the words of its file, the model computes with"
+        f" what these read as, in {computed}"
     )
 
 

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
+from faultcli.checkpoint.packed import ROLES
 from faultcli.errors import UsageError, unknown_name
 
 TARGETS = {
     "weights": "floating-point tensors with two or more dimensions",
     "all": "every floating-point tensor",
     "any": "every tensor, whole numbers too",
+    **ROLES,
+    "all-parts": "everything that quantised weights are made of",
 }
 
 
@@ -61,7 +64,8 @@ def select(
     """Return the names of the tensors at risk, in the order given.
 
     Args:
-        tensors: dtype is the safetensors name (`F32`).
+        tensors: dtype is the safetensors name (`F32`); one that is a part of a quantised weight has its `role`, a key
+            of `ROLES`, and counts as weights whatever its dtype.
         target: a key of `TARGETS`.
         include: if any, only names that match one of these globs (case counts).
         exclude: and none that match one of these.
@@ -84,6 +88,9 @@ def select(
 
 
 def _in_target(tensor: Tensorlike, target: str) -> bool:
+    role = getattr(tensor, "role", None)
+    if role is not None or target in (*ROLES, "all-parts"):
+        return role is not None and target not in ROLES.keys() - {role}
     floating = tensor.dtype.startswith(("F", "BF")) and tensor.dtype != "F8_E8M0"
     return target == "any" or (floating and (target == "all" or len(tensor.shape) >= 2))
 

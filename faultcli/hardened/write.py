@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, LazyTensors, TensorInfo
 from faultcli.checkpoint.header import DTYPES, HEADER_RECORD, build_header, tensor_bytes
+from faultcli.checkpoint.packed import refuse_quantised
 from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import header_record, rebuild
 from faultcli.errors import CheckpointError, FormatError, UsageError
@@ -94,7 +95,7 @@ def harden_checkpoint(
 
 
 def check_plain(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that is hardened or scaled already."""
+    """Refuse a checkpoint that is hardened or scaled already, or whose weights are quantised."""
     if any(key in checkpoint.metadata for key in COPIES):
         raise CheckpointError(
             f"{checkpoint.path}: is hardened already",
@@ -105,6 +106,7 @@ def check_plain(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: is scaled already",
             "undo that, and let the chain scale: faultcli scale MODEL --undo; --protect scale=max",
         )
+    refuse_quantised(checkpoint, "harden")
 
 
 def _check_names(checkpoint: Checkpoint, plans: Mapping[str, Slot]) -> None:

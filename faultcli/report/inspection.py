@@ -8,11 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
+from faultcli.checkpoint.packed import ROLES
 from faultcli.prediction import Prediction
 from faultcli.report.layout import new_table
 from faultcli.report.numbers import UNDEFINED
 from faultcli.report.text import counted
 from faultcli.survey import TensorSurvey
+
+_OTHER = "other tensors"
 
 
 def inspection_document(
@@ -29,6 +32,7 @@ def inspection_document(
         "checkpoint": path,
         "format": format,
         "bits": sum(tensor.bits for tensor in tensors),
+        "bits_by_role": _bits_by_role(tensors),
         "fault": fault,
         "expected_flips": expected_flips,
         "tensors": [{**asdict(tensor), "bits": tensor.bits} for tensor in tensors],
@@ -37,26 +41,20 @@ def inspection_document(
 
 
 def inspection_table(path: str, tensors: Sequence[TensorSurvey]) -> Table:
-    """Return one row per tensor; those at risk are marked."""
-    table = new_table(
-        path,
-        tensor="left",
-        dtype="left",
-        shape="left",
-        min="right",
-        max="right",
-        std="right",
-        **{"NaN/inf": "right"},
-        bits_at_risk="right",
-    )
+    """Return one row per tensor; those at risk are marked. Where weights are quantised, each has the part that it is in
+    place of the range of its words."""
+    quantised = any(tensor.role for tensor in tensors)
+    ranges = {"min": "right", "max": "right", "std": "right", "NaN/inf": "right"}
+    own = {"part": "left"} if quantised else ranges
+    table = new_table(path, tensor="left", dtype="left", shape="left", **own, bits_at_risk="right")
     for tensor in tensors:
         numbers = (UNDEFINED if x is None else f"{x:.4g}" for x in (tensor.low, tensor.high, tensor.std))
+        found = (*numbers, f"{tensor.nonfinite:,}" if tensor.nonfinite else "")
         table.add_row(
             tensor.name,
             tensor.dtype,
             "×".join(map(str, tensor.shape)) or "scalar",
-            *numbers,
-            f"{tensor.nonfinite:,}" if tensor.nonfinite else "",
+            *([tensor.role or ""] if quantised else found),
             f"{tensor.bits:,}" if tensor.at_risk else "",
             style=None if tensor.at_risk else "dim",
         )
@@ -76,10 +74,23 @@ def inspection_summary(
     )
     if scales := sum(tensor.scale_bits for tensor in at_risk):
         text += f", {scales:,} of them scales"
+    if by_role := _bits_by_role(tensors):
+        text += "; " + ", ".join(f"{role} {bits:,}" for role, bits in by_role.items())
     if fault is None:
         return text
     flips = "depends on what is stored" if expected_flips is None else f"{expected_flips:,.4g} expected flips per trial"
     return f"{text}; {fault}: {flips}"
+
+
+def _bits_by_role(tensors: Sequence[TensorSurvey]) -> dict[str, int]:
+    """Return the bits at risk of the parts of quantised weights, by role, and of the tensors that are no such part;
+    empty if no weight is quantised."""
+    if not any(tensor.role for tensor in tensors):
+        return {}
+    found = dict.fromkeys([*ROLES, _OTHER], 0)
+    for tensor in tensors:
+        found[tensor.role or _OTHER] += tensor.bits
+    return {role: bits for role, bits in found.items() if bits}
 
 
 def prediction_table(format: str, predictions: Sequence[Prediction]) -> Table:

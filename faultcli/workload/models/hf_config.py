@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from faultcli.checkpoint.packed import known
 from faultcli.errors import WorkloadError, install
 from faultcli.foreign import parse_json, read_text
 from faultcli.workload.models.bounded import Shapes, TooMuch, values_of, without_memory
@@ -32,7 +33,7 @@ OWN_NETWORK = "fetch the model again, or name the network yourself: --arch packa
 _NOT_THE_NETWORK = re.compile(
     r"_?(attn|experts)_implementation(_\w+)?|attention_implementation|use_(hub_)?kernels?|kernel_config|fusion_config"
     r"|distributed_config|device_map|trust_remote_code|_?name_or_path|_commit_hash|adapter\w*|configuration_files"
-    r"|transformers_weights|gguf_file"
+    r"|transformers_weights|gguf_file|quantization_config"
 )
 _BESIDE_TORCH = ("torchvision", "torchaudio")
 _COUNTS = re.compile(r"layer|label|depth|block|stage|expert|head", re.IGNORECASE)
@@ -63,7 +64,7 @@ def read_config(directory: Path) -> Any:
             config = CONFIG_MAPPING[kind].from_dict(asked)
     except _Quantised:
         raise WorkloadError(
-            f"{path}: the checkpoint is quantised by a library of its own (quantization_config)",
+            f"{path}: the checkpoint is quantised by a library whose layout is not read (quantization_config)",
             "take the model as it was before; faultcli stores it in number formats itself, --format int8-channel",
         ) from None
     except Exception as error:  # damaged JSON, values of the wrong type: no common class
@@ -84,7 +85,7 @@ def _own(content: Any) -> Any:
         return [_own(item) for item in content]
     if not isinstance(content, dict):
         return content
-    if content.get("quantization_config") is not None:
+    if content.get("quantization_config") is not None and not known(content["quantization_config"]):
         raise _Quantised
     if ":" in str(content.get("architecture", "")):  # of timm's wrapper, which takes hf-hub:REPOSITORY for a name
         raise ValueError(f"architecture {content['architecture']!r} is not a name")
