@@ -154,8 +154,8 @@ class StoredTensor(TensorSlot):
             words = words_of(fitted_format.encode(values))
             for link in links:
                 words = link.nearest(Written(values, words, fitted_format, ber))
-            group = math.lcm(*(1, *(link.fit_block(fitted_format) for link in links)))
             elements = len(words)
+            group = math.lcm(*(1, *(link.fit_block(fitted_format, elements) for link in links)))
             padded = words if elements % group == 0 else np.pad(words, (0, -elements % group))
             fitted: dict[Protection, Fitted] = {}
             for link in links:
