@@ -70,7 +70,7 @@ class Slot:
         fitted: list[Fitted] = []
         for link, known in zip(chain, constants, strict=True):
             corrected = any(before.block_failure(0.0) is not None for before in fitted)
-            empty = _empty(format, corrected=corrected)
+            empty = _empty(format, corrected=corrected, elements=math.prod(shape))
             fitted.append(link.fit(empty) if known is None else link.restored(known, empty, shape))
         scales = None
         if (store := format.scale_format) is not None:
@@ -138,7 +138,7 @@ def _word_dtype(format: NumberFormat) -> np.dtype[np.unsignedinteger]:
     return words_of(torch.empty(0, dtype=container_dtype(format.bits))).dtype
 
 
-def _empty(format: NumberFormat, *, corrected: bool) -> Written:
+def _empty(format: NumberFormat, *, corrected: bool, elements: int) -> Written:
     """Return no values in a format: all that those links need which know nothing of their tensor."""
     nothing: Tensor = torch.empty(0, dtype=format.value_dtype)
-    return Written(nothing, np.empty(0, dtype=_word_dtype(format)), format, None, corrected)
+    return Written(nothing, np.empty(0, dtype=_word_dtype(format)), format, None, corrected, elements)

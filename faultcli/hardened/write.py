@@ -84,7 +84,7 @@ def harden_checkpoint(
     try:
         formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
         links = chain.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber)
-        plans = {name: Slot.planned(name, formats[name], chain.links, checkpoint.info(name).shape) for name in names}
+        plans = {name: Slot.planned(name, formats[name], links[name], checkpoint.info(name).shape) for name in names}
         _check_names(checkpoint, plans)
         writer = _Writer(checkpoint, plans, links, format_name, chain, ber, progress)
         rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)

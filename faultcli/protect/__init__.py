@@ -15,6 +15,9 @@ distribution  how a tensor's numbers are distributed, in a few bits
 posterior  the best estimate of what was written
 embedded   redundancy in the low bits of a word
 inplace    redundancy in the low bits of a block of words
+ldpc       redundancy in the low bits of all words of a tensor
+spare_bits  the nearest words whose lowest bits are given up
+sparse_code  the codes of `ldpc`
 bch        the codes of `inplace`
 block_code  such a code on blocks as they lie in the memory, byte by byte
 checks     redundancy in memory of its own: parity, SECDED, triplication

@@ -59,6 +59,7 @@ class Written:
     `source`: what is to be stored, or what computes it when it is asked for. `words`: their codes, flat, one per
     element in row-major order. `ber`: the bit-error rate that the memory is designed for, None if nobody said.
     `corrected`: an earlier link of the chain corrects what this one leaves, which is better than to read it as 0.
+    `elements`: how many words the tensor has; None: as many as there are here.
     """
 
     source: Tensor | Unencoded
@@ -66,6 +67,12 @@ class Written:
     format: NumberFormat
     ber: float | None
     corrected: bool = False
+    elements: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many words the tensor has."""
+        return len(self.words) if self.elements is None else self.elements
 
     @cached_property
     def values(self) -> Tensor:
@@ -224,8 +231,8 @@ class Protection(ABC):
         """Lowest bits of a word that do not hold the value any more."""
         return 0
 
-    def fit_block(self, format: NumberFormat) -> int:
-        """Words that are written and read together."""
+    def fit_block(self, format: NumberFormat, words: int) -> int:
+        """Words, of this many, that are written and read together."""
         return 1
 
     @classmethod

@@ -14,11 +14,12 @@ from faultcli.protect.checks import Parity, Secded, Tmr
 from faultcli.protect.embedded import Cep, Mset
 from faultcli.protect.guard import Guard
 from faultcli.protect.inplace import InPlace
+from faultcli.protect.ldpc import Ldpc
 from faultcli.protect.posterior import Posterior
 from faultcli.protect.scale import Scale
 
 PROTECTIONS: dict[str, type[Protection]] = {
-    link.name: link for link in (Scale, Guard, Posterior, Mset, Cep, InPlace, Parity, Secded, Tmr)
+    link.name: link for link in (Scale, Guard, Posterior, Mset, Cep, InPlace, Ldpc, Parity, Secded, Tmr)
 }
 
 

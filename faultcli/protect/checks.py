@@ -160,7 +160,7 @@ class Secded(Protection):
     def text(self) -> str:
         return f"secded={self.data}"
 
-    def fit_block(self, format: NumberFormat) -> int:
+    def fit_block(self, format: NumberFormat, words: int = 0) -> int:
         return self.data // format.bits
 
     def fit(self, written: Written) -> Fitted:

@@ -17,15 +17,11 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, split
+from torch import Tensor
 
 from faultcli.errors import UsageError
-from faultcli.formats import NumberFormat, ScaledFormat
-from faultcli.formats.fixed import FixedFormat
+from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
-from faultcli.formats.integers import SignedInteger
-from faultcli.formats.twos_complement import pack
-from faultcli.formats.values import TILE, count_non_finite, exact_reals
 from faultcli.protect.base import (
     Constants,
     Fitted,
@@ -36,12 +32,12 @@ from faultcli.protect.base import (
     codes_of,
     flips_beyond,
     needs_zero_bits,
-    words_of,
 )
 from faultcli.protect.bch import Bch, bch_code
 from faultcli.protect.block_code import BlockCode, Octets
 from faultcli.protect.channel import through
 from faultcli.protect.distribution import Distribution, levels_of, posterior_means
+from faultcli.protect.spare_bits import nearest_sparing
 
 BLOCK_BITS = 256
 _FEW = 3  # flips a block: codes that correct no more often mistake what is beyond them
@@ -98,7 +94,7 @@ class InPlace(Protection):
     def of_rows(self, rows: slice, shape: tuple[int, ...]) -> InPlace:
         return self
 
-    def fit_block(self, format: NumberFormat) -> int:
+    def fit_block(self, format: NumberFormat, words: int = 0) -> int:
         return BLOCK_BITS // format.bits
 
     def doubt(self, format: NumberFormat, others: Collection[str]) -> str | None:
@@ -136,48 +132,8 @@ class InPlace(Protection):
         return FittedInPlace(self._fitting(empty), Distribution.restored(constants, 1))
 
     def nearest(self, written: Written) -> Words:
-        blocks, goals = self._fitting(written), written.values.reshape(-1)
-        tiles = split(goals, TILE)
-        if any(any(count_non_finite(exact_reals(tile, written.format.name))) for tile in tiles):
-            raise UsageError(
-                f"{self.text}: stores finite values only, the tensor holds NaN or infinities",
-                "leave the tensor out with --exclude, or protect it with secded=64",
-            )
-        out = np.empty_like(written.words)
-        size = max(1, TILE // blocks.block) * blocks.block  # of a tile, so that little is held beside the tensor
-        gives = blocks.spare_of(min(size, len(out)))
-        widths = torch.from_numpy(np.exp2(gives))
-        for start in range(0, len(out), size):
-            part = slice(start, start + size)
-            goal = goals[part]
-            if (steps := _in_steps(written.format, goal, start)) is not None:
-                out[part] = _rounded(steps, written.format.bits, widths[: len(goal)].to(steps.dtype))
-                continue
-            index = torch.arange(start, start + len(goal))
-            spare, goal = gives[: len(goal)], goal.double()
-            below, above = neighbours(written.words[part], written.format.element, spare)
-            down, up = ((written.format.decode(codes_of(w), index).double() - goal).abs_() for w in (below, above))
-            odd = torch.from_numpy((below >> spare & 1).astype(bool))
-            out[part] = np.where(torch.where(odd, up <= down, up < down).numpy(), above, below)
-        return out
-
-
-def _in_steps(format: NumberFormat, values: Tensor, start: int) -> Tensor | None:
-    """Return values, from this flat position on, in units of the last bit; None where words are not evenly spaced."""
-    if isinstance(format, FixedFormat):
-        wide = values.double() if format.value_dtype == torch.float64 else exact_reals(values, format.name)
-        return wide * 2.0**format.fraction_bits
-    if isinstance(format, ScaledFormat) and isinstance(format.codec, SignedInteger):
-        return values.double() / format.units(torch.arange(start, start + len(values))).double()
-    return None
-
-
-def _rounded(steps: Tensor, bits: int, widths: Tensor) -> Words:
-    """Return the two's complement words that come nearest to numbers [n], which are overwritten, among the multiples of
-    `widths` [n]; of two that are equally near the even one."""
-    bound = float(1 << bits - 1)
-    coarse = steps.div_(widths).round_().mul_(widths).clamp_(min=-bound)
-    return words_of(pack(torch.minimum(coarse, bound - widths, out=coarse), bits))
+        blocks = self._fitting(written)
+        return nearest_sparing(written, lambda index: blocks.spare[index % blocks.block], self.text)
 
 
 class FittedInPlace(Fitted):
@@ -293,10 +249,6 @@ class InPlaceBlocks:
         """The bit-error rate of a block that is just lost."""
         return (self.code.t + 1) / self.bits
 
-    def spare_of(self, words: int) -> NDArray[np.int64]:
-        """Return how many bits each word of a tensor gives up: int64 [words]."""
-        return np.tile(self.spare, -(-words // self.block))[:words]
-
 
 @lru_cache(maxsize=32)
 def _blocks(format: NumberFormat, t: int, dtype: np.dtype[np.unsignedinteger]) -> InPlaceBlocks:
@@ -319,22 +271,3 @@ def _believed(blocks: InPlaceBlocks, distribution: Distribution) -> NDArray[np.u
     means = posterior_means(distribution.prior(levels)[0], levels, bits, blocks.lost_rate)
     distance = (means[:, None] - levels).abs().nan_to_num(math.inf)
     return distance.argmin(dim=1).to(torch.uint8).numpy()
-
-
-def neighbours(words: Words, format: NumberFormat, spare: NDArray[np.int64]) -> tuple[Words, Words]:
-    """Return the words next below and next above finite ones whose lowest `spare` bits [n] are 0; the same where
-    there is none above.
-
-    Floats are ordered by magnitude (a carry into the exponent is right), all others as two's complement numbers.
-    """
-    step = 1 << spare
-    wide = words.astype(np.int64)
-    sign = wide & 1 << format.bits - 1
-    if isinstance(format, FloatFormat):
-        below, most = (wide ^ sign) & -step, format.max_code & -step
-        above = sign | np.minimum(below + step, most)
-        return (sign | below).astype(words.dtype), above.astype(words.dtype)
-    top = 1 << format.bits - 1
-    below, most = (wide ^ top) - top & -step, top - 1 & -step
-    mask = 2 * top - 1
-    return (below & mask).astype(words.dtype), (np.minimum(below + step, most) & mask).astype(words.dtype)

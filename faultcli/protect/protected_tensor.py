@@ -143,12 +143,12 @@ class StoredTensor(TensorSlot):
         """
         scales: StoredTensor | None = None
         try:
-            group = math.lcm(*(1, *(link.fit_block(format) for link in links)))
+            elements = weights.numel()
+            group = math.lcm(*(1, *(link.fit_block(format, elements) for link in links)))
             values = Values(weights, format, tuple(links), group)
             fitted_format, words = encoded(values, ber)
             if isinstance(fitted_format, ScaledFormat) and fitted_format.at_risk:
                 scales = cls._write_scales(name, fitted_format, links, ber)
-            elements = len(words)
             padded = words if elements % group == 0 else np.pad(words, (0, -elements % group))
             fitted: dict[Protection, Fitted] = {}
             for link in links:

@@ -327,7 +327,8 @@ def test_inplace_stores_the_nearest_value_that_it_can(format: str, spare: float)
     fmt = fmt.fitted(values)
     (link,) = parse_chain(f"inplace={spare}").links
     written = Written(values, words_of(fmt.encode(values)), fmt, None)
-    gives = link.fit(written).blocks.spare_of(values.numel())  # type: ignore[attr-defined]
+    blocks = link.fit(written).blocks  # type: ignore[attr-defined]
+    gives = blocks.spare[np.arange(values.numel()) % blocks.block]
     words = link.nearest(written)
     assert not (words & (1 << gives) - 1).any()
     read = fmt.decode(codes_of(words).view(values.shape)).reshape(-1)

@@ -1,0 +1,154 @@
+"""A low-density parity-check code over a whole tensor, decoded by belief propagation with what is known of its words.
+
+An irregular repeat-accumulate code (Jin, Khandekar and McEliece, 2000): every data bit enters three or eight parity
+sums, and each check bit is the sum of all before it, so that encoding is one pass. It is decoded iteratively (Gallager
+1963), and every word whose bits the code covers is a node of its own: how the numbers of a tensor are distributed tells
+as much about its bits as some of the check bits do (joint source-channel decoding, Garcia-Frias 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Bits = NDArray[np.uint8]  # 0 and 1
+
+ITERATIONS = 100  # at the most; rates well below the limit take 3 to 20
+_DEGREES, _SHARES = (3, 8), (0.7, 0.3)  # sums that a data bit enters, and how many do
+_SEED = 0x1DBC
+_MOST = 25.0  # of a log-likelihood ratio
+_TINY = 1e-7
+_FEWEST, _WORST = 1e-6, 0.25  # bit-error rates that a block is taken to have
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding gave: the data bits [K], whether all parity sums hold, and if not, the probabilities of the values
+    that the top bits of every word may have, float32 [words, 2^top]."""
+
+    bits: Bits
+    whole: bool
+    beliefs: Tensor | None
+
+
+class SparseCode:
+    """The code with `data` data bits and `checks` check bits; equal numbers give equal codes."""
+
+    def __init__(self, data: int, checks: int) -> None:
+        self.data, self.checks = data, checks
+        self._bit, sums = _edges(data, checks)
+        order = np.argsort(sums, kind="stable")
+        self._bit, sums = self._bit[order], sums[order]
+        self._starts = np.searchsorted(sums, np.arange(checks))
+        chain = np.arange(checks)
+        bits = np.concatenate([self._bit, data + chain, data + chain[:-1]])
+        owners = np.concatenate([sums, chain, chain[1:]])
+        order = np.argsort(owners, kind="stable")
+        self._edge_bit, self._edge_sum = torch.from_numpy(bits[order]), torch.from_numpy(owners[order])
+
+    def encode(self, data: Bits) -> Bits:
+        """Return the check bits of data bits [K]."""
+        out: Bits = np.bitwise_xor.accumulate(self._sums(data))
+        return out
+
+    def unsatisfied(self, data: Bits, checks: Bits) -> int:
+        """Return how many parity sums of data bits [K] and check bits [P] do not hold."""
+        wrong = self._sums(data) ^ checks
+        wrong[1:] ^= checks[:-1]
+        return int(np.count_nonzero(wrong))
+
+    def _sums(self, data: Bits) -> Bits:
+        sums: Bits = np.bitwise_xor.reduceat(data[self._bit], self._starts)
+        return sums
+
+    @cached_property
+    def _degrees(self) -> NDArray[np.int64]:
+        return np.bincount(self._edge_sum.numpy(), minlength=self.checks)
+
+    def rate_of(self, unsatisfied: int) -> float:
+        """Return the bit-error rate at which so many parity sums are expected not to hold: of d bits an odd number is
+        wrong with probability (1 − (1 − 2p)^d) / 2."""
+        low, high = _FEWEST, _WORST
+        for _ in range(40):
+            middle = math.sqrt(low * high)
+            expected = float((1 - (1 - 2 * middle) ** self._degrees).sum()) / 2
+            low, high = (middle, high) if expected < unsatisfied else (low, middle)
+        return low
+
+    def decode(self, data: Bits, checks: Bits, log_prior: Tensor, words: int) -> Decoded:
+        """Correct data bits [K] and check bits [P] as read.
+
+        Args:
+            data: the top bits of all words first, word by word from the highest, then others.
+            checks: the check bits.
+            log_prior: float32 [2^top], of what the top bits of a word may be.
+            words: how many words that is.
+        """
+        wrong = self.unsatisfied(data, checks)
+        if not wrong:
+            return Decoded(data, True, None)
+        rate = self.rate_of(wrong)
+        sign = 1 - 2 * torch.from_numpy(np.concatenate([data, checks]).astype(np.float32))
+        return self._propagate(sign * math.log((1 - rate) / rate), log_prior, words)
+
+    def _propagate(self, channel: Tensor, log_prior: Tensor, words: int) -> Decoded:
+        """Pass messages between bits, parity sums and words until all sums hold.
+
+        Messages are log-likelihood ratios, log P(0)/P(1); a sum tells a bit 2·atanh(Π tanh(m/2)) of the messages m of
+        its other bits.
+        """
+        bit, owner = self._edge_bit, self._edge_sum
+        top = len(log_prior).bit_length() - 1
+        covered = words * top
+        values = (torch.arange(1 << top)[:, None] >> torch.arange(top - 1, -1, -1) & 1).float()
+        told = torch.zeros(len(bit))
+        beliefs = None
+        hard = np.empty(0, dtype=np.uint8)
+        for _ in range(ITERATIONS):
+            total = channel.clone().index_add_(0, bit, told)
+            beliefs = torch.softmax(log_prior - total[:covered].view(words, top) @ values.T, dim=1)
+            ones = (beliefs @ values).clamp_(_TINY, 1 - _TINY)
+            total[:covered] = torch.log1p(-ones).sub_(ones.log()).view(-1)
+            hard = (total < 0).numpy().astype(np.uint8)
+            if not self.unsatisfied(hard[: self.data], hard[self.data :]):
+                return Decoded(hard[: self.data], True, None)
+            message = total[bit].sub_(told).clamp_(-_MOST, _MOST).mul_(0.5).tanh_()
+            negative = (message < 0).float()
+            size = message.abs_().clamp_(min=1e-12).log_()
+            sizes = torch.zeros(self.checks).index_add_(0, owner, size)
+            signs = torch.zeros(self.checks).index_add_(0, owner, negative)
+            size = sizes[owner].sub_(size).clamp_(max=-_TINY).exp_().clamp_(max=1 - _TINY)
+            told = size.atanh_().mul_(2 - 4 * ((signs[owner] - negative) % 2))
+        return Decoded(hard[: self.data], False, beliefs)
+
+
+@lru_cache(maxsize=64)
+def sparse_code(data: int, checks: int) -> SparseCode:
+    """Return the code of this size."""
+    return SparseCode(data, checks)
+
+
+def _edges(data: int, checks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which data bit enters which parity sum: each sum has the same number of bits, give or take one, and no bit
+    enters one twice where that can be helped."""
+    draw = np.random.PCG64(_SEED)  # its raw numbers are the same in every numpy, those of a Generator need not be
+    degree = np.full(data, min(_DEGREES[0], checks))
+    degree[np.argsort(draw.random_raw(data), kind="stable")[: round(_SHARES[1] * data)]] = min(_DEGREES[1], checks)
+    bit = np.repeat(np.arange(data), degree)
+    owner = np.empty(len(bit), dtype=np.int64)
+    owner[np.argsort(draw.random_raw(len(bit)), kind="stable")] = np.arange(len(bit)) % checks
+    for _ in range(50):
+        edge = bit * checks + owner
+        order = np.argsort(edge, kind="stable")
+        twice = order[1:][edge[order[1:]] == edge[order[:-1]]]
+        if not len(twice):
+            break
+        for one, other in zip(twice, draw.random_raw(len(twice)) % np.uint64(len(bit)), strict=True):
+            owner[one], owner[other] = owner[other], owner[one]
+    return bit, owner
