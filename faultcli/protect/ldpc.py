@@ -110,29 +110,32 @@ class Ldpc(Protection):
 
     def fit(self, written: Written) -> FittedLdpc:
         sample = written.words[:: max(1, len(written.words) // _SAMPLE)]
-        numbers = written.format.element.decode(codes_of(sample.copy())).double()
-        return self._fitted(written, Distribution.of(numbers.reshape(1, -1)), self.aside)
+        numbers = written.format.element.decode(codes_of(sample.copy()))
+        return self._fitted(written, Distribution.of(lambda: [numbers], 1, len(numbers)), self.aside)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         return self._fitted(empty, Distribution.restored(constants, 1), bool(constants["aside"]))
 
     def _fitted(self, written: Written, distribution: Distribution, aside: bool) -> FittedLdpc:
-        format = written.format.element
-        needs_zero_bits(written.format, self.text)
+        self._check(written.format)
+        return FittedLdpc(written.format.element, _block_of(written.count), self.spare, distribution, aside)
+
+    def _check(self, stored: NumberFormat) -> None:
+        """Refuse a format that it does not work on."""
+        format = stored.element
+        needs_zero_bits(stored, self.text)
         room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
         if self.spare > room:
             raise UsageError(
-                f"{self.text}: words of {written.format.name} have {room} bits to spare", f"choose {room} at the most"
+                f"{self.text}: words of {stored.name} have {room} bits to spare", f"choose {room} at the most"
             )
         if format.bits > 32:
             raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
-        block = _block_of(written.count)
-        return FittedLdpc(format, block, self.spare, distribution, aside)
 
     def nearest(self, written: Written) -> Words:
         if self.aside:
             return written.words
-        self._fitted(written, Distribution.of(torch.ones(1, 1).double()), self.aside)  # refuses what does not work
+        self._check(written.format)
         block = _block_of(written.count)
         return nearest_sparing(written, lambda index: _spare(index % block, self.spare), self.text)
 

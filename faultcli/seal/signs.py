@@ -71,15 +71,23 @@ def find_signs(checkpoint: Checkpoint, *, progress: Progress | None = None) -> l
     """
     found: list[Sign] = []
     samples: dict[tuple[str, tuple[int, ...]], list[tuple[str, Tensor]]] = {}
+    matrices = (info for info in checkpoint.tensors.values() if len(info.shape) > 1)
+    # In one piece: what is kept of each tensor beside large temporaries would leave holes in the heap.
+    rooms = iter(torch.empty(sum(1 for _ in matrices), 2 * _SAMPLE, dtype=torch.int64))
+
+    def look(info: TensorInfo) -> None:  # a function, so that nothing of the last tensor is kept
+        values = checkpoint.read(info.name).reshape(-1)
+        found.extend(_signs_of(info, values))
+        if len(info.shape) > 1 and values.is_floating_point():
+            chosen = _words(values)[:: max(1, len(values) // _SAMPLE)]
+            sample = next(rooms)[: len(chosen)]
+            sample.copy_(chosen)
+            if len(np.unique(sample.numpy())) >= _VARIED:
+                samples.setdefault((info.dtype, info.shape), []).append((info.name, sample))
+
     for info in checkpoint.tensors.values():
-        dtype = torch_dtype(info.dtype)
-        if info.elements and dtype is not None and info.dtype != "F4":
-            values = checkpoint.read(info.name).reshape(-1)
-            found += _signs_of(info, values)
-            if len(info.shape) > 1 and values.is_floating_point():
-                sample = _words(values)[:: max(1, len(values) // _SAMPLE)].clone()
-                if len(np.unique(sample.numpy())) >= _VARIED:
-                    samples.setdefault((info.dtype, info.shape), []).append((info.name, sample))
+        if info.elements and torch_dtype(info.dtype) is not None and info.dtype != "F4":
+            look(info)
         if progress is not None:
             progress(info.nbytes)
     for alike in samples.values():

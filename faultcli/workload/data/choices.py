@@ -20,6 +20,7 @@ from faultcli.errors import WorkloadError
 from faultcli.foreign import ForeignError, parse_json, read_text, whole_number
 from faultcli.workload.data.archives import read_named
 from faultcli.workload.data.datasets import plain_tensor, whole_numbers
+from faultcli.workload.data.readers import ARRAY_SUFFIXES
 from faultcli.workload.data.tokenizer import load_tokenizer
 from faultcli.workload.models.architectures import Language
 
@@ -91,16 +92,15 @@ def load_choices(spec: str, language: Language, limit: int | None = None) -> Cho
     Raises:
         WorkloadError: files are missing or damaged, or do not fit the model, with the line; or `limit` is below 1.
     """
-    arrays = None
-    if spec.endswith((".npz", ".safetensors")):
-        arrays = read_named(Path(spec), _ARRAYS, limit=limit if limit is None or limit > 0 else 1)
-        if "choice_mask" not in arrays:
-            return None
-    elif not spec.endswith(SUFFIX):
+    in_arrays = spec.endswith(ARRAY_SUFFIXES) and "choice_mask" in read_named(Path(spec), ("choice_mask",), limit=1)
+    if not in_arrays and not spec.endswith(SUFFIX):
         return None
     if limit is not None and limit < 1:
         raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
-    found = _of_lines(spec, language, limit) if arrays is None else _of_arrays(spec, arrays, language)
+    if in_arrays:
+        found = _of_arrays(spec, read_named(Path(spec), _ARRAYS, limit=limit), language)
+    else:
+        found = _of_lines(spec, language, limit)
     questions, answers = zip(*found, strict=True)
     return ChoiceDataset(questions, torch.tensor(answers, dtype=torch.int64), spec)
 
