@@ -104,7 +104,7 @@ class Packed:
 
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:
-        """What `state` has, by name: weights in the dtype of the model, or what their layout computes in; in no file."""
+        """What `state` has, by name: weights in the dtype of the model, or of their layout, and in no file."""
         known = {f"torch.{torch_name}": name for name, (_, torch_name) in DTYPES.items()}
         found = {}
         for name, weight in self.weights.items():
