@@ -138,9 +138,8 @@ class Quantised:
         Raises:
             CheckpointError: a tensor is at risk that no weight is made of.
         """
-        known = {*self.packed.names}
         for name in self.parts_of:
-            if name not in known:
+            if name not in self.packed.infos:
                 raise CheckpointError(
                     f"{self.packed.checkpoint.path}: tensor {name!r} says how others are stored, or is for activations;"
                     " what a flip there does, no weight says",
@@ -156,12 +155,12 @@ class Quantised:
             found.setdefault(self.packed.weight_of.get(name, name), []).append(name)
         return found
 
-    def image(self) -> MemoryImage:
-        """Return the memory that the file is. CheckpointError as for `weights`."""
-        return MemoryImage.around(dict(self._stored()), "native", UNPROTECTED)
+    def image(self, weights: Iterable[str]) -> MemoryImage:
+        """Return those of `weights` as they lie in the memory that the file is."""
+        return MemoryImage.around(dict(self._stored(weights)), "native", UNPROTECTED)
 
-    def _stored(self) -> Iterator[tuple[str, TensorInMemory]]:
-        for name in self.weights:
+    def _stored(self, weights: Iterable[str]) -> Iterator[tuple[str, TensorInMemory]]:
+        for name in weights:
             if name in self.packed.weights:
                 weight = self.packed.weights[name]
                 yield name, QuantisedTensor(weight, self.packed.held(name), self.packed, self.parts_of[name])

@@ -297,7 +297,7 @@ class Subject:
             return self.hardened.image(list(self.tensors))
         if self.quantised is not None:
             refuse_other_memories(self.quantised.packed, [format], [chain])
-            return self.quantised.image()
+            return self.quantised.image(list(self.tensors))
         try:
             return MemoryImage(self.tensors, format, chain, ber, self.factors)
         except FormatError as error:

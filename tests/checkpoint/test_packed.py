@@ -55,6 +55,7 @@ def test_reads_what_the_library_reads(case: Path) -> None:
     weight = only(packed)
     assert weight.shape == tuple(expected["weight"].shape)
     assert same(packed.decode(weight.name), expected["weight"])
+    assert packed.infos[weight.name].shape == weight.shape
 
 
 def test_reads_what_the_library_reads_after_flips(case: Path) -> None:

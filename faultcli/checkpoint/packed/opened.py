@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from faultcli.checkpoint.header import TensorInfo, torch_dtype
+from faultcli.checkpoint.header import DTYPES, TensorInfo, torch_dtype
 from faultcli.checkpoint.packed.arrays import HeldWords
 from faultcli.checkpoint.packed.bits import Words
 from faultcli.checkpoint.packed.files import Files
@@ -101,14 +102,20 @@ class Packed:
         own = torch_dtype(self.checkpoint.info(name).dtype)
         return self.dtype if self.dtype and own in _COMPUTED_WITH.values() else own
 
-    @property
-    def names(self) -> Iterable[str]:
-        """What `state` has: weights by their own names, and the tensors that read as they are."""
-        return [*self.weights, *(info.name for info in self.rest)]
+    @cached_property
+    def infos(self) -> dict[str, TensorInfo]:
+        """What `state` has, by name: weights in the dtype of the model, or of their layout, and in no file."""
+        known = {f"torch.{torch_name}": name for name, (_, torch_name) in DTYPES.items()}
+        found = {}
+        for name, weight in self.weights.items():
+            dtype = self.dtype or weight.grid.dtype
+            size = dtype.itemsize * math.prod(weight.shape)
+            found[name] = TensorInfo(name, known[str(dtype)], weight.shape, self.checkpoint.path, 0, size)
+        return found | {info.name: info for info in self.rest}
 
     def state(self) -> dict[str, Tensor]:
         """Return all weights, and the tensors that read as they are."""
-        return {name: self.read(name) for name in self.names}
+        return {name: self.read(name) for name in self.infos}
 
 
 def refuse_quantised(checkpoint: Checkpoint, command: str) -> None:
