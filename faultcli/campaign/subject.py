@@ -156,7 +156,8 @@ class Subject:
                 f" {'it' if len(unread) == 1 else 'them'}",
                 "name tensors that it reads with --include" if selection.include else "widen the selection",
             )
-        workload.found += _not_read(workload, checkpoint.tensors if hardened is None else hardened.infos, unread)
+        infos = checkpoint.tensors if hardened is None else hardened.infos
+        workload.found += _not_read(workload, infos if quantised is None else quantised.packed.infos, unread)
         return cls(
             workload,
             {name: state[name] for name in read},
