@@ -34,11 +34,15 @@ class FaultFree:
     seconds: float
 
 
-def fault_free(workload: BaseWorkload) -> FaultFree:
-    """Run the model as it is now."""
+def fault_free(workload: BaseWorkload, *, listen: bool = False) -> FaultFree:
+    """Run the model as it is now; if asked to listen, find out whether its answers vary by themselves
+    (`BaseWorkload.noise`)."""
     start = time.perf_counter()
     golden, outcome = workload.fault_free()
-    return FaultFree(golden, outcome, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    if listen:
+        workload.listen(golden)
+    return FaultFree(golden, outcome, seconds)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory, Store
 from faultcli.campaign.subject import Subject
+from faultcli.errors import WorkloadError
 from faultcli.workload.metrics import Outcome
 
 
@@ -146,16 +147,22 @@ def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[R
     Raises:
         StoreError: the store holds another campaign.
         UsageError: a gate asks for what this kind of model does not have.
-        WorkloadError: the model fails.
+        WorkloadError: the model fails, or a gate asks for less than what its answers vary by themselves.
     """
     start = time.perf_counter()
     executor, store = means.get("executor") or Serial(), means.get("store") or Store.open(None)
     identity, workload = subject.identity(plan), subject.workload
-    original = fault_free(workload)
+    original = fault_free(workload, listen=True)
     if (look := means.get("on_original")) is not None:
         look(original.outcome)
     for gate in plan.gates:
         gate.check_measured(gate_values(original.outcome), workload.architecture.name)
+        if workload.noise and gate.name == "max-sdc" and gate.threshold < workload.noise:
+            raise WorkloadError(
+                f"{workload.architecture.name}: {workload.noise:.2%} of its answers change from run to run without any"
+                f" fault, so {gate.text} cannot be told from that",
+                "let the model answer alike every time (model.eval(), no noise of its own), or leave the gate out",
+            )
     plan.check_measure(original.outcome)
     store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=means.get("provenance"))
     try:

@@ -19,7 +19,7 @@ def evaluate_stored(
 ) -> tuple[Outcome, Outcome]:
     """Return the outcome of the checkpoint as it is, and as stored (compared with the first); the workload, which holds
     the checkpoint, is left as it was."""
-    original = fault_free(workload)
+    original = fault_free(workload, listen=True)
     with as_stored(image, workload, tensors) as differs:
         return original.outcome, workload.outcome(original.golden) if differs else original.outcome
 

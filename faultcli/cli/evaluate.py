@@ -30,7 +30,7 @@ def evaluate(
     Example: faultcli evaluate --format q2.5
     """
     from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
-    from faultcli.cli.session import corrector_of, memories_of, note_chance, note_doubts, note_what_runs, open_subject
+    from faultcli.cli.session import corrector_of, memories_of, note_doubts, note_original, note_what_runs, open_subject
     from faultcli.recover.applied import AppliedCorrection
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
@@ -44,7 +44,7 @@ def evaluate(
     note_doubts(subject, [(format, chain)], quiet=shown.quiet)
     measured, image = subject.workload, subject.memory(format, chain, rate)
     original, stored = evaluate_stored(image, measured, subject.tensors)
-    note_chance(subject, original, quiet=shown.quiet)
+    note_original(subject, original, quiet=shown.quiet)
     corrected = None
     if correct is not None:
         answering = subject.classifier("--corrector")

@@ -135,12 +135,19 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
         note(f"warning: {doubt}", quiet=quiet)
 
 
-def note_chance(subject: Subject, original: Outcome, *, quiet: bool) -> None:
-    """Say that a model answers no better than chance before any fault, and why that may be."""
+def note_original(subject: Subject, original: Outcome, *, quiet: bool) -> None:
+    """Say what may be wrong with a model before any fault: its answers vary by themselves, or are no better than
+    chance, and why that may be."""
     from faultcli.report.numbers import percent
     from faultcli.workload.chance import no_better_than_chance
     from faultcli.workload.classifier import Workload
 
+    if (noise := subject.workload.noise) is not None:
+        note(
+            f"warning: {percent(noise)} % of the answers change from run to run without any fault (dropout that is on,"
+            " noise, a counter in the network): SDC below that means nothing, and trials do not repeat exactly",
+            quiet=quiet,
+        )
     classes = subject.workload.classes if isinstance(subject.workload, Workload) else None
     right = original.correct1
     if classes is None or right is None or not no_better_than_chance(right, original.n, classes):
@@ -212,7 +219,7 @@ def conducting(
         try:
             yield {
                 **{"executor": executor, "store": kept, "budget_seconds": seconds, "provenance": provenance},
-                "on_original": partial(note_chance, subject, quiet=quiet),
+                "on_original": partial(note_original, subject, quiet=quiet),
             }
         except KeyboardInterrupt:
             note(_where_trials_are(running.store, kept.trials), quiet=quiet)

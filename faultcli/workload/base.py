@@ -56,6 +56,7 @@ class BaseWorkload(ABC):
         self.binding: Binding | None = binding_of(self.model)
         self.parameters: dict[str, LiveTensor] = live_tensors(self.model)
         self.found: list[str] = []  # what was found since, a line each, for `doubts`
+        self.noise: float | None = None  # part of the answers that change from run to run without faults; None: none
 
     @abstractmethod
     def __len__(self) -> int:
@@ -95,6 +96,26 @@ class BaseWorkload(ABC):
     @abstractmethod
     def outcome(self, golden: Golden | None = None) -> Outcome:
         """Run the model and measure its answers."""
+
+    def sample(self) -> Tensor | None:
+        """Return what the model says of a few inputs now, [..., K]; None where two runs are compared elsewhere."""
+        return None
+
+    def listen(self, golden: Golden) -> None:
+        """Find out whether the model answers alike twice, from a few inputs; if it does not, how many of its answers
+        differ from the golden run for no reason: `noise`. The weights have to be those of the golden run.
+
+        On a GPU answers are compared and not logits, whose last bits may vary.
+        """
+        self.noise = None
+        one, other = self.sample(), self.sample()
+        if one is None or other is None:
+            return
+        alike = torch.equal(one.argmax(-1), other.argmax(-1))
+        if alike and (self.device.type != "cpu" or torch.equal(one.nan_to_num(), other.nan_to_num())):
+            return
+        outcome = self.outcome(golden)
+        self.noise = 1 - (outcome.masked or 0) / outcome.n
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy the given tensors into the live ones; the others stay.

@@ -151,6 +151,13 @@ class ChoiceWorkload(BaseWorkload):
             self.ran = True
         return scores
 
+    def sample(self) -> Tensor:
+        """Return the logits of the longest text: [1, T, V]."""
+        ids = torch.tensor([self._runs[0][0]], device=self.device)
+        with self.inference():
+            logits: Tensor = self.model(ids, torch.ones_like(ids))
+        return logits
+
     def _measured(self, scores: Tensor, golden: GoldenRun | None) -> Outcome:
         outcome = measure(scores, self.questions.labels, golden)
         answers = (scores / self._lengths).max(dim=1).indices

@@ -31,6 +31,7 @@ DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, L
 _BATCH_NUMBERS = 1 << 20
 # A GPU is faster the more there are (benchmarks/gpu.md); the bound keeps activations of large inputs in its memory.
 _GPU_BATCH_SIZE, _GPU_BATCH_NUMBERS = 1000, 1 << 25
+_SAMPLE = 16  # inputs that are run twice, to see whether answers vary by themselves
 CACHE_BYTES = 1 << 30  # preprocessed inputs are kept up to this size, else made anew batch by batch
 
 
@@ -140,6 +141,15 @@ class Workload(BaseWorkload):
                 self.ran = True
         assert out is not None  # a data set has at least one input
         return out
+
+    def sample(self) -> Tensor:
+        """Return the logits of the first inputs: [n, K]."""
+        rows = self.architecture.batch or min(self.batch_size, len(self), _SAMPLE)
+        start, stop = next(cuts(self.dataset, rows))
+        batch = self._prepare(start, stop)
+        with self.inference():
+            logits: Tensor = self._pick(batch.given_to(self.model))
+        return logits
 
     def _batches(self) -> Iterator[tuple[int, Inputs]]:
         """Yield where every batch starts, and the batch."""

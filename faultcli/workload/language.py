@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
 from faultcli.workload.base import BaseWorkload, Golden
@@ -88,6 +88,14 @@ class LanguageWorkload(BaseWorkload):
         """Run the model and measure its answers."""
         assert golden is None or isinstance(golden, GoldenTokens)
         return self._run(TokenMeter(self.tokens.lengths, self.tokens.ids.shape[1], golden=golden)).outcome()
+
+    def sample(self) -> Tensor:
+        """Return the logits of the first sequence: [1, T, V]."""
+        length = int(self.tokens.lengths[0])
+        ids = self.tokens.ids[:1, :length].to(self.device)
+        with self.inference():
+            logits: Tensor = self.model(ids, torch.ones_like(ids))
+        return logits
 
     def _run(self, meter: TokenMeter) -> TokenMeter:
         for start in range(0, len(self), self.batch_size):
