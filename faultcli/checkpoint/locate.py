@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from faultcli.checkpoint.contents import (
     shard_of,
 )
 from faultcli.checkpoint.header import MAX_HEADER_BYTES, load_json, read_raw_header
-from faultcli.checkpoint.other_formats import PICKLE_SUFFIXES, how_to_convert
+from faultcli.checkpoint.other_formats import PICKLE_SUFFIXES, how_to_convert, quoted
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, read_small
 
@@ -163,7 +162,7 @@ def _holds_none(directory: Path, names: Sequence[str]) -> CheckpointError:
     if pickles:
         return CheckpointError(nothing, how_to_convert(directory, pickles))
     if any(name.endswith(".distcp") for name in names):
-        merged = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {_quoted(directory)} model.pt"
+        merged = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {quoted(directory)} model.pt"
         return CheckpointError(
             f"{nothing}, but one of torch.distributed",
             f"make one file of it: {merged}; then: faultcli convert model.pt",
@@ -178,7 +177,7 @@ def _holds_none(directory: Path, names: Sequence[str]) -> CheckpointError:
     if folders:
         holds = "its folder does" if len(folders) == 1 else "its folders do"
         return CheckpointError(
-            f"{nothing} itself, {holds}: {some(folders)}", f"name one: {_quoted(directory / folders[0])}"
+            f"{nothing} itself, {holds}: {some(folders)}", f"name one: {quoted(directory / folders[0])}"
         )
     return CheckpointError(nothing, f"name a .safetensors file, a *{INDEX_SUFFIX}, or a directory with either")
 
@@ -250,16 +249,12 @@ def _ambiguous(directory: Path, held: Sequence[Held], parts: Sequence[str]) -> C
     names = [one.name for one in held if one.name]
     names = [*(name for name in usual if name in names), *(name for name in names if name not in usual), *parts]
     if names:
-        remedy = f"name one: {_quoted(directory / names[0])}"
+        remedy = f"name one: {quoted(directory / names[0])}"
         if names[0].endswith(SUFFIX) and (directory / "config.json").is_file():
             remedy += "; to run it, with --arch hf"
     else:
         remedy = "leave the files of one of them in the directory, or fetch the index of the one that is meant"
     return CheckpointError(f"{directory}: which checkpoint is meant? It holds {some(listed)}", remedy)
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:

@@ -143,8 +143,11 @@ def _convert_directory(path: Path, output: Path, force: bool) -> Conversion:
         )
     weight_map = _weight_map(source) if source.name.endswith(_INDEX_SUFFIX) else None
     shards = sorted(set(weight_map.values())) if weight_map is not None else [source.name]
-    done = Conversion(output)
-    with atomic_directory(output, force=force, inputs=[directory, *(directory / shard for shard in shards)]) as partial:
+    inputs = [directory / shard for shard in shards]
+    nbytes = sum(file.stat().st_size for file in inputs if file.is_file())
+    beside = companions_of(directory, [*shards, source.name], nbytes, output)
+    done = Conversion(output, beside=beside.left_out)
+    with atomic_directory(output, force=force, inputs=[directory, *inputs], brings=set(beside.names)) as partial:
         written: dict[str, str] = {}
         for shard in shards:
             name = _renamed(shard)
@@ -154,9 +157,7 @@ def _convert_directory(path: Path, output: Path, force: bool) -> Conversion:
             _check_index(source, weight_map, written, done.tied)
             index = {"metadata": {"total_size": done.nbytes}, "weight_map": dict(sorted(written.items()))}
             (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        beside = companions_of(directory, [*shards, source.name], done.nbytes, output)
         beside.copy(partial)
-        done.beside = beside.left_out
     return done
 
 

@@ -95,3 +95,13 @@ def test_an_adapter_is_looked_at_and_hit_but_not_run(model: Path, faultcli: Call
         "faultcli: error: adapter.safetensors: is an adapter, which does not run without its model",
         "try: merge the two first (peft: model.merge_and_unload().save_pretrained('merged')), and name merged",
     ]
+
+
+def test_a_converted_directory_has_its_folders(model: Path, tmp_path: Path, faultcli: Callable[..., Any]) -> None:
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    done = faultcli("convert", "m", "-o", "out")
+    assert (done.code, done.err.splitlines().count(LEFT)) == (0, 1), done.err
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
+    assert faultcli("convert", "m", "-o", "out", "--force").code == 0
+    assert faultcli("evaluate", "out", "--arch", "digits-cnn", "--limit", 4).code == 0
