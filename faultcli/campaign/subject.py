@@ -214,6 +214,12 @@ class Subject:
         workload = module_workload(model, data, called, answer) if task is None else scored_module(model, task, called)
         return cls(workload, tensors, state_sha256(live), selection=selection, model=called)
 
+    def doubts(self) -> list[str]:
+        """Return what a user may not expect of what is at risk and of the model, a line each."""
+        own = self.checkpoint is None or self.hardened is not None or self.quantised is not None
+        left_out = None if own or self.checkpoint is None else self.selection.left_out(self.checkpoint.tensors.values())
+        return [*([] if left_out is None else [left_out]), *self.workload.doubts()]
+
     @property
     def training_split(self) -> str | None:
         """What the inputs that the model was trained on are called, as `--data` takes it; None where that cannot be

@@ -55,7 +55,7 @@ def harden(
     harden model.safetensors --format q2.5 --protect scale=max:channel,inplace=2
     """
     from faultcli.checkpoint import Checkpoint
-    from faultcli.cli.session import note_left_out, note_what_was_found
+    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.device.export import check_folder
@@ -93,6 +93,7 @@ def harden(
     chain = parse_chain(memory.protect)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+    note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
     written = image.output or writes("--output", beside(checkpoint.path, "hardened"))
     with byte_progress(shown.quiet, "hardening", checkpoint.nbytes) as advance:
         rows = harden_checkpoint(

@@ -47,7 +47,7 @@ def inject(
     """
     from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
-    from faultcli.cli.session import note_left_out, note_what_was_found
+    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import Selection
@@ -70,6 +70,7 @@ def inject(
     else:
         file = FileAtRisk.of(checkpoint, Selection(*at_risk.selection), format)
         memory, law = file.memory, asked.law(quiet=shown.quiet)
+        note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
         passes = 2 if save_faults else 1
         with byte_progress(shown.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(

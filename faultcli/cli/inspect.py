@@ -66,7 +66,7 @@ def _inspect_checkpoint(
 ) -> None:
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.checkpoint.packed import Packed
-    from faultcli.cli.session import naming, note_what_was_found
+    from faultcli.cli.session import naming, note_not_at_risk, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS, Selection
     from faultcli.hardened.read import Hardened
@@ -91,6 +91,7 @@ def _inspect_checkpoint(
         if at_risk.include or at_risk.exclude or law is not None or at_risk.target not in TARGETS:
             raise
         names = []  # a checkpoint without weights can still be looked at
+    note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
     fault, expected = asked.fault, None
     if law is not None:
         fault = fault or law.spec

@@ -60,7 +60,7 @@ def scale(
     """
     from faultcli.checkpoint import Checkpoint
     from faultcli.checkpoint.packed import refuse_quantised
-    from faultcli.cli.session import note_left_out, note_what_was_found
+    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
@@ -92,6 +92,7 @@ def scale(
         )
     refuse_quantised(checkpoint, "scale")
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+    note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
     written = output or writes("--output", beside(checkpoint.path, "scaled"))
     with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(

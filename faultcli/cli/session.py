@@ -107,6 +107,17 @@ def note_what_was_found(checkpoint: Checkpoint | None, *, quiet: bool) -> None:
         note(f"warning: {found}", quiet=quiet)
 
 
+def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) -> None:
+    """Say that most of a file that is no memory of its own is not at risk, because of its dtypes."""
+    from faultcli.checkpoint.packed import Packed
+    from faultcli.faults.selection import Selection
+    from faultcli.hardened.read import Hardened
+
+    left_out = Selection(*at_risk.selection).left_out(checkpoint.tensors.values())
+    if left_out is not None and Hardened.of(checkpoint) is None and Packed.of(checkpoint) is None:
+        note(f"warning: {checkpoint.path}: {left_out}", quiet=quiet)
+
+
 def note_left_out(checkpoint: Checkpoint, written: Path, *, quiet: bool) -> None:
     """Say what lies beside a checkpoint and is not beside what was written."""
     from faultcli.checkpoint.companions import companions_of
@@ -131,7 +142,7 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
     note(demo + subject.workload.describe(), quiet=quiet)
-    for doubt in subject.workload.doubts():
+    for doubt in subject.doubts():
         note(f"warning: {doubt}", quiet=quiet)
 
 

@@ -38,6 +38,13 @@ class Tensorlike(Protocol):
     def shape(self) -> Sequence[int]: ...
 
 
+class Weighed(Tensorlike, Protocol):
+    """What is looked at to say how much is left out."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which tensors lie in the memory at risk; see `select`."""
@@ -56,6 +63,20 @@ class Selection:
     def names(self, tensors: Iterable[Tensorlike]) -> list[str]:
         """Return the names of the tensors that are selected; raises as `select`."""
         return select(tensors, target=self.target, include=self.include, exclude=self.exclude)
+
+    def left_out(self, tensors: Iterable[Weighed]) -> str | None:
+        """Say which matrices are not at risk because of their dtype, if these are more than half of their bytes; what
+        globs leave out is not told to those who wrote them."""
+        matrices = [t for t in tensors if len(t.shape) >= 2 and _passes(t.name, self.include, self.exclude)]
+        rest = [t for t in matrices if not _in_target(t, self.target)]
+        whole, missing = (sum(t.nbytes for t in some) for some in (matrices, rest))
+        if 2 * missing <= whole:
+            return None
+        dtypes = ", ".join(sorted({t.dtype for t in rest}))
+        return (
+            f"not at risk: {len(rest)} of {len(matrices)} matrices, {100 * missing / whole:.0f} % of their bytes"
+            f" ({dtypes}); --target any takes them"
+        )
 
 
 def select(
