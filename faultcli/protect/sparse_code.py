@@ -1,6 +1,6 @@
 """A low-density parity-check code over a whole tensor, decoded by belief propagation with what is known of its words.
 
-An irregular repeat-accumulate code (Jin, Khandekar and McEliece, 2000): every data bit enters three or eight parity
+An irregular repeat-accumulate code (Jin, Khandekar and McEliece, 2000): every data bit enters three to sixteen parity
 sums, and each check bit is the sum of all before it, so that encoding is one pass. It is decoded iteratively (Gallager
 1963), and every word whose bits the code covers is a node of its own: how the numbers of a tensor are distributed tells
 as much about its bits as some of the check bits do (joint source-channel decoding, Garcia-Frias 2001).
@@ -20,7 +20,7 @@ from torch import Tensor
 Bits = NDArray[np.uint8]  # 0 and 1
 
 ITERATIONS = 100  # at the most; rates well below the limit take 3 to 20
-_DEGREES, _SHARES = (3, 8), (0.7, 0.3)  # sums that a data bit enters, and how many do
+_DEGREES, _SHARES = (3, 8, 16), (0.6, 0.25, 0.15)  # sums that a data bit enters, and how many bits do
 _SEED = 0x1DBC
 _MOST = 25.0  # of a log-likelihood ratio
 _TINY = 1e-7
@@ -138,8 +138,11 @@ def _edges(data: int, checks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
     """Return which data bit enters which parity sum: each sum has the same number of bits, give or take one, and no bit
     enters one twice where that can be helped."""
     draw = np.random.PCG64(_SEED)  # its raw numbers are the same in every numpy, those of a Generator need not be
+    order = np.argsort(draw.random_raw(data), kind="stable")
     degree = np.full(data, min(_DEGREES[0], checks))
-    degree[np.argsort(draw.random_raw(data), kind="stable")[: round(_SHARES[1] * data)]] = min(_DEGREES[1], checks)
+    ends = (data * np.cumsum(_SHARES[::-1])).round().astype(int)
+    for part, count in zip(np.split(order, ends)[:2], _DEGREES[:0:-1], strict=True):
+        degree[part] = min(count, checks)
     bit = np.repeat(np.arange(data), degree)
     owner = np.empty(len(bit), dtype=np.int64)
     owner[np.argsort(draw.random_raw(len(bit)), kind="stable")] = np.arange(len(bit)) % checks
