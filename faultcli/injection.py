@@ -143,12 +143,19 @@ class PlainMemory(FileMemory):
         return self._changed
 
 
-def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> list[TensorSlot]:
-    """Return the places that the tensors `names` take in a memory of this format.
+def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str, *, numbers: bool = False) -> list[TensorSlot]:
+    """Return the places that the tensors `names` take in a memory of this format. In the native one these are the words
+    of the file, whatever its dtype: the two fp32 words of a complex number, the bytes of booleans and packed values.
+
+    Args:
+        numbers: the words have to be numbers that a format reads, as protections need them.
 
     Raises:
-        FormatError: a tensor's dtype has no native format.
+        FormatError: a tensor's dtype is none that the format reads.
     """
+    if format_name == "native" and not numbers:
+        infos = map(checkpoint.info, names)
+        return [TensorSlot(info.name, word_shape(info), word_format(info.dtype)) for info in infos]
     places = []
     for info in map(checkpoint.info, names):
         try:
@@ -249,8 +256,7 @@ def replay(
     """
     if memory is None:
         here = [name for name in faults.layout if name in checkpoint.tensors]
-        native = faults.format == "native"
-        places = _words_of_any_dtype(checkpoint, here) if native else slots(checkpoint, here, faults.format)
+        places = slots(checkpoint, here, faults.format)
         memory = PlainMemory(checkpoint, places, faults.format)
     layout = {site.name: site.layout for site in memory.sites}
     missing = [name for name in faults.layout if name not in layout]
@@ -278,12 +284,6 @@ def replay(
     bound = faults.before is not None
     _, changed = _write(memory, output, look_up, prove, force=force, progress=progress, hashed=bound)
     return Injection(output, faults, changed, restored=taking_back)
-
-
-def _words_of_any_dtype(checkpoint: Checkpoint, names: Sequence[str]) -> list[TensorSlot]:
-    """As `slots` in the native format: a bit flips back in words that no number format reads, too."""
-    infos = map(checkpoint.info, names)
-    return [TensorSlot(info.name, word_shape(info), word_format(info.dtype)) for info in infos]
 
 
 def word_shape(info: TensorInfo) -> tuple[int, ...]:

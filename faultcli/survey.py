@@ -12,7 +12,7 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from faultcli.errors import FormatError
-from faultcli.formats import format_for
+from faultcli.formats import NATIVE, format_for
 from faultcli.formats.values import TILE
 
 
@@ -67,14 +67,15 @@ def _survey(
         format = format_for(format_name, info.dtype)
         word_bits = format.bits
         scale_bits = format.scale_format.bits * format.scale_words(info.shape) if format.scale_format else 0
-    except FormatError:
-        pass
+    except FormatError:  # words of no number lie as they are in the file, and in no other format
+        if format_name == "native":
+            word_bits = 8 * info.nbytes // max(1, math.prod(info.shape))
     low = high = std = None
     nonfinite = 0
     if torch_dtype(info.dtype) is not None and info.dtype not in ("F4", "C64"):
         words = checkpoint.read(info.name)
         low, high, std, nonfinite = _statistics(words)
-        if look is not None:
+        if look is not None and info.dtype in NATIVE:
             look(info, words)
     elements = math.prod(info.shape)
     return TensorSurvey(

@@ -157,7 +157,10 @@ def native_format(dtype: str) -> NumberFormat:
         FormatError: words of this dtype (booleans, packed 4-bit values, complex numbers) are not supported.
     """
     if dtype not in NATIVE:
-        raise FormatError(f"has dtype {dtype}, which no number format stores", f"supported: {', '.join(NATIVE)}")
+        raise FormatError(
+            f"has dtype {dtype}, which no number format stores",
+            "leave it out with --exclude; `inject` flips its bits as they lie in the file, --format native",
+        )
     return NATIVE[dtype]
 
 

@@ -82,7 +82,7 @@ def harden_checkpoint(
     """
     check_plain(checkpoint)
     try:
-        formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
+        formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
         links = chain.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber)
         plans = {name: Slot.planned(name, formats[name], links[name], checkpoint.info(name).shape) for name in names}
         _check_names(checkpoint, plans)

@@ -83,7 +83,7 @@ def scale_checkpoint(
     Peak memory is a few times the largest tensor, whatever the file's size.
     """
     names = [name for name in names if checkpoint.info(name).elements]
-    formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
+    formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
     rounds = _may_round(checkpoint, names, scale)
     common = None
     if scale.granularity == "model" and names:
