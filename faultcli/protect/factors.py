@@ -163,7 +163,9 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
         low, high = own.aminmax(dim=1)
         peak[tile[0]] = torch.maximum(peak[tile[0]], torch.maximum(-low, high).double())
     if not bool(peak.isfinite().all()):
-        raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
+        raise FormatError(
+            "holds NaN or infinite values; they cannot be scaled to fit a range", "leave the tensor out with --exclude"
+        )
     if isinstance(format, ScaledFormat | NativeIntegerFormat):
         return torch.ones(len(peak))
     if isinstance(format, FloatFormat) and format.bits >= 16:

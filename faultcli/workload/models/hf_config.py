@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def read_config(directory: Path) -> Any:
         kind = asked.get("model_type")
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             raise ValueError(f"model_type {str(kind)[:60]!r} is not one that this transformers knows")
-        with offline():
+        with quiet(), offline():
             config = CONFIG_MAPPING[kind].from_dict(asked)
     except _Quantised:
         raise WorkloadError(
@@ -146,6 +147,23 @@ def check_counts(content: Any, name: str = "") -> None:
         raise ValueError(f"{name} is not finite")
     elif isinstance(content, (int, float)) and abs(content) > _MOST and _COUNTS.search(name):
         raise ValueError(f"{name} is {content}; more than {_MOST:,} are not built")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from writing bars and reports to stderr; what it found is checked, not read by people."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

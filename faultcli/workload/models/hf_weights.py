@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
-from logging import CRITICAL
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +16,7 @@ from faultcli.live import fill
 from faultcli.workload.models.architectures import IGNORED_SUFFIX
 from faultcli.workload.models.binding import Binding, bind, by_storage, empty, own_memory
 from faultcli.workload.models.coding import Loading
-from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, check_size, first_line, offline
+from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, check_size, first_line, offline, quiet
 from faultcli.workload.models.prefixes import NameFit, fit
 from faultcli.workload.models.rearranged import rearranged
 
@@ -72,7 +70,7 @@ def load(directory: Path, name: str, wrap: Wrap, config: Any, state: Mapping[str
             "save them as float32, float16 or bfloat16; faultcli itself stores them in 8 bits: --format fp8-e4m3",
         )
     dtype = reduce(torch.promote_types, dtypes, torch.float32 if not dtypes else next(iter(dtypes)))
-    with _quiet(), offline(), torch.random.fork_rng(devices=[]):
+    with quiet(), offline(), torch.random.fork_rng(devices=[]):
         skeleton = check_size(directory, name, config, state)
         fitting = _fit(state, skeleton)
         given = {
@@ -198,23 +196,6 @@ def _check(directory: Path, name: str, model: Any, info: Mapping[str, Any]) -> f
 def _numberless(name: str) -> str:
     """Return a name without its numbers: alike for all layers, those that the configuration does not have, too."""
     return re.sub(r"\d+", "#", name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from writing bars and reports to stderr; what it found is checked, not read by people."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _first(names: Iterable[object]) -> str:

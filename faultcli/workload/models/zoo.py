@@ -16,7 +16,7 @@ from torch import nn
 
 from faultcli.errors import UsageError, WorkloadError, install, unknown_name
 from faultcli.foreign import whole_number
-from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.architectures import ARCHITECTURES, Architecture
 from faultcli.workload.models.bounded import Shapes
 from faultcli.workload.models.hf_config import first_line
 from faultcli.workload.models.zoo_heads import RGB, FineTuned, fine_tuned, for_channels, with_channels
@@ -222,8 +222,10 @@ def _imported(module: str, spec: str) -> ModuleType:
 
 
 def _broken(spec: str, error: Exception) -> WorkloadError:
+    name = spec.partition(":")[2].partition(",")[0]
+    built_in = f"the same network is built in, --arch {name}; or " if name in ARCHITECTURES else ""
     return WorkloadError(
         f"--arch {spec}: torchvision does not fit this torch: {str(error).splitlines()[0]}",
-        "install a torchvision of the same release and the same kind (CPU or CUDA) as torch, or pass the network as an"
-        " exported program, --arch FILE.pt2",
+        f"{built_in}install a torchvision of the same release and the same kind (CPU or CUDA) as torch, or pass the"
+        " network as an exported program, --arch FILE.pt2",
     )
