@@ -28,13 +28,14 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.files import atomic_output, check_output
+from faultcli.formats import ChannelsOf
 from faultcli.hardened.damage import HardenedMemory, memory_of_map
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import Draw, Injection
 from faultcli.injection import inject as inject_faults
 from faultcli.injection import replay as replay_faults
 from faultcli.memory import Hit, MemoryImage
-from faultcli.protect.chain import parse_chain
+from faultcli.protect.chain import by_channel, parse_chain
 from faultcli.recover.applied import DEFAULT_WINDOW, Correct
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.recover.edmn import EdmnOptions
@@ -44,6 +45,7 @@ from faultcli.report.arms import arm_rows
 from faultcli.report.formats import render, report_format
 from faultcli.report.html import campaign_fragment
 from faultcli.report.trials import trial_rows
+from faultcli.workload.models.channels import file_channels
 
 FIXED_TRIALS = 30
 SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
@@ -256,10 +258,12 @@ def faulty(
 
 
 class Damaging(Selecting, total=False):
-    """What `inject` takes besides: the selection (`faults.selection.select`), the number format of the memory, `seed`
-    and `trial` of the faults, where to save the fault map, and whether an existing output is replaced."""
+    """What `inject` takes besides: the selection (`faults.selection.select`), the number format of the memory, the
+    network that says which values are an output channel (as `--arch`), `seed` and `trial` of the faults, where to save
+    the fault map, and whether an existing output is replaced."""
 
     format: str
+    arch: str | None
     seed: int
     trial: int
     save_faults: str | Path | None
@@ -286,6 +290,9 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
     hardened, format = Hardened.of(checkpoint), damaging.get("format", "native")
     stored_as(hardened, [format], [])
     names = names_at_risk(checkpoint, hardened, Selection.of(damaging))
+    channels: ChannelsOf = {}
+    if hardened is None and by_channel(format):
+        channels = file_channels(checkpoint, damaging.get("arch")).channels
     return inject_faults(
         checkpoint,
         Draw(
@@ -294,6 +301,7 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
             format,
             damaging.get("seed", 0),
             damaging.get("trial", 0),
+            channels,
         ),
         Path(output),
         memory=None if hardened is None else HardenedMemory(hardened, names),

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from faultcli.checkpoint import Checkpoint, ContentHash, TensorInfo, edit, torch_dtype
-from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
+from faultcli.checkpoint import Checkpoint, ContentHash, LazyTensors, TensorInfo, edit, torch_dtype
+from faultcli.errors import CheckpointError, FaultError, FormatError, NonFiniteError, UsageError
 from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw, Region, Site
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NATIVE, NumberFormat, container_dtype, format_for, word_format
+from faultcli.formats import (
+    ChannelsOf,
+    NumberFormat,
+    as_words,
+    container_dtype,
+    format_for,
+    value_bits,
+    word_format,
+    word_shape,
+)
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.protected_tensor import StoredTensor, TensorSlot
+from faultcli.protect.unstorable import naming_all
 
 Progress = Callable[[int], None]
 
@@ -44,6 +57,7 @@ class Draw:
         format: number format of the memory.
         seed: with `trial` fixes the faults: those of the same trial of a campaign.
         trial: see `seed`.
+        channels: the tensors' output channels, where these are no slices of the first dimension.
 
     Raises:
         UsageError: a negative seed or trial.
@@ -54,6 +68,7 @@ class Draw:
     format: str = "native"
     seed: int = 0
     trial: int = 0
+    channels: ChannelsOf = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, number in (("seed", self.seed), ("trial", self.trial)):
@@ -67,10 +82,12 @@ class FileMemory(ABC):
     Attributes:
         checkpoint: the file.
         format: number format of the memory.
+        channels: as `Draw` has it.
     """
 
     checkpoint: Checkpoint
     format: str
+    channels: ChannelsOf = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -109,10 +126,17 @@ class PlainMemory(FileMemory):
         checkpoint: the checkpoint.
         places: those that the tensors at risk take in the memory, from `slots`.
         format: number format of the memory.
+        channels: as `Draw` has it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, places: Sequence[TensorSlot], format: str) -> None:
-        self.checkpoint, self.format = checkpoint, format
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        places: Sequence[TensorSlot],
+        format: str,
+        channels: ChannelsOf = MappingProxyType({}),
+    ) -> None:
+        self.checkpoint, self.format, self.channels = checkpoint, format, channels
         self._slots = {slot.name: slot for slot in places}
         self._changed = 0
 
@@ -135,7 +159,8 @@ class PlainMemory(FileMemory):
     def corrupt(
         self, info: TensorInfo, data: NDArray[np.uint8], faults_of: Callable[[Region], WordFaults]
     ) -> dict[str, WordFaults]:
-        faults, changed = _corrupt(info, data, self._slots[info.name].format, faults_of)
+        with naming_tensors(self.checkpoint, list(self._slots)):
+            faults, changed = _corrupt(info, data, self._slots[info.name].format, self.channels, faults_of)
         self._changed += changed
         return faults
 
@@ -143,16 +168,26 @@ class PlainMemory(FileMemory):
         return self._changed
 
 
-def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str) -> list[TensorSlot]:
-    """Return the places that the tensors `names` take in a memory of this format.
+class LazyWords(LazyTensors):
+    """Tensors of a checkpoint as their words stand for them, each read when it is looked at."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return as_words(super().__getitem__(name))
+
+
+def slots(
+    checkpoint: Checkpoint, names: Sequence[str], format_name: str, channels: ChannelsOf = MappingProxyType({})
+) -> list[TensorSlot]:
+    """Return the places that the tensors `names` take in a memory of this format; `channels` as `Draw` has it.
 
     Raises:
-        FormatError: a tensor's dtype has no native format.
+        FormatError: a tensor's dtype is none that the format reads.
     """
     places = []
     for info in map(checkpoint.info, names):
         try:
-            places.append(TensorSlot(info.name, info.shape, format_for(format_name, info.dtype)))
+            format = format_for(format_name, info.dtype).along(channels.get(info.name))
+            places.append(TensorSlot(info.name, word_shape(info.dtype, info.shape), format))
         except FormatError as error:
             problem = FormatError(f"tensor {info.name!r} {error.message}", error.remedy)
             raise about_checkpoint(problem, checkpoint) from None
@@ -192,7 +227,9 @@ def inject(
     """
     if save_faults is not None and save_faults.absolute() == output.absolute():
         raise UsageError(f"{output}: the checkpoint and its fault map cannot be one file", "another --save-faults")
-    memory = memory or PlainMemory(checkpoint, slots(checkpoint, draw.names, draw.format), draw.format)
+    if memory is None:
+        places = slots(checkpoint, draw.names, draw.format, draw.channels)
+        memory = PlainMemory(checkpoint, places, draw.format, draw.channels)
     memory.check_law(draw.law)
     sites = memory.sites
     law, numbers = draw.law, {"seed": draw.seed, "trial": draw.trial}
@@ -208,7 +245,12 @@ def inject(
     saved: FaultMap | None = None
 
     def fault_map(drawn: dict[str, WordFaults]) -> FaultMap:
-        how = {"format": memory.format, "fault": law.spec, "on_values": law.on_values}
+        how = {
+            "format": memory.format,
+            "fault": law.spec,
+            "on_values": law.on_values,
+            "channels": {site.name: memory.channels[site.name] for site in sites if site.name in memory.channels},
+        }
         return FaultMap(drawn, layout, **numbers, **how)  # type: ignore[arg-type]
 
     def save(partial: Path, drawn: dict[str, WordFaults], before: str | None) -> None:
@@ -249,9 +291,8 @@ def replay(
     """
     if memory is None:
         here = [name for name in faults.layout if name in checkpoint.tensors]
-        native = faults.format == "native"
-        places = _words_of_any_dtype(checkpoint, here) if native else slots(checkpoint, here, faults.format)
-        memory = PlainMemory(checkpoint, places, faults.format)
+        places = slots(checkpoint, here, faults.format, faults.channels)
+        memory = PlainMemory(checkpoint, places, faults.format, faults.channels)
     layout = {site.name: site.layout for site in memory.sites}
     missing = [name for name in faults.layout if name not in layout]
     if missing:
@@ -280,17 +321,6 @@ def replay(
     return Injection(output, faults, changed, restored=taking_back)
 
 
-def _words_of_any_dtype(checkpoint: Checkpoint, names: Sequence[str]) -> list[TensorSlot]:
-    """As `slots` in the native format: a bit flips back in words that no number format reads, too."""
-    infos = map(checkpoint.info, names)
-    return [TensorSlot(info.name, word_shape(info), word_format(info.dtype)) for info in infos]
-
-
-def word_shape(info: TensorInfo) -> tuple[int, ...]:
-    """Return the shape of a tensor's words: its own, or flat where an element is no word of `word_format`."""
-    return info.shape if info.dtype in NATIVE else (8 * info.nbytes // word_format(info.dtype).bits,)
-
-
 def _takes_back(memory: FileMemory, faults: FaultMap, sha256: str) -> bool:
     """Return whether a map takes its faults back on a checkpoint of this hash, or makes them.
 
@@ -316,7 +346,21 @@ def _takes_back(memory: FileMemory, faults: FaultMap, sha256: str) -> bool:
 def about_checkpoint(error: FormatError, checkpoint: Checkpoint) -> FormatError:
     """Return the error of a tensor with the checkpoint's path, and with a remedy if it has none."""
     remedy = error.remedy or "leave the tensor out with --exclude, or name a format that stores such values"
-    return FormatError(f"{checkpoint.path}: {error.message}", remedy)
+    return type(error)(f"{checkpoint.path}: {error.message}", remedy)
+
+
+@contextmanager
+def naming_tensors(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[None]:
+    """Say of which checkpoint a tensor is that cannot be stored; of these tensors, name all that hold NaN or
+    infinities."""
+    try:
+        yield
+    except FormatError as error:
+        if error.message.startswith(f"{checkpoint.path}: "):
+            raise
+        if isinstance(error, NonFiniteError) and names:
+            error = naming_all(error, LazyTensors(checkpoint, names))
+        raise about_checkpoint(error, checkpoint) from None
 
 
 def _write(
@@ -340,10 +384,8 @@ def _write(
     content = ContentHash(checkpoint) if hashed else None
 
     def change(info: TensorInfo, data: NDArray[np.uint8]) -> None:
-        try:
+        with naming_tensors(checkpoint, []):
             faults = memory.corrupt(info, data, faults_of)
-        except FormatError as error:
-            raise about_checkpoint(error, checkpoint) from None
         drawn.update({name: hit for name, hit in faults.items() if len(hit.words)})
 
     def checked(partial: Path) -> None:
@@ -357,22 +399,37 @@ def _corrupt(
     info: TensorInfo,
     data: NDArray[np.uint8],
     format: NumberFormat,
+    channels: ChannelsOf,
     faults_of: Callable[[Region], WordFaults],
 ) -> tuple[dict[str, WordFaults], int]:
     """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
     changed."""
+    shape = word_shape(info.dtype, info.shape)
     if format == word_format(info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
-        faults = faults_of(StoredTensor(info.name, word_shape(info), format, words))
+        faults = faults_of(StoredTensor(info.name, shape, format, words))
         words[faults.words] ^= faults.masks.astype(words.dtype)
-        return {info.name: faults}, len(faults.words)
+        return {info.name: faults}, _values_hit(info.dtype, format, faults)
     dtype = torch_dtype(info.dtype)
     assert dtype is not None  # it has a number format, so torch has it too
-    values = torch.from_numpy(data).view(dtype).view(info.shape)
-    stored = StoredTensor.write(info.name, values, format)
+    own = torch.from_numpy(data).view(dtype).view(info.shape)
+    values = as_words(own)
+    stored = StoredTensor.write(info.name, values, format, channels=channels.get(info.name))
     drawn = {region.name: faults_of(region) for region in stored.regions}
     touched = stored.faulty(drawn)
     values.copy_(stored.read())
-    raw = container_dtype(8 * dtype.itemsize)  # torch copies by index in integers, not in 8-bit floats
-    values.view(raw).view(-1).index_copy_(0, touched.index, touched.values.to(dtype).view(raw))
+    raw = container_dtype(8 * values.element_size())  # torch copies by index in integers, not in 8-bit floats
+    values.view(raw).view(-1).index_copy_(0, touched.index, touched.values.to(values.dtype).view(raw))
     return drawn, len(touched.index)
+
+
+def _values_hit(dtype: str, format: NumberFormat, faults: WordFaults) -> int:
+    """Return how many values of a tensor faults in its words hit: several may share a word, and a value have two."""
+    width = value_bits(format, dtype)
+    if width == format.bits:
+        return len(faults.words)
+    hit = [
+        (faults.words[(faults.masks >> np.uint64(bit) & np.uint64(1)).astype(bool)] * format.bits + bit) // width
+        for bit in range(format.bits)
+    ]
+    return len(np.unique(np.concatenate(hit)))

@@ -6,23 +6,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from faultcli.checkpoint import DTYPES
-from faultcli.errors import UsageError
+from faultcli.errors import FormatError, NonFiniteError, UsageError
 from faultcli.faults.drawing import draw_faults
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout
 from faultcli.faults.selection import Selecting, Selection
-from faultcli.formats import NumberFormat, format_for
+from faultcli.formats import ChannelsOf, NumberFormat, as_words, format_for, from_words
+from faultcli.modules import channels_of
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
 from faultcli.protect.protected_tensor import CheckRegion, ReadElements, StoredTensor
+from faultcli.protect.unstorable import naming_all
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Patch:
         try:
             with torch.no_grad():
                 for name, touched in self.elements.items():
-                    live = state[name]
+                    live = as_words(state[name])
                     where = touched.index.to(live.device)
                     saved.append((live, where, _swap(live, where, touched.values)))
             yield
@@ -59,6 +62,8 @@ class Patch:
 def _swap(live: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """Put values at flat positions (row-major) of a live tensor and return what was there."""
     values = values.to(device=live.device, dtype=live.dtype)
+    if live.element_size() == 1:  # torch copies by index in integers, not in 8-bit floats
+        live, values = live.view(torch.uint8), values.view(torch.uint8)
     if live.is_contiguous():
         flat = live.view(-1)
         old = flat[index]
@@ -97,9 +102,10 @@ class MemoryImage:
         chain: the protections.
         ber: the bit-error rate that protections which need one are designed for.
         factors: what the tensors are multiplied by, unless the chain says something else.
+        channels: their output channels, where these are no slices of the first dimension.
 
     Raises:
-        FormatError: a value cannot be stored; the tensor is named.
+        FormatError: a value cannot be stored; the tensor is named, or all that hold NaN or infinities.
         UsageError: a protection does not work on this format, or needs a bit-error rate; or its check words would have
             the name of a tensor.
     """
@@ -111,20 +117,31 @@ class MemoryImage:
         chain: Chain = UNPROTECTED,
         ber: float | None = None,
         factors: Mapping[str, Factors] | None = None,
+        channels: ChannelsOf = MappingProxyType({}),
     ) -> None:
         self.format_name = format_name
         self.chain = chain
+        self._dtypes = {name: values.dtype for name, values in tensors.items()}
+        words = {name: as_words(values) for name, values in tensors.items()}
 
         def format_of(name: str) -> NumberFormat:
-            return format_for(format_name, _DTYPE_NAMES[str(tensors[name].dtype)])
+            try:
+                return format_for(format_name, _dtype_name(tensors[name]))
+            except FormatError as error:
+                raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
 
-        links = chain.for_tensors(tensors, format_of, ber)
-        if factors and not any(link.rank == Protection.VALUE for link in chain.links):
-            links |= {name: (own, *links[name]) for name, own in factors.items() if name in links}
-        self.tensors = {
-            name: StoredTensor.write(name, values, format_of(name), links[name], ber=ber)
-            for name, values in tensors.items()
-        }
+        try:
+            links = chain.for_tensors(words, format_of, ber, channels)
+            if factors and not any(link.rank == Protection.VALUE for link in chain.links):
+                links |= {name: (own, *links[name]) for name, own in factors.items() if name in links}
+            self.tensors = {
+                name: StoredTensor.write(
+                    name, values, format_of(name), links[name], ber=ber, channels=channels.get(name)
+                )
+                for name, values in words.items()
+            }
+        except NonFiniteError as error:
+            raise naming_all(error, tensors) from None
         self._set_up()
 
     def _set_up(self) -> None:
@@ -145,10 +162,13 @@ class MemoryImage:
         self._holding = False  # the live tensors have the values as stored
 
     @classmethod
-    def around(cls, tensors: Mapping[str, StoredTensor], format_name: str, chain: Chain) -> MemoryImage:
-        """Return the image that tensors make which lie in a memory already."""
+    def around(
+        cls, tensors: Mapping[str, StoredTensor], format_name: str, chain: Chain, dtypes: Mapping[str, torch.dtype]
+    ) -> MemoryImage:
+        """Return the image that tensors make which lie in a memory already; `dtypes`: what they read in."""
         image = cls.__new__(cls)
         image.format_name, image.chain, image.tensors = format_name, chain, dict(tensors)
+        image._dtypes = dict(dtypes)
         image._set_up()
         return image
 
@@ -170,7 +190,8 @@ class MemoryImage:
 
         Args:
             model: a module on any device, or its live tensors by name. Of tensors that share their memory (tied
-                weights), the first name counts: one copy lies in the memory.
+                weights), the first name counts: one copy lies in the memory. The module says which values are an output
+                channel; of tensors without one it is slices of the first dimension.
             format: number format of the memory; `native`: each tensor's own dtype.
             protect: a chain of protections, as `--protect` takes it.
             ber: the bit-error rate that protections which need one are designed for.
@@ -183,7 +204,8 @@ class MemoryImage:
         live = first_names(model.state_dict() if isinstance(model, nn.Module) else model)
         tensors = at_risk(live, Selection(**selecting))
         chain = parse_chain(protect) if isinstance(protect, str) else protect
-        image = cls(tensors, format, chain, ber)
+        channels = channels_of(model) if isinstance(model, nn.Module) else {}
+        image = cls(tensors, format, chain, ber, channels=channels)
         image._live = {name: live[name] for name in tensors}
         return image
 
@@ -234,9 +256,7 @@ class MemoryImage:
     @cached_property
     def _exact(self) -> bool:
         """Whether the model reads what it holds already: nothing was rounded."""
-        return all(
-            _same_bits(values.to(self._live[name].dtype), self._live[name].cpu()) for name, values in self.values()
-        )
+        return all(same_bits(values, self._live[name].cpu()) for name, values in self.values())
 
     def _copy_in(self, values: Iterable[tuple[str, Tensor]]) -> None:
         with torch.no_grad():
@@ -270,7 +290,7 @@ class MemoryImage:
 
     def values(self) -> Iterable[tuple[str, Tensor]]:
         """Yield every tensor as read back without faults, one at a time; for reading and copying only."""
-        return ((name, stored.read()) for name, stored in self.tensors.items())
+        return ((name, from_words(stored.read(), self._dtypes[name])) for name, stored in self.tensors.items())
 
     def draw(self, law: FaultLaw, *, seed: int, trial: int) -> FaultMap:
         """Draw the faults of one trial."""
@@ -316,9 +336,22 @@ def first_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(kept.values())
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
+def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one dtype and shape are alike bit for bit, NaN and the sign of 0 included."""
     return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    """Return what safetensors calls a tensor's dtype.
+
+    Raises:
+        FormatError: it has no name for it.
+    """
+    name = _DTYPE_NAMES.get(str(tensor.dtype))
+    if name is None:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise FormatError(f"has dtype {dtype}, which no memory here holds", "leave it out with --exclude")
+    return name
 
 
 _DTYPE_NAMES = {f"torch.{known}": name for name, (_, known) in DTYPES.items() if known}

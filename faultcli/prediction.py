@@ -3,14 +3,15 @@ factor that would make it least."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from faultcli.checkpoint import Checkpoint, TensorInfo
 from faultcli.errors import FormatError
-from faultcli.formats import format_for
+from faultcli.formats import ChannelsOf, as_words, format_for
 from faultcli.protect.expected import expected_error, single_flips
 from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
 from faultcli.protect.protected_tensor import StoredTensor
@@ -35,12 +36,25 @@ class Predictor:
         checkpoint: scaled or not; a scaled one is predicted as its memory holds it.
         format_name: number format of the memory.
         ber: probability that a bit flips.
+        channels: the tensors' output channels, where these are no slices of the first dimension.
     """
 
-    def __init__(self, checkpoint: Checkpoint, format_name: str, ber: float) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, format_name: str, ber: float, channels: ChannelsOf = MappingProxyType({})
+    ) -> None:
         self._scaling = Scaling.of(checkpoint)
         self._factors = self._scaling.charged_factors() if self._scaling else {}
-        self._format_name, self._ber = format_name, ber
+        self._format_name, self._ber, self._channels = format_name, ber, channels
+
+        self.found: list[Prediction] = []
+        self.refused: list[str] = []  # why nothing is predicted of a tensor
+
+    def look(self, info: TensorInfo, words: Tensor) -> None:
+        """Keep the prediction of a tensor, or why there is none."""
+        try:
+            self.found.append(self.predict(info, words))
+        except FormatError as error:
+            self.refused.append(error.message)
 
     def predict(self, info: TensorInfo, words: Tensor) -> Prediction:
         """Return the prediction of a tensor, from what the file holds of it.
@@ -48,15 +62,16 @@ class Predictor:
         Raises:
             FormatError: it cannot be stored in the format; it is named.
         """
-        name, weights = info.name, self._scaling.read(info.name, words) if self._scaling else words
+        name, weights = info.name, as_words(self._scaling.read(info.name, words) if self._scaling else words)
         if not weights.is_floating_point():
-            raise FormatError(f"tensor {name!r} holds whole numbers; errors are predicted for weights", "leave it out")
+            raise FormatError(f"tensor {name!r} has dtype {info.dtype}; errors are predicted for numbers")
         given = self._factors.get(name)
         per_channel = given is not None and len(given.values) > 1
         format = format_for(self._format_name, info.dtype)
-        how = {"per_channel": per_channel, "sample_bits": TABLE_BITS}
+        along = self._channels.get(name) if given is None else given.along
+        how = {"per_channel": per_channel, "sample_bits": TABLE_BITS, "channels": along}
         search = FactorSearch(name, weights, format, (), self._ber, **how)  # type: ignore[arg-type]
-        stored = StoredTensor.write(name, search.sample, search.format, [given] if given else [])
+        stored = StoredTensor.write(name, search.sample, search.format, [replace(given, along=None)] if given else [])
         clean = expected_error(stored, search.sample, 0.0)
         added = {
             _bit(label): float((error - clean).sum().clamp(min=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from faultcli.errors import FormatError
-from faultcli.formats import format_for
+from faultcli.formats import Channels, ChannelsOf, as_words, format_for, value_bits, word_shape
 from faultcli.formats.values import TILE
 
 
@@ -26,7 +27,7 @@ class TensorSurvey:
     shape: tuple[int, ...]
     elements: int
     at_risk: bool  # selected
-    word_bits: int | None  # bits per stored word in the format asked for; None: the format cannot store this dtype
+    word_bits: int | None  # bits per stored value in the format asked for; None: the format cannot store this dtype
     low: float | None
     high: float | None
     std: float | None
@@ -45,12 +46,14 @@ def survey(
     format_name: str = "native",
     progress: Callable[[int], None] = lambda done: None,
     look: Callable[[TensorInfo, Tensor], None] = lambda info, words: None,
+    channels: ChannelsOf = MappingProxyType({}),
 ) -> Iterator[TensorSurvey]:
     """Yield a checkpoint's tensors in file order, one in memory at a time. `look` is called with those that are
-    selected, as the file holds them; `progress` gets the bytes done."""
+    selected, as the file holds them; `progress` gets the bytes done.
+    `channels`: output channels that are no slices of the first dimension."""
     for info in checkpoint.tensors.values():
         at_risk = info.name in selected
-        yield _survey(checkpoint, info, at_risk, format_name, look if at_risk else None)
+        yield _survey(checkpoint, info, at_risk, format_name, look if at_risk else None, channels.get(info.name))
         progress(info.nbytes)
 
 
@@ -60,19 +63,21 @@ def _survey(
     at_risk: bool,
     format_name: str,
     look: Callable[[TensorInfo, Tensor], None] | None,
+    channels: Channels | None,
 ) -> TensorSurvey:
     word_bits, scale_bits = None, 0
     try:
-        format = format_for(format_name, info.dtype)
-        word_bits = format.bits
-        scale_bits = format.scale_format.bits * format.scale_words(info.shape) if format.scale_format else 0
+        format = format_for(format_name, info.dtype).along(channels)
+        word_bits = value_bits(format, info.dtype)
+        shape = word_shape(info.dtype, info.shape)
+        scale_bits = format.scale_format.bits * format.scale_words(shape) if format.scale_format else 0
     except FormatError:
         pass
     low = high = std = None
     nonfinite = 0
-    if torch_dtype(info.dtype) is not None and info.dtype not in ("F4", "C64"):
+    if torch_dtype(info.dtype) is not None and info.dtype != "F4":
         words = checkpoint.read(info.name)
-        low, high, std, nonfinite = _statistics(words)
+        low, high, std, nonfinite = _statistics(as_words(words) if words.is_complex() else words)
         if look is not None:
             look(info, words)
     elements = math.prod(info.shape)

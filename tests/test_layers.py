@@ -21,6 +21,7 @@ LAYERS = [
     "checkpoint",
     "faults",
     "protect",
+    "modules",
     "memory",
     "injection",
     "difference",

@@ -17,7 +17,7 @@ from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
 from faultcli.faults.memories import RateRange
 from faultcli.formats import parse_format
-from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
+from faultcli.protect.chain import UNPROTECTED, Chain, by_channel, parse_chain
 from faultcli.recover.applied import CorrectorId
 from faultcli.recover.batchnorm import Recalibrate, parse_recalibration
 from faultcli.workload.measures import ACCURACY, UNBOUNDED, Measure
@@ -90,6 +90,11 @@ class Arm:
     def looks(self) -> bool:
         """Whether it looks at unlabelled inputs."""
         return self.recalibrate is not None or self.correct is not None
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether its memory depends on which values are an output channel."""
+        return by_channel(self.format, self.protect)
 
     @property
     def memory(self) -> tuple[str, Chain, float | None]:
@@ -189,7 +194,14 @@ class Plan:
         """When an arm has enough trials."""
         return StopRule(self.trials, self.until_half_width, gates=bool(self.gates))
 
-    def identity(self, *, checkpoint: str, workload: str, unlabelled: str | None = None) -> Identity:
+    def identity(
+        self,
+        *,
+        checkpoint: str,
+        workload: str,
+        unlabelled: str | None = None,
+        channels: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Identity:
         """Return everything that changes a trial's result, and nothing else: not how many trials there are, nor what
         is concluded from them.
 
@@ -197,6 +209,7 @@ class Plan:
             checkpoint: content hash of the checkpoint.
             workload: `Workload.identity`: architecture, data, preprocessing, batch size, threads.
             unlabelled: content hash of the inputs that recalibration and correctors look at, if any do.
+            channels: of tensors whose output channels are no slices of the first dimension.
         """
         base = {
             "schema": RESULT_SCHEMA,
@@ -205,7 +218,12 @@ class Plan:
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
         }
-        arms = (arm.identity | ({"unlabelled": unlabelled} if arm.looks else {}) for arm in self.arms)
+        arms = (
+            arm.identity
+            | ({"unlabelled": unlabelled} if arm.looks else {})
+            | ({"channels": channels} if arm.by_channel and channels else {})
+            for arm in self.arms
+        )
         return Identity(_text(base), tuple(_text(arm) for arm in arms))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -19,6 +20,7 @@ from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FormatError, UsageError
 from faultcli.faults.selection import Selecting, Selection
+from faultcli.formats import Channels
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
@@ -254,6 +256,7 @@ class Subject:
             checkpoint=self.checkpoint_hash,
             workload=self.workload.identity(),
             unlabelled=self.unlabelled.sha256() if self.unlabelled else None,
+            channels={name: own.numbers for name, own in self.channels.items()} if self.hardened is None else {},
         )
 
     def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
@@ -268,11 +271,22 @@ class Subject:
             stored_as(self.hardened, [format], [chain])
             return self.hardened.image(list(self.tensors))
         try:
-            return MemoryImage(self.tensors, format, chain, ber, self.factors)
+            return MemoryImage(self.tensors, format, chain, ber, self.factors, self.channels)
         except FormatError as error:
             if self.checkpoint is None:
                 raise
             raise about_checkpoint(error, self.checkpoint) from None
+
+    @cached_property
+    def channels(self) -> dict[str, Channels]:
+        """The output channels of tensors at risk that are no slices of the first dimension."""
+        return {name: own for name, own in self.workload.channels().items() if name in self.tensors}
+
+    def doubts(self) -> list[str]:
+        """Return what a user may not expect of what is at risk and of the model, a line each."""
+        known = None if self.checkpoint is None or self.hardened is not None else self.checkpoint.tensors.values()
+        left_out = None if known is None else self.selection.left_out(known)
+        return [*([] if left_out is None else [left_out]), *self.workload.doubts()]
 
     def image(self, arm: Arm) -> MemoryImage:
         """Return the tensors as they lie in the memory of an arm; raises as `memory` does."""

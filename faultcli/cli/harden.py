@@ -45,7 +45,7 @@ def harden(
     ber: Annotated[
         str | None, options.faults("P", "Bit-error rate that scale=auto and posterior are designed for.")
     ] = None,
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     image: Image,
     shown: options.Overwriting,
 ) -> None:
@@ -55,12 +55,13 @@ def harden(
     harden model.safetensors --format q2.5 --protect scale=max:channel,inplace=2
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import channels_in, note_left_out
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.device.export import check_folder
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.write import check_plain, harden_checkpoint
-    from faultcli.protect.chain import parse_chain
+    from faultcli.protect.chain import by_channel, parse_chain
     from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
     from faultcli.workload.process import prepare_to_stream
 
@@ -91,6 +92,9 @@ def harden(
     chain = parse_chain(memory.protect)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+    note_left_out(checkpoint, at_risk, quiet=shown.quiet)
+    counts = by_channel(memory.format, chain)
+    channels = channels_in(checkpoint, names, at_risk.arch, by_channel=counts, quiet=shown.quiet)
     written = image.output or writes("--output", beside(checkpoint.path, "hardened"))
     with byte_progress(shown.quiet, "hardening", checkpoint.nbytes) as advance:
         rows = harden_checkpoint(
@@ -100,6 +104,7 @@ def harden(
             format_name=memory.format,
             chain=chain,
             ber=rate,
+            channels=channels,
             force=shown.force,
             progress=advance,
         )

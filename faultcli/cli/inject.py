@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, write_json
 from faultcli.cli.grouping import grouped
 from faultcli.cli.places import READS, WRITES, beside, writes
 from faultcli.report.text import counted
+
+if TYPE_CHECKING:
+    from faultcli.formats import ChannelsOf
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def inject(
     model: options.Model,
     asked: Drawn,
     format: options.Format = "native",
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     output: Annotated[Path | None, options.written_to("MODEL.faulty.safetensors beside MODEL"), WRITES] = None,
     save_faults: Annotated[
         Path | None, options.output("FILE", "Save the fault map, bound to input and output."), WRITES
@@ -47,11 +50,13 @@ def inject(
     """
     from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import channels_in, note_left_out
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import Selection
     from faultcli.hardened.damage import HardenedMemory, memory_of_map
     from faultcli.hardened.read import Hardened, names_at_risk, stored_as
+    from faultcli.protect.chain import by_channel
 
     checkpoint = Checkpoint.open(model)
     hardened = Hardened.of(checkpoint)
@@ -69,12 +74,17 @@ def inject(
             result = library.replay(checkpoint, faults, written_to, memory=memory, force=shown.force, progress=advance)
     else:
         names = names_at_risk(checkpoint, hardened, Selection(*at_risk.selection))
+        channels: ChannelsOf = {}
+        if hardened is None:
+            note_left_out(checkpoint, at_risk, quiet=shown.quiet)
+            counts = by_channel(formats[0])
+            channels = channels_in(checkpoint, names, at_risk.arch, by_channel=counts, quiet=shown.quiet)
         law = asked.law(quiet=shown.quiet)
         passes = 2 if save_faults else 1
         with byte_progress(shown.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(
                 checkpoint,
-                library.Draw(law, names, formats[0], asked.seed, asked.trial),
+                library.Draw(law, names, formats[0], asked.seed, asked.trial, channels),
                 written_to,
                 memory=None if hardened is None else HardenedMemory(hardened, names),
                 force=shown.force,

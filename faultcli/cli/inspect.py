@@ -11,9 +11,6 @@ from faultcli.cli.console import byte_progress, note, say, stdout, write_json
 from faultcli.cli.grouping import grouped
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from faultcli.checkpoint import TensorInfo
     from faultcli.faults.law import FaultLaw
     from faultcli.hardened.read import Hardened
 
@@ -40,7 +37,7 @@ def inspect(
     tables: Tables,
     fault: options.OneFault,
     format: options.Format = "native",
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     shown: options.Shown,
 ) -> None:
     """List a checkpoint's tensors, their ranges and the bits that would be at risk; or a table of what is built in.
@@ -60,15 +57,16 @@ def inspect(
 
 
 def _inspect_checkpoint(
-    model: str | None, asked: options.OneFault, format: str, at_risk: options.AtRisk, shown: options.Shown
+    model: str | None, asked: options.OneFault, format: str, at_risk: options.InFile, shown: options.Shown
 ) -> None:
     from faultcli.campaign.subject import open_checkpoint
-    from faultcli.cli.session import naming
+    from faultcli.cli.session import channels_in, note_left_out
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS, Selection
     from faultcli.hardened.read import Hardened
     from faultcli.injection import slots
-    from faultcli.prediction import Prediction, Predictor
+    from faultcli.prediction import Predictor
+    from faultcli.protect.chain import by_channel
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
@@ -83,20 +81,22 @@ def _inspect_checkpoint(
         if at_risk.include or at_risk.exclude or law is not None or at_risk.target not in TARGETS:
             raise
         names = []  # a checkpoint without weights can still be looked at
+    note_left_out(checkpoint, at_risk, quiet=shown.quiet)
+    counts = by_channel(format)
+    channels = channels_in(checkpoint, names, at_risk.arch, by_channel=counts, quiet=shown.quiet)
     fault, expected = asked.fault, None
     if law is not None:
         fault = fault or law.spec
-        sites = [site for slot in slots(checkpoint, names, format) for site in slot.places]
+        sites = [site for slot in slots(checkpoint, names, format, channels) for site in slot.places]
         expected = law.expected_flips([site for site in sites if law.covers(site)])
-    predictor = Predictor(checkpoint, format, law.ber) if law is not None and law.ber is not None else None
-    predictions: list[Prediction] = []
-
-    def look(info: TensorInfo, words: Tensor) -> None:
-        if predictor is not None:
-            predictions.append(predictor.predict(info, words))
-
-    with byte_progress(shown.quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint):
-        tensors = list(survey(checkpoint, set(names), format, advance, look))
+    predictor = None if law is None or law.ber is None else Predictor(checkpoint, format, law.ber, channels)
+    looking = {} if predictor is None else {"look": predictor.look}
+    with byte_progress(shown.quiet, "reading", checkpoint.nbytes) as advance:
+        tensors = list(survey(checkpoint, set(names), format, advance, channels=channels, **looking))
+    predictions, refused = ([], []) if predictor is None else (predictor.found, predictor.refused)
+    if refused:
+        more = f"; and of {len(refused) - 1} more" if len(refused) > 1 else ""
+        note(f"warning: no error is predicted: {refused[0]}{more}", quiet=shown.quiet)
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), shown.json)
     if shown.json != "-":
         stdout().print(inspection_table(str(checkpoint.path), tensors))

@@ -45,7 +45,7 @@ def scale(
     model: options.Model,
     asked: ByWhat,
     format: options.Format = "native",
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     output: Annotated[
         Path | None,
         options.written_to("MODEL.scaled.safetensors beside MODEL; with --undo MODEL.restored.safetensors"),
@@ -59,9 +59,11 @@ def scale(
     max --format q2.5
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.cli.session import channels_in, note_left_out
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
+    from faultcli.protect.chain import by_channel
     from faultcli.protect.scale import Scale
     from faultcli.scaling import scale_checkpoint, unscale_checkpoint
     from faultcli.workload.process import prepare_to_stream
@@ -87,15 +89,20 @@ def scale(
             f"take the plain checkpoint: faultcli harden {checkpoint.path} --read",
         )
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+    note_left_out(checkpoint, at_risk, quiet=shown.quiet)
+    how = Scale.parse(f"{asked.factor}:{asked.granularity}")
+    counts = how.by_channel or by_channel(format)
+    channels = channels_in(checkpoint, names, at_risk.arch, by_channel=counts, quiet=shown.quiet)
     written = output or writes("--output", beside(checkpoint.path, "scaled"))
     with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(
             checkpoint,
-            Scale.parse(f"{asked.factor}:{asked.granularity}"),
+            how,
             written,
             names=names,
             format_name=format,
             ber=rate,
+            channels=channels,
             force=shown.force,
             progress=advance,
         )

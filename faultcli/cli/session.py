@@ -22,22 +22,11 @@ if TYPE_CHECKING:
     from faultcli.cli.options import AtRisk, Correcting, Hardening, ModelAndData
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
+    from faultcli.formats import ChannelsOf
     from faultcli.protect.chain import Chain
     from faultcli.recover.applied import Correct
 
 _MOST_THREADS = 1024
-
-
-@contextmanager
-def naming(checkpoint: Checkpoint) -> Iterator[None]:
-    """Say of which checkpoint a tensor is that cannot be stored."""
-    from faultcli.errors import FormatError
-    from faultcli.injection import about_checkpoint
-
-    try:
-        yield
-    except FormatError as error:
-        raise about_checkpoint(error, checkpoint) from None
 
 
 def corrector_of(correcting: Correcting) -> Correct | None:
@@ -103,18 +92,62 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
     note(demo + subject.workload.describe(), quiet=quiet)
-    for doubt in subject.workload.doubts():
+    for doubt in subject.doubts():
         note(f"warning: {doubt}", quiet=quiet)
 
 
-def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quiet: bool) -> None:
-    """Say what may go wrong with protections in the formats that they are asked for."""
-    from faultcli.checkpoint import DTYPES
-    from faultcli.formats import format_for
+def note_left_out(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) -> None:
+    """Say what of a checkpoint is not at risk and a user may expect to be."""
+    from faultcli.faults.selection import Selection
 
+    left_out = Selection(*at_risk.selection).left_out(checkpoint.tensors.values())
+    if left_out is not None:
+        note(f"warning: {left_out}", quiet=quiet)
+
+
+def channels_in(
+    checkpoint: Checkpoint, names: Sequence[str], arch: str | None, *, by_channel: bool, quiet: bool
+) -> ChannelsOf:
+    """Return the output channels of tensors of a file, where they count and are no slices of the first dimension; say
+    what they are, or that nobody knows."""
+    from faultcli.modules import note_on
+    from faultcli.workload.models.channels import file_channels
+
+    if not by_channel:
+        return {}
+    found = file_channels(checkpoint, arch)
+    channels = {name: own for name, own in found.channels.items() if name in names}
+    if (text := note_on(channels)) is not None:
+        note(text, quiet=quiet)
+    if found.unknown is not None and any(len(checkpoint.info(name).shape) > 1 for name in names):
+        note(
+            f"output channels are taken to be slices of the first dimension: {found.unknown}; --arch says otherwise",
+            quiet=quiet,
+        )
+    return channels
+
+
+def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quiet: bool) -> None:
+    """Say what may go wrong with protections in the formats that they are asked for, and which values these take for an
+    output channel."""
+    from faultcli.checkpoint import DTYPES
+    from faultcli.formats import parse_format, word_format
+    from faultcli.modules import note_on
+    from faultcli.protect.chain import by_channel
+
+    memories = list(memories)
+    if subject.hardened is None and any(by_channel(name, chain) for name, chain in memories):
+        text = note_on(subject.channels)
+        if text is not None:
+            note(text, quiet=quiet)
     dtypes = {str(tensor.dtype) for tensor in subject.tensors.values()}
     natives = [dtype for dtype, (_, name) in DTYPES.items() if f"torch.{name}" in dtypes]
-    doubts = [doubt for name, chain in memories for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
+    doubts = [
+        doubt
+        for name, chain in memories
+        for dtype in natives
+        for doubt in chain.doubts(word_format(dtype) if name == "native" else parse_format(name))
+    ]
     for doubt in dict.fromkeys(doubts):
         note(f"warning: {doubt}", quiet=quiet)
 

@@ -14,11 +14,10 @@ import numpy as np
 from faultcli.difference.assumptions import AssumptionTest
 from faultcli.difference.bursts import ACROSS, count_starts, likely_lengths, lines
 from faultcli.difference.comparing import Difference, TensorDifference
-from faultcli.difference.dumps import escaped
 from faultcli.errors import FaultError, UsageError
 from faultcli.faults.law import shortest
-from faultcli.faults.selection import Selection
-from faultcli.formats import NATIVE, bit_positions
+from faultcli.faults.selection import Selection, escaped
+from faultcli.formats import bit_positions
 
 FEW = 10  # flips below which a number of flips is named, and no rate: its interval would span a factor of four
 _MOST_NAMED = 4  # bit positions, or tensors, that are listed one by one
@@ -137,10 +136,6 @@ def _covers(tensors: Sequence[TensorDifference], asked: Selection) -> Iterator[_
     """Yield sets of tensors that hold all flips: those compared, and what narrows them."""
     globs = tuple(word for glob in asked.include for word in ("--include", glob))
     globs += tuple(word for glob in asked.exclude for word in ("--exclude", glob))
-    plain = [t for t in tensors if t.info.dtype not in NATIVE]  # which no law is drawn over
-    if plain and _holds_all([t for t in tensors if t not in plain], tensors):
-        tensors = [t for t in tensors if t.info.dtype in NATIVE]
-        globs += tuple(word for t in plain for word in ("--exclude", escaped(t.name)))
     targets = ["any", "all", "weights"]
     wide: list[_Cover] = []
     for target in targets[targets.index(asked.target) :]:

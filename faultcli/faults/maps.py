@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from faultcli.checkpoint import Checkpoint, write_safetensors
 from faultcli.errors import FaultError
 from faultcli.foreign import ForeignError, parse_json
+from faultcli.formats import Channels, ChannelsOf
 
 SCHEMA = "faultcli.faults/1"
 _ELSEWHERE = "replay the map on the checkpoint that it was drawn for"
@@ -67,6 +68,7 @@ class FaultMap:
     before: str | None = None  # SHA-256 of the checkpoint without and with the faults
     after: str | None = None
     on_values: bool = False  # masks are of words as they leave error correction (`FaultLaw.on_values`)
+    channels: ChannelsOf = field(default_factory=dict)  # of tensors, as the format took them
 
     @property
     def flips(self) -> int:
@@ -116,6 +118,7 @@ class FaultMap:
         for name, faults in sorted(self.faults.items()):
             arrays[f"{name}:words"] = faults.words
             arrays[f"{name}:masks"] = faults.masks
+        moved = {name: list(own.numbers) for name, own in sorted(self.channels.items()) if not own.in_order}
         header = {
             "schema": SCHEMA,
             "format": self.format,
@@ -125,6 +128,7 @@ class FaultMap:
             "before": self.before,
             "after": self.after,
             "layout": {name: list(layout) for name, layout in sorted(self.layout.items())},
+            **({"channels": moved} if moved else {}),
         }
         write_safetensors(path, arrays, metadata={"faultcli": json.dumps(header, sort_keys=True)}, force=force)
 
@@ -166,6 +170,7 @@ class FaultMap:
                 trial=int(header["trial"]),
                 before=header["before"],
                 after=header["after"],
+                channels={name: Channels(*map(int, numbers)) for name, numbers in header.get("channels", {}).items()},
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             raise FaultError(f"{path}: the fault map is damaged ({error})", "draw the map again") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
@@ -14,6 +15,7 @@ TARGETS = {
     "all": "every floating-point tensor",
     "any": "every tensor, whole numbers too",
 }
+_NOTEWORTHY = 0.1  # part of the matrices' bytes that is not left out without a word
 
 
 class Selecting(TypedDict, total=False):
@@ -35,6 +37,13 @@ class Tensorlike(Protocol):
     def shape(self) -> Sequence[int]: ...
 
 
+class Weighed(Tensorlike, Protocol):
+    """What is looked at to say how much is left out."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which tensors lie in the memory at risk; see `select`."""
@@ -53,6 +62,21 @@ class Selection:
     def names(self, tensors: Iterable[Tensorlike]) -> list[str]:
         """Return the names of the tensors that are selected; raises as `select`."""
         return select(tensors, target=self.target, include=self.include, exclude=self.exclude)
+
+    def left_out(self, tensors: Iterable[Weighed]) -> str | None:
+        """Say which matrices are not at risk because of their dtype, if that is a tenth of their bytes or more; what
+        globs leave out is not told to those who wrote them."""
+        matrices = [t for t in tensors if len(t.shape) >= 2 and _passes(t.name, self.include, self.exclude)]
+        rest = [t for t in matrices if not _in_target(t, self.target)]
+        whole, missing = (sum(t.nbytes for t in some) for some in (matrices, rest))
+        if not rest or missing < _NOTEWORTHY * whole:
+            return None
+        dtypes = ", ".join(sorted({t.dtype for t in rest}))
+        of = "1 matrix" if len(matrices) == 1 else f"{len(matrices)} matrices"
+        return (
+            f"not at risk: {len(rest)} of {of}, {100 * missing / whole:.0f} % of the bytes ({dtypes}):"
+            " --target any takes them"
+        )
 
 
 def select(
@@ -79,13 +103,29 @@ def select(
     chosen = [t.name for t in tensors if _in_target(t, target) and _passes(t.name, include, exclude)]
     if not chosen:
         what = f"--target {target}: no tensor is left ({TARGETS[target]}"
-        raise UsageError(what + (", after --include/--exclude)" if include or exclude else ")"), "widen the selection")
+        problem = what + (", after --include/--exclude)" if include or exclude else ")")
+        wider = [t for t in tensors if _passes(t.name, include, exclude)]
+        raise UsageError(problem, _how_to_widen(wider))
     return chosen
 
 
+def _how_to_widen(tensors: Sequence[Tensorlike]) -> str:
+    for target in ("all", "any"):
+        if taken := [t for t in tensors if _in_target(t, target)]:
+            dtypes = ", ".join(sorted({t.dtype for t in taken}))
+            return f"--target {target} takes {len(taken)} ({dtypes})"
+    return "widen the selection"
+
+
 def _in_target(tensor: Tensorlike, target: str) -> bool:
-    floating = tensor.dtype.startswith(("F", "BF")) and tensor.dtype != "F8_E8M0"
+    """Complex numbers and packed floats are weights; F8_E8M0 holds scales, powers of two."""
+    floating = tensor.dtype.startswith(("F", "BF", "C")) and tensor.dtype != "F8_E8M0"
     return target == "any" or (floating and (target == "all" or len(tensor.shape) >= 2))
+
+
+def escaped(name: str) -> str:
+    """Return the glob that matches this name alone."""
+    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _passes(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

@@ -6,9 +6,11 @@ A new format is a new file with a `NumberFormat` and one line here.
     floats           binary floating point, from IEEE 754 to OCP 4 bits
     fixed            fixed point
     integers         integers, as words of scaled formats and as they are
+    raw              bytes of what is no number to any format
     codebook         few values that follow no rule
     scaled           codes times a number that is stored once for a group
     exponent         a scale that is a power of two
+    channels         which values are an output channel
     twos_complement  words of 1 to 32 bits in their containers
     bits             bit positions by name
     values           what formats do with the values they are given
@@ -16,6 +18,7 @@ A new format is a new file with a `NumberFormat` and one line here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,26 +29,33 @@ from faultcli.errors import FormatError, unknown_name
 from faultcli.formats import floats, scaled
 from faultcli.formats.base import FormatRow, NumberFormat, container_dtype
 from faultcli.formats.bits import bit_positions, scale_positions
+from faultcli.formats.channels import Channels, ChannelsOf
 from faultcli.formats.fixed import FixedFormat
 from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.formats.raw import RAW, RawFormat, as_words, from_words
 from faultcli.formats.scaled import ScaledFormat
 
 __all__ = [
     "FAMILIES",
     "NAMED",
     "NATIVE",
+    "Channels",
+    "ChannelsOf",
     "Family",
     "FormatRow",
     "NumberFormat",
     "ScaledFormat",
+    "as_words",
     "bit_positions",
     "container_dtype",
     "describe_formats",
     "format_for",
-    "native_format",
+    "from_words",
     "parse_format",
     "scale_positions",
+    "value_bits",
     "word_format",
+    "word_shape",
 ]
 
 
@@ -150,33 +160,51 @@ def parse_format(name: str) -> NumberFormat:
     raise unknown_name("number format", name, [*NAMED, *spellings])
 
 
-def native_format(dtype: str) -> NumberFormat:
-    """Return the format that stores a tensor of safetensors dtype `dtype`, e.g. "BF16", bit for bit.
-
-    Raises:
-        FormatError: words of this dtype (booleans, packed 4-bit values, complex numbers) are not supported.
-    """
-    if dtype not in NATIVE:
-        raise FormatError(f"has dtype {dtype}, which no number format stores", f"supported: {', '.join(NATIVE)}")
-    return NATIVE[dtype]
-
-
 def word_format(dtype: str) -> NumberFormat:
-    """Return the format of the words that a tensor of safetensors dtype `dtype` consists of in a memory: its native
-    format; the two fp32 words of a complex number; else bytes (booleans, packed 4- and 6-bit values, other 8-bit
-    floats)."""
-    return NATIVE.get(dtype) or NATIVE["F32" if dtype == "C64" else "U8"]
+    """Return the format of the words that a tensor of safetensors dtype `dtype`, e.g. "BF16", consists of in a memory,
+    bit for bit: numbers, the two fp32 words of a complex number, or bytes (booleans, packed values, powers of two)."""
+    return NATIVE.get(dtype) or RAW.get(dtype) or NATIVE["F32"]
+
+
+def word_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a tensor's words: its own; of complex numbers with a dimension of two more; of values that
+    share bytes with a shorter last dimension, or flat where that ends inside a byte."""
+    if dtype == "C64":
+        return (*shape, 2)
+    packed = RAW[dtype].value_bits if dtype in RAW else 8
+    if packed == 8:
+        return shape
+    flat = (math.prod(shape) * packed // 8,)
+    return flat if shape[-1] * packed % 8 else (*shape[:-1], shape[-1] * packed // 8)
+
+
+def value_bits(format: NumberFormat, dtype: str) -> int:
+    """Return the bits that one value of a tensor of this dtype takes in a memory of this format."""
+    if isinstance(format, RawFormat):
+        return format.value_bits
+    return 2 * format.bits if dtype == "C64" else format.bits
 
 
 def format_for(format_name: str, dtype: str) -> NumberFormat:
-    """Return the format of this name for a tensor of this safetensors dtype; `native` is the dtype itself.
+    """Return the format of this name for the words of a tensor of this safetensors dtype (`as_words`); `native` is the
+    dtype itself.
 
     Raises:
         UsageError: no such format.
-        FormatError: the dtype is none that can be read as numbers, one by one (booleans, packed values).
+        FormatError: another format than `native`, and values that it does not read.
     """
-    own = native_format(dtype)
-    return own if format_name == "native" else parse_format(format_name)
+    if format_name == "native":
+        return word_format(dtype)
+    format = parse_format(format_name)
+    if dtype in RAW:
+        raise FormatError(
+            f"has dtype {dtype}, whose {_RAW_VALUES.get(dtype, 'values')} lie as they are and in no other format",
+            "take --format native, or leave it out with --exclude",
+        )
+    return format
+
+
+_RAW_VALUES = {"BOOL": "truth values", "F8_E8M0": "powers of two", "F4": "packed values"}
 
 
 def describe_formats() -> list[FormatRow]:

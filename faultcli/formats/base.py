@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from faultcli.formats.channels import Channels
 
 
 def container_dtype(bits: int) -> torch.dtype:
@@ -76,6 +78,15 @@ class NumberFormat(ABC):
     def scale_words(self, shape: tuple[int, ...]) -> int:
         """Return how many scales of a tensor of this shape lie in the memory at risk."""
         return 0
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether what it stores depends on which elements are an output channel."""
+        return False
+
+    def along(self, channels: Channels | None) -> Self:
+        """Return the format for a tensor with these output channels; None: slices of the first dimension."""
+        return self
 
     def fitted(self, values: Tensor) -> NumberFormat:
         """Return the format with what it must know about one tensor (its scales) filled in; itself if nothing."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from faultcli.errors import FormatError, UsageError
 from faultcli.formats.base import FormatRow, NumberFormat, container_dtype
+from faultcli.formats.channels import Channels
 from faultcli.formats.codebook import NF4_LEVELS, CodebookFormat
 from faultcli.formats.exponent import E8M0, ExponentFormat
 from faultcli.formats.floats import FP16, FP32, FloatFormat
@@ -50,9 +51,9 @@ def by_exponent(peaks: Tensor, element: Element, store: ScaleStore) -> Tensor:
 class ScaledFormat(NumberFormat):
     """Codes of `element` times a scale that the values of a group share; a value reads as the float32 nearest to it.
 
-    Groups are runs of `group` neighbouring values, row-major, inside a row: a row is one slice of the first dimension
-    (an output channel; of a matrix that is its last dimension) of a tensor with two or more dimensions, or the whole
-    tensor where `per_row` is false. The last group of a row may be shorter. `group` None: the row is one group.
+    Groups are runs of `group` neighbouring values inside a row: a row is an output channel (`Channels`; a slice of the
+    first dimension if nothing else is said) of a tensor with two or more dimensions, or the whole tensor, row-major,
+    where `per_row` is false. The last group of a row may be shorter. `group` None: the row is one group.
 
     Where `at_risk` is true, scales are words that lie in the memory and can be hit like any other: a group then reads
     with whatever its scale has become, infinite or NaN included. A scale of zeros is the smallest one, so that a flip
@@ -73,6 +74,7 @@ class ScaledFormat(NumberFormat):
     at_risk: bool = True  # scales lie in the memory
     scales: Tensor | None = field(default=None, compare=False, repr=False)  # float32, (groups,); None before `fitted`
     row_words: int = field(default=0, compare=False, repr=False)  # values of a row
+    channels: Channels | None = field(default=None, compare=False, repr=False)  # None: of the first dimension
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", self.codec.bits)
@@ -101,11 +103,25 @@ class ScaledFormat(NumberFormat):
     def scale_words(self, shape: tuple[int, ...]) -> int:
         return self._rows(shape)[0] * self._groups(self._rows(shape)[1]) if self.at_risk else 0
 
+    @property
+    def by_channel(self) -> bool:
+        return self.per_row
+
+    def along(self, channels: Channels | None) -> ScaledFormat:
+        return dataclasses.replace(self, channels=channels) if self.per_row else self
+
+    @property
+    def _moved(self) -> Channels | None:
+        """The channels, where their rows do not follow each other in the tensor."""
+        return None if self.channels is None or self.channels.in_order else self.channels
+
     def _rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return how many rows a tensor of this shape has, and the values of a row; one row where it has no values."""
         elements = torch.Size(shape).numel()
-        rows = shape[0] if self.per_row and len(shape) >= 2 and elements else 1
-        return rows, elements // rows
+        if not self.per_row or not elements:
+            return 1, elements
+        channels = self.channels or Channels.first(shape)
+        return channels.count, channels.row
 
     def _groups(self, row_words: int) -> int:
         """Return the number of groups of a row, at least 1."""
@@ -115,7 +131,7 @@ class ScaledFormat(NumberFormat):
         values = exact_reals(values, self.name)
         refuse(self.name, *count_non_finite(values))
         rows, row_words = self._rows(tuple(values.shape))
-        peaks = self._peaks(values.reshape(rows, row_words))
+        peaks = self._peaks(self._moved.rows(values) if self._moved else values.reshape(rows, row_words))
         scales = self.rule(peaks, self.codec, self.store)
         if not self.at_risk:
             scales.masked_fill_(peaks == 0, 1.0)
@@ -156,7 +172,7 @@ class ScaledFormat(NumberFormat):
         divisors = scales.to(values.device, values.dtype if exact else torch.float64)
         for tile in tiles(*rows.shape):
             codes[tile] = self.codec.encode(rows[tile] / self._spread(divisors, tile, rows.shape))
-        return codes.reshape(values.shape)
+        return self._moved.back(codes, tuple(values.shape)) if self._moved else codes.reshape(values.shape)
 
     def decode(self, codes: Tensor, index: Tensor | None = None) -> Tensor:
         scales = self._known_scales().to(codes.device)
@@ -168,7 +184,7 @@ class ScaledFormat(NumberFormat):
         rows = self._in_rows(values, scales)
         for tile in tiles(*rows.shape):
             rows[tile] *= self._spread(scales, tile, rows.shape)
-        return values
+        return self._moved.back(rows, tuple(values.shape)) if self._moved else values
 
     def units(self, index: Tensor | None = None) -> Tensor:
         """Return the scales, float32 [n], of the elements at these flat positions, or of all."""
@@ -176,23 +192,26 @@ class ScaledFormat(NumberFormat):
         if index is not None:
             return scales[self.group_of(index)]
         shape = torch.Size((len(scales) // self._groups(self.row_words), self.row_words))
-        return self._spread(scales, (slice(0, shape[0]), slice(0, shape[1])), shape).expand(shape).reshape(-1)
+        spread = self._spread(scales, (slice(0, shape[0]), slice(0, shape[1])), shape).expand(shape)
+        return self._moved.back(spread, (shape.numel(),)) if self._moved else spread.reshape(-1)
 
     def group_of(self, index: Tensor) -> Tensor:
         """Return which scale, int64, the elements at these flat positions have."""
+        index = self._moved.position(index) if self._moved else index
         if not self.group:
             return index.div(max(1, self.row_words), rounding_mode="floor")
         row = index.div(max(1, self.row_words), rounding_mode="floor")
         return row * self._groups(self.row_words) + (index - row * self.row_words) // self.group
 
     def elements_of(self, groups: Tensor) -> Tensor:
-        """Return the flat positions, int64, of all elements with these scales; ascending if they are."""
+        """Return the flat positions, int64, of all elements with these scales."""
         per_row, size = self._groups(self.row_words), self.group or self.row_words
         column = groups % per_row * size
         first = groups.div(per_row, rounding_mode="floor") * self.row_words + column
         count = (self.row_words - column).clamp(max=size)
         within = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
-        return first.repeat_interleave(count) + within
+        positions = first.repeat_interleave(count) + within
+        return self._moved.element(positions) if self._moved else positions
 
     def _spread(self, scales: Tensor, tile: tuple[slice, slice], shape: torch.Size) -> Tensor:
         """Return the scales of the elements of a tile of rows, in a shape that broadcasts to it."""
@@ -215,7 +234,7 @@ class ScaledFormat(NumberFormat):
                 f"{words.numel()} values do not fit {self.name} scales that were fitted to {rows * self.row_words}",
                 "call fitted(values) with this tensor, or decode some of its elements with their index",
             )
-        return words.reshape(rows, self.row_words)
+        return self._moved.rows(words) if self._moved else words.reshape(rows, self.row_words)
 
     def describe(self) -> FormatRow:
         of = f"{self.group} values" if self.group else "the channel" if self.per_row else "the tensor"

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faultcli.checkpoint import Checkpoint, TensorInfo
-from faultcli.checkpoint.header import HEADER_RECORD, header_entries, parse_header, tensor_bytes
+from faultcli.checkpoint.header import HEADER_RECORD, header_entries, parse_header, tensor_bytes, torch_dtype
 from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import rebuild, recorded_header
 from faultcli.errors import CheckpointError, FaultcliError, UsageError
 from faultcli.faults.maps import Layout
 from faultcli.faults.selection import Selection
 from faultcli.files import reserve, write_all
+from faultcli.formats import from_words
 from faultcli.hardened.layout import file_dtype, file_shape, from_bytes
 from faultcli.hardened.record import COPIES, MemoryRecord
 from faultcli.hardened.slot import Slot
@@ -96,11 +97,19 @@ class Hardened:
 
     def image(self, names: Sequence[str]) -> MemoryImage:
         """Read tensors as they lie in the memory."""
-        return MemoryImage.around({name: self.stored(name) for name in names}, self.format, self.chain)
+        tensors = {name: self.stored(name) for name in names}
+        return MemoryImage.around(tensors, self.format, self.chain, {name: self._dtype(name) for name in names})
+
+    def _dtype(self, name: str) -> torch.dtype:
+        dtype = torch_dtype(self.record.tensors[name].dtype)
+        assert dtype is not None  # what torch cannot hold is not hardened
+        return dtype
 
     def read(self, name: str) -> Tensor:
         """Read a tensor of the original as it comes out of the memory; of a file, those that are not at risk, too."""
-        return self.stored(name).read() if name in self.slots else self.checkpoint.read(name)
+        if name not in self.slots:
+            return self.checkpoint.read(name)
+        return from_words(self.stored(name).read(), self._dtype(name))
 
     def state(self) -> dict[str, Tensor]:
         """Read all tensors of the original."""

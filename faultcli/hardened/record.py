@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from torch import Tensor
 from faultcli.checkpoint.header import DTYPES
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, parse_json
+from faultcli.formats import Channels, word_shape
 from faultcli.protect.base import Constants
 from faultcli.version import __version__
 
 SCHEMA = "faultcli.hardened/1"
+CHANNELS_SCHEMA = "faultcli.hardened/2"  # of a file with output channels that are no slices of the first dimension
 COPIES = ("faultcli.hardened", "faultcli.hardened.2", "faultcli.hardened.3")  # metadata keys
 _LISTED = 4  # constants that are written as numbers; more are packed
 _KINDS: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "i1": np.dtype("<i1")}
@@ -37,13 +40,14 @@ class TensorRecord:
     """One tensor: as it was, and the constants of its format and its protections.
 
     `dtype`: of safetensors. `scales`: float32 [groups], of formats whose scales lie beside the memory. `links`: one per
-    link of the chain.
+    link of the chain. `channels`: its output channels, where they are no slices of the first dimension.
     """
 
     dtype: str
     shape: tuple[int, ...]
     links: tuple[Constants, ...]
     scales: Tensor | None = None
+    channels: Channels | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,11 @@ class MemoryRecord:
             }
             if tensor.scales is not None:
                 tensors[name]["scales"] = _packed(tensor.scales)
+            if tensor.channels is not None:
+                tensors[name]["channels"] = list(tensor.channels.numbers)
+        several = any(tensor.channels is not None for tensor in self.tensors.values())
         return {
-            "schema": SCHEMA,
+            "schema": CHANNELS_SCHEMA if several else SCHEMA,
             "version": __version__,
             "format": self.format,
             "protect": self.protect,
@@ -100,8 +107,9 @@ class MemoryRecord:
         try:
             document = parse_json(text)
             schema = document["schema"]
-            if schema != SCHEMA:
-                problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA}"
+            if schema not in (SCHEMA, CHANNELS_SCHEMA):
+                known = f"{SCHEMA} and {CHANNELS_SCHEMA}"
+                problem = f"is a hardened file of another version ({schema}), this faultcli reads {known}"
                 raise CheckpointError(f"{path}: {problem}", "use the faultcli that wrote it, or a newer one")
             order, tensors = document["order"], document["tensors"]
             if not order or sorted(order) != sorted(tensors):
@@ -147,9 +155,20 @@ def _tensor(document: Mapping[str, Any]) -> TensorRecord:
     if document["dtype"] not in DTYPES or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError("dtype or shape")
     links = tuple({key: _unpacked(text) for key, text in link.items()} for link in document["links"])
-    scales = document.get("scales")
+    scales, numbers = document.get("scales"), document.get("channels")
+    channels = None
+    if numbers is not None:
+        if len(numbers) != 4 or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError("channels")
+        channels = Channels(*numbers)
+        if channels.elements != math.prod(word_shape(document["dtype"], shape)):
+            raise ValueError("channels")
     return TensorRecord(
-        document["dtype"], shape, links, None if scales is None else torch.as_tensor(_unpacked(scales)).reshape(-1)
+        document["dtype"],
+        shape,
+        links,
+        None if scales is None else torch.as_tensor(_unpacked(scales)).reshape(-1),
+        channels,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faultcli.checkpoint.header import torch_dtype
 from faultcli.faults.maps import Layout
-from faultcli.formats import NumberFormat, ScaledFormat, container_dtype, format_for
+from faultcli.formats import Channels, NumberFormat, ScaledFormat, as_words, container_dtype, format_for, word_shape
 from faultcli.hardened.record import TensorRecord
 from faultcli.protect.base import Constants, Fitted, Protection, Words, Written, words_of
 from faultcli.protect.protected_tensor import StoredTensor
@@ -20,7 +20,7 @@ from faultcli.protect.protected_tensor import StoredTensor
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor, or the scales of one, behind its protections, without its words.
+    """One tensor, or the scales of one, behind its protections, without its words. `shape`: of its words.
 
     `dtype`: of what reads; None: the format's. `names`, `links`: of its protections. `scales`: those that lie in the
     memory.
@@ -44,16 +44,20 @@ class Slot:
         """
         if len(record.links) != len(chain):
             raise ValueError("links")
-        format = format_for(format_name, record.dtype)
+        shape = word_shape(record.dtype, record.shape)
+        format = format_for(format_name, record.dtype).along(record.channels)
         if isinstance(format, ScaledFormat) and not format.at_risk:
             if record.scales is None:
                 raise ValueError("scales")
-            format = format.with_scales(record.scales.float(), record.shape)
-        return cls._of(name, format, chain, record.links, record.shape, torch_dtype(record.dtype))
+            format = format.with_scales(record.scales.float(), shape)
+        dtype = torch_dtype(record.dtype)
+        words = None if dtype is None else as_words(torch.empty(0, dtype=dtype)).dtype
+        return cls._of(name, format, chain, record.links, shape, words, record.channels)
 
     @classmethod
     def planned(cls, name: str, format: NumberFormat, chain: Sequence[Protection], shape: tuple[int, ...]) -> Slot:
-        """Return the place that a tensor will take, before it is written: only its regions are known."""
+        """Return the place that a tensor will take, before it is written: only its regions are known. `shape`: of its
+        words."""
         own = [link for link in chain if link.rank >= Protection.WORD]
         return cls._of(name, format, own, [None] * len(own), shape, None)
 
@@ -66,11 +70,12 @@ class Slot:
         constants: Sequence[Constants | None],
         shape: tuple[int, ...],
         dtype: torch.dtype | None,
+        channels: Channels | None = None,
     ) -> Slot:
         fitted: list[Fitted] = []
         for link, known in zip(chain, constants, strict=True):
             corrected = any(before.block_failure(0.0) is not None for before in fitted)
-            empty = _empty(format, corrected=corrected)
+            empty = _empty(format, channels, corrected=corrected)
             fitted.append(link.fit(empty) if known is None else link.restored(known, empty, shape))
         scales = None
         if (store := format.scale_format) is not None:
@@ -135,7 +140,7 @@ def _word_dtype(format: NumberFormat) -> np.dtype[np.unsignedinteger]:
     return words_of(torch.empty(0, dtype=container_dtype(format.bits))).dtype
 
 
-def _empty(format: NumberFormat, *, corrected: bool) -> Written:
+def _empty(format: NumberFormat, channels: Channels | None, *, corrected: bool) -> Written:
     """Return no values in a format: all that those links need which know nothing of their tensor."""
     nothing: Tensor = torch.empty(0, dtype=format.value_dtype)
-    return Written(nothing, np.empty(0, dtype=_word_dtype(format)), format, None, corrected)
+    return Written(nothing, np.empty(0, dtype=_word_dtype(format)), format, None, corrected, channels)

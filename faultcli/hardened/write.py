@@ -7,23 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.checkpoint import Checkpoint, LazyTensors, TensorInfo
+from faultcli.checkpoint import Checkpoint, TensorInfo
 from faultcli.checkpoint.header import DTYPES, HEADER_RECORD, build_header, tensor_bytes
 from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import header_record, rebuild
-from faultcli.errors import CheckpointError, FormatError, UsageError
+from faultcli.errors import CheckpointError, UsageError
 from faultcli.files import reserve, write_all
-from faultcli.formats import ScaledFormat
+from faultcli.formats import Channels, ChannelsOf, ScaledFormat, as_words
 from faultcli.hardened.layout import file_dtype, file_shape, to_bytes
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.record import COPIES, MemoryRecord, TensorRecord
 from faultcli.hardened.slot import Slot
-from faultcli.injection import about_checkpoint, slots
+from faultcli.injection import LazyWords, naming_tensors, slots
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import Chain
 from faultcli.protect.protected_tensor import StoredTensor
@@ -56,6 +57,7 @@ def harden_checkpoint(
     format_name: str,
     chain: Chain,
     ber: float | None = None,
+    channels: ChannelsOf = MappingProxyType({}),
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[HardenedRow]:
@@ -69,6 +71,7 @@ def harden_checkpoint(
         format_name: number format of the memory.
         chain: the protections.
         ber: the bit-error rate that protections which need one are designed for.
+        channels: the tensors' output channels, where these are no slices of the first dimension.
         force: replace an existing output.
         progress: called with the bytes done since its last call; they add up to the checkpoint's.
 
@@ -80,16 +83,14 @@ def harden_checkpoint(
     Peak memory is a few times the largest tensor, whatever the file's size.
     """
     check_plain(checkpoint)
-    try:
-        formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
-        links = chain.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber)
-        plans = {name: Slot.planned(name, formats[name], chain.links, checkpoint.info(name).shape) for name in names}
+    with naming_tensors(checkpoint, names):
+        places = slots(checkpoint, names, format_name, channels)
+        formats = {place.name: place.format for place in places}
+        links = chain.for_tensors(LazyWords(checkpoint, names), formats.__getitem__, ber, channels)
+        plans = {place.name: Slot.planned(place.name, place.format, chain.links, place.shape) for place in places}
         _check_names(checkpoint, plans)
-        writer = _Writer(checkpoint, plans, links, format_name, chain, ber, progress)
+        writer = _Writer(checkpoint, plans, links, format_name, chain, ber, channels, progress)
         rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
-    except FormatError as error:
-        named = error.message.startswith(f"{checkpoint.path}: ")
-        raise (error if named else about_checkpoint(error, checkpoint)) from None
     return writer.rows
 
 
@@ -129,6 +130,7 @@ class _Writer:
     format_name: str
     chain: Chain
     ber: float | None
+    channels: ChannelsOf
     progress: Progress | None
     rows: list[HardenedRow] = field(default_factory=list)
     _records: dict[str, TensorRecord] = field(default_factory=dict)
@@ -151,8 +153,10 @@ class _Writer:
                     self.progress(info.nbytes)
 
     def _write_tensor(self, file: FileIO, info: TensorInfo, entries: Mapping[str, Any], room: int) -> None:
-        values, links = self.checkpoint.read(info.name), self.links[info.name]
-        stored = StoredTensor.write(info.name, values, self.plans[info.name].format, links, ber=self.ber)
+        values, links = as_words(self.checkpoint.read(info.name)), self.links[info.name]
+        along = self.channels.get(info.name)
+        format = self.plans[info.name].format
+        stored = StoredTensor.write(info.name, values, format, links, ber=self.ber, channels=along)
         planned = self.plans[info.name].regions
         assert {region.name: region.layout for region in stored.regions} == planned
         for region in stored.regions:
@@ -162,7 +166,8 @@ class _Writer:
         format = stored.format
         scales = format.scales if isinstance(format, ScaledFormat) and not format.at_risk else None
         constants = tuple(link.constants() for link in stored.links)
-        self._records[info.name] = TensorRecord(info.dtype, info.shape, constants, scales)
+        noted = along if along is not None and (format.by_channel or self.chain.by_channel) else None
+        self._records[info.name] = TensorRecord(info.dtype, info.shape, constants, scales, noted)
         whole = sum(layout.words * layout.bits for layout in planned.values())
         bits = planned[info.name].words * planned[info.name].bits
         self.rows.append(HardenedRow(info.name, stored.elements, bits, whole - bits, _constant_bits(stored)))
@@ -185,14 +190,16 @@ class _Writer:
 
     def _room(self, raw: bytes, entries: Mapping[str, Any]) -> int:
         """Return bytes that suffice for a header, whatever the constants are."""
-        empty = {
-            name: TensorRecord(self.checkpoint.info(name).dtype, slot.shape, ()) for name, slot in self.plans.items()
-        }
+        empty = {}
+        for name in self.plans:
+            info = self.checkpoint.info(name)
+            empty[name] = TensorRecord(info.dtype, info.shape, (), channels=self.channels.get(name))
         without = self._header(
             raw, entries, MemoryRecord(self.format_name, self.chain.text, self.ber, empty).metadata()
         )
         several = "channel" in self.chain.text + self.format_name
-        packed = sum(_PACKED * slot.shape[0] for slot in self.plans.values() if several and slot.shape)
+        counts = (self.channels.get(name) or Channels.first(slot.shape) for name, slot in self.plans.items())
+        packed = sum(_PACKED * own.count for own in counts if several)
         constants = packed * (1 + len(self.chain.links)) + _CONSTANTS * (1 + len(self.chain.links)) * len(self.plans)
         return -(-(len(without) + len(COPIES) * constants) // 8) * 8
 
@@ -210,7 +217,7 @@ def _laid_out(shard: ShardFile, plans: Mapping[str, Slot]) -> tuple[dict[str, An
             wanted.append((info.name, info.dtype, info.shape))
             continue
         for region, layout in plans[info.name].regions.items():
-            shape = info.shape if region == info.name else None
+            shape = plans[info.name].shape if region == info.name else None
             wanted.append((region, file_dtype(layout.bits), file_shape(layout, shape)))
     rank = {dtype: number for number, dtype in enumerate(DTYPES)}
     entries: dict[str, Any] = {}

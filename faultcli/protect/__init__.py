@@ -16,5 +16,6 @@ inplace    redundancy in the low bits of a block of words
 bch        the codes of `inplace`
 block_code  such a code on blocks as they lie in the memory, byte by byte
 checks     redundancy in memory of its own: parity, SECDED, triplication
+unstorable  tensors with NaN or infinities, named all at once
 estimate   the bit-error rate, from what was read
 """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from faultcli.errors import UsageError
 from faultcli.faults.maps import Layout
-from faultcli.formats import NumberFormat
+from faultcli.formats import Channels, ChannelsOf, NumberFormat
 
 Constants: TypeAlias = Mapping[str, float | Tensor]  # by name; tensors are float32 or int32, [n]
 Words: TypeAlias = NDArray[Any]  # unsigned integers, wide enough for a format's code
@@ -44,7 +44,8 @@ class Written:
 
     `values`: what is to be stored, in the tensor's shape. `words`: their codes, flat, one per element in row-major
     order. `ber`: the bit-error rate that the memory is designed for, None if nobody said. `corrected`: an earlier link
-    of the chain corrects what this one leaves, which is better than to read it as 0.
+    of the chain corrects what this one leaves, which is better than to read it as 0. `along`: which values are an
+    output channel; None: slices of the first dimension.
     """
 
     values: Tensor
@@ -52,6 +53,7 @@ class Written:
     format: NumberFormat
     ber: float | None
     corrected: bool = False
+    along: Channels | None = None
 
     def stored(self) -> Tensor:
         """What the format reads in the words, in the tensor's shape."""
@@ -63,9 +65,15 @@ class Written:
         return zero_word(self.format)
 
     @property
-    def channels(self) -> int:
-        """Output channels: the size of the first dimension; 1 for tensors of fewer than two dimensions."""
-        return self.values.shape[0] if self.values.dim() >= 2 else 1
+    def channels(self) -> Channels:
+        """Its output channels; one for tensors of fewer than two dimensions."""
+        return self.along or Channels.first(tuple(self.values.shape))
+
+    def rows(self, values: Tensor, *, by_channel: bool) -> Tensor:
+        """Return values in the tensor's shape as a row for each output channel, or as one row."""
+        if by_channel and values.numel():
+            return self.channels.rows(values)
+        return values.reshape(1, -1)
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,11 @@ class Protection(ABC):
         """Whether what is stored or read depends on the bit-error rate of the arm."""
         return False
 
+    @property
+    def by_channel(self) -> bool:
+        """Whether it has constants per output channel."""
+        return getattr(self, "granularity", None) == "channel"
+
     def conflict(self, other: Protection) -> tuple[str, str] | None:
         """Say why the link does not go with another one of its chain, and what to do; None if it does."""
         return None
@@ -206,6 +219,7 @@ class Protection(ABC):
         format_of: Callable[[str], NumberFormat],
         behind: Sequence[Protection],
         ber: float | None,
+        channels: ChannelsOf,
     ) -> Mapping[str, Protection]:
         """Return the link of every tensor, with what is to be known of all of them together filled in.
 
@@ -214,6 +228,7 @@ class Protection(ABC):
             format_of: what one word of a tensor is.
             behind: the links between this one and the memory.
             ber: the bit-error rate that the memory is designed for.
+            channels: the output channels of tensors where they are no slices of the first dimension.
         """
         return dict.fromkeys(tensors, self)
 
@@ -234,7 +249,7 @@ class Protection(ABC):
 
         Args:
             constants: `Fitted.constants` of it.
-            empty: no values and no words, of the tensor's format.
+            empty: no values and no words, of the tensor's format and its output channels.
             shape: the tensor's.
 
         Raises:
@@ -264,20 +279,20 @@ def floats(constant: float | Tensor, *sizes: int) -> Tensor:
     return values
 
 
-def per_element(constants: Tensor, values: Tensor, shape: tuple[int, ...], index: Tensor | None) -> Tensor:
+def per_element(constants: Tensor, values: Tensor, channels: Channels, index: Tensor | None) -> Tensor:
     """Return `constants` (one per tensor or one per output channel) spread over elements.
 
     Args:
         constants: [1] or [channels].
         values: what they belong to; all elements in the tensor's shape, or those at `index`.
-        shape: the tensor's.
+        channels: the tensor's.
         index: flat positions of the elements, or None for all.
     """
     if len(constants) == 1:
         return constants
     if index is None:
-        return constants.view(-1, *[1] * (values.dim() - 1))
-    return constants[index // (torch.Size(shape[1:]).numel() or 1)]
+        return channels.spread(constants, tuple(values.shape))
+    return constants[channels.position(index).div(max(1, channels.row), rounding_mode="floor")]
 
 
 def rounded_up(bounds: Tensor) -> Tensor:

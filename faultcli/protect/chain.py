@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from faultcli.errors import UsageError, unknown_name
-from faultcli.formats import NumberFormat
+from faultcli.formats import ChannelsOf, NumberFormat, parse_format
 from faultcli.protect.base import Protection
 from faultcli.protect.checks import Parity, Secded, Tmr
 from faultcli.protect.embedded import Cep, Mset
@@ -38,6 +38,11 @@ class Chain:
         """Whether what is stored or read depends on the bit-error rate of the arm."""
         return any(link.needs_ber for link in self.links)
 
+    @property
+    def by_channel(self) -> bool:
+        """Whether what is stored or read depends on which values are an output channel."""
+        return any(link.by_channel for link in self.links)
+
     def doubts(self, format: NumberFormat) -> list[str]:
         """Return what may go wrong with links in a format, a sentence each."""
         names = {link.name for link in self.links}
@@ -45,17 +50,26 @@ class Chain:
         return [doubt for doubt in found if doubt is not None]
 
     def for_tensors(
-        self, tensors: Mapping[str, Tensor], format_of: Callable[[str], NumberFormat], ber: float | None
+        self,
+        tensors: Mapping[str, Tensor],
+        format_of: Callable[[str], NumberFormat],
+        ber: float | None,
+        channels: ChannelsOf,
     ) -> dict[str, tuple[Protection, ...]]:
         """Return the links of every tensor, see `Protection.for_tensors`."""
         links = [
-            link.for_tensors(tensors, format_of, self.links[place:], ber)
+            link.for_tensors(tensors, format_of, self.links[place:], ber, channels)
             for place, link in enumerate(self.links, start=1)
         ]
         return {name: tuple(of[name] for of in links) for name in tensors}
 
 
 UNPROTECTED = Chain()
+
+
+def by_channel(format_name: str, chain: Chain = UNPROTECTED) -> bool:
+    """Return whether a memory depends on which values are an output channel."""
+    return chain.by_channel or (format_name != "native" and parse_format(format_name).by_channel)
 
 
 def parse_chain(text: str) -> Chain:

@@ -46,8 +46,8 @@ def estimate_ber(tensors: list[tuple[StoredTensor, Words]]) -> float | None:
 def _likelihoods(link: FittedPosterior, words: Words) -> NDArray[np.float64]:
     """Return the log-likelihood of the words read, for every rate of the grid."""
     top = (words >> link.dropped).astype(np.int64)
-    group = np.arange(len(top)) // link.words_per_group
-    row = link.class_of_group.numpy()[group] if len(link.class_of_group) > 1 else np.zeros(len(top), np.int64)
+    several = len(link.class_of_group) > 1
+    row = link.class_of(torch.arange(len(top))).numpy() if several else np.zeros(len(top), np.int64)
     counts = np.zeros(link.prior.shape)
     np.add.at(counts, (row, top), 1)
     seen = torch.from_numpy(counts)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, split
 
-from faultcli.errors import FormatError
-from faultcli.formats import NumberFormat, ScaledFormat
+from faultcli.errors import FormatError, NonFiniteError
+from faultcli.formats import Channels, NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.values import TILE
 from faultcli.protect.base import Protection
@@ -27,14 +27,20 @@ _OCTAVES = [2.0**k for k in range(-12, 7)]  # for floats, in which a power of tw
 
 
 def fitting_factors(
-    name: str, weights: Tensor, format: NumberFormat, links: Sequence[Protection], granularity: str = "tensor"
+    name: str,
+    weights: Tensor,
+    format: NumberFormat,
+    links: Sequence[Protection],
+    granularity: str = "tensor",
+    channels: Channels | None = None,
 ) -> Tensor:
     """Return the largest factors with which a tensor fits the format behind these links; raises as `largest_fitting`,
     with the tensor's name."""
     try:
-        return largest_fitting(weights, format, granularity, spare=sum(link.spare_bits(format) for link in links))
+        spare = sum(link.spare_bits(format) for link in links)
+        return largest_fitting(weights, format, granularity, spare, channels)
     except FormatError as error:
-        raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
+        raise type(error)(f"tensor {name!r} {error.message}", error.remedy) from None
 
 
 class FactorSearch:
@@ -50,6 +56,7 @@ class FactorSearch:
         ber: bit-error rate.
         per_channel: whether factors may differ by output channel; else the sample is one of the whole tensor.
         sample_bits: how many bits of words are looked at, about.
+        channels: the tensor's output channels; None: slices of the first dimension.
     """
 
     def __init__(
@@ -62,13 +69,14 @@ class FactorSearch:
         *,
         per_channel: bool = True,
         sample_bits: int = _SAMPLE_BITS,
+        channels: Channels | None = None,
     ) -> None:
-        self.name, self.format, self.ber = name, format, ber
+        self.name, self.format, self.ber = name, format.along(None), ber  # of the sample, whose rows are channels
         self.links = tuple(links)
         rounds = not (isinstance(format, FloatFormat) and format.bits >= 16)
         self.ratios = (_COARSE, _FINE) if rounds else (_OCTAVES, [1.0])
         by_row = weights.dim() >= 2 and (per_channel or isinstance(format, ScaledFormat))
-        rows = weights.flatten(1) if by_row else weights.reshape(1, -1)
+        rows = (channels or Channels.first(tuple(weights.shape))).rows(weights) if by_row else weights.reshape(1, -1)
         stride = min(weights.numel() * format.bits // sample_bits, rows.shape[1] // _LEAST_PER_CHANNEL)
         if stride > 1:
             wide = torch.float64 if weights.dtype == torch.float64 else torch.float32
@@ -84,7 +92,7 @@ class FactorSearch:
         self.power = float(rows.double().square().sum()) or 1.0
         if not math.isfinite(self.power):
             problem = f"tensor {name!r} holds NaN, infinite or huge values; no error can be predicted"
-            raise FormatError(problem, "leave it out with --exclude")
+            raise NonFiniteError(problem, "leave it out with --exclude")
 
     def errors(self, factors: Tensor) -> Tensor:
         """Return what each of the factors (float32 [1] or [channels]) contributes to the error: float64, same shape."""

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from faultcli.errors import FormatError
-from faultcli.formats import NumberFormat, ScaledFormat
+from faultcli.errors import FormatError, NonFiniteError
+from faultcli.formats import Channels, ChannelsOf, NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import Constants, Fitted, Protection, Words, Written, floats, per_element
@@ -26,7 +26,7 @@ class Factors(Protection):
     them takes, in bits.
 
     `multiplied`: c·w where it lies in the checkpoint already, in the checkpoint's dtype. `offsets`: what dividing that
-    by c does not give back, see `divided`.
+    by c does not give back, see `divided`. `along`: the output channels; None: slices of the first dimension.
     """
 
     name: ClassVar[str] = "scale"
@@ -36,29 +36,38 @@ class Factors(Protection):
     side_bits: int
     multiplied: Tensor | None = None
     offsets: Tensor | None = None
+    along: Channels | None = None
 
     def write_values(self, values: Tensor) -> Tensor:
         """Return c·w in the dtype of the weights, float32 at the least."""
         if self.multiplied is not None:
             return self.multiplied
         wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
-        return wide * per_element(self.values.to(wide.dtype), wide, tuple(wide.shape), None)
+        return wide * per_element(self.values.to(wide.dtype), wide, self._channels(tuple(wide.shape)), None)
 
     def fit(self, written: Written) -> Fitted:
-        return _FittedFactors(self, tuple(written.values.shape))
+        return _FittedFactors(self, self._channels(tuple(written.values.shape)))
+
+    def _channels(self, shape: tuple[int, ...]) -> Channels:
+        return self.along or Channels.first(shape)
 
 
-def restored_factors(constants: Constants, shape: tuple[int, ...]) -> Fitted:
-    """Return the factors of a tensor of this shape that lies in a memory; raises as `Protection.restored` does."""
-    values = floats(constants["factors"], 1, *shape[:1])
+def restored_factors(constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
+    """Return the factors of a tensor of this shape that lies in a memory; arguments as `Protection.restored` has them.
+
+    Raises:
+        KeyError, ValueError: as that does.
+    """
+    channels = empty.along or Channels.first(shape)
+    values = floats(constants["factors"], 1, channels.count)
     if not bool(((values >= SMALLEST_FACTOR) & (values <= LARGEST_FACTOR)).all()):
         raise ValueError("factors")
-    return _FittedFactors(Factors(values, int(constants["bits"])), shape)
+    return _FittedFactors(Factors(values, int(constants["bits"])), channels)
 
 
 class _FittedFactors(Fitted):
-    def __init__(self, factors: Factors, shape: tuple[int, ...]) -> None:
-        self.factors, self.shape, self.side_bits = factors, shape, factors.side_bits
+    def __init__(self, factors: Factors, channels: Channels) -> None:
+        self.factors, self.channels, self.side_bits = factors, channels, factors.side_bits
 
     def constants(self) -> Constants:
         return {"factors": self.factors.values, "bits": self.side_bits}
@@ -66,10 +75,10 @@ class _FittedFactors(Fitted):
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         known = self.factors
         if known.multiplied is None:
-            return values / per_element(known.values.to(values.dtype), values, self.shape, index)
+            return values / per_element(known.values.to(values.dtype), values, self.channels, index)
         stored = values.to(known.multiplied.dtype)  # the checkpoint holds no others
         offsets = known.offsets if index is None or known.offsets is None else known.offsets.view(-1)[index]
-        return divided(stored, per_element(known.values.double(), stored, self.shape, index), offsets)
+        return divided(stored, per_element(known.values.double(), stored, self.channels, index), offsets)
 
 
 def multiplied(weights: Tensor, constants: Tensor) -> Tensor:
@@ -119,21 +128,31 @@ def _narrow(wide: Tensor, like: Tensor) -> Tensor:
     return wide.float().to(like.dtype)  # by way of float32, as numpy and everybody else do it
 
 
-def charged(constants: Mapping[str, Tensor]) -> dict[str, Factors]:
+def charged(constants: Mapping[str, Tensor], channels: ChannelsOf) -> dict[str, Factors]:
     """Return constants [1] or [channels] by tensor with the bits that storing them takes: one number that all tensors
     share is stored once, 32 bits (charged to the first); others take 16 bits each where bfloat16 holds them, else 32.
+    `channels`: which values they belong to, where that is no slice of the first dimension.
     """
     shared = {float(one) for values in constants.values() for one in values[:1]} if constants else set()
     if len(constants) > 1 and len(shared) == 1 and all(len(values) == 1 for values in constants.values()):
         return {name: Factors(values, 0 if number else 32) for number, (name, values) in enumerate(constants.items())}
-    return {name: Factors(values, _bits_of(values) * len(values)) for name, values in constants.items()}
+    return {
+        name: Factors(values, _bits_of(values) * len(values), along=channels.get(name))
+        for name, values in constants.items()
+    }
 
 
 def _bits_of(values: Tensor) -> int:
     return 16 if torch.equal(values.to(torch.bfloat16).to(values.dtype), values) else 32
 
 
-def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "tensor", spare: int = 0) -> Tensor:
+def largest_fitting(
+    weights: Tensor,
+    format: NumberFormat,
+    granularity: str = "tensor",
+    spare: int = 0,
+    channels: Channels | None = None,
+) -> Tensor:
     """Return the largest factors with which the weights fit the format: float32 [1] or [channels].
 
     Fixed point: c·max|w| is the largest positive value. Floats of 16 bits and more: |c·w| < 2, a power of two, so that
@@ -143,13 +162,17 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
     Raises:
         FormatError: the weights hold NaN or infinities, or are so large that no factor makes them fit.
     """
-    groups = weights.flatten(1) if granularity == "channel" and weights.dim() >= 2 else weights.reshape(1, -1)
+    if not weights.is_floating_point():
+        raise FormatError(f"has dtype {weights.dtype}, which is not scaled".replace("torch.", ""))
+    groups = weights.reshape(1, -1)
+    if granularity == "channel" and weights.dim() >= 2:
+        groups = (channels or Channels.first(tuple(weights.shape))).rows(weights)
     peak = torch.zeros(len(groups)).double()
     if groups.numel():
         low, high = (groups if groups.dtype == torch.float64 else groups.float()).aminmax(dim=1)
         peak = torch.maximum(-low, high).double()
     if not bool(peak.isfinite().all()):
-        raise FormatError("holds NaN or infinite values; they cannot be scaled to fit a range")
+        raise NonFiniteError("holds NaN or infinite values; they cannot be scaled to fit a range")
     if isinstance(format, ScaledFormat | NativeIntegerFormat):
         return torch.ones(len(peak))
     if isinstance(format, FloatFormat) and format.bits >= 16:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from faultcli.errors import UsageError
+from faultcli.formats import Channels
 from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import Constants, Fitted, Protection, Words, Written, floats, per_element, rounded_up
 
@@ -55,24 +56,27 @@ class Guard(Protection):
     def fit(self, written: Written) -> Fitted:
         if isinstance(written.format, NativeIntegerFormat):
             raise UsageError(
-                f"guard: needs numbers, not the integers of {written.format.name}",
-                "leave guard out, or leave integers out with --target weights",
+                f"guard: needs numbers, not the words of {written.format.name}",
+                "leave guard out, or leave the tensor out with --exclude",
             )
         stored = written.stored().abs()
         stored = torch.where(stored.isfinite(), stored, 0)
-        per_channel = self.granularity == "channel" and written.channels > 1
-        flat = stored.reshape(written.channels if per_channel else 1, -1)
+        channels = written.channels
+        flat = stored.reshape(channels.count if self.by_channel and channels.count > 1 else 1, -1)
+        if self.by_channel and stored.numel():
+            flat = channels.rows(stored)
         bounds = flat.amax(dim=1) if flat.shape[1] else torch.zeros(len(flat))
-        return _FittedGuard(self.mode, rounded_up(bounds), tuple(written.values.shape))
+        return _FittedGuard(self.mode, rounded_up(bounds), channels)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
-        channels = max(1, shape[0]) if self.granularity == "channel" and len(shape) >= 2 else 1
-        return _FittedGuard(self.mode, floats(constants["bounds"], channels), shape)
+        channels = empty.along or Channels.first(shape)
+        bounds = floats(constants["bounds"], max(1, channels.count) if self.by_channel else 1)
+        return _FittedGuard(self.mode, bounds, channels)
 
 
 class _FittedGuard(Fitted):
-    def __init__(self, mode: str, bounds: Tensor, shape: tuple[int, ...]) -> None:
-        self.mode, self.bounds, self.shape = mode, bounds, shape
+    def __init__(self, mode: str, bounds: Tensor, channels: Channels) -> None:
+        self.mode, self.bounds, self.channels = mode, bounds, channels
         self.side_bits = BOUND_BITS * len(bounds)
 
     def constants(self) -> Constants:
@@ -80,7 +84,7 @@ class _FittedGuard(Fitted):
 
     def read_values(self, values: Tensor, words: Words, index: Tensor | None, units: Tensor | None) -> Tensor:
         bounds = self.bounds.to(values.dtype).clamp(max=torch.finfo(values.dtype).max)  # bfloat16 ends before float32
-        bound = per_element(bounds, values, self.shape, index)
+        bound = per_element(bounds, values, self.channels, index)
         if self.mode == "clamp":
             return torch.where(values.isnan(), 0, torch.minimum(torch.maximum(values, -bound), bound))
         return torch.where(values.abs() <= bound, values, 0)  # false for NaN

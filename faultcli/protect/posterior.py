@@ -14,9 +14,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from faultcli.errors import UsageError
+from faultcli.errors import NonFiniteError, UsageError
 from faultcli.faults.law import shortest
-from faultcli.formats import NumberFormat
+from faultcli.formats import Channels, NumberFormat
 from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.protect.base import Constants, Fitted, Protection, Words, Written
 from faultcli.protect.distribution import Distribution, levels_of, numbers_of, posterior_means
@@ -82,28 +82,32 @@ class Posterior(Protection):
         if ber is None:
             raise UsageError("posterior: needs to know the bit-error rate", "say posterior=P, or name it: --ber P")
         if not bool(written.values.isfinite().all()):
-            raise UsageError(
-                "posterior: reads finite values only, the tensor holds NaN or infinities",
-                "leave the tensor out with --exclude, or protect it with guard",
-            )
-        numbers = numbers_of(written)
-        groups = numbers.reshape(written.channels if self.granularity == "channel" and numbers.numel() else 1, -1)
-        return FittedPosterior(written.format, Distribution.of(groups), ber, max(1, groups.shape[1]))
+            raise NonFiniteError("holds NaN or infinite values; posterior reads finite ones only")
+        groups = written.rows(numbers_of(written), by_channel=self.by_channel)
+        return FittedPosterior(written.format, Distribution.of(groups), ber, max(1, groups.shape[1]), written.along)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         ber = float(constants["ber"])
         if not 0 <= ber < 0.5:
             raise ValueError("a bit-error rate")
-        groups = shape[0] if self.granularity == "channel" and len(shape) >= 2 and 0 not in shape else 1
+        channels = empty.along or Channels.first(shape)
+        groups = channels.count if self.by_channel and 0 not in shape else 1
         distribution = Distribution.restored(constants, groups)
-        return FittedPosterior(empty.format, distribution, ber, max(1, math.prod(shape) // max(1, groups)))
+        return FittedPosterior(empty.format, distribution, ber, max(1, math.prod(shape) // groups), empty.along)
 
 
 class FittedPosterior(Fitted):
     """A decode table per class of spread. In formats with a scale, values here are whole multiples of it."""
 
-    def __init__(self, format: NumberFormat, distribution: Distribution, ber: float, words_per_group: int) -> None:
-        self.ber = ber
+    def __init__(
+        self,
+        format: NumberFormat,
+        distribution: Distribution,
+        ber: float,
+        words_per_group: int,
+        along: Channels | None = None,
+    ) -> None:
+        self.ber, self.along = ber, along
         self.bits = min(format.bits, _TABLE_BITS)
         self.dropped = format.bits - self.bits
         self.words_per_group = words_per_group
@@ -113,6 +117,11 @@ class FittedPosterior(Fitted):
         self.prior = distribution.prior(self.levels)
         self.table = posterior_means(self.prior, self.levels, self.bits, ber)
 
+    def class_of(self, index: Tensor) -> Tensor:
+        """Return which table reads the elements at these flat positions: int64 [n]."""
+        position = index if self.along is None else self.along.position(index)
+        return self.class_of_group[position // self.words_per_group]
+
     def constants(self) -> Constants:
         return {**self.distribution.constants(), "ber": self.ber}
 
@@ -121,8 +130,8 @@ class FittedPosterior(Fitted):
         if len(self.class_of_group) == 1:
             read = self.table[0][top]
         else:
-            position = torch.arange(len(top)) if index is None else index.reshape(-1)
-            read = self.table[self.class_of_group[position // self.words_per_group], top]
+            element = torch.arange(len(top)) if index is None else index.reshape(-1)
+            read = self.table[self.class_of(element), top]
         if self.dropped:
             # The bits below the table refine the value by a factor near 1, if the top bits are right.
             factor = values.reshape(-1).double() / self.levels[top]

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from faultcli.errors import FaultcliError, FormatError
 from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
-from faultcli.formats import NumberFormat, ScaledFormat, bit_positions, scale_positions
+from faultcli.formats import Channels, NumberFormat, ScaledFormat, bit_positions, scale_positions
 from faultcli.formats.fixed import FixedFormat
+from faultcli.formats.raw import RawFormat
 from faultcli.formats.values import exact_reals
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, words_of, zero_word
 
@@ -128,6 +129,7 @@ class StoredTensor(TensorSlot):
         links: Sequence[Protection] = (),
         *,
         ber: float | None = None,
+        channels: Channels | None = None,
     ) -> StoredTensor:
         """Store a tensor.
 
@@ -137,6 +139,7 @@ class StoredTensor(TensorSlot):
             format: what one word is.
             links: the protections, those of this tensor (`Protection.for_tensors`).
             ber: the bit-error rate that the memory is designed for.
+            channels: its output channels; None: slices of the first dimension.
 
         Raises:
             FormatError, UsageError: names the tensor, and what cannot be stored or does not work on this format.
@@ -148,12 +151,12 @@ class StoredTensor(TensorSlot):
                 values = link.write_values(values)
             if isinstance(format, FixedFormat | ScaledFormat):
                 values = exact_reals(values, format.name)  # once, for all that look at them
-            fitted_format = format.fitted(values)
+            fitted_format = format.along(channels).fitted(values)
             if isinstance(fitted_format, ScaledFormat) and fitted_format.at_risk:
                 scales = cls._write_scales(name, fitted_format, links, ber)
             words = words_of(fitted_format.encode(values))
             for link in links:
-                words = link.nearest(Written(values, words, fitted_format, ber))
+                words = link.nearest(Written(values, words, fitted_format, ber, along=channels))
             group = math.lcm(*(1, *(link.fit_block(fitted_format) for link in links)))
             elements = len(words)
             padded = words if elements % group == 0 else np.pad(words, (0, -elements % group))
@@ -161,7 +164,9 @@ class StoredTensor(TensorSlot):
             for link in links:
                 if link.rank != Protection.ESTIMATE:
                     corrected = any(before.block_failure(0.0) is not None for before in fitted.values())
-                    fitted[link] = own = link.fit(Written(values, padded[:elements], fitted_format, ber, corrected))
+                    fitted[link] = own = link.fit(
+                        Written(values, padded[:elements], fitted_format, ber, corrected, channels)
+                    )
                     padded = own.write_words(padded.reshape(-1, own.block)).reshape(-1)
             # What looks at values (a guard, a posterior) is fitted to those that will be read: without the low bits
             # that other links give up. Check words change no word that is as it was written.
@@ -171,7 +176,7 @@ class StoredTensor(TensorSlot):
                 blocks = readable.reshape(-1, fitted[link].block)
                 readable = fitted[link].read_words(blocks, np.empty((len(blocks), 0), dtype=np.uint8)).reshape(-1)
             for link in looking:
-                fitted[link] = link.fit(Written(values, readable[:elements], fitted_format, ber))
+                fitted[link] = link.fit(Written(values, readable[:elements], fitted_format, ber, along=channels))
             checks = tuple(fitted[link].checks(padded.reshape(-1, fitted[link].block)) for link in links)
         except FaultcliError as error:
             text = error.message if isinstance(error, FormatError) else f"({error.message})"
@@ -213,7 +218,8 @@ class StoredTensor(TensorSlot):
 
     def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
         if not self.format.value_dtype.is_floating_point:
-            problem = f"tensor {self.name!r} holds whole numbers, which no noise can be added to"
+            what = self.format.name if isinstance(self.format, RawFormat) else "whole numbers"
+            problem = f"tensor {self.name!r} holds {what}, which no noise can be added to"
             raise FormatError(problem, "leave it out with --exclude")
         stored = self.format.decode(codes_of(self._decoded).view(self.shape))
         return words_of(self.format.encode(stored.double() + torch.from_numpy(noise).view(self.shape))).astype(

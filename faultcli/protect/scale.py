@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from faultcli.errors import UsageError
 from faultcli.faults.law import shortest
-from faultcli.formats import NumberFormat
+from faultcli.formats import ChannelsOf, NumberFormat
 from faultcli.protect.base import Constants, Fitted, Protection, Written
 from faultcli.protect.factor_search import FactorSearch, best_together, fitting_factors
 from faultcli.protect.factors import LARGEST_FACTOR, SMALLEST_FACTOR, Factors, charged, restored_factors
@@ -74,6 +75,7 @@ class Scale(Protection):
         format_of: Callable[[str], NumberFormat],
         behind: Sequence[Protection] = (),
         ber: float | None = None,
+        channels: ChannelsOf = MappingProxyType({}),
     ) -> dict[str, Factors]:
         """Return the factors of every tensor.
 
@@ -82,26 +84,27 @@ class Scale(Protection):
             UsageError: `auto` without a bit-error rate.
         """
         if not isinstance(self.factor, str):
-            return charged(dict.fromkeys(tensors, torch.tensor([self.factor], dtype=torch.float32)))
+            return charged(dict.fromkeys(tensors, torch.tensor([self.factor], dtype=torch.float32)), channels)
         if self.factor == "auto" and ber is None:
             raise UsageError("scale=auto: needs to know the bit-error rate", "name it: --ber P, or use scale=max")
         fitting, searches = {}, {}
         for name, weights in tensors.items():  # each is looked at once: it may come from a file
             format = format_of(name)
-            fitting[name] = fitting_factors(name, weights, format, behind, self.granularity)
+            own = channels.get(name)
+            fitting[name] = fitting_factors(name, weights, format, behind, self.granularity, own)
             if ber is not None and self.factor == "auto":
-                searches[name] = FactorSearch(name, weights, format, behind, ber)
+                searches[name] = FactorSearch(name, weights, format, behind, ber, channels=own)
         if self.granularity == "model":
             common = torch.stack([f.min() for f in fitting.values()]).min().reshape(1)
             fitting = dict.fromkeys(tensors, common)
         if self.factor == "max":
-            return charged(fitting)
+            return charged(fitting, channels)
         if self.granularity == "model":
-            return charged(best_together(searches, fitting))
-        return charged({name: search.best(fitting[name]) for name, search in searches.items()})
+            return charged(best_together(searches, fitting), channels)
+        return charged({name: search.best(fitting[name]) for name, search in searches.items()}, channels)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
-        return restored_factors(constants, shape)
+        return restored_factors(constants, empty, shape)
 
     def fit(self, written: Written) -> Fitted:
         raise AssertionError("what is fitted to a tensor are its factors: those of `for_tensors`")

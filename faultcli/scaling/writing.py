@@ -6,10 +6,13 @@ import base64
 import hashlib
 import json
 import math
+import shlex
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +21,22 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, ContentHash, LazyTensors, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
+from faultcli.faults.selection import escaped
+from faultcli.formats import NATIVE, Channels, ChannelsOf
 from faultcli.formats.values import TILE
-from faultcli.injection import slots
+from faultcli.injection import naming_tensors, slots
 from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
 from faultcli.protect.factors import LARGEST_FACTOR, divided, integers, multiplied
 from faultcli.protect.scale import Scale
-from faultcli.scaling.record import METADATA_KEY, SCHEMA, Scaling, constants_of, matching_tiles
+from faultcli.scaling.record import CHANNELS_SCHEMA, METADATA_KEY, SCHEMA, Scaling, constants_of, matching_tiles
 from faultcli.version import __version__
 
 _MAX_CORRECTIONS = 64 << 20  # bytes of compressed corrections that a header takes
 _MOST_ROUNDED = (
     64 << 20
 )  # weights that factors may round; of more, corrections would not fit, so powers of two are used
+
+_SCALABLE = {dtype for dtype, format in NATIVE.items() if format.value_dtype.is_floating_point}
 
 Progress = Callable[[int], None]
 
@@ -56,6 +63,7 @@ def scale_checkpoint(
     names: Sequence[str],
     format_name: str,
     ber: float,
+    channels: ChannelsOf = MappingProxyType({}),
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[ScaledTensor]:
@@ -68,6 +76,7 @@ def scale_checkpoint(
         names: the tensors to scale, from `select`.
         format_name: number format of the memory that the factors and predictions are for.
         ber: its bit-error rate.
+        channels: the tensors' output channels, where these are no slices of the first dimension.
         force: replace an existing output.
         progress: called with the bytes done since its last call; they add up to twice the checkpoint's: to find the
             factors and the checksum, which lie in front of the weights, and to write.
@@ -82,53 +91,15 @@ def scale_checkpoint(
     Peak memory is a few times the largest tensor, whatever the file's size.
     """
     names = [name for name in names if checkpoint.info(name).elements]
-    formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name)}
-    rounds = _may_round(checkpoint, names, scale)
-    common = None
-    if scale.granularity == "model" and names:
-        factors_of = scale.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber=ber)
-        common = next((chosen.values for chosen in factors_of.values()), None)
-    rows, factors, corrections = [], {}, {}
-    room = _MAX_CORRECTIONS
-    content = ContentHash(checkpoint)
-    for name, info in checkpoint.tensors.items():
-        data = checkpoint.read_bytes(name)
-        content.update(info.file, data)
-        if progress is not None:
-            progress(info.nbytes)
-        if name not in formats:
-            continue
-        weights, chosen = _view(info, data), common
-        if chosen is None:
-            chosen = scale.for_tensors({name: weights}, formats.__getitem__, ber=ber)[name].values
-        if not rounds:
-            chosen = torch.exp2(chosen.log2().floor())
-        factor = chosen.double()
-        record, corrected = None, 0
-        if not _is_exact(weights, factor):
-            record, corrected = _corrections(checkpoint, names, info, weights, factor, room)
-        if record:
-            corrections[name] = record
-            room -= len(record)
-        how = {"per_channel": len(factor) > 1, "sample_bits": TABLE_BITS}
-        search = FactorSearch(name, weights, formats[name], (), ber, **how)  # type: ignore[arg-type]
-        row = _row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected)
-        factors[name] = row.factor
-        rows.append(row)
-    summary = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "original_sha256": content.hexdigest(),
-        "factors": factors,
-        "corrections": {name: base64.b64encode(data).decode() for name, data in corrections.items()},
-    }
+    with naming_tensors(checkpoint, names):
+        rows, factors, summary = _found(checkpoint, scale, names, format_name, ber, channels, progress)
     constants = {name: constants_of(factor) for name, factor in factors.items()}
     originals: dict[str, bytes] = {}  # hashes of weights, so that they are not read again to be compared
 
     def multiply(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         originals[info.name] = hashlib.blake2b(data.data).digest()
         values = _view(info, data)
-        for tile, factor in matching_tiles(constants[info.name], values):
+        for tile, factor in matching_tiles(constants[info.name], channels.get(info.name), values):
             tile.copy_(multiplied(tile, factor))
 
     def prove(partial: Path) -> None:
@@ -140,6 +111,65 @@ def scale_checkpoint(
     metadata = {**checkpoint.metadata, METADATA_KEY: json.dumps(summary, sort_keys=True)}
     edit(checkpoint, output, multiply, names, metadata=metadata, force=force, progress=progress, check=prove)
     return rows
+
+
+def _found(
+    checkpoint: Checkpoint,
+    scale: Scale,
+    names: Sequence[str],
+    format_name: str,
+    ber: float,
+    channels: ChannelsOf,
+    progress: Progress | None,
+) -> tuple[list[ScaledTensor], dict[str, float | list[float]], dict[str, Any]]:
+    """Return the factors of tensors, what is said of them, and the record of a scaled file; arguments and errors are
+    those of `scale_checkpoint`."""
+    rounds = _may_round(checkpoint, names, scale)
+    formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, channels)}
+    common = None
+    if scale.granularity == "model" and names:
+        factors_of = scale.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber=ber)
+        common = next((chosen.values for chosen in factors_of.values()), None)
+    rows: list[ScaledTensor] = []
+    factors: dict[str, float | list[float]] = {}
+    corrections: dict[str, bytes] = {}
+    room = _MAX_CORRECTIONS
+    content = ContentHash(checkpoint)
+    for name, info in checkpoint.tensors.items():
+        data = checkpoint.read_bytes(name)
+        content.update(info.file, data)
+        if progress is not None:
+            progress(info.nbytes)
+        if name not in formats:
+            continue
+        weights, chosen = _view(info, data), common
+        if chosen is None:
+            of_all = scale.for_tensors({name: weights}, formats.__getitem__, ber=ber, channels=channels)
+            chosen = of_all[name].values
+        if not rounds:
+            chosen = torch.exp2(chosen.log2().floor())
+        factor = chosen.double()
+        packed, corrected = None, 0
+        if not _is_exact(weights, factor):
+            packed, corrected = _corrections(checkpoint, names, info, weights, factor, channels.get(name), room)
+        if packed:
+            corrections[name] = packed
+            room -= len(packed)
+        how = {"per_channel": len(factor) > 1, "sample_bits": TABLE_BITS, "channels": channels.get(name)}
+        search = FactorSearch(name, weights, formats[name], (), ber, **how)  # type: ignore[arg-type]
+        row = _row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected)
+        factors[name] = row.factor
+        rows.append(row)
+    moved = {name: own.numbers for name, own in channels.items() if isinstance(factors.get(name), list)}
+    record = {
+        "schema": CHANNELS_SCHEMA if moved else SCHEMA,
+        **({"channels": moved} if moved else {}),
+        "version": __version__,
+        "original_sha256": content.hexdigest(),
+        "factors": factors,
+        "corrections": {name: base64.b64encode(data).decode() for name, data in corrections.items()},
+    }
+    return rows, factors, record
 
 
 def _not_undone(written: Checkpoint, originals: Mapping[str, bytes]) -> str | None:
@@ -161,8 +191,12 @@ def _may_round(checkpoint: Checkpoint, names: Sequence[str], scale: Scale) -> bo
     """
     if METADATA_KEY in checkpoint.metadata:
         raise CheckpointError(f"{checkpoint.path}: is scaled already", "undo that first: faultcli scale MODEL --undo")
-    for name in names:
-        _check_scalable(checkpoint.info(name))
+    if fixed := [name for name in names if checkpoint.info(name).dtype not in _SCALABLE]:
+        info = checkpoint.info(fixed[0])
+        problem = f"{checkpoint.path}: tensor {info.name!r} has dtype {info.dtype}, which is not scaled"
+        more = f"; nor are {len(fixed) - 1} more" if len(fixed) > 1 else ""
+        options = " ".join(f"--exclude {shlex.quote(escaped(name))}" for name in fixed)
+        raise FormatError(problem + more, f"leave out what is no number by itself: {options}")
     rounds = sum(checkpoint.info(name).elements for name in names) <= _MOST_ROUNDED
     if not rounds and not isinstance(scale.factor, str) and not _is_power_of_two(torch.tensor([scale.factor])):
         near = 2.0 ** round(math.log2(scale.factor))
@@ -238,14 +272,20 @@ def unscale_checkpoint(
 
 
 def _corrections(
-    checkpoint: Checkpoint, names: Sequence[str], info: TensorInfo, weights: Tensor, factor: Tensor, room: int
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    info: TensorInfo,
+    weights: Tensor,
+    factor: Tensor,
+    channels: Channels | None,
+    room: int,
 ) -> tuple[bytes | None, int]:
     """Return the record, of `room` bytes at the most, of what dividing does not give back, and how many values it
     concerns."""
     largest = torch.finfo(weights.dtype).max
     offsets = torch.empty(weights.shape, dtype=integers(weights).dtype)
     overflowing, wrong = 0, 0
-    for target, tile, constant in matching_tiles(factor, offsets, weights):
+    for target, tile, constant in matching_tiles(factor, channels, offsets, weights):
         wide = tile.double()
         overflowing += int(((wide.where(wide.isfinite(), 0.0) * constant).abs() > largest).sum())
         # Modulo 2^bits, so that it undoes anything, NaN included.
@@ -287,14 +327,7 @@ def _pack(checkpoint: Checkpoint, offsets: Tensor, room: int) -> bytes:
     return bytes(packed + packer.flush())
 
 
-def _check_scalable(info: TensorInfo) -> None:
-    dtype = torch_dtype(info.dtype)
-    if dtype is None or not dtype.is_floating_point:
-        raise FormatError(f"tensor {info.name!r} has dtype {info.dtype}, which cannot be scaled", "leave it out")
-
-
 def _view(info: TensorInfo, data: NDArray[np.uint8]) -> Tensor:
-    _check_scalable(info)
     dtype = torch_dtype(info.dtype)
     assert dtype is not None
     return torch.from_numpy(data).view(dtype).view(info.shape)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
+from faultcli.formats import Channels
 from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
 from faultcli.workload.models.architectures import Architecture
+from faultcli.workload.models.channels import live_channels
 from faultcli.workload.models.loading import live_tensors
 from faultcli.workload.token_metrics import GoldenTokens
 
@@ -73,6 +75,11 @@ class BaseWorkload(ABC):
     def preparation(self) -> str:
         """What is done to the inputs before the model gets them, for people; empty where that is nothing to tell."""
         return ""
+
+    def channels(self) -> dict[str, Channels]:
+        """Return the output channels of tensors where they are no slices of the first dimension, by their names in the
+        checkpoint."""
+        return live_channels(self.model, self.parameters)
 
     def doubts(self) -> list[str]:
         """Return what was found when the model was opened that a user may not expect, a line each: what was not

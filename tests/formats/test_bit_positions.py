@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from faultcli.errors import FaultError
-from faultcli.formats import bit_positions, native_format, parse_format, scale_positions
+from faultcli.formats import bit_positions, parse_format, scale_positions, word_format
 from faultcli.formats.exponent import E8M0
 
 
@@ -100,5 +100,5 @@ def test_the_remedy_lists_scales() -> None:
 
 
 def test_native_integers_have_groups_too() -> None:
-    assert bit_positions(native_format("I64"), "sign") == (63,)
-    assert bit_positions(native_format("U64"), "magnitude") == tuple(range(64))
+    assert bit_positions(word_format("I64"), "sign") == (63,)
+    assert bit_positions(word_format("U64"), "magnitude") == tuple(range(64))

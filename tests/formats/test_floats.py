@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faultcli.errors import FormatError
-from faultcli.formats import NAMED, native_format
+from faultcli.formats import NAMED, word_format
 from faultcli.formats.base import container_dtype
 from faultcli.formats.floats import BF16, FP8_E4M3, FP8_E5M2, FP16, FP32, FP64, FloatFormat, Specials
 
@@ -258,7 +258,7 @@ def test_specials_do_not_disturb_their_neighbours() -> None:
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
 def test_native_words_are_kept_bit_for_bit(dtype: str) -> None:
-    fmt = native_format(dtype)
+    fmt = word_format(dtype)
     assert isinstance(fmt, FloatFormat)
     assert fmt.native is not None
     words = torch.randint(-(2**63), 2**63 - 1, (1 << 16,), generator=torch.Generator().manual_seed(2))

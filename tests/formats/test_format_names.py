@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from faultcli.errors import FormatError, UsageError
-from faultcli.formats import FAMILIES, NAMED, NATIVE, describe_formats, native_format, parse_format
+from faultcli.formats import FAMILIES, NAMED, NATIVE, describe_formats, format_for, parse_format, word_format
 from faultcli.formats.base import container_dtype
 
 NAMES = [*NAMED, *(example for family in FAMILIES for example in family.examples), "q0.1", "q31.0", "int2", "int16"]
@@ -69,9 +69,11 @@ def test_names_that_do_not_parse(name: str, message: str, remedy: str) -> None:
 
 def test_native_formats() -> None:
     for dtype, fmt in NATIVE.items():
-        assert native_format(dtype) is fmt
-    with pytest.raises(FormatError, match=r"^has dtype BOOL, which no number format stores$"):
-        native_format("BOOL")
+        assert word_format(dtype) is fmt
+    with pytest.raises(
+        FormatError, match=r"^has dtype BOOL, whose truth values lie as they are and in no other format$"
+    ):
+        format_for("q2.5", "BOOL")
 
 
 def test_every_row_is_filled_and_every_name_is_shown_once() -> None:

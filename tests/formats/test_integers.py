@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faultcli.errors import FormatError, UsageError
-from faultcli.formats import native_format, parse_format
+from faultcli.formats import parse_format, word_format
 from faultcli.formats.base import container_dtype
 from faultcli.formats.integers import NativeIntegerFormat, SignedInteger
 from faultcli.formats.scaled import ScaledFormat
@@ -179,7 +179,7 @@ def test_fields_partition_the_word(bits: int) -> None:
 def test_native_integers_are_kept_bit_for_bit(dtype: torch.dtype) -> None:
     info = torch.iinfo(dtype)
     name = ("U" if info.min == 0 else "I") + str(info.bits)
-    fmt = native_format(name)
+    fmt = word_format(name)
     assert isinstance(fmt, NativeIntegerFormat)
     assert (fmt.name, fmt.bits, fmt.native, fmt.value_dtype) == (name, info.bits, dtype, dtype)
     values = torch.tensor([info.min, info.max, 0, 1], dtype=dtype).reshape(2, 2)
@@ -196,4 +196,4 @@ def test_native_integers_are_kept_bit_for_bit(dtype: torch.dtype) -> None:
 
 def test_native_integers_take_no_other_dtype() -> None:
     with pytest.raises(FormatError, match="holds float32 values; native I8 stores only its own dtype"):
-        native_format("I8").encode(torch.ones(1))
+        word_format("I8").encode(torch.ones(1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from faultcli.errors import UsageError
-from faultcli.formats import NumberFormat, ScaledFormat
+from faultcli.formats import Channels, NumberFormat, ScaledFormat
 from faultcli.formats.codebook import CodebookFormat
 from faultcli.formats.exponent import ExponentFormat
 from faultcli.formats.fixed import FixedFormat
@@ -133,6 +132,7 @@ def _scaling(format: NumberFormat) -> dict[str, Field]:
     row = max(1, format.row_words)
     groups = max(1, -(-format.row_words // format.group)) if format.group else 1
     fields: dict[str, Field] = {"row_words": row, "group": format.group or 0, "row_groups": groups}
+    fields |= _order(format.channels)
     return fields if format.at_risk else fields | {"scale_values": format.scales.numpy().astype(np.float32)}
 
 
@@ -144,9 +144,16 @@ def _result(stored: StoredTensor) -> dict[str, Field]:
     return {"wide": int(value == torch.float64), "reads_as": _READS_AS[stored.dtype or value]}
 
 
-def _per(constants: int, stored: StoredTensor) -> int:
+def _order(channels: Channels | None) -> dict[str, Field]:
+    """Where the rows of output channels do not follow each other, how they lie."""
+    if channels is None or channels.in_order:
+        return {}
+    return {"outer": channels.outer, "channels": channels.channels, "inner": channels.inner}
+
+
+def _per(constants: int, channels: Channels) -> int:
     """Return how many values share a constant; 0 where there is one for all."""
-    return 0 if constants == 1 else max(1, math.prod(stored.shape[1:]))
+    return 0 if constants == 1 else max(1, channels.row)
 
 
 def _scale(link: Any, stored: StoredTensor) -> dict[str, Field]:
@@ -156,7 +163,9 @@ def _scale(link: Any, stored: StoredTensor) -> dict[str, Field]:
             "lies in a checkpoint that is scaled already, whose factors this reader does not divide by",
             "undo the scaling first, and write scale=… into the chain",
         )
-    return {"factors": known.values.float().numpy(), "factor_words": _per(len(known.values), stored)}
+    words = _per(len(known.values), link.channels)
+    fields: dict[str, Field] = {"factors": known.values.float().numpy(), "factor_words": words}
+    return fields | (_order(link.channels) if words else {})
 
 
 def _guard(link: Any, stored: StoredTensor) -> dict[str, Field]:
@@ -164,7 +173,8 @@ def _guard(link: Any, stored: StoredTensor) -> dict[str, Field]:
     bounds = link.bounds.to(dtype).clamp(max=torch.finfo(dtype).max).numpy()
     fields: dict[str, Field] = {"guard": f"FAULTCLI_GUARD_{link.mode.upper()}"}
     name = "wide_bounds" if dtype == torch.float64 else "bounds"
-    return fields | {name: bounds, "bound_words": _per(len(bounds), stored)}
+    words = _per(len(bounds), link.channels)
+    return fields | {name: bounds, "bound_words": words} | (_order(link.channels) if words else {})
 
 
 def _posterior(link: Any, stored: StoredTensor) -> dict[str, Field]:
@@ -174,7 +184,7 @@ def _posterior(link: Any, stored: StoredTensor) -> dict[str, Field]:
     fields |= {"posterior": table.astype(np.float32)} if once else {"wide_posterior": table}
     if len(link.class_of_group) > 1:
         classes = link.class_of_group.numpy().astype(np.uint16)
-        fields |= {"classes": classes, "class_words": link.words_per_group}
+        fields |= {"classes": classes, "class_words": link.words_per_group} | _order(link.along)
     return fields
 
 

@@ -608,6 +608,34 @@ static size_t run_end(size_t at, size_t size, size_t end)
     return left < end - at ? at + left : end;
 }
 
+/* Where value `at` is counted, row after row of the output channels; `end` becomes the end of the values that follow it
+ * there, too. */
+static size_t counted_at(const faultcli_tensor *t, size_t at, size_t *end)
+{
+    size_t place, above, group;
+    if (t->channels == 0)
+        return at;
+    place = at % t->inner;
+    above = at / t->inner;
+    group = above / t->channels;
+    if (t->inner - place < *end - at)
+        *end = at + t->inner - place;
+    return ((group / t->outer * t->channels + above % t->channels) * t->outer + group % t->outer) * t->inner + place;
+}
+
+/* The number of the constant that value `at` has, of those for `size` values each (0: one for all); `end` becomes the
+ * end of the values that share it. */
+static size_t constant_of(const faultcli_tensor *t, size_t at, size_t size, size_t *end)
+{
+    size_t counted, left;
+    if (size == 0)
+        return 0;
+    counted = counted_at(t, at, end);
+    left = run_end(counted, size, counted + (*end - at)) - counted;
+    *end = at + left;
+    return counted / size;
+}
+
 /* Scales, some of which lie in the memory behind check words of their own: read a block at a time. */
 typedef struct {
     reader_t reader; /* of the scales; no tensor: they lie beside the memory */
@@ -634,7 +662,8 @@ static float scale_of(const faultcli_tensor *t, scales_t *scales, size_t group)
 
 static size_t group_of(const faultcli_tensor *t, size_t at, size_t *end)
 {
-    const size_t row = at / t->row_words, column = at % t->row_words;
+    const size_t counted = counted_at(t, at, end);
+    const size_t row = counted / t->row_words, column = counted % t->row_words;
     const size_t left = run_end(column, t->group, t->row_words) - column;
     if (left < *end - at)
         *end = at + left;
@@ -676,8 +705,8 @@ static void estimate(const faultcli_tensor *t, scales_t *scales, size_t first, c
         if (t->posterior != 0 || t->wide_posterior != 0) {
             size_t table;
             const size_t entries = (size_t)1 << (t->bits - t->posterior_dropped);
-            end = run_end(first + i, t->class_words, end);
-            table = t->classes == 0 ? 0 : t->classes[(first + i) / t->class_words] * entries;
+            table = constant_of(t, first + i, t->class_words, &end);
+            table = t->classes == 0 ? 0 : t->classes[table] * entries;
             if (t->posterior != 0)
                 for (; first + i < end; ++i)
                     values[i] = t->posterior[table + words[i]];
@@ -708,8 +737,8 @@ static void guard(const reader_t *reader, size_t first, size_t count, float *val
     const faultcli_tensor *t = reader->tensor;
     size_t i = 0;
     while (i < count) {
-        const size_t end = run_end(first + i, t->bound_words, first + count);
-        const float bound = t->bounds[t->bound_words == 0 ? 0 : (first + i) / t->bound_words];
+        size_t end = first + count;
+        const float bound = t->bounds[constant_of(t, first + i, t->bound_words, &end)];
         for (; first + i < end; ++i)
             if (!(values[i] <= bound && values[i] >= -bound)) { /* so is NaN */
                 if (t->guard == FAULTCLI_GUARD_ZERO || values[i] != values[i])
@@ -732,8 +761,8 @@ static void read_values(const reader_t *reader, scales_t *scales, size_t first, 
     if (t->guard != FAULTCLI_NO_GUARD)
         guard(reader, first, count, values);
     while (t->factors != 0 && i < count) {
-        const size_t end = run_end(first + i, t->factor_words, first + count);
-        const float factor = t->factors[t->factor_words == 0 ? 0 : (first + i) / t->factor_words];
+        size_t end = first + count;
+        const float factor = t->factors[constant_of(t, first + i, t->factor_words, &end)];
         for (; first + i < end; ++i)
             values[i] = values[i] / factor;
     }
@@ -760,17 +789,18 @@ static double wide_value(const reader_t *reader, size_t at, word_t word)
 {
     const faultcli_tensor *t = reader->tensor;
     double value = wide_number(t, word);
+    size_t end = at + 1;
 #if FAULTCLI_POSTERIOR
     if (t->wide_posterior != 0) {
         const size_t entries = (size_t)1 << (t->bits - t->posterior_dropped);
-        const size_t table = t->classes == 0 ? 0 : t->classes[at / t->class_words] * entries;
+        const size_t table = t->classes == 0 ? 0 : t->classes[constant_of(t, at, t->class_words, &end)] * entries;
         word_t top;
         level_words(t, &word, 1, &top);
         value = refined(t->wide_posterior[table + (word >> t->posterior_dropped)], value, wide_number(t, top));
     }
 #endif
     if (t->guard != FAULTCLI_NO_GUARD) {
-        const double bound = t->wide_bounds[t->bound_words == 0 ? 0 : at / t->bound_words];
+        const double bound = t->wide_bounds[constant_of(t, at, t->bound_words, &end)];
         if (!(value <= bound && value >= -bound)) {
             if (t->guard == FAULTCLI_GUARD_ZERO || value != value)
                 value = 0.0;
@@ -780,7 +810,7 @@ static double wide_value(const reader_t *reader, size_t at, word_t word)
         }
     }
     if (t->factors != 0)
-        value = value / (double)t->factors[t->factor_words == 0 ? 0 : at / t->factor_words];
+        value = value / (double)t->factors[constant_of(t, at, t->factor_words, &end)];
     return value;
 }
 #endif

@@ -102,6 +102,12 @@ typedef struct faultcli_tensor {
     size_t group;
     size_t row_groups; /* groups of a row */
 
+    /* Output channels whose rows do not follow each other: values lie as [..][outer][channels][inner], and rows, groups
+     * and constants count them as [..][channels][outer][inner]. `channels` 0: they follow each other. */
+    size_t outer;
+    size_t channels;
+    size_t inner;
+
     /* Constants per `..._words` values; 0: one for all. */
     const float *factors; /* values are divided by them */
     size_t factor_words;

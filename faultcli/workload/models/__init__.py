@@ -10,4 +10,5 @@ hf_weights      their tensors into a model, and found again in it
 zoo             torchvision and timm, by name
 exported        programs of torch.export
 loading         a state dict into a module
+channels        which values are an output channel, by the network
 """
