@@ -104,8 +104,17 @@ def select(
     chosen = [t.name for t in tensors if _in_target(t, target) and _passes(t.name, include, exclude)]
     if not chosen:
         what = f"--target {target}: no tensor is left ({TARGETS[target]}"
-        raise UsageError(what + (", after --include/--exclude)" if include or exclude else ")"), "widen the selection")
+        problem = what + (", after --include/--exclude)" if include or exclude else ")")
+        raise UsageError(problem, _how_to_widen([t for t in tensors if _passes(t.name, include, exclude)]))
     return chosen
+
+
+def _how_to_widen(tensors: Sequence[Tensorlike]) -> str:
+    for target in ("all", "any"):
+        if taken := [t for t in tensors if _in_target(t, target)]:
+            dtypes = ", ".join(sorted({t.dtype for t in taken}))
+            return f"--target {target} takes {len(taken)} ({dtypes})"
+    return "widen the selection"
 
 
 def _in_target(tensor: Tensorlike, target: str) -> bool:
