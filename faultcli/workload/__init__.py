@@ -3,6 +3,7 @@
 base           what every workload can do
 building       a workload from what a command line says
 classifier     classifiers
+causal         what language models have in common
 language       language models
 choice         language models on questions with choices
 score          any task: a score of the user's own
