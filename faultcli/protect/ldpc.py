@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.protect.base import (
@@ -27,11 +26,9 @@ from faultcli.protect.base import (
     Recovery,
     Words,
     Written,
-    codes_of,
-    needs_zero_bits,
 )
 from faultcli.protect.distribution import Distribution, levels_of
-from faultcli.protect.spare_bits import nearest_sparing
+from faultcli.protect.spare_bits import SparingProtection, distribution_of, nearest_sparing
 from faultcli.protect.sparse_code import Bits, Decoded, SparseCode, sparse_code
 
 _LARGEST = 1 << 16  # words of a block: longer ones gain next to nothing, and take more memory to decode
@@ -40,11 +37,10 @@ _ASIDE = 0.02  # check bits per weight of the model, for the smallest tensors th
 _CHECK_BITS = 8
 _DOUBT = 1e-3  # that a word is not as the distribution has it
 _NEAR, _OVER = 0.75, 1.0  # shares of the redundancy at which blocks begin to fail, and at which all do
-_SAMPLE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Ldpc(Protection):
+class Ldpc(SparingProtection):
     """On average `spare` low bits of every word are given up for the check bits of a code over the whole tensor.
 
     Values are rounded to the nearest that the bits left can say (ties to even). Word i gives up ⌊(i+1)·M⌋ − ⌊i·M⌋
@@ -64,25 +60,7 @@ class Ldpc(Protection):
         "3.5 %, 3 up to 6.5 %, 4 up to 11 %; beyond that, words read as what they probably were"
     )
 
-    spare: float
     aside: bool = False
-
-    @classmethod
-    def parse(cls, value: str | None) -> Self:
-        try:
-            spare = float(value or "")
-        except ValueError:
-            spare = math.nan
-        if not 0 < spare <= 16:
-            raise UsageError(f"ldpc={value or ''}: the number of low bits to give up, up to 16", "try: ldpc=2")
-        return cls(spare)
-
-    @property
-    def text(self) -> str:
-        return f"ldpc={self.spare!r}".removesuffix(".0")
-
-    def spare_bits(self, format: NumberFormat) -> int:
-        return math.ceil(self.spare)
 
     def fit_block(self, format: NumberFormat, words: int) -> int:
         return _block_of(words)
@@ -101,41 +79,28 @@ class Ldpc(Protection):
     ) -> Mapping[str, Protection]:
         """As for `Protection`: the smallest tensors, whose rounding costs most for what it saves, keep their bits, as
         many as 0.02 check bits per weight of all tensors pay for."""
-        left = _ASIDE * sum(tensor.numel() for tensor in tensors.values())
+        sizes = {name: tensor.numel() for name, tensor in tensors.items()}  # each may be read from a file for it
+        left = _ASIDE * sum(sizes.values())
         links: dict[str, Protection] = {}
-        for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].numel(), item[0])):
-            left -= tensor.numel() * _proportion(self.spare, format_of(name).bits)
+        for name in sorted(sizes, key=lambda name: (sizes[name], name)):
+            left -= sizes[name] * _proportion(self.spare, format_of(name).bits)
             links[name] = replace(self, aside=True) if left >= 0 else self
-        return {name: links[name] for name in tensors}
+        return {name: links[name] for name in sizes}
 
     def fit(self, written: Written) -> FittedLdpc:
-        sample = written.words[:: max(1, len(written.words) // _SAMPLE)]
-        numbers = written.format.element.decode(codes_of(sample.copy()))
-        return self._fitted(written, Distribution.of(lambda: [numbers], 1, len(numbers)), self.aside)
+        return self._fitted(written, distribution_of(written), self.aside)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         return self._fitted(empty, Distribution.restored(constants, 1), bool(constants["aside"]))
 
     def _fitted(self, written: Written, distribution: Distribution, aside: bool) -> FittedLdpc:
-        self._check(written.format)
+        self.check_room(written.format)
         return FittedLdpc(written.format.element, _block_of(written.count), self.spare, distribution, aside)
-
-    def _check(self, stored: NumberFormat) -> None:
-        """Refuse a format that it does not work on."""
-        format = stored.element
-        needs_zero_bits(stored, self.text)
-        room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
-        if self.spare > room:
-            raise UsageError(
-                f"{self.text}: words of {stored.name} have {room} bits to spare", f"choose {room} at the most"
-            )
-        if format.bits > 32:
-            raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
 
     def nearest(self, written: Written) -> Words:
         if self.aside:
             return written.words
-        self._check(written.format)
+        self.check_room(written.format)
         block = _block_of(written.count)
         return nearest_sparing(written, lambda index: _spare(index % block, self.spare), self.text)
 
@@ -203,13 +168,12 @@ class FittedLdpc(Fitted):
             decoded = self._decoded(blocks[number], own)
             lost[number] = not decoded.whole
             if decoded.whole and self.code is not None:
+                words[number] = self._placed(decoded.bits, self._data)
                 parity = self.code.encode(decoded.bits)
                 if not self.aside:
-                    words[number] = self._join(decoded.bits, self.code)
-                flips = int(np.bitwise_count(words[number] ^ blocks[number]).sum())
-                if self.aside:
-                    words[number] = self._written(blocks[number], decoded)
-                    flips = int(np.bitwise_count(words[number] ^ blocks[number]).sum() + (parity ^ own).sum())
+                    words[number] |= self._placed(parity, self._checks)
+                data = self._bits(blocks[number], self._data)
+                flips = int(np.count_nonzero(decoded.bits ^ data) + np.count_nonzero(parity ^ own))
                 found[min(flips, most)] += 1
         return Recovery(words, lost, found, int(lost.sum()), len(self._data) + self.parity)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,3 +236,29 @@ def test_what_it_does_not_go_with(format: str, chain: str, words: str) -> None:
         MemoryImage({"w": weights(10, 10)}, format, parse_chain(chain))
     with pytest.raises(UsageError, match="NaN or infinities"):
         MemoryImage({"w": torch.full((100, 100), math.inf)}, "fp16", parse_chain("ldpc=2"))
+
+
+class Reads(dict[str, torch.Tensor]):
+    """Tensors that count how often each is read."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: Counter[str] = Counter()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.read[name] += 1
+        return super().__getitem__(name)
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+
+def test_sizes_are_asked_for_once() -> None:
+    """Tensors may come from a file whenever they are looked at."""
+    tensors = Reads({"a": weights(3, 4), "b": weights(9)})
+    links = Ldpc(1.0).for_tensors(tensors, lambda name: format_for("q2.5", "F32"), (), None)
+    assert list(links) == ["a", "b"]
+    assert tensors.read == {"a": 1, "b": 1}
