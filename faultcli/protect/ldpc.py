@@ -33,8 +33,9 @@ from faultcli.protect.sparse_code import Bits, Decoded, SparseCode, sparse_code
 
 _LARGEST = 1 << 16  # words of a block: longer ones gain next to nothing, and take more memory to decode
 _TOP_BITS = 8  # of a word, of which the distribution is known
-_ASIDE = 0.02  # check bits per weight of the model, for the smallest tensors that keep all their bits
+_ASIDE = 0.05  # check bits per weight of the model, for the smallest tensors that keep all their bits
 _CHECK_BITS = 8
+_SHORT = 24.0  # √K times what a block of K bits has more check bits than a long one
 _DOUBT = 1e-3  # that a word is not as the distribution has it
 _NEAR, _OVER = 0.75, 1.0  # shares of the redundancy at which blocks begin to fail, and at which all do
 
@@ -47,17 +48,18 @@ class Ldpc(SparingProtection):
     bits. Tensors of more than 65,536 words are cut into blocks of equal length. What cannot be decoded reads as the
     values nearest to the mean of what the words probably were.
 
-    `aside`: the tensor keeps all its bits, and its check bits lie in words of their own, in the same proportion.
+    `aside`: the tensor keeps all its bits, and its check bits lie in words of their own, in the same
+    proportion and some more.
     """
 
     name: ClassVar[str] = "ldpc"
     examples: ClassVar[str] = "ldpc=0.5, ldpc=2, ldpc=4"
-    overhead: ClassVar[str] = "26 bits per tensor; check bits of the smallest tensors, up to 0.02 bits per weight"
+    overhead: ClassVar[str] = "26 bits per tensor; check bits of the smallest tensors, up to 0.05 bits per weight"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "the lowest M bits of all words of a tensor hold the parity of one long code, decoded when they are read, all "
-        "together: for hosts, not for microcontrollers. Of 8 bits, M = 1 holds up to 1.2 % of flipped bits, 2 up to "
-        "3.5 %, 3 up to 6.5 %, 4 up to 11 %; beyond that, words read as what they probably were"
+        "together: for hosts, not for microcontrollers. Of 8 bits, M = 1 is for 1 % of flipped bits, 2.5 "
+        "for 3 %, 3 for 5 %, 4 for 10 %; beyond its reach, words read as what they probably were"
     )
 
     aside: bool = False
@@ -78,12 +80,12 @@ class Ldpc(SparingProtection):
         ber: float | None,
     ) -> Mapping[str, Protection]:
         """As for `Protection`: the smallest tensors, whose rounding costs most for what it saves, keep their bits, as
-        many as 0.02 check bits per weight of all tensors pay for."""
+        many as 0.05 check bits per weight of all tensors pay for."""
         sizes = {name: tensor.numel() for name, tensor in tensors.items()}  # each may be read from a file for it
         left = _ASIDE * sum(sizes.values())
         links: dict[str, Protection] = {}
         for name in sorted(sizes, key=lambda name: (sizes[name], name)):
-            left -= sizes[name] * _proportion(self.spare, format_of(name).bits)
+            left -= _checks_aside(sizes[name], self.spare, format_of(name).bits)
             links[name] = replace(self, aside=True) if left >= 0 else self
         return {name: links[name] for name in sizes}
 
@@ -122,7 +124,7 @@ class FittedLdpc(Fitted):
         self.format, self.block, self.distribution, self.aside = format, block, distribution, aside
         self.side_bits = distribution.side_bits
         self.spare = np.zeros(block, dtype=np.int64) if aside else _spare(np.arange(block), spare)
-        checks = round(block * _proportion(spare, format.bits)) if aside else int(self.spare.sum())
+        checks = _checks_aside(block, spare, format.bits) if aside else int(self.spare.sum())
         self.parity = max(1, checks)
         if aside:
             self.per_block, self.check_bits = -(-self.parity // _CHECK_BITS), _CHECK_BITS
@@ -249,9 +251,11 @@ def _spare(index: NDArray[np.int64], spare: float) -> NDArray[np.int64]:
     return bits
 
 
-def _proportion(spare: float, bits: int) -> float:
-    """Return the check bits of a word that keeps its own: as many per data bit as where they lie in the word."""
-    return bits * spare / max(1.0, bits - spare)
+def _checks_aside(words: int, spare: float, bits: int) -> int:
+    """Return the check bits of words that keep their own: as many per data bit as where they lie in the words, and more
+    the shorter the block, since the flips of a short one vary more."""
+    data = words * bits
+    return round(data * spare / max(1.0, bits - spare) * (1 + _SHORT / math.sqrt(max(1, data))))
 
 
 def _places(bits: int, top: int, spare: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

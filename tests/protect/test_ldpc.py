@@ -215,8 +215,19 @@ def test_the_smallest_tensors_keep_their_bits() -> None:
     assert asides == {"large": False, "small": True, "tiny": True}
     for name in ("small", "tiny"):
         assert torch.equal(image.tensors[name].read(), plain.tensors[name].read())
-    assert image.overhead_bits_per_weight - plain.overhead_bits_per_weight < 0.03
+    assert image.overhead_bits_per_weight - plain.overhead_bits_per_weight < 0.06
     assert not torch.equal(image.tensors["large"].read(), plain.tensors["large"].read())
+
+
+def test_small_blocks_have_more_check_bits() -> None:
+    """In proportion to a long block's, one of twelve maps lost this tensor at a rate that the others hold."""
+    stored = StoredTensor.write("w", weights(16, 27), format_for("int8-channel", "F32"), [Ldpc(4.0, aside=True)])
+    assert stored.links[0].parity > 1.3 * 432 * 8  # type: ignore[attr-defined]
+    draw = np.random.default_rng(40)
+    for _ in range(20):
+        words = stored.words ^ np.packbits(draw.random((432, 8)) < 0.1, axis=1).reshape(-1)
+        checks = stored.checks[0] ^ np.packbits(draw.random((*stored.checks[0].shape, 8)) < 0.1, axis=-1)[..., 0]
+        assert np.array_equal(stored.decode_words(words, [checks]), stored.decode_words(stored.words, stored.checks))
 
 
 @pytest.mark.parametrize(
