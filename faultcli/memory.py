@@ -18,8 +18,10 @@ from faultcli.faults.law import FaultLaw, Region
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout, WordFaults
 from faultcli.faults.selection import Selecting, Selection
-from faultcli.formats import NumberFormat, format_for
+from faultcli.formats import ByRows, ChannelsOf, NumberFormat, format_for
 from faultcli.live import LiveTensor, places
+from faultcli.modules import channels_of
+from faultcli.protect.arranged import arranged, to_arrange
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
@@ -121,6 +123,7 @@ class MemoryImage:
         chain: the protections.
         ber: the bit-error rate that protections which need one are designed for.
         factors: what the tensors are multiplied by, unless the chain says something else.
+        channels: output channels of tensors where they are no slices of the first dimension.
 
     Raises:
         FormatError: a value cannot be stored; the tensor is named.
@@ -135,6 +138,7 @@ class MemoryImage:
         chain: Chain = UNPROTECTED,
         ber: float | None = None,
         factors: Mapping[str, Factors] | None = None,
+        channels: ChannelsOf | None = None,
     ) -> None:
         self.format_name = format_name
         self.chain = chain
@@ -142,11 +146,21 @@ class MemoryImage:
         def format_of(name: str) -> NumberFormat:
             return format_for(format_name, _DTYPE_NAMES[str(tensors[name].dtype)])
 
-        links = chain.for_tensors(tensors, format_of, ber)
-        if factors and not any(link.rank == Protection.VALUE for link in chain.links):
-            links |= {name: (own, *links[name]) for name, own in factors.items() if name in links}
+        multiplied = factors if factors and not any(link.rank == Protection.VALUE for link in chain.links) else {}
+        known = {name: own for name, own in (channels or {}).items() if name in tensors}
+        own_rows = {name for name, own in multiplied.items() if name in known and len(own.values) > 1}
+        rows = to_arrange(known, format_of, chain.links) | {name: known[name] for name in own_rows}
+        by_rows = ByRows(tensors, rows)
+        links = chain.for_tensors(by_rows, format_of, ber)
+        for name, own in multiplied.items():
+            if name in links:
+                links[name] = (own.by_rows(rows[name]) if name in rows else own, *links[name])
         self.tensors: Mapping[str, TensorInMemory] = {
-            name: StoredTensor.write(name, values, format_of(name), links[name], ber=ber)
+            name: arranged(
+                StoredTensor.write(name, by_rows[name], format_of(name), links[name], ber=ber),
+                rows.get(name),
+                tuple(values.shape),
+            )
             for name, values in tensors.items()
         }
         self._set_up()
@@ -207,7 +221,8 @@ class MemoryImage:
         live = first_names(model.state_dict() if isinstance(model, nn.Module) else model)
         tensors = at_risk(live, Selection(**selecting))
         chain = parse_chain(protect) if isinstance(protect, str) else protect
-        image = cls(tensors, format, chain, ber)
+        channels = channels_of(model) if isinstance(model, nn.Module) else {}
+        image = cls(tensors, format, chain, ber, channels=channels)
         image._live = {name: live[name] for name in tensors}
         return image
 
