@@ -28,6 +28,7 @@ from faultcli.formats.base import FormatRow, NumberFormat, container_dtype
 from faultcli.formats.bits import bit_positions, scale_positions
 from faultcli.formats.fixed import FixedFormat
 from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.formats.raw import as_words, from_words
 from faultcli.formats.scaled import ScaledFormat
 
 __all__ = [
@@ -38,10 +39,12 @@ __all__ = [
     "FormatRow",
     "NumberFormat",
     "ScaledFormat",
+    "as_words",
     "bit_positions",
     "container_dtype",
     "describe_formats",
     "format_for",
+    "from_words",
     "native_format",
     "parse_format",
     "scale_positions",
