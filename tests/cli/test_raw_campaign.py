@@ -53,8 +53,10 @@ RUN = ("--arch", "rawnets:net", "--data", "d.npz")
 @pytest.mark.parametrize("pattern", ["*", "filter", "keep"])
 def test_a_trial_is_inject_and_evaluate(pattern: str, net: Path, faultcli: Callable[..., Any]) -> None:
     some = ("--target", "any", "--include", pattern, "--ber", "2e-2", "--seed", "3")
-    done = faultcli("campaign", net, *RUN, *some, "--trials", "3", "-o", "t.jsonl")
+    done = faultcli("campaign", net, *RUN, *some, "--trials", "3", "--store", "t.db")
     assert done.code == 0, done.err
+    told = faultcli("report", "t.db", "-o", "t.jsonl")
+    assert told.code == 0, told.err
     for line in Path("t.jsonl").read_text().splitlines():
         trial = json.loads(line)
         number = trial["trial"]
@@ -68,7 +70,9 @@ def test_a_trial_is_inject_and_evaluate(pattern: str, net: Path, faultcli: Calla
 
 
 def test_other_formats_refuse_by_name(net: Path, faultcli: Callable[..., Any]) -> None:
-    done = faultcli("campaign", net, *RUN, "--ber", "1e-3", "--format", "fp16", "--trials", "2")
+    done = faultcli(
+        "campaign", net, *RUN, *("--target", "any", "--include", "filter"), "--ber", "1e-3", "--format", "fp16"
+    )
     assert done.code == 2
     assert "tensor 'filter' has dtype C64, which no number format stores" in done.err
     assert "--exclude" in done.err
