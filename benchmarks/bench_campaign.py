@@ -15,7 +15,7 @@ from faultcli.campaign.subject import Subject
 from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
-from faultcli.workload.classifier import WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
 
 TRIALS = 50
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mnist"

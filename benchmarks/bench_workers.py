@@ -24,7 +24,8 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.report.trials import trials_jsonl
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 TRIALS = 24

@@ -29,7 +29,7 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import AnyFlips, BitFlip
 from faultcli.faults.memories import parse_range
 from faultcli.faults.selection import select
-from faultcli.workload.classifier import WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
 from faultcli.workload.demo import demo_checkpoint_path
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))

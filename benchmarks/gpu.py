@@ -27,7 +27,8 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.memory import MemoryImage
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 IMAGES = f"images:{DATA}/imagenet/images,classes={DATA}/imagenet/classes.csv"

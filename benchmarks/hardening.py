@@ -28,8 +28,10 @@ from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.numbers import percent, percent_interval
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
-from faultcli.workload.data.datasets import Dataset, load_data
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import Dataset
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -32,7 +32,8 @@ from faultcli.recover.damaged_logits import Copy, LabelledLogits
 from faultcli.recover.edmn import EdmnOptions
 from faultcli.recover.methods import TrainingOptions, train_corrector
 from faultcli.workload.classifier import Workload
-from faultcli.workload.data.datasets import load_data, make_dataset
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import make_dataset
 from faultcli.workload.models.architectures import ARCHITECTURES
 from faultcli.workload.models.loading import load_model
 

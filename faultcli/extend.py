@@ -18,7 +18,8 @@ from faultcli.protect.estimate import estimate_ber
 from faultcli.recover.base import Corrector
 from faultcli.recover.methods import METHODS
 from faultcli.report.formats import REPORTS, ReportFormat, render
-from faultcli.workload.data.datasets import Dataset, load_data, make_dataset
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import Dataset, make_dataset
 from faultcli.workload.models.architectures import ARCHITECTURES, Architecture
 from faultcli.workload.preprocess import Preprocess
 

@@ -19,7 +19,8 @@ from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
 from faultcli.formats import NATIVE, NumberFormat, container_dtype, format_for, word_format
 from faultcli.protect.base import words_of_bytes
-from faultcli.protect.protected_tensor import StoredTensor, TensorSlot
+from faultcli.protect.protected_tensor import StoredTensor
+from faultcli.protect.regions import TensorSlot
 
 Progress = Callable[[int], None]
 

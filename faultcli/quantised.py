@@ -28,7 +28,8 @@ from faultcli.injection import FileMemory, PlainMemory, word_shape
 from faultcli.memory import MemoryImage, TensorInMemory
 from faultcli.protect.base import Words
 from faultcli.protect.chain import UNPROTECTED, Chain
-from faultcli.protect.protected_tensor import ReadElements, StoredTensor, TensorSlot
+from faultcli.protect.protected_tensor import ReadElements, StoredTensor
+from faultcli.protect.regions import TensorSlot
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from faultcli.checkpoint import Checkpoint
-from faultcli.workload.classifier import WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
 from faultcli.workload.demo import demo_checkpoint_path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

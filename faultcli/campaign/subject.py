@@ -31,8 +31,10 @@ from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
 from faultcli.scaling import read_state
 from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
-from faultcli.workload.data.datasets import Dataset, load_data, training_split
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import load_data, training_split
+from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.in_memory import module_workload, scored_module
 from faultcli.workload.score import Changed, MetricScore, Score, ScoreTask, ScoreWorkload, score_name

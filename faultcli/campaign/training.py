@@ -21,7 +21,8 @@ from faultcli.recover.training.experiment import (
     shuffled,
     unseen_damage,
 )
-from faultcli.workload.data.datasets import Dataset, load_data
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import Dataset
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _held(directory: Path, names: Sequence[str]) -> list[Held]:
     indexes: dict[str, set[str]] = {}
     for name in filter(is_index, names):
         try:
-            indexes[name] = set(_weight_map(directory / name).values())
+            indexes[name] = set(weight_map_of(directory / name).values())
         except CheckpointError:  # said when it is opened, if it is the one
             indexes[name] = set()
     absent = {
@@ -198,8 +198,12 @@ def _of_training(name: str) -> bool:
     return name.startswith(("optimizer", "scheduler", "scaler", "rng_state", "training_args"))
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """Read an index: {"weight_map": {tensor: shard}}."""
+def weight_map_of(index: Path) -> dict[str, str]:
+    """Read an index: {"weight_map": {tensor: shard}}.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no index of files that lie beside it.
+    """
     damaged = "the index is damaged: download or export it again"
     try:
         content = load_json(read_small(index, MAX_HEADER_BYTES).decode())
@@ -210,7 +214,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
         message = f"{index}: is not the index of a checkpoint: it has no weight_map"
-        raise CheckpointError(message, f"name a .safetensors file, a *{INDEX_SUFFIX}, or a directory with either")
+        raise CheckpointError(message, "name a file of weights, the index of its shards, or a directory with either")
     if not weight_map:
         raise CheckpointError(f"{index}: its weight_map is empty", damaged)
     for name, shard in weight_map.items():
@@ -221,7 +225,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _locate_shards(kind: Kind, index: Path) -> Location:
-    weight_map = _weight_map(index)
+    weight_map = weight_map_of(index)
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not os.path.exists(index.parent / shard)]  # too long a name is no file
     if missing:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from faultcli.checkpoint.companions import companions_of
-from faultcli.checkpoint.header import DTYPES, MAX_HEADER_BYTES, load_json
+from faultcli.checkpoint.header import DTYPES
+from faultcli.checkpoint.locate import weight_map_of
 from faultcli.checkpoint.writer import write_safetensors
 from faultcli.conversion.choosing import StateDict, choose, left_out
 from faultcli.conversion.reading import read_tree
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory
-from faultcli.foreign import ForeignError, read_small
 
 TIES = "faultcli.tied"  # metadata key: JSON, the names of tensors that were the very same memory as another one
 _INDEX_SUFFIX = ".bin.index.json"
@@ -69,7 +69,7 @@ def convert(path: Path, output: Path, *, key: str | None = None, force: bool = F
         UsageError: there are several models in it.
         OutputError: the output exists, is the input or cannot be written.
     """
-    if path.is_dir() or path.name.endswith(_INDEX_SUFFIX):
+    if is_directory(path):
         return _convert_directory(path, output, force)
     done = Conversion(output)
     _convert_file(path, output, key, force, done)
@@ -141,16 +141,17 @@ def _convert_directory(path: Path, output: Path, force: bool) -> Conversion:
             f"{path}: holds no {' and no '.join(reversed(_USUAL))}",
             "name the file to convert, e.g. faultcli convert FILE.pt",
         )
-    weight_map = _weight_map(source) if source.name.endswith(_INDEX_SUFFIX) else None
-    shards = sorted(set(weight_map.values())) if weight_map is not None else [source.name]
-    inputs = [directory / shard for shard in shards]
-    nbytes = sum(file.stat().st_size for file in inputs if file.is_file())
+    weight_map = weight_map_of(source) if source.name.endswith(_INDEX_SUFFIX) else None
+    inputs = [source] if weight_map is None else _found_shards(source, weight_map)
+    shards = [str(file.relative_to(directory)) for file in inputs]
+    nbytes = sum(file.stat().st_size for file in inputs)
     beside = companions_of(directory, [*shards, source.name], nbytes, output)
     done = Conversion(output, beside=beside.left_out)
     with atomic_directory(output, force=force, inputs=[directory, *inputs], brings=set(beside.names)) as partial:
         written: dict[str, str] = {}
         for shard in shards:
             name = _renamed(shard)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             names = _convert_file(directory / shard, partial / name, None, False, done)
             written |= dict.fromkeys(names, name)
         if weight_map is not None:
@@ -161,23 +162,13 @@ def _convert_directory(path: Path, output: Path, force: bool) -> Conversion:
     return done
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """Read the index of pickle shards: tensor to shard."""
-    try:
-        content = load_json(read_small(index, MAX_HEADER_BYTES).decode())
-    except (ForeignError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index}: {error}", _DAMAGED) from None
-    found = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(found, dict) or not found or not all(map(_is_plain, found.values())):
-        raise CheckpointError(f"{index}: is not the index of a checkpoint", _DAMAGED)
-    missing = sorted(shard for shard in set(found.values()) if not (index.parent / shard).is_file())
+def _found_shards(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
+    """Return the shards of an index, which all lie beside it."""
+    shards = [index.parent / shard for shard in sorted(set(weight_map.values()))]
+    missing = [str(shard.relative_to(index.parent)) for shard in shards if not shard.is_file()]
     if missing:
         raise CheckpointError(f"{index}: missing {', '.join(missing)}", "download the rest into the same directory")
-    return found
-
-
-def _is_plain(name: object) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+    return shards
 
 
 def _check_index(index: Path, named: Mapping[str, str], written: Mapping[str, str], tied: Mapping[str, str]) -> None:

@@ -13,86 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faultcli.errors import FaultcliError, FormatError
-from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
-from faultcli.formats import NumberFormat, ScaledFormat, bit_positions, scale_positions
+from faultcli.faults.maps import NO_FAULTS, WordFaults
+from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, words_of, zero_word
 from faultcli.protect.encoding import Values, encoded
 from faultcli.protect.parts import TensorPart, parts
-
-
-@dataclass(frozen=True)
-class TensorSlot:
-    """The place of one tensor in the memory, whatever it holds: enough to say which bits are at risk.
-
-    `scales_of`: the tensor whose scales these words are; None for a tensor's own words.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    format: NumberFormat
-    scales_of: str | None = field(default=None, kw_only=True)
-
-    @property
-    def tensor(self) -> str:
-        """The tensor that the region belongs to."""
-        return self.scales_of or self.name
-
-    @property
-    def places(self) -> tuple[TensorSlot, ...]:
-        """The tensor's words, and those of its scales that lie in the memory."""
-        store, count = self.format.scale_format, self.format.scale_words(self.shape)
-        return (self, TensorSlot(_scales(self.name), (count,), store, scales_of=self.name)) if store else (self,)
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.elements, self.format.bits)
-
-    @property
-    def holds_values(self) -> bool:
-        return self.scales_of is None
-
-    def positions(self, bits: str) -> tuple[int, ...]:
-        return bit_positions(self.format, bits) if self.scales_of is None else scale_positions(self.format, bits)
-
-
-def _scales(tensor: str) -> str:
-    return f"{tensor}#scale"
-
-
-@dataclass(frozen=True)
-class CheckRegion:
-    """Words of redundancy that lie in the memory beside a tensor's, and can be hit like them."""
-
-    name: str
-    tensor: str
-    words: Words
-    bits: int
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(len(self.words), self.bits)
-
-    @property
-    def holds_values(self) -> bool:
-        return False
-
-    def positions(self, bits: str) -> tuple[int, ...]:
-        return ()
-
-    def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
-        return self.words[words].astype(np.uint64)
-
-    decoded = codes  # nothing protects what protects
-
-    def encode_zero(self) -> int:
-        raise TypeError(f"{self.name} holds no values")
-
-    def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
-        raise TypeError(f"{self.name} holds no values")
+from faultcli.protect.regions import CheckRegion, TensorSlot, scales_name
 
 
 @dataclass(frozen=True)
@@ -179,7 +105,7 @@ class StoredTensor(TensorSlot):
     ) -> StoredTensor:
         assert format.scales is not None
         own = [link for link in links if link.rank >= Protection.CHECK]
-        stored = cls.write(_scales(tensor), format.scales, format.store, own, ber=ber)
+        stored = cls.write(scales_name(tensor), format.scales, format.store, own, ber=ber)
         return replace(stored, scales_of=tensor)
 
     @property

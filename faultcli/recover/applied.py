@@ -12,7 +12,7 @@ from faultcli.errors import WorkloadError
 from faultcli.recover.base import Corrector
 from faultcli.recover.file import load_corrector
 from faultcli.workload.classifier import Workload
-from faultcli.workload.data.datasets import Dataset
+from faultcli.workload.data.labelled import Dataset
 
 DEFAULT_WINDOW = 1000
 

@@ -29,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.foreign import whole_number
 from faultcli.workload.classifier import Workload
-from faultcli.workload.data.datasets import Dataset
+from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.inputs import Inputs
 
 DEFAULT_INPUTS = 1000

@@ -1,7 +1,9 @@
 """The workload: model, data and metrics. State goes in, an `Outcome` comes out; that faults exist is not known here.
 
 base           what every workload can do
-classifier     classifiers, and a workload from what a command line says
+building       a workload from what a command line says
+classifier     classifiers
+causal         what language models have in common
 language       language models
 choice         language models on questions with choices
 score          any task: a score of the user's own

@@ -7,24 +7,22 @@ log-probabilities of its tokens behind the context. `acc` takes the choice of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from faultcli.errors import WorkloadError
-from faultcli.workload.base import BaseWorkload, Golden
+from faultcli.workload.base import Golden
+from faultcli.workload.causal import CausalWorkload
 from faultcli.workload.data.choices import ChoiceDataset, ChoiceTokens
-from faultcli.workload.language import LARGEST_BATCH, LOGITS
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
 from faultcli.workload.models.architectures import Architecture
 
 _NONE = torch.finfo(torch.float64).min  # the score where a question has no such choice: below any that there can be
 
 
-class ChoiceWorkload(BaseWorkload):
+class ChoiceWorkload(CausalWorkload):
     """A language model that is ready to answer questions by choice; its answers are counted as a classifier's.
 
     A question is **masked** if every logit that its scores are made of is finite and the answer is the golden one,
@@ -40,13 +38,15 @@ class ChoiceWorkload(BaseWorkload):
         architecture: a language model.
         model: takes token ids and mask [B, T], returns logits [B, T, V].
         questions: what is asked.
-        batch_size: sequences per forward pass; None: as many as keep the logits under `LOGITS`.
+        batch_size: sequences per forward pass; None: as many as keep the logits under `causal.LOGITS`.
         device: where the model runs.
 
     Raises:
         WorkloadError: the model does not fit into memory.
         UsageError: `batch_size` is below 1.
     """
+
+    task = "choices"
 
     def __init__(
         self,
@@ -57,31 +57,18 @@ class ChoiceWorkload(BaseWorkload):
         batch_size: int | None = None,
         device: torch.device | None = None,
     ) -> None:
-        assert architecture.language is not None
         self.questions = questions
-        self._vocabulary = architecture.language.vocabulary
         self._runs = _runs(questions)
-        if batch_size is None:
-            batch_size = max(1, min(LARGEST_BATCH, LOGITS // (len(self._runs[0][0]) * self._vocabulary)))
-        super().__init__(architecture, model, batch_size=batch_size, device=device)
+        longest = len(self._runs[0][0])
+        super().__init__(architecture, model, questions, longest=longest, batch_size=batch_size, device=device)
         lengths = [[choice.length for choice in question] for question in questions.questions]
         self._lengths = _padded(lengths, questions.most_choices, 1.0)
-
-    def __len__(self) -> int:
-        return len(self.questions)
 
     def describe(self) -> str:
         """Say what runs on what, for people."""
         questions = f"{len(self):,} question{'' if len(self) == 1 else 's'}"
         choices = f"{len(self.questions.choices):,} choices"
         return f"{self.architecture.name} on {questions} with {choices} of {self.questions.name}"
-
-    @property
-    def data_name(self) -> str:
-        return self.questions.name
-
-    def data_sha256(self) -> str:
-        return self.questions.sha256()
 
     def doubts(self) -> list[str]:
         choices = self.questions.choices
@@ -92,20 +79,6 @@ class ChoiceWorkload(BaseWorkload):
         most = "" if language is None else f" {language.context} tokens"
         text = f"{self.data_name}: of {cut:,} of {len(choices):,} choices the beginning of the context is left out"
         return [*super().doubts(), f"{text}: with it they are longer than the{most} that the model looks at"]
-
-    def identity(self) -> str:
-        """Return everything that changes what the model answers, apart from its weights, as one line of JSON."""
-        return json.dumps(
-            {
-                "architecture": self.architecture.name,
-                "data": self.data_sha256(),
-                "task": "choices",
-                "batch_size": self.batch_size,
-                "threads": torch.get_num_threads(),
-                "device": self.device.type,
-            },
-            sort_keys=True,
-        )
 
     def fault_free(self) -> tuple[GoldenRun, Outcome]:
         """Run the model; return what later outcomes are compared with, and the outcome compared with it."""
@@ -134,14 +107,7 @@ class ChoiceWorkload(BaseWorkload):
             mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens, _ in runs])
             try:
                 with self.inference():
-                    logits = self.model(ids.to(self.device), mask.to(self.device))
-                    expected = (*ids.shape, self._vocabulary)
-                    if tuple(logits.shape) != expected:
-                        raise WorkloadError(
-                            f"{self.architecture.name}: the model returns {list(logits.shape)} and not"
-                            f" {list(expected)}",
-                            "logits for every token are needed: pass the --arch that the checkpoint was trained with",
-                        )
+                    logits = self._logits(ids, mask)
                     for row, (tokens, asked) in enumerate(runs):
                         for question, choice, targets in asked:
                             seen = logits[row, len(tokens) - len(targets) : len(tokens)].float()
@@ -151,12 +117,8 @@ class ChoiceWorkload(BaseWorkload):
             self.ran = True
         return scores
 
-    def sample(self) -> Tensor:
-        """Return the logits of the longest text: [1, T, V]."""
-        ids = torch.tensor([self._runs[0][0]], device=self.device)
-        with self.inference():
-            logits: Tensor = self.model(ids, torch.ones_like(ids))
-        return logits
+    def _one_sequence(self) -> Tensor:
+        return torch.tensor([self._runs[0][0]])
 
     def _measured(self, scores: Tensor, golden: GoldenRun | None) -> Outcome:
         outcome = measure(scores, self.questions.labels, golden)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from faultcli.errors import WorkloadError
 from faultcli.workload.answers import Pick
 from faultcli.workload.classifier import Workload
-from faultcli.workload.data.datasets import Dataset, labelled, make_dataset, plain_tensor
+from faultcli.workload.data.labelled import Dataset, labelled, make_dataset, plain_tensor
 from faultcli.workload.data.readers import INPUTS
 from faultcli.workload.models.architectures import Architecture, parameters_of
 from faultcli.workload.score import ScoreTask, ScoreWorkload

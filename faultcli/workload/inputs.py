@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faultcli.workload.data.datasets import Dataset
+from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.models.architectures import Architecture
 
 _TOKEN_NUMBERS = 256  # a token becomes a vector of about so many numbers in every layer

@@ -26,7 +26,8 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
 from faultcli.workload.demo import demo_checkpoint_path
 
 PLAN = Plan(

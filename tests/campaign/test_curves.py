@@ -27,7 +27,8 @@ from faultcli.faults.memories import parse_range
 from faultcli.faults.selection import select
 from faultcli.protect.chain import parse_chain
 from faultcli.report.curve import curve_document, curve_lines, curve_tables
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
 from faultcli.workload.demo import demo_checkpoint_path
 
 RATES = "1e-6:1e-2"

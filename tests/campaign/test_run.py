@@ -23,7 +23,8 @@ from faultcli.faults.selection import select
 from faultcli.injection import Draw, inject
 from faultcli.memory import MemoryImage
 from faultcli.report.document import campaign_document
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
 from faultcli.workload.demo import demo_checkpoint_path
 
 LIMIT = 60

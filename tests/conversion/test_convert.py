@@ -18,19 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pickled import STATE, advice, network, same
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from faultcli.checkpoint import Checkpoint
 from faultcli.cli import run
 from faultcli.conversion.writing import TIES, convert
 from faultcli.errors import CheckpointError, FaultcliError, UsageError
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
 
 
 def training() -> dict[str, Any]:
@@ -52,7 +47,6 @@ def training() -> dict[str, Any]:
     }
 
 
-STATE = {name: tensor.clone() for name, tensor in network().state_dict().items()}
 HALF = {name: tensor * 0.5 for name, tensor in STATE.items() if tensor.is_floating_point()}
 # What is saved, --key, and what comes out.
 FORMS: dict[str, tuple[Any, str | None, Mapping[str, Tensor]]] = {
@@ -115,25 +109,6 @@ FORMS: dict[str, tuple[Any, str | None, Mapping[str, Tensor]]] = {
     ),
     "numbers for names": ({0: torch.ones(2, 2), 1: torch.zeros(2)}, None, {"0": torch.ones(2, 2), "1": torch.zeros(2)}),
 }
-
-
-def advice(path: str | Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """Return what a command that is given a pickle says to type, as a shell takes it."""
-    capfd.readouterr()
-    assert run(["inspect", str(path)]) == 2
-    found = re.search(r"^try: convert it: (faultcli convert .*)$", capfd.readouterr().err, re.M)
-    assert found is not None
-    return found[1]
-
-
-def same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    def raw(tensor: Tensor) -> bytes:
-        return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-
-    return found.keys() == wanted.keys() and all(
-        (found[name].dtype, found[name].shape, raw(found[name])) == (one.dtype, one.shape, raw(one))
-        for name, one in wanted.items()
-    )
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.v2.pth", "it's a name.ckpt", "pytorch_model.bin", "-net.pkl"])
@@ -347,55 +322,3 @@ def test_outputs(tmp_path: Path) -> None:
     assert (tmp_path / "net.safetensors").read_bytes() == b"kept"
     convert(tmp_path / "net.pt", tmp_path / "net.safetensors", force=True)
     assert same(load_file(tmp_path / "net.safetensors"), STATE)
-
-
-@pytest.fixture
-def sharded(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    names = list(STATE)
-    parts = {"pytorch_model-00001-of-00002.bin": names[:3], "pytorch_model-00002-of-00002.bin": names[3:]}
-    for shard, part in parts.items():
-        torch.save({name: STATE[name] for name in part}, folder / shard)
-    weight_map = {name: shard for shard, part in parts.items() for name in part}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-@pytest.mark.parametrize("named", ["", "pytorch_model.bin.index.json"])
-def test_shards(named: str, sharded: Path, tmp_path: Path) -> None:
-    assert run(["convert", str(sharded / named)]) == 0
-    made = tmp_path / "model.converted"
-    assert sorted(file.name for file in made.iterdir()) == [
-        "config.json",
-        "model-00001-of-00002.safetensors",
-        "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json",
-    ]
-    checkpoint = Checkpoint.open(made)
-    assert same({name: checkpoint.read(name) for name in checkpoint.tensors}, STATE)
-
-
-def test_a_directory_with_one_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "a model"
-    folder.mkdir()
-    torch.save(STATE, folder / "pytorch_model.bin")
-    assert run(shlex.split(advice(folder, capfd))[1:]) == 0
-    assert same(load_file(tmp_path / "a model.converted" / "model.safetensors"), STATE)
-
-
-def test_shards_that_do_not_fit_their_index(sharded: Path, tmp_path: Path) -> None:
-    index = sharded / "pytorch_model.bin.index.json"
-    content = json.loads(index.read_text())
-    content["weight_map"]["more"] = "pytorch_model-00001-of-00002.bin"
-    index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="tensor 'more' is in none of the files"):
-        convert(sharded, tmp_path / "out")
-    (sharded / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(CheckpointError, match="missing pytorch_model-00002"):
-        convert(sharded, tmp_path / "out")
-    index.write_text("{")
-    with pytest.raises(CheckpointError, match=r"index\.json"):
-        convert(sharded, tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -9,8 +9,10 @@ from torch import nn
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.recover.batchnorm import BatchNormRecalibration, Recalibrate, parse_recalibration
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
-from faultcli.workload.data.datasets import Dataset, load_data, make_dataset
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import Dataset, make_dataset
 from faultcli.workload.models.architectures import Architecture
 
 

@@ -24,7 +24,7 @@ from faultcli.recover.applied import Correct
 from faultcli.recover.base import Card
 from faultcli.recover.file import save_corrector
 from faultcli.recover.reference import Reference
-from faultcli.workload.classifier import WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
 from faultcli.workload.data.datasets import load_data
 from faultcli.workload.demo import demo_checkpoint_path
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from faultcli.errors import WorkloadError
-from faultcli.workload.data.datasets import load_data, make_dataset
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import make_dataset
 from faultcli.workload.data.tokens import load_tokens, make_tokens
 from faultcli.workload.models.architectures import Language
 

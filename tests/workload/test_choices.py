@@ -13,8 +13,8 @@ import torch
 
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import WorkloadError
+from faultcli.workload.building import WorkloadSpec, build_workload
 from faultcli.workload.choice import ChoiceWorkload
-from faultcli.workload.classifier import WorkloadSpec, build_workload
 from faultcli.workload.data.choices import ChoiceDataset, load_choices
 from faultcli.workload.models.architectures import Language
 

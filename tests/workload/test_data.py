@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
-from faultcli.workload.data.datasets import load_data, make_dataset
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import make_dataset
 from faultcli.workload.preprocess import Preprocess
 
 
@@ -297,7 +298,7 @@ def test_an_unknown_data_set() -> None:
 
 FACTORIES = """
 import torch
-from faultcli.workload.data.datasets import Dataset
+from faultcli.workload.data.labelled import Dataset
 inputs, labels = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2])
 def pair(): return inputs, labels
 def record(): return Dataset(inputs, labels, "mine", "NHW")

@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from faultcli.errors import UsageError, WorkloadError
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload, pick_device
-from faultcli.workload.data.datasets import load_data, make_dataset
+from faultcli.workload.building import WorkloadSpec, build_workload, pick_device
+from faultcli.workload.classifier import Workload
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import make_dataset
 from faultcli.workload.demo import demo_checkpoint_path, demo_data_path
 from faultcli.workload.metrics import Outcome
 from faultcli.workload.models.architectures import Architecture

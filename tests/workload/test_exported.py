@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
-from faultcli.workload.classifier import Workload, WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
+from faultcli.workload.classifier import Workload
 from faultcli.workload.models.arch_spellings import resolve_architecture
 from faultcli.workload.models.loading import load_model
 

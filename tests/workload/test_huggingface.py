@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.workload.base import BaseWorkload
-from faultcli.workload.classifier import WorkloadSpec, build_workload
+from faultcli.workload.building import WorkloadSpec, build_workload
 
 transformers = pytest.importorskip("transformers")
 

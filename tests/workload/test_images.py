@@ -10,7 +10,8 @@ from PIL import Image
 
 from faultcli.errors import FaultcliError, WorkloadError, install
 from faultcli.workload.data import images
-from faultcli.workload.data.datasets import Dataset, load_data
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.preprocess import Geometry
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -16,7 +16,7 @@ import faultcli as fc
 from faultcli.errors import WorkloadError
 from faultcli.workload.answers import described
 from faultcli.workload.classifier import Workload
-from faultcli.workload.data.datasets import make_dataset
+from faultcli.workload.data.labelled import make_dataset
 
 IDS = torch.randint(0, 20, (12, 5), generator=torch.Generator().manual_seed(0))
 MASK = (torch.arange(5) < torch.tensor([5, 3, 4, 1, 5, 2, 5, 3, 4, 1, 5, 2])[:, None]).long()

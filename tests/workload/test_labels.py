@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from faultcli.workload.chance import no_better_than_chance
-from faultcli.workload.data.datasets import Dataset, load_data
+from faultcli.workload.data.datasets import load_data
+from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.data.labels import numbers_by_name
 from faultcli.workload.models.architectures import Classes
 from faultcli.workload.models.hf_labels import class_names, offset_of

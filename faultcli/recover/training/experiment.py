@@ -17,7 +17,7 @@ from faultcli.recover.damaged_logits import Copy, LabelledLogits, damaged_copies
 from faultcli.recover.methods import TrainingOptions, train_corrector
 from faultcli.recover.training.assess import HeldOutMap, Level, assess, levels
 from faultcli.workload.classifier import Workload
-from faultcli.workload.data.datasets import Dataset
+from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.metrics import GoldenRun, measure
 
 HELD_OUT_TRIALS = 1_000_000  # trials of the report start here: their faults are never those of the training

@@ -1,6 +1,7 @@
 """Inputs: found by the name that a user gives, read with bounds, checked.
 
 datasets   labelled inputs, by name
+labelled   what they are, and arrays made into them
 readers    the files that they come in
 images     folders of images
 labels     their folders into the classes of a network

@@ -13,7 +13,7 @@ from torch import Tensor
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.data.archives import read_named
-from faultcli.workload.data.datasets import plain_tensor, whole_numbers
+from faultcli.workload.data.labelled import plain_tensor, whole_numbers
 from faultcli.workload.data.readers import ARRAY_SUFFIXES
 from faultcli.workload.data.tokenizer import load_tokenizer
 from faultcli.workload.models.architectures import Language

@@ -6,13 +6,14 @@ halves the resolution in its 3×3 convolution, not in the 1×1 convolution befor
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(nn.Module, ABC):
     """Two 3×3 convolutions with batch norm, added to what `shortcut` makes of the input."""
 
     widening = 1  # channels that come out, per channel inside
@@ -30,9 +31,9 @@ class BasicBlock(nn.Module):
         y = self.bn2(self.conv2(y))
         return F.relu(y + self.shortcut(x), inplace=True)
 
+    @abstractmethod
     def shortcut(self, x: Tensor) -> Tensor:
         """Return the input as it is added to the output."""
-        raise NotImplementedError
 
 
 class PaddedBlock(BasicBlock):
