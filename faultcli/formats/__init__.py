@@ -11,6 +11,7 @@ A new format is a new file with a `NumberFormat` and one line here.
     exponent         a scale that is a power of two
     twos_complement  words of 1 to 32 bits in their containers
     bits             bit positions by name
+    raw              tensors of other dtypes, as the words that they consist of
     values           what formats do with the values they are given
 """
 
