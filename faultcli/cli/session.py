@@ -220,7 +220,8 @@ def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quie
             note(text, quiet=quiet)
     dtypes = {str(tensor.dtype) for tensor in subject.tensors.values()}
     natives = [dtype for dtype, (_, name) in DTYPES.items() if f"torch.{name}" in dtypes]
-    doubts = [doubt for name, chain in memories for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
+    behind = [(name, chain) for name, chain in memories if chain.links]  # else there is nothing to doubt
+    doubts = [doubt for name, chain in behind for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
     for doubt in dict.fromkeys(doubts):
         note(f"warning: {doubt}", quiet=quiet)
 

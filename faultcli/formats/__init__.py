@@ -12,6 +12,7 @@ A new format is a new file with a `NumberFormat` and one line here.
     channels         which values are an output channel
     twos_complement  words of 1 to 32 bits in their containers
     bits             bit positions by name
+    raw              tensors of other dtypes, as the words that they consist of
     values           what formats do with the values they are given
 """
 
@@ -30,6 +31,7 @@ from faultcli.formats.bits import bit_positions, scale_positions
 from faultcli.formats.channels import ByRows, Channels, ChannelsOf
 from faultcli.formats.fixed import FixedFormat
 from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.formats.raw import as_words, from_words
 from faultcli.formats.scaled import ScaledFormat
 
 __all__ = [
@@ -43,10 +45,12 @@ __all__ = [
     "FormatRow",
     "NumberFormat",
     "ScaledFormat",
+    "as_words",
     "bit_positions",
     "container_dtype",
     "describe_formats",
     "format_for",
+    "from_words",
     "native_format",
     "parse_format",
     "scale_positions",
