@@ -17,7 +17,8 @@ from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw, Region, Site
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NATIVE, NumberFormat, container_dtype, format_for, word_format
+from faultcli.formats import NATIVE, Channels, container_dtype, format_for, word_format
+from faultcli.protect.arranged import arranged
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.protected_tensor import StoredTensor
 from faultcli.protect.regions import TensorSlot
@@ -136,7 +137,8 @@ class PlainMemory(FileMemory):
     def corrupt(
         self, info: TensorInfo, data: NDArray[np.uint8], faults_of: Callable[[Region], WordFaults]
     ) -> dict[str, WordFaults]:
-        faults, changed = _corrupt(info, data, self._slots[info.name].format, faults_of)
+        channels = self.checkpoint.channels.get(info.name)
+        faults, changed = _corrupt(info, data, self._slots[info.name], faults_of, channels)
         self._changed += changed
         return faults
 
@@ -147,6 +149,9 @@ class PlainMemory(FileMemory):
 def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str, *, numbers: bool = False) -> list[TensorSlot]:
     """Return the places that the tensors `names` take in a memory of this format. In the native one these are the words
     of the file, whatever its dtype: the two fp32 words of a complex number, the bytes of booleans and packed values.
+
+    A tensor of which the checkpoint's `channels` are known lies there as [channels, row], if the format stores
+    something for each.
 
     Args:
         numbers: the words have to be numbers that a format reads, as protections need them.
@@ -160,7 +165,9 @@ def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str, *, num
     places = []
     for info in map(checkpoint.info, names):
         try:
-            places.append(TensorSlot(info.name, info.shape, format_for(format_name, info.dtype)))
+            format, own = format_for(format_name, info.dtype), checkpoint.channels.get(info.name)
+            shape = (own.count, own.row) if own is not None and format.by_row else info.shape
+            places.append(TensorSlot(info.name, shape, format))
         except FormatError as error:
             problem = FormatError(f"tensor {info.name!r} {error.message}", error.remedy)
             raise about_checkpoint(problem, checkpoint) from None
@@ -357,11 +364,13 @@ def _write(
 def _corrupt(
     info: TensorInfo,
     data: NDArray[np.uint8],
-    format: NumberFormat,
+    slot: TensorSlot,
     faults_of: Callable[[Region], WordFaults],
+    channels: Channels | None,
 ) -> tuple[dict[str, WordFaults], int]:
     """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
     changed."""
+    format = slot.format
     if format == word_format(info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
         faults = faults_of(StoredTensor(info.name, word_shape(info), format, words))
@@ -370,10 +379,14 @@ def _corrupt(
     dtype = torch_dtype(info.dtype)
     assert dtype is not None  # it has a number format, so torch has it too
     values = torch.from_numpy(data).view(dtype).view(info.shape)
-    stored = StoredTensor.write(info.name, values, format)
+    own = channels if format.by_row else None
+    stored = StoredTensor.write(info.name, values if own is None else own.rows(values), format)
     drawn = {region.name: faults_of(region) for region in stored.regions}
-    touched = stored.faulty(drawn)
-    stored.read(values)
+    touched = arranged(stored, own, info.shape).faulty(drawn)
+    if own is None:
+        stored.read(values)
+    else:
+        values.copy_(own.back(stored.read(), info.shape))
     raw = container_dtype(8 * dtype.itemsize)  # torch copies by index in integers, not in 8-bit floats
     values.view(raw).view(-1).index_copy_(0, touched.index, touched.values.to(dtype).view(raw))
     return drawn, len(touched.index)

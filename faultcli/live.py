@@ -64,6 +64,17 @@ class Scattered:
 LiveTensor: TypeAlias = Tensor | Scattered
 
 
+def as_pairs(live: LiveTensor) -> LiveTensor:
+    """Return where the real and the imaginary parts of a complex tensor lie, as a tensor [..., 2] of numbers."""
+    if isinstance(live, Tensor):
+        return torch.view_as_real(live)
+    parts = (
+        LivePart(torch.view_as_real(p.view), 2 * p.offset, (*(2 * stride for stride in p.strides), 1))
+        for p in live.parts
+    )
+    return Scattered((*live.shape, 2), tuple(parts))
+
+
 def views(live: LiveTensor) -> tuple[Tensor, ...]:
     """Return the views of live tensors that hold a stored tensor."""
     return (live,) if isinstance(live, Tensor) else tuple(part.view for part in live.parts)

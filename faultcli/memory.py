@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.checkpoint import DTYPES
-from faultcli.errors import UsageError
+from faultcli.errors import FormatError, UsageError
 from faultcli.faults.drawing import draw_faults
 from faultcli.faults.law import FaultLaw, Region
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout, WordFaults
 from faultcli.faults.selection import Selecting, Selection
-from faultcli.formats import NumberFormat, format_for
-from faultcli.live import LiveTensor, places
+from faultcli.formats import ByRows, ChannelsOf, NumberFormat, as_words, format_for, from_words
+from faultcli.live import LiveTensor, as_pairs, places
+from faultcli.modules import channels_of
+from faultcli.protect.arranged import arranged, to_arrange
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
@@ -31,6 +33,7 @@ class Patch:
     """What a fault map does to the values of a model: sparse, applied in place, undone in place."""
 
     elements: Mapping[str, ReadElements]  # by tensor name; untouched tensors are absent
+    pairs: frozenset[str] = frozenset()  # tensors of complex numbers: their elements are real and imaginary parts
 
     @property
     def values_changed(self) -> int:
@@ -47,7 +50,7 @@ class Patch:
         try:
             with torch.no_grad():
                 for name, touched in self.elements.items():
-                    live = state[name]
+                    live = as_pairs(state[name]) if name in self.pairs else state[name]
                     for view, where, which in places(live, touched.index.to(live.device)):
                         values = touched.values.to(live.device)[which]
                         saved.append((view, where, _swap(view, where, values)))
@@ -60,7 +63,8 @@ class Patch:
 
 def _swap(live: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """Put values at flat positions (row-major) of a live tensor and return what was there."""
-    values = values.to(device=live.device, dtype=live.dtype)
+    values = as_words(values.to(device=live.device, dtype=live.dtype))  # as bytes where torch cannot index
+    live = as_words(live)
     if live.is_contiguous():
         flat = live.view(-1)
         old = flat[index]
@@ -121,6 +125,7 @@ class MemoryImage:
         chain: the protections.
         ber: the bit-error rate that protections which need one are designed for.
         factors: what the tensors are multiplied by, unless the chain says something else.
+        channels: output channels of tensors where they are no slices of the first dimension.
 
     Raises:
         FormatError: a value cannot be stored; the tensor is named.
@@ -135,18 +140,37 @@ class MemoryImage:
         chain: Chain = UNPROTECTED,
         ber: float | None = None,
         factors: Mapping[str, Factors] | None = None,
+        channels: ChannelsOf | None = None,
     ) -> None:
         self.format_name = format_name
         self.chain = chain
 
-        def format_of(name: str) -> NumberFormat:
-            return format_for(format_name, _DTYPE_NAMES[str(tensors[name].dtype)])
+        self._dtypes = {name: values.dtype for name, values in tensors.items()}
+        if format_name == "native" and not chain.links:  # whatever the dtype; all else needs numbers
+            tensors = {name: as_words(values) for name, values in tensors.items()}
 
-        links = chain.for_tensors(tensors, format_of, ber)
-        if factors and not any(link.rank == Protection.VALUE for link in chain.links):
-            links |= {name: (own, *links[name]) for name, own in factors.items() if name in links}
+        def format_of(name: str) -> NumberFormat:
+            dtype = str(tensors[name].dtype)
+            try:
+                return format_for(format_name, _DTYPE_NAMES.get(dtype, dtype.removeprefix("torch.")))
+            except FormatError as error:
+                raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
+
+        multiplied = factors if factors and not any(link.rank == Protection.VALUE for link in chain.links) else {}
+        known = {name: own for name, own in (channels or {}).items() if name in tensors}
+        own_rows = {name for name, own in multiplied.items() if name in known and len(own.values) > 1}
+        rows = to_arrange(known, format_of, chain.links) | {name: known[name] for name in own_rows}
+        by_rows = ByRows(tensors, rows)
+        links = chain.for_tensors(by_rows, format_of, ber)
+        for name, own in multiplied.items():
+            if name in links:
+                links[name] = (own.by_rows(rows[name]) if name in rows else own, *links[name])
         self.tensors: Mapping[str, TensorInMemory] = {
-            name: StoredTensor.write(name, values, format_of(name), links[name], ber=ber)
+            name: arranged(
+                StoredTensor.write(name, by_rows[name], format_of(name), links[name], ber=ber),
+                rows.get(name),
+                tuple(values.shape),
+            )
             for name, values in tensors.items()
         }
         self._set_up()
@@ -173,6 +197,7 @@ class MemoryImage:
         """Return the image that tensors make which lie in a memory already."""
         image = cls.__new__(cls)
         image.format_name, image.chain, image.tensors = format_name, chain, dict(tensors)
+        image._dtypes = {}  # they read as the numbers that they are
         image._set_up()
         return image
 
@@ -207,7 +232,8 @@ class MemoryImage:
         live = first_names(model.state_dict() if isinstance(model, nn.Module) else model)
         tensors = at_risk(live, Selection(**selecting))
         chain = parse_chain(protect) if isinstance(protect, str) else protect
-        image = cls(tensors, format, chain, ber)
+        channels = channels_of(model) if isinstance(model, nn.Module) else {}
+        image = cls(tensors, format, chain, ber, channels=channels)
         image._live = {name: live[name] for name in tensors}
         return image
 
@@ -294,7 +320,9 @@ class MemoryImage:
 
     def values(self) -> Iterable[tuple[str, Tensor]]:
         """Yield every tensor as read back without faults, one at a time; for reading and copying only."""
-        return ((name, stored.read()) for name, stored in self.tensors.items())
+        for name, stored in self.tensors.items():
+            values = stored.read()
+            yield name, from_words(values, self._dtypes.get(name, values.dtype))
 
     def draw(self, law: FaultLaw, *, seed: int, trial: int) -> FaultMap:
         """Draw the faults of one trial."""
@@ -310,7 +338,14 @@ class MemoryImage:
         tensor_of = {region.name: name for name, stored in self.tensors.items() for region in stored.regions}
         touched = dict.fromkeys(tensor_of[name] for name in faults.faults)
         elements = {name: self.tensors[name].faulty(faults.faults, on_values=faults.on_values) for name in touched}
-        return Patch({name: e for name, e in elements.items() if len(e.index)})
+        dtypes = {name: self._dtypes.get(name, e.values.dtype) for name, e in elements.items()}
+        pairs = frozenset(name for name, dtype in dtypes.items() if dtype.is_complex)
+        read = {
+            name: e if name in pairs else ReadElements(e.index, from_words(e.values, dtypes[name]))
+            for name, e in elements.items()
+            if len(e.index)
+        }
+        return Patch(read, pairs)
 
 
 @dataclass(frozen=True)

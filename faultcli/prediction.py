@@ -41,6 +41,7 @@ class Predictor:
         self._scaling = Scaling.of(checkpoint)
         self._factors = self._scaling.charged_factors() if self._scaling else {}
         self._format_name, self._ber = format_name, ber
+        self._channels = dict(checkpoint.channels) | dict(self._scaling.channels if self._scaling else {})
 
     def predict(self, info: TensorInfo, words: Tensor) -> Prediction:
         """Return the prediction of a tensor, from what the file holds of it.
@@ -54,6 +55,9 @@ class Predictor:
         given = self._factors.get(name)
         per_channel = given is not None and len(given.values) > 1
         format = format_for(self._format_name, info.dtype)
+        own = self._channels.get(name)
+        if own is not None and (per_channel or format.by_row):
+            weights = own.rows(weights)
         how = {"per_channel": per_channel, "sample_bits": TABLE_BITS}
         search = FactorSearch(name, weights, format, (), self._ber, **how)  # type: ignore[arg-type]
         stored = StoredTensor.write(name, search.sample, search.format, [given] if given else [])

@@ -66,7 +66,9 @@ def _survey(
     try:
         format = format_for(format_name, info.dtype)
         word_bits = format.bits
-        scale_bits = format.scale_format.bits * format.scale_words(info.shape) if format.scale_format else 0
+        channels = checkpoint.channels.get(info.name)
+        rows = info.shape if channels is None else (channels.count, channels.row)
+        scale_bits = format.scale_format.bits * format.scale_words(rows) if format.scale_format else 0
     except FormatError:  # words of no number lie as they are in the file, and in no other format
         if format_name == "native":
             word_bits = 8 * info.nbytes // max(1, math.prod(info.shape))

@@ -22,6 +22,7 @@ LAYERS = [
     "faults",
     "protect",
     "live",
+    "modules",
     "memory",
     "injection",
     "difference",

@@ -17,6 +17,7 @@ from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import Record
 from faultcli.campaign.subject import Subject
 from faultcli.faults.law import FaultLaw
+from faultcli.formats import as_words
 from faultcli.memory import MemoryImage
 from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
@@ -132,7 +133,7 @@ def write_stored(image: MemoryImage, workload: BaseWorkload, tensors: Mapping[st
     differs = False
     for name, values in image.values():
         workload.load({name: values})
-        differs |= not torch.equal(values.to(tensors[name].dtype), tensors[name])
+        differs |= not torch.equal(as_words(values.to(tensors[name].dtype)), as_words(tensors[name]))
     return differs
 
 

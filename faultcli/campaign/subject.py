@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -22,6 +23,7 @@ from faultcli.checkpoint.header import TensorInfo
 from faultcli.checkpoint.locate import some
 from faultcli.errors import FormatError, UsageError, WorkloadError
 from faultcli.faults.selection import Selecting, Selection
+from faultcli.formats import ChannelsOf
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
@@ -29,6 +31,7 @@ from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.factors import Factors
 from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
 from faultcli.scaling import read_state
+from faultcli.scaling.record import Scaling
 from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.building import WorkloadSpec, build_workload
@@ -222,6 +225,18 @@ class Subject:
         left_out = None if own or self.checkpoint is None else self.selection.left_out(self.checkpoint.tensors.values())
         return [*([] if left_out is None else [left_out]), *self.workload.doubts()]
 
+    @cached_property
+    def channels(self) -> ChannelsOf:
+        """The output channels of tensors where they are no slices of the first dimension; of tensors that are scaled
+        channel by channel, those that they were scaled by."""
+        found = self.workload.channels()
+        if self.factors is None or self.checkpoint is None:
+            return found
+        scaling = Scaling.of(self.checkpoint)
+        assert scaling is not None
+        by_first = {name for name, own in self.factors.items() if len(own.values) > 1}
+        return {name: own for name, own in found.items() if name not in by_first} | dict(scaling.channels)
+
     @property
     def training_split(self) -> str | None:
         """What the inputs that the model was trained on are called, as `--data` takes it; None where that cannot be
@@ -308,7 +323,7 @@ class Subject:
             refuse_other_memories(self.quantised.packed, [format], [chain])
             return self.quantised.image(list(self.tensors))
         try:
-            return MemoryImage(self.tensors, format, chain, ber, self.factors)
+            return MemoryImage(self.tensors, format, chain, ber, self.factors, self.channels)
         except FormatError as error:
             if self.checkpoint is None:
                 raise

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from faultcli.checkpoint.header import HEADER_RECORD, Header, TensorInfo, read_header, torch_dtype
 from faultcli.checkpoint.locate import Kind, Location, locate, some, unreadable
 from faultcli.errors import CheckpointError
+from faultcli.formats import ChannelsOf
 
 _CHUNK = 1 << 20  # bytes read at a time for a checksum
 
@@ -82,6 +83,7 @@ class Checkpoint:
     index: Path | None = None
     shards: tuple[ShardFile, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()  # what a user may not expect of what was opened, a line each
+    channels: ChannelsOf = field(default_factory=dict, repr=False)  # of tensors, as `read_as` was told
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -108,6 +110,11 @@ class Checkpoint:
             metadata |= shard.header.metadata
         metadata.pop(HEADER_RECORD, None)
         return cls(path, location.kind, location.files, tensors, metadata, location.index, shards, notes)
+
+    def read_as(self, channels: ChannelsOf) -> Checkpoint:
+        """Return the checkpoint as that of a network with these output channels, where they are no slices of a tensor's
+        first dimension: what is stored per channel in a memory belongs to them."""
+        return replace(self, channels=channels)
 
     @property
     def directory(self) -> Path:

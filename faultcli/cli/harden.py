@@ -45,7 +45,7 @@ def harden(
     ber: Annotated[
         str | None, options.faults("P", "Bit-error rate that scale=auto and posterior are designed for.")
     ] = None,
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     image: Image,
     shown: options.Overwriting,
 ) -> None:
@@ -55,13 +55,13 @@ def harden(
     harden model.safetensors --format q2.5 --protect scale=max:channel,inplace=2
     """
     from faultcli.checkpoint import Checkpoint
-    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found
+    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found, with_channels
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.device.export import check_folder
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.write import check_plain, harden_checkpoint
-    from faultcli.protect.chain import parse_chain
+    from faultcli.protect.chain import by_row, parse_chain
     from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
     from faultcli.workload.process import prepare_to_stream
 
@@ -94,6 +94,8 @@ def harden(
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
+    counts = by_row(memory.format, chain)
+    checkpoint = with_channels(checkpoint, names, at_risk.arch, counts=counts, quiet=shown.quiet)
     written = image.output or writes("--output", beside(checkpoint.path, "hardened"))
     with byte_progress(shown.quiet, "hardening", checkpoint.nbytes) as advance:
         rows = harden_checkpoint(

@@ -34,7 +34,7 @@ def inject(
     model: options.Model,
     asked: Drawn,
     format: options.Format = "native",
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     output: Annotated[Path | None, options.written_to("MODEL.faulty.safetensors beside MODEL"), WRITES] = None,
     save_faults: Annotated[
         Path | None, options.output("FILE", "Save the fault map, bound to input and output."), WRITES
@@ -47,11 +47,12 @@ def inject(
     """
     from faultcli import injection as library
     from faultcli.checkpoint import Checkpoint
-    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found
+    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found, with_channels
     from faultcli.errors import UsageError
     from faultcli.faults.maps import FaultMap
     from faultcli.faults.selection import Selection
     from faultcli.hardened.damage import HardenedMemory
+    from faultcli.protect.chain import by_row
     from faultcli.quantised import FileAtRisk, QuantisedMemory, memory_of
 
     checkpoint = Checkpoint.open(model)
@@ -63,14 +64,18 @@ def inject(
                 "--replay takes no --ber, --fault or --save-faults: the map says which bits flip", "leave them out"
             )
         faults = FaultMap.load(asked.replay)
+        memory, names = memory_of(checkpoint, faults), [name for name in faults.layout if name in checkpoint.tensors]
+        counts = memory is None and by_row(faults.format)
+        checkpoint = with_channels(checkpoint, names, at_risk.arch, counts=counts, quiet=shown.quiet)
         passes = 2 if faults.before else 1  # with the checksum of what was written
         with byte_progress(shown.quiet, "replaying", passes * checkpoint.nbytes) as advance:
-            memory = memory_of(checkpoint, faults)
             result = library.replay(checkpoint, faults, written_to, memory=memory, force=shown.force, progress=advance)
     else:
         file = FileAtRisk.of(checkpoint, Selection(*at_risk.selection), format)
         memory, law = file.memory, asked.law(quiet=shown.quiet)
         note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
+        counts = memory is None and by_row(format)
+        checkpoint = with_channels(checkpoint, file.names, at_risk.arch, counts=counts, quiet=shown.quiet)
         passes = 2 if save_faults else 1
         with byte_progress(shown.quiet, "injecting", passes * checkpoint.nbytes) as advance:
             result = library.inject(

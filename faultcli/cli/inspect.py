@@ -42,7 +42,7 @@ def inspect(
     tables: Tables,
     fault: options.OneFault,
     format: options.Format = "native",
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     shown: options.Shown,
 ) -> None:
     """List a checkpoint's tensors, their ranges and the bits that would be at risk; or a table of what is built in.
@@ -62,16 +62,17 @@ def inspect(
 
 
 def _inspect_checkpoint(
-    model: str | None, asked: options.OneFault, format: str, at_risk: options.AtRisk, shown: options.Shown
+    model: str | None, asked: options.OneFault, format: str, at_risk: options.InFile, shown: options.Shown
 ) -> None:
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.checkpoint.packed import Packed
-    from faultcli.cli.session import naming, note_not_at_risk, note_what_was_found
+    from faultcli.cli.session import naming, note_not_at_risk, note_what_was_found, with_channels
     from faultcli.errors import UsageError
     from faultcli.faults.selection import TARGETS, Selection
     from faultcli.hardened.read import Hardened
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, Predictor
+    from faultcli.protect.chain import by_row
     from faultcli.quantised import parts, refuse_other_memories
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
@@ -92,6 +93,8 @@ def _inspect_checkpoint(
             raise
         names = []  # a checkpoint without weights can still be looked at
     note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
+    counts = packed is None and by_row(format)
+    checkpoint = with_channels(checkpoint, names, at_risk.arch, counts=counts, quiet=shown.quiet)
     fault, expected = asked.fault, None
     if law is not None:
         fault = fault or law.spec

@@ -163,6 +163,23 @@ class AtRisk:
 
 
 @dataclass(frozen=True)
+class InFile(AtRisk):
+    """Which tensors of a file lie in the memory, and what network reads them."""
+
+    arch: Annotated[
+        str | None,
+        faults(
+            "A",
+            "The network (as in `evaluate`) that says which values are an output channel, where the format or a "
+            "protection has something for each.",
+            default="the checkpoint's",
+        ),
+        READS,
+        RARE,
+    ] = None
+
+
+@dataclass(frozen=True)
 class OneMemory:
     """How tensors are stored: one way."""
 

@@ -45,7 +45,7 @@ def scale(
     model: options.Model,
     asked: ByWhat,
     format: options.Format = "native",
-    at_risk: options.AtRisk,
+    at_risk: options.InFile,
     output: Annotated[
         Path | None,
         options.written_to("MODEL.scaled.safetensors beside MODEL; with --undo MODEL.restored.safetensors"),
@@ -60,10 +60,11 @@ def scale(
     """
     from faultcli.checkpoint import Checkpoint
     from faultcli.checkpoint.packed import refuse_quantised
-    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found
+    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found, with_channels
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
+    from faultcli.protect.chain import by_row
     from faultcli.protect.scale import Scale
     from faultcli.scaling import scale_checkpoint, unscale_checkpoint
     from faultcli.workload.process import prepare_to_stream
@@ -93,11 +94,14 @@ def scale(
     refuse_quantised(checkpoint, "scale")
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
+    how = Scale.parse(f"{asked.factor}:{asked.granularity}")
+    counts = how.by_row or by_row(format)
+    checkpoint = with_channels(checkpoint, names, at_risk.arch, counts=counts, quiet=shown.quiet)
     written = output or writes("--output", beside(checkpoint.path, "scaled"))
     with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance:
         tensors = scale_checkpoint(
             checkpoint,
-            Scale.parse(f"{asked.factor}:{asked.granularity}"),
+            how,
             written,
             names=names,
             format_name=format,

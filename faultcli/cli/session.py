@@ -118,6 +118,30 @@ def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) ->
         note(f"warning: {checkpoint.path}: {left_out}", quiet=quiet)
 
 
+def with_channels(
+    checkpoint: Checkpoint, names: Sequence[str], arch: str | None, *, counts: bool, quiet: bool
+) -> Checkpoint:
+    """Return a plain file with the output channels of its tensors, if it `counts` what they are, where they are no
+    slices of the first dimension; say which these are, or that nobody knows."""
+    from faultcli.modules import note_on
+    from faultcli.workload.models.channels import file_channels
+
+    if not counts:
+        return checkpoint
+    found = file_channels(checkpoint, arch)
+    channels = {name: own for name, own in found.channels.items() if name in set(names)}
+    text = note_on(channels)
+    if text is not None:
+        note(text, quiet=quiet)
+    if found.unknown is not None and any(len(checkpoint.info(name).shape) > 1 for name in names):
+        note(
+            "output channels: slices of the first dimension, as of linear layers and convolutions; no network says"
+            f" otherwise ({found.unknown}): name one with --arch",
+            quiet=quiet,
+        )
+    return checkpoint.read_as(channels)
+
+
 def note_left_out(checkpoint: Checkpoint, written: Path, *, quiet: bool) -> None:
     """Say what lies beside a checkpoint and is not beside what was written."""
     from faultcli.checkpoint.companions import companions_of
@@ -181,13 +205,23 @@ def quantised_note(model: str, packed: Packed) -> str:
 
 
 def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quiet: bool) -> None:
-    """Say what may go wrong with protections in the formats that they are asked for."""
+    """Say what may go wrong with protections in the formats that they are asked for, and where output channels are
+    not what one expects."""
     from faultcli.checkpoint import DTYPES
     from faultcli.formats import format_for
+    from faultcli.modules import note_on
+    from faultcli.protect.chain import by_row
 
+    memories = list(memories)
+    own_words = subject.hardened is not None or subject.quantised is not None
+    if not own_words and any(by_row(*memory) for memory in memories):
+        text = note_on({name: own for name, own in subject.channels.items() if name in subject.tensors})
+        if text is not None:
+            note(text, quiet=quiet)
     dtypes = {str(tensor.dtype) for tensor in subject.tensors.values()}
     natives = [dtype for dtype, (_, name) in DTYPES.items() if f"torch.{name}" in dtypes]
-    doubts = [doubt for name, chain in memories for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
+    behind = [(name, chain) for name, chain in memories if chain.links]  # else there is nothing to doubt
+    doubts = [doubt for name, chain in behind for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
     for doubt in dict.fromkeys(doubts):
         note(f"warning: {doubt}", quiet=quiet)
 

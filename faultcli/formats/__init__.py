@@ -9,8 +9,10 @@ A new format is a new file with a `NumberFormat` and one line here.
     codebook         few values that follow no rule
     scaled           codes times a number that is stored once for a group
     exponent         a scale that is a power of two
+    channels         which values are an output channel
     twos_complement  words of 1 to 32 bits in their containers
     bits             bit positions by name
+    raw              tensors of other dtypes, as the words that they consist of
     values           what formats do with the values they are given
 """
 
@@ -26,22 +28,29 @@ from faultcli.errors import FormatError, unknown_name
 from faultcli.formats import floats, scaled
 from faultcli.formats.base import FormatRow, NumberFormat, container_dtype
 from faultcli.formats.bits import bit_positions, scale_positions
+from faultcli.formats.channels import ByRows, Channels, ChannelsOf
 from faultcli.formats.fixed import FixedFormat
 from faultcli.formats.integers import NativeIntegerFormat
+from faultcli.formats.raw import as_words, from_words
 from faultcli.formats.scaled import ScaledFormat
 
 __all__ = [
     "FAMILIES",
     "NAMED",
     "NATIVE",
+    "ByRows",
+    "Channels",
+    "ChannelsOf",
     "Family",
     "FormatRow",
     "NumberFormat",
     "ScaledFormat",
+    "as_words",
     "bit_positions",
     "container_dtype",
     "describe_formats",
     "format_for",
+    "from_words",
     "native_format",
     "parse_format",
     "scale_positions",

@@ -69,6 +69,11 @@ class NumberFormat(ABC):
         return 0
 
     @property
+    def by_row(self) -> bool:
+        """Whether what is stored depends on which elements are a row: a slice of the first dimension."""
+        return False
+
+    @property
     def scale_format(self) -> NumberFormat | None:
         """How scales are stored that lie in the memory at risk, as words of their own; None where there are none."""
         return None

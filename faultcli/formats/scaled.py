@@ -98,6 +98,10 @@ class ScaledFormat(NumberFormat):
     def side_bits(self) -> int:
         return 0 if self.scales is None or self.at_risk else self.store.bits * self.scales.numel()
 
+    @property
+    def by_row(self) -> bool:
+        return self.per_row
+
     def scale_words(self, shape: tuple[int, ...]) -> int:
         return self._rows(shape)[0] * self._groups(self._rows(shape)[1]) if self.at_risk else 0
 

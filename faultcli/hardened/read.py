@@ -24,6 +24,7 @@ from faultcli.hardened.layout import file_dtype, file_shape, from_bytes
 from faultcli.hardened.record import COPIES, MemoryRecord
 from faultcli.hardened.slot import Slot
 from faultcli.memory import MemoryImage
+from faultcli.protect.arranged import ArrangedTensor, arranged
 from faultcli.protect.base import Words
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.protected_tensor import StoredTensor
@@ -94,13 +95,18 @@ class Hardened:
         """Read a tensor as it lies in the memory."""
         return self.slots[name].tensor(self.words)
 
+    def arranged(self, name: str) -> StoredTensor | ArrangedTensor:
+        """Read a tensor as it lies in the memory, to be read in the shape of the original."""
+        record = self.record.tensors[name]
+        return arranged(self.stored(name), record.channels, record.shape)
+
     def image(self, names: Sequence[str]) -> MemoryImage:
         """Read tensors as they lie in the memory."""
-        return MemoryImage.around({name: self.stored(name) for name in names}, self.format, self.chain)
+        return MemoryImage.around({name: self.arranged(name) for name in names}, self.format, self.chain)
 
     def read(self, name: str) -> Tensor:
         """Read a tensor of the original as it comes out of the memory; of a file, those that are not at risk, too."""
-        return self.stored(name).read() if name in self.slots else self.checkpoint.read(name)
+        return self.arranged(name).read() if name in self.slots else self.checkpoint.read(name)
 
     def state(self) -> dict[str, Tensor]:
         """Read all tensors of the original."""
@@ -196,7 +202,7 @@ def _bytes(hardened: Hardened, info: TensorInfo, path: Path) -> NDArray[np.uint8
     if info.name not in hardened.slots:
         data = hardened.checkpoint.read_bytes(info.name)
     else:
-        values = hardened.stored(info.name).read()
+        values = hardened.read(info.name)
         data = values.contiguous().reshape(-1).view(torch.uint8).numpy()
     if len(data) != info.nbytes:
         problem = f"tensor {info.name!r} reads as {len(data)} bytes, its header said {info.nbytes}"

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from torch import Tensor
 from faultcli.checkpoint.header import DTYPES
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, parse_json
+from faultcli.formats import Channels
 from faultcli.protect.base import Constants
 from faultcli.version import __version__
 
 SCHEMA = "faultcli.hardened/1"
+SCHEMA_BY_ROWS = "faultcli.hardened/2"  # a tensor lies in another order than it has
 COPIES = ("faultcli.hardened", "faultcli.hardened.2", "faultcli.hardened.3")  # metadata keys
 _LISTED = 4  # constants that are written as numbers; more are packed
 _KINDS: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "i1": np.dtype("<i1")}
@@ -37,13 +40,19 @@ class TensorRecord:
     """One tensor: as it was, and the constants of its format and its protections.
 
     `dtype`: of safetensors. `scales`: float32 [groups], of formats whose scales lie beside the memory. `links`: one per
-    link of the chain.
+    link of the chain. `channels`: as the rows of which it lies in the memory; None: as it is.
     """
 
     dtype: str
     shape: tuple[int, ...]
     links: tuple[Constants, ...]
     scales: Tensor | None = None
+    channels: Channels | None = None
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape that its words lie in."""
+        return self.shape if self.channels is None else (self.channels.count, self.channels.row)
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,10 @@ class MemoryRecord:
             }
             if tensor.scales is not None:
                 tensors[name]["scales"] = _packed(tensor.scales)
+            if tensor.channels is not None:
+                tensors[name]["channels"] = list(tensor.channels.numbers)
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA_BY_ROWS if any(tensor.channels for tensor in self.tensors.values()) else SCHEMA,
             "version": __version__,
             "format": self.format,
             "protect": self.protect,
@@ -100,8 +111,8 @@ class MemoryRecord:
         try:
             document = parse_json(text)
             schema = document["schema"]
-            if schema != SCHEMA:
-                problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA}"
+            if schema not in (SCHEMA, SCHEMA_BY_ROWS):
+                problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA_BY_ROWS}"
                 raise CheckpointError(f"{path}: {problem}", "use the faultcli that wrote it, or a newer one")
             order, tensors = document["order"], document["tensors"]
             if not order or sorted(order) != sorted(tensors):
@@ -147,10 +158,14 @@ def _tensor(document: Mapping[str, Any]) -> TensorRecord:
     if document["dtype"] not in DTYPES or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError("dtype or shape")
     links = tuple({key: _unpacked(text) for key, text in link.items()} for link in document["links"])
-    scales = document.get("scales")
-    return TensorRecord(
-        document["dtype"], shape, links, None if scales is None else torch.as_tensor(_unpacked(scales)).reshape(-1)
-    )
+    scales, numbers = document.get("scales"), document.get("channels")
+    channels = None if numbers is None else Channels(*numbers)
+    if channels is not None and not (
+        all(type(size) is int and size > 0 for size in channels.numbers) and channels.elements == math.prod(shape)
+    ):
+        raise ValueError("channels")
+    own_scales = None if scales is None else torch.as_tensor(_unpacked(scales)).reshape(-1)
+    return TensorRecord(document["dtype"], shape, links, own_scales, channels)
 
 
 def _packed(constant: float | Tensor) -> Any:

@@ -48,8 +48,8 @@ class Slot:
         if isinstance(format, ScaledFormat) and not format.at_risk:
             if record.scales is None:
                 raise ValueError("scales")
-            format = format.with_scales(record.scales.float(), record.shape)
-        return cls._of(name, format, chain, record.links, record.shape, torch_dtype(record.dtype))
+            format = format.with_scales(record.scales.float(), record.stored_shape)
+        return cls._of(name, format, chain, record.links, record.stored_shape, torch_dtype(record.dtype))
 
     @classmethod
     def planned(cls, name: str, format: NumberFormat, chain: Sequence[Protection], shape: tuple[int, ...]) -> Slot:

@@ -19,12 +19,13 @@ from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import header_record, rebuild
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.files import reserve, write_all
-from faultcli.formats import ScaledFormat
+from faultcli.formats import ByRows, ChannelsOf, ScaledFormat
 from faultcli.hardened.layout import file_dtype, file_shape, to_bytes
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.record import COPIES, MemoryRecord, TensorRecord
 from faultcli.hardened.slot import Slot
 from faultcli.injection import about_checkpoint, slots
+from faultcli.protect.arranged import to_arrange
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import Chain
 from faultcli.protect.protected_tensor import StoredTensor
@@ -64,7 +65,7 @@ def harden_checkpoint(
     them, and what reading needs in the metadata. All other tensors come through byte for byte.
 
     Args:
-        checkpoint: the input; never changed.
+        checkpoint: the input; never changed. What is stored per channel belongs to its `channels`.
         output: file or directory, like the input.
         names: the tensors at risk, from `select`.
         format_name: number format of the memory.
@@ -83,10 +84,14 @@ def harden_checkpoint(
     check_plain(checkpoint)
     try:
         formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
-        links = chain.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber)
-        plans = {name: Slot.planned(name, formats[name], links[name], checkpoint.info(name).shape) for name in names}
+        known = {name: own for name, own in checkpoint.channels.items() if name in formats}
+        rows = to_arrange(known, formats.__getitem__, chain.links)
+        links = chain.for_tensors(ByRows(LazyTensors(checkpoint, names), rows), formats.__getitem__, ber)
+        shapes = {name: checkpoint.info(name).shape for name in names}
+        shapes |= {name: (own.count, own.row) for name, own in rows.items()}
+        plans = {name: Slot.planned(name, formats[name], links[name], shapes[name]) for name in names}
         _check_names(checkpoint, plans)
-        writer = _Writer(checkpoint, plans, links, format_name, chain, ber, progress)
+        writer = _Writer(checkpoint, plans, links, rows, format_name, chain, ber, progress)
         rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
     except FormatError as error:
         named = error.message.startswith(f"{checkpoint.path}: ")
@@ -128,6 +133,7 @@ class _Writer:
     checkpoint: Checkpoint
     plans: Mapping[str, Slot]
     links: Mapping[str, tuple[Protection, ...]]
+    channels: ChannelsOf  # of tensors that lie as the rows of these
     format_name: str
     chain: Chain
     ber: float | None
@@ -153,7 +159,9 @@ class _Writer:
                     self.progress(info.nbytes)
 
     def _write_tensor(self, file: FileIO, info: TensorInfo, entries: Mapping[str, Any], room: int) -> None:
-        values, links = self.checkpoint.read(info.name), self.links[info.name]
+        channels, links = self.channels.get(info.name), self.links[info.name]
+        values = self.checkpoint.read(info.name)
+        values = values if channels is None else channels.rows(values)
         stored = StoredTensor.write(info.name, values, self.plans[info.name].format, links, ber=self.ber)
         planned = self.plans[info.name].regions
         assert {region.name: region.layout for region in stored.regions} == planned
@@ -164,7 +172,7 @@ class _Writer:
         format = stored.format
         scales = format.scales if isinstance(format, ScaledFormat) and not format.at_risk else None
         constants = tuple(link.constants() for link in stored.links)
-        self._records[info.name] = TensorRecord(info.dtype, info.shape, constants, scales)
+        self._records[info.name] = TensorRecord(info.dtype, info.shape, constants, scales, channels)
         whole = sum(layout.words * layout.bits for layout in planned.values())
         bits = planned[info.name].words * planned[info.name].bits
         self.rows.append(HardenedRow(info.name, stored.elements, bits, whole - bits, _constant_bits(stored)))
@@ -188,7 +196,8 @@ class _Writer:
     def _room(self, raw: bytes, entries: Mapping[str, Any]) -> int:
         """Return bytes that suffice for a header, whatever the constants are."""
         empty = {
-            name: TensorRecord(self.checkpoint.info(name).dtype, slot.shape, ()) for name, slot in self.plans.items()
+            name: TensorRecord(info.dtype, info.shape, (), channels=self.channels.get(name))
+            for name, info in ((name, self.checkpoint.info(name)) for name in self.plans)
         }
         without = self._header(
             raw, entries, MemoryRecord(self.format_name, self.chain.text, self.ber, empty).metadata()
@@ -212,7 +221,7 @@ def _laid_out(shard: ShardFile, plans: Mapping[str, Slot]) -> tuple[dict[str, An
             wanted.append((info.name, info.dtype, info.shape))
             continue
         for region, layout in plans[info.name].regions.items():
-            shape = info.shape if region == info.name else None
+            shape = plans[info.name].shape if region == info.name else None
             wanted.append((region, file_dtype(layout.bits), file_shape(layout, shape)))
     rank = {dtype: number for number, dtype in enumerate(DTYPES)}
     entries: dict[str, Any] = {}

@@ -5,6 +5,7 @@ chain      which there are, and how they are chained
 parts      a tensor in parts of some rows
 encoding   weights into words
 protected_tensor  one tensor in the memory behind its protections
+arranged   such a tensor where its channels lie along another dimension than the first
 regions    what of it lies in the memory: words, scales, check words
 scale      store c·w
 factors    what the factors are, and what multiplying and dividing by them loses

@@ -219,6 +219,11 @@ class Protection(ABC):
         """Whether what is stored or read depends on the bit-error rate of the arm."""
         return False
 
+    @property
+    def by_row(self) -> bool:
+        """Whether it keeps something for every output channel."""
+        return False
+
     def conflict(self, other: Protection) -> tuple[str, str] | None:
         """Say why the link does not go with another one of its chain, and what to do; None if it does."""
         return None

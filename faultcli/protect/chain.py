@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from faultcli.errors import UsageError, unknown_name
-from faultcli.formats import NumberFormat
+from faultcli.formats import NumberFormat, parse_format
 from faultcli.protect.base import Protection
 from faultcli.protect.checks import Parity, Secded, Tmr
 from faultcli.protect.embedded import Cep, Mset
@@ -57,6 +57,16 @@ class Chain:
 
 
 UNPROTECTED = Chain()
+
+
+def by_row(format_name: str, chain: Chain = UNPROTECTED) -> bool:
+    """Whether a memory of this format, behind these protections, has something for every output channel.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    own = format_name != "native" and parse_format(format_name).by_row
+    return own or any(link.by_row for link in chain.links)
 
 
 def parse_chain(text: str) -> Chain:

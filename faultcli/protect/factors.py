@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from faultcli.errors import FormatError
-from faultcli.formats import NumberFormat, ScaledFormat
+from faultcli.formats import Channels, NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.integers import NativeIntegerFormat
 from faultcli.formats.values import tiles
@@ -37,6 +37,11 @@ class Factors(Protection):
     side_bits: int
     multiplied: Tensor | None = None
     offsets: Tensor | None = None
+
+    def by_rows(self, channels: Channels) -> Factors:
+        """Return the factors of the tensor that has these output channels as rows."""
+        own = (None if tensor is None else channels.rows(tensor) for tensor in (self.multiplied, self.offsets))
+        return Factors(self.values, self.side_bits, *own)
 
     def of_rows(self, rows: slice, shape: tuple[int, ...]) -> Factors:
         several = len(self.values) > 1

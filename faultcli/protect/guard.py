@@ -47,6 +47,10 @@ class Guard(Protection):
         return cls(mode, granularity)
 
     @property
+    def by_row(self) -> bool:
+        return self.granularity == "channel"
+
+    @property
     def text(self) -> str:
         parts = [self.mode] if self.mode != "zero" or self.granularity != "tensor" else []
         parts += [self.granularity] if self.granularity != "tensor" else []

@@ -61,6 +61,10 @@ class Posterior(Protection):
         return cls(ber, granularity)
 
     @property
+    def by_row(self) -> bool:
+        return self.granularity == "channel"
+
+    @property
     def text(self) -> str:
         rate = shortest(self.ber) if self.ber is not None else ""
         parts = [part for part in (rate, self.granularity if self.granularity != "tensor" else "") if part]

@@ -44,6 +44,10 @@ class Scale(Protection):
     granularity: str = "tensor"
 
     @property
+    def by_row(self) -> bool:
+        return self.granularity == "channel"
+
+    @property
     def text(self) -> str:
         value = self.factor if isinstance(self.factor, str) else shortest(self.factor)
         return f"scale={value}" + ("" if self.granularity == "tensor" else f":{self.granularity}")

@@ -7,7 +7,7 @@ import binascii
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import CheckpointError
-from faultcli.formats.values import tiles
+from faultcli.formats import Channels, ChannelsOf
+from faultcli.formats.values import row_tiles, tiles
 from faultcli.protect.factors import Factors, charged, divided, integers
 
 METADATA_KEY = "faultcli.scale"
@@ -29,6 +30,7 @@ class Scaling:
     factors: Mapping[str, Tensor]  # float64 [1] or [channels]
     corrections: Mapping[str, bytes]
     original_sha256: str
+    channels: ChannelsOf = field(default_factory=dict)  # that factors belong to, if not slices of the first dimension
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Scaling | None:
@@ -47,15 +49,17 @@ class Scaling:
                 raise CheckpointError(f"{checkpoint.path}: {problem}", "use the faultcli that scaled it")
             factors = {name: constants_of(factor) for name, factor in record["factors"].items()}
             corrections = {name: base64.b64decode(text) for name, text in record["corrections"].items()}
-            scaling = cls(factors, corrections, str(record["original_sha256"]))
+            channels = {name: Channels(*map(int, numbers)) for name, numbers in record.get("channels", {}).items()}
+            scaling = cls(factors, corrections, str(record["original_sha256"]), channels)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, binascii.Error):
             raise damaged(checkpoint) from None
         for name, factor in scaling.factors.items():
             usable = factor.dim() == 1 and bool((factor > 0).all()) and bool(factor.isfinite().all())
-            if (
-                name not in checkpoint.tensors
-                or not usable
-                or len(factor) not in (1, *checkpoint.tensors[name].shape[:1])
+            if name not in checkpoint.tensors or not usable:
+                raise damaged(checkpoint)
+            info, own = checkpoint.tensors[name], channels.get(name)
+            if len(factor) not in ((1, *info.shape[:1]) if own is None else (own.count,)) or (
+                own is not None and (min(own.numbers) < 1 or own.elements != info.elements)
             ):
                 raise damaged(checkpoint)
         return scaling
@@ -71,7 +75,8 @@ class Scaling:
         if name not in self.factors or not words.numel():
             return words
         out, offsets = words if in_place else torch.empty_like(words), self.offsets(name, words)
-        for pieces in matching_tiles(self.factors[name], out, words, *([] if offsets is None else [offsets])):
+        more = [] if offsets is None else [offsets]
+        for pieces in matching_tiles(self.factors[name], self.channels.get(name), out, words, *more):
             target, source, *offset, factor = pieces
             target.copy_(divided(source, factor, *offset))
         return out
@@ -110,9 +115,16 @@ def read_state(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Fac
     return {name: scaling.read(name, own) for name, own in words.items()}, factors, sha256
 
 
-def matching_tiles(factor: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield matching pieces [rows, columns] of tensors of one shape, which share their memory, and the constants [1, 1]
-    or [rows, 1] that belong to them: what is computed in float64 stays small."""
+def matching_tiles(factor: Tensor, channels: Channels | None, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield matching pieces of tensors of one shape, contiguous, which share their memory, and the constants that
+    belong to them, in a shape that broadcasts: what is computed in float64 stays small. `channels`: those that the
+    constants belong to; None: the slices of the first dimension, or the only constant to all."""
+    if channels is not None:
+        for views in zip(*map(channels.views, tensors), strict=True):
+            which, own = views[0][0], [view for _, view in views]
+            for some in row_tiles(tuple(own[0].shape)):
+                yield *(view[some] for view in own), factor[which][some, None, None]
+        return
     rows = [tensor.reshape(len(factor), -1) for tensor in tensors]
     for tile in tiles(*rows[0].shape):
         yield *(row[tile] for row in rows), factor[tile[0], None]

@@ -18,9 +18,10 @@ from torch import Tensor, split
 
 from faultcli.checkpoint import Checkpoint, ContentHash, LazyTensors, TensorInfo, edit, torch_dtype
 from faultcli.errors import CheckpointError, FormatError, UsageError
-from faultcli.formats import NumberFormat
+from faultcli.formats import ByRows, Channels, NumberFormat
 from faultcli.formats.values import TILE
 from faultcli.injection import slots
+from faultcli.protect.arranged import to_arrange
 from faultcli.protect.factor_search import TABLE_BITS, FactorSearch
 from faultcli.protect.factors import LARGEST_FACTOR, divided, integers, multiplied
 from faultcli.protect.scale import Scale
@@ -63,7 +64,7 @@ def scale_checkpoint(
     """Write a checkpoint with the tensors `names` multiplied by their factors.
 
     Args:
-        checkpoint: the input; never changed.
+        checkpoint: the input; never changed. Factors per channel belong to its `channels`.
         scale: which factors. Beyond 64 million weights those that are chosen are rounded down to powers of two.
         output: file or directory, like the input.
         names: the tensors to scale, from `select`.
@@ -85,10 +86,12 @@ def scale_checkpoint(
     names = [name for name in names if checkpoint.info(name).elements]
     formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
     rounds = _may_round(checkpoint, names, scale)
+    rows_of = to_arrange({name: own for name, own in checkpoint.channels.items() if name in formats},
+                         formats.__getitem__, [scale])  # fmt: skip
+    per_channel = {name: own for name, own in rows_of.items() if scale.by_row}
     common = None
     if scale.granularity == "model" and names:
-        factors_of = scale.for_tensors(LazyTensors(checkpoint, names), formats.__getitem__, ber=ber)
-        common = next((chosen.values for chosen in factors_of.values()), None)
+        common = _chosen(scale, ByRows(LazyTensors(checkpoint, names), rows_of), formats, ber, rounds=rounds)
     rows: list[ScaledTensor] = []
     factors: dict[str, float | list[float]] = {}
     corrections: dict[str, bytes] = {}
@@ -103,19 +106,18 @@ def scale_checkpoint(
             progress(info.nbytes)
         if name not in formats:
             return
-        weights, chosen = _view(info, data), common
-        if chosen is None:
-            chosen = scale.for_tensors({name: weights}, formats.__getitem__, ber=ber)[name].values
-        if not rounds:
-            chosen = torch.exp2(chosen.log2().floor())
+        weights = _view(info, data)
+        in_rows = ByRows({name: weights}, rows_of)
+        chosen = _chosen(scale, in_rows, formats, ber, rounds=rounds) if common is None else common
         factor = chosen.double()
         record, corrected = None, 0
         if not _is_exact(weights, factor):
-            record, corrected = _corrections(checkpoint, names, info, weights, factor, room)
+            own = per_channel.get(name)
+            record, corrected = _corrections(checkpoint, names, info, weights, factor, own, room)
         if record:
             corrections[name] = record
             room -= len(record)
-        search = _search(name, weights, formats[name], ber, per_channel=len(factor) > 1)
+        search = _search(name, in_rows[name], formats[name], ber, per_channel=len(factor) > 1)
         rows.append(_row(search, factor, float(chosen) if scale == Scale("auto") and rounds else None, corrected))
         factors[name] = rows[-1].factor
 
@@ -127,14 +129,14 @@ def scale_checkpoint(
         "original_sha256": content.hexdigest(),
         "factors": factors,
         "corrections": {name: base64.b64encode(data).decode() for name, data in corrections.items()},
+        **({"channels": {name: own.numbers for name, own in per_channel.items()}} if per_channel else {}),
     }
-    constants = {name: constants_of(factor) for name, factor in factors.items()}
     originals: dict[str, bytes] = {}  # hashes of weights, so that they are not read again to be compared
 
     def multiply(info: TensorInfo, data: NDArray[np.uint8]) -> None:
         originals[info.name] = hashlib.blake2b(data.data).digest()
         values = _view(info, data)
-        for tile, factor in matching_tiles(constants[info.name], values):
+        for tile, factor in matching_tiles(constants_of(factors[info.name]), per_channel.get(info.name), values):
             tile.copy_(multiplied(tile, factor))
 
     def prove(partial: Path) -> None:
@@ -146,6 +148,15 @@ def scale_checkpoint(
     metadata = {**checkpoint.metadata, METADATA_KEY: json.dumps(summary, sort_keys=True)}
     edit(checkpoint, output, multiply, names, metadata=metadata, force=force, progress=progress, check=prove)
     return rows
+
+
+def _chosen(
+    scale: Scale, tensors: Mapping[str, Tensor], formats: Mapping[str, NumberFormat], ber: float, *, rounds: bool
+) -> Tensor:
+    """Return the factors of a tensor, or the one of all; unless they may round, they are rounded down to powers of
+    two."""
+    chosen = next(iter(scale.for_tensors(tensors, formats.__getitem__, ber=ber).values())).values
+    return chosen if rounds else torch.exp2(chosen.log2().floor())
 
 
 def _not_undone(written: Checkpoint, originals: Mapping[str, bytes]) -> str | None:
@@ -247,14 +258,20 @@ def unscale_checkpoint(
 
 
 def _corrections(
-    checkpoint: Checkpoint, names: Sequence[str], info: TensorInfo, weights: Tensor, factor: Tensor, room: int
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    info: TensorInfo,
+    weights: Tensor,
+    factor: Tensor,
+    channels: Channels | None,
+    room: int,
 ) -> tuple[bytes | None, int]:
     """Return the record, of `room` bytes at the most, of what dividing does not give back, and how many values it
     concerns."""
     largest = torch.finfo(weights.dtype).max
     offsets = torch.empty(weights.shape, dtype=integers(weights).dtype)
     overflowing, wrong = 0, 0
-    for target, tile, constant in matching_tiles(factor, offsets, weights):
+    for target, tile, constant in matching_tiles(factor, channels, offsets, weights):
         wide = tile.double()
         overflowing += int(((wide.where(wide.isfinite(), 0.0) * constant).abs() > largest).sum())
         # Modulo 2^bits, so that it undoes anything, NaN included.

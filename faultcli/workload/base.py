@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from faultcli.checkpoint.locate import some
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
+from faultcli.formats import ChannelsOf
 from faultcli.live import LiveTensor, fill
 from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
 from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.models.binding import Binding, binding_of, live_tensors
+from faultcli.workload.models.channels import live_channels
 from faultcli.workload.token_metrics import GoldenTokens
 
 Golden = GoldenRun | GoldenTokens | GoldenScores
@@ -79,6 +81,11 @@ class BaseWorkload(ABC):
     def preparation(self) -> str:
         """What is done to the inputs before the model gets them, for people; empty where that is nothing to tell."""
         return ""
+
+    def channels(self) -> ChannelsOf:
+        """Return the output channels of tensors where they are no slices of the first dimension, by their names in the
+        checkpoint."""
+        return live_channels(self.model, self.parameters)
 
     def doubts(self) -> list[str]:
         """Return what was found when the model was opened that a user may not expect, a line each: what was not

@@ -17,6 +17,7 @@ zoo             torchvision and timm, by name
 zoo_heads       as many classes and channels as a checkpoint shows
 timm_hub        model directories of timm
 exported        programs of torch.export
+channels        which values are an output channel, by the network
 loading         a state dict into a module
 hooks           older names and layouts that a module's own loading takes
 ties            tensors that a network ties, and a checkpoint holds twice
