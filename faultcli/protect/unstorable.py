@@ -69,10 +69,9 @@ def naming_all(error: NonFiniteError, tensors: Mapping[str, Tensor]) -> NonFinit
         named = ", ".join(f"{name!r} ({counts})" for name, counts in list(found.items())[:_NAMED])
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         message = f"{len(found)} tensors hold values that are not finite: {named}{more}; {why}"
+    stores = "; native, fp16 and bf16 store such values" if "cannot store" in message else ""
     them = "it" if len(found) == 1 else "them"
-    return NonFiniteError(
-        message, f"leave {them} out: {_excluding(found, finite)}; native, fp16 and bf16 store such values"
-    )
+    return NonFiniteError(message, f"leave {them} out: {_excluding(found, finite)}{stores}")
 
 
 def _excluding(names: Iterable[str], others: Iterable[str]) -> str:
