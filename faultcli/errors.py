@@ -35,6 +35,10 @@ class FormatError(FaultcliError):
     """A value cannot be stored in the number format asked for."""
 
 
+class NonFiniteError(FormatError):
+    """A tensor holds NaN or infinities, which are not stored like this."""
+
+
 class CheckpointError(FaultcliError):
     """A checkpoint is missing, damaged or does not fit what it is used for."""
 

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faultcli.checkpoint import Checkpoint, ContentHash, TensorInfo, edit, torch_dtype
-from faultcli.errors import CheckpointError, FaultError, FormatError, UsageError
+from faultcli.checkpoint import Checkpoint, ContentHash, LazyTensors, TensorInfo, edit, torch_dtype
+from faultcli.errors import CheckpointError, FaultError, FormatError, NonFiniteError, UsageError
 from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw, Region, Site
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NATIVE, Channels, container_dtype, format_for, word_format
+from faultcli.formats import NATIVE, Channels, container_dtype, word_format
 from faultcli.protect.arranged import arranged
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.protected_tensor import StoredTensor
 from faultcli.protect.regions import TensorSlot
+from faultcli.protect.unstorable import formats_of, naming_all
 
 Progress = Callable[[int], None]
 
@@ -160,17 +161,17 @@ def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str, *, num
         FormatError: a tensor's dtype is none that the format reads.
     """
     if format_name == "native" and not numbers:
-        infos = map(checkpoint.info, names)
-        return [TensorSlot(info.name, word_shape(info), word_format(info.dtype)) for info in infos]
+        own_words = map(checkpoint.info, names)
+        return [TensorSlot(info.name, word_shape(info), word_format(info.dtype)) for info in own_words]
+    infos = {name: checkpoint.info(name) for name in names}
+    try:
+        formats = formats_of({name: info.dtype for name, info in infos.items()}, format_name)
+    except FormatError as error:
+        raise about_checkpoint(error, checkpoint) from None
     places = []
-    for info in map(checkpoint.info, names):
-        try:
-            format, own = format_for(format_name, info.dtype), checkpoint.channels.get(info.name)
-            shape = (own.count, own.row) if own is not None and format.by_row else info.shape
-            places.append(TensorSlot(info.name, shape, format))
-        except FormatError as error:
-            problem = FormatError(f"tensor {info.name!r} {error.message}", error.remedy)
-            raise about_checkpoint(problem, checkpoint) from None
+    for name, format in formats.items():
+        own = checkpoint.channels.get(name) if format.by_row else None
+        places.append(TensorSlot(name, infos[name].shape if own is None else (own.count, own.row), format))
     return places
 
 
@@ -321,8 +322,11 @@ def _takes_back(memory: FileMemory, faults: FaultMap, sha256: str) -> bool:
     return taking_back
 
 
-def about_checkpoint(error: FormatError, checkpoint: Checkpoint) -> FormatError:
-    """Return the error of a tensor with the checkpoint's path, and with a remedy if it has none."""
+def about_checkpoint(error: FormatError, checkpoint: Checkpoint, names: Sequence[str] = ()) -> FormatError:
+    """Return the error of a tensor with the checkpoint's path, and with a remedy if it has none; of NaN and infinities,
+    that of all tensors `names` that hold such."""
+    if isinstance(error, NonFiniteError) and names:
+        error = naming_all(error, LazyTensors(checkpoint, names))
     remedy = error.remedy or "leave the tensor out with --exclude, or name a format that stores such values"
     return FormatError(f"{checkpoint.path}: {error.message}", remedy)
 
@@ -351,7 +355,7 @@ def _write(
         try:
             faults = memory.corrupt(info, data, faults_of)
         except FormatError as error:
-            raise about_checkpoint(error, checkpoint) from None
+            raise about_checkpoint(error, checkpoint, memory.names) from None
         drawn.update({name: hit for name, hit in faults.items() if len(hit.words)})
 
     def checked(partial: Path) -> None:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from faultcli.checkpoint import DTYPES
-from faultcli.errors import FormatError, UsageError
+from faultcli.errors import UsageError
 from faultcli.faults.drawing import draw_faults
 from faultcli.faults.law import FaultLaw, Region
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, Layout, WordFaults
 from faultcli.faults.selection import Selecting, Selection
-from faultcli.formats import ByRows, ChannelsOf, NumberFormat, as_words, format_for, from_words
+from faultcli.formats import ByRows, ChannelsOf, as_words, from_words
 from faultcli.live import LiveTensor, as_pairs, places
 from faultcli.modules import channels_of
 from faultcli.protect.arranged import arranged, to_arrange
@@ -26,6 +26,7 @@ from faultcli.protect.base import Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
+from faultcli.protect.unstorable import formats_of
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,9 @@ class MemoryImage:
         if format_name == "native" and not chain.links:  # whatever the dtype; all else needs numbers
             tensors = {name: as_words(values) for name, values in tensors.items()}
 
-        def format_of(name: str) -> NumberFormat:
-            dtype = str(tensors[name].dtype)
-            try:
-                return format_for(format_name, _DTYPE_NAMES.get(dtype, dtype.removeprefix("torch.")))
-            except FormatError as error:
-                raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
-
+        dtypes = {name: str(values.dtype) for name, values in tensors.items()}
+        named = {name: _DTYPE_NAMES.get(dtype, dtype.removeprefix("torch.")) for name, dtype in dtypes.items()}
+        format_of = formats_of(named, format_name).__getitem__
         multiplied = factors if factors and not any(link.rank == Protection.VALUE for link in chain.links) else {}
         known = {name: own for name, own in (channels or {}).items() if name in tensors}
         own_rows = {name for name, own in multiplied.items() if name in known and len(own.values) > 1}

@@ -175,7 +175,7 @@ def test_a_trial_is_the_injected_file(files: Path, format: str, tmp_path: Path) 
             "--seed", "4", "--trial", "1", "-o", tmp_path / "out.safetensors"]  # fmt: skip
     assert run([*map(str, line), "--save-faults", str(tmp_path / "map")]) == 0
     expected = trial_of(opened(files), format)
-    assert torch.equal(answers(opened(files, tmp_path / "out.safetensors")), expected)
+    assert torch.equal(answers(opened(files, tmp_path / "out.safetensors")).nan_to_num(), expected.nan_to_num())
     replayed = ["inject", files / "net.safetensors", "--replay", tmp_path / "map", "--arch", ARCH]
     assert run([*map(str, replayed), "-o", str(tmp_path / "again.safetensors")]) == 0
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "out.safetensors").read_bytes()
@@ -209,10 +209,12 @@ def test_a_scaled_file_is_that_memory_and_comes_back(files: Path, dtype: torch.d
     assert (tmp_path / "back").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
     scaled, plain = opened(files, tmp_path / "scaled.safetensors"), opened(files, tmp_path / "net.safetensors")
     assert all(torch.equal(scaled.tensors[name], tensor) for name, tensor in plain.tensors.items())
+    assert scaled.factors is not None
     assert scaled.channels == plain.channels == channels_of(network())
     chained = dict(plain.memory("q2.5", "scale=max:channel").values())
     for name, values in scaled.memory("q2.5").values():
-        assert torch.allclose(values, chained[name], rtol=2e-3 if dtype == torch.float16 else 1e-6, atol=1e-7)
+        step = 1 / 32 / scaled.factors[name].values.min() if dtype == torch.float16 else 1e-6  # c·w is rounded to fp16
+        assert torch.allclose(values, chained[name], rtol=1e-6, atol=float(step))
 
 
 def test_damaged_records_are_refused(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

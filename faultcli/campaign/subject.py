@@ -21,7 +21,7 @@ from faultcli.checkpoint import Checkpoint
 from faultcli.checkpoint.adapters import adapts, base_of
 from faultcli.checkpoint.header import TensorInfo
 from faultcli.checkpoint.locate import some
-from faultcli.errors import FormatError, UsageError, WorkloadError
+from faultcli.errors import FormatError, NonFiniteError, UsageError, WorkloadError
 from faultcli.faults.selection import Selecting, Selection
 from faultcli.formats import ChannelsOf
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
@@ -29,6 +29,7 @@ from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.factors import Factors
+from faultcli.protect.unstorable import naming_all
 from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
 from faultcli.scaling import read_state
 from faultcli.scaling.record import Scaling
@@ -325,9 +326,8 @@ class Subject:
         try:
             return MemoryImage(self.tensors, format, chain, ber, self.factors, self.channels)
         except FormatError as error:
-            if self.checkpoint is None:
-                raise
-            raise about_checkpoint(error, self.checkpoint) from None
+            found = naming_all(error, self.tensors) if isinstance(error, NonFiniteError) else error
+            raise (found if self.checkpoint is None else about_checkpoint(found, self.checkpoint)) from None
 
     def image(self, arm: Arm) -> MemoryImage:
         """Return the tensors as they lie in the memory of an arm; raises as `memory` does."""

@@ -68,8 +68,8 @@ def diff(
     """
     from faultcli.checkpoint import Checkpoint
     from faultcli.cli.session import note_what_was_found
-    from faultcli.difference import RawPlace, check_assumptions, compare, escaped, fit, open_dump
-    from faultcli.faults.selection import Selection
+    from faultcli.difference import RawPlace, check_assumptions, compare, fit, open_dump
+    from faultcli.faults.selection import Selection, escaped
     from faultcli.files import check_output
     from faultcli.report.difference import difference_document, difference_lines, difference_tables
 

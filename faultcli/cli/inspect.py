@@ -110,7 +110,7 @@ def _inspect_checkpoint(
         if predictor is not None:
             predictions.append(predictor.predict(info, words))
 
-    with byte_progress(shown.quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint):
+    with byte_progress(shown.quiet, "reading", checkpoint.nbytes) as advance, naming(checkpoint, names):
         tensors = list(survey(checkpoint, set(names), format, advance, look))
     tensors = tensors if packed is None else [replace(one, role=packed.roles.get(one.name)) for one in tensors]
     write_json(inspection_document(str(checkpoint.path), format, tensors, fault, expected, predictions), shown.json)

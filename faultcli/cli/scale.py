@@ -60,7 +60,7 @@ def scale(
     """
     from faultcli.checkpoint import Checkpoint
     from faultcli.checkpoint.packed import refuse_quantised
-    from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found, with_channels
+    from faultcli.cli.session import naming, note_left_out, note_not_at_risk, note_what_was_found, with_channels
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
@@ -98,7 +98,7 @@ def scale(
     counts = how.by_row or by_row(format)
     checkpoint = with_channels(checkpoint, names, at_risk.arch, counts=counts, quiet=shown.quiet)
     written = output or writes("--output", beside(checkpoint.path, "scaled"))
-    with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance:
+    with byte_progress(shown.quiet, "scaling", 2 * checkpoint.nbytes) as advance, naming(checkpoint, names):
         tensors = scale_checkpoint(
             checkpoint,
             how,

@@ -32,15 +32,15 @@ _MOST_THREADS = 1024
 
 
 @contextmanager
-def naming(checkpoint: Checkpoint) -> Iterator[None]:
-    """Say of which checkpoint a tensor is that cannot be stored."""
+def naming(checkpoint: Checkpoint, names: Sequence[str] = ()) -> Iterator[None]:
+    """Say of which checkpoint a tensor is that cannot be stored, and which others cannot for the same reason."""
     from faultcli.errors import FormatError
     from faultcli.injection import about_checkpoint
 
     try:
         yield
     except FormatError as error:
-        raise about_checkpoint(error, checkpoint) from None
+        raise about_checkpoint(error, checkpoint, names) from None
 
 
 def corrector_of(correcting: Correcting) -> Correct | None:

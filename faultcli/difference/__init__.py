@@ -10,7 +10,7 @@ fitting      the law that explains the flips best
 
 from faultcli.difference.assumptions import ASSUMPTIONS, AssumptionTest, check_assumptions
 from faultcli.difference.comparing import Difference, TensorDifference, compare
-from faultcli.difference.dumps import RawPlace, escaped, open_dump
+from faultcli.difference.dumps import RawPlace, open_dump
 from faultcli.difference.exact import RealisedRate, clopper_pearson
 from faultcli.difference.fitting import FittedLaw, LawFit, fit
 
@@ -26,7 +26,6 @@ __all__ = [
     "check_assumptions",
     "clopper_pearson",
     "compare",
-    "escaped",
     "fit",
     "open_dump",
 ]

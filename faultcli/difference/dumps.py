@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, TensorInfo
 from faultcli.errors import CheckpointError, UsageError
-from faultcli.faults.selection import Selection
+from faultcli.faults.selection import Selection, escaped
 from faultcli.formats import word_format
 
 ARRAY_SUFFIX = ".npy"
@@ -74,11 +74,6 @@ def open_dump(
     names = selection.names(both)
     _check_alike(golden, other, names)
     return CheckpointDump(other, _starts(golden)), names
-
-
-def escaped(name: str) -> str:
-    """Return a tensor's name as a glob that matches it alone."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ import numpy as np
 from faultcli.difference.assumptions import AssumptionTest
 from faultcli.difference.bursts import ACROSS, count_starts, likely_lengths, lines
 from faultcli.difference.comparing import Difference, TensorDifference
-from faultcli.difference.dumps import escaped
 from faultcli.errors import FaultError, UsageError
 from faultcli.faults.law import shortest
-from faultcli.faults.selection import Selection
+from faultcli.faults.selection import Selection, escaped
 from faultcli.formats import NATIVE, bit_positions
 
 FEW = 10  # flips below which a number of flips is named, and no rate: its interval would span a factor of four

@@ -125,6 +125,11 @@ def _in_target(tensor: Tensorlike, target: str) -> bool:
     return target == "any" or (floating and (target == "all" or len(tensor.shape) >= 2))
 
 
+def escaped(name: str) -> str:
+    """Return a tensor's name as a glob that matches it alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
 def _passes(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     included = not include or any(fnmatch.fnmatchcase(name, glob) for glob in include)
     return included and not any(fnmatch.fnmatchcase(name, glob) for glob in exclude)

@@ -168,7 +168,7 @@ def native_format(dtype: str) -> NumberFormat:
     if dtype not in NATIVE:
         raise FormatError(
             f"has dtype {dtype}, which no number format stores",
-            "leave it out with --exclude; `inject` flips its bits as they lie in the file, --format native",
+            "leave it out with --exclude; with --format native its bits are flipped as they lie in the file",
         )
     return NATIVE[dtype]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from faultcli.errors import FormatError
+from faultcli.errors import FormatError, NonFiniteError
 
 TILE = 1 << 20  # elements; larger temporaries cost more in page faults than the arithmetic on them
 
@@ -43,12 +43,12 @@ def refuse(name: str, nan: int, infinite: int) -> None:
     """Raise the error for NaN and infinite values that format `name` has no code for; do nothing for none.
 
     Raises:
-        FormatError: one of the counts is not 0. The caller adds the tensor's name.
+        NonFiniteError: one of the counts is not 0. The caller adds the tensor's name.
     """
     if nan or infinite:
         counts = " and ".join(f"{n} {what}" for n, what in ((nan, "NaN"), (infinite, "infinite")) if n)
         plural, pronoun = ("value", "it") if nan + infinite == 1 else ("values", "them")
-        raise FormatError(f"holds {counts} {plural}; {name} cannot store {pronoun}")
+        raise NonFiniteError(f"holds {counts} {plural}; {name} cannot store {pronoun}")
 
 
 def look_up(table: Tensor, codes: Tensor) -> Tensor:

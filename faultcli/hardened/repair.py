@@ -31,8 +31,8 @@ Progress = Callable[[int], None]
 class RepairedTensor:
     """What was found in one tensor, its scales included.
 
-    `flips`: stored bits that were corrected, check bits included. `lost`: first and last position in the memory of every
-    run of weights whose block is beyond correction. `faults`: what to flip, by region.
+    `flips`: stored bits that were corrected, check bits included. `lost`: first and last position in the memory of
+    every run of weights whose block is beyond correction. `faults`: what to flip, by region.
     """
 
     name: str

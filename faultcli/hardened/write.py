@@ -95,7 +95,7 @@ def harden_checkpoint(
         rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
     except FormatError as error:
         named = error.message.startswith(f"{checkpoint.path}: ")
-        raise (error if named else about_checkpoint(error, checkpoint)) from None
+        raise (error if named else about_checkpoint(error, checkpoint, names)) from None
     return writer.rows
 
 

@@ -6,6 +6,7 @@ parts      a tensor in parts of some rows
 encoding   weights into words
 protected_tensor  one tensor in the memory behind its protections
 arranged   such a tensor where its channels lie along another dimension than the first
+unstorable  all tensors that cannot be stored because of NaN or infinities
 regions    what of it lies in the memory: words, scales, check words
 scale      store c·w
 factors    what the factors are, and what multiplying and dividing by them loses

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, split
 
-from faultcli.errors import FormatError
+from faultcli.errors import FormatError, NonFiniteError
 from faultcli.formats import NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.values import TILE
@@ -34,7 +34,7 @@ def fitting_factors(
     try:
         return largest_fitting(weights, format, granularity, spare=sum(link.spare_bits(format) for link in links))
     except FormatError as error:
-        raise FormatError(f"tensor {name!r} {error.message}", error.remedy) from None
+        raise type(error)(f"tensor {name!r} {error.message}", error.remedy) from None
 
 
 class FactorSearch:
@@ -84,7 +84,7 @@ class FactorSearch:
         self.power = float(rows.double().square().sum()) or 1.0
         if not math.isfinite(self.power):
             problem = f"tensor {name!r} holds NaN, infinite or huge values; no error can be predicted"
-            raise FormatError(problem, "leave it out with --exclude")
+            raise NonFiniteError(problem, "leave it out with --exclude")
 
     def errors(self, factors: Tensor) -> Tensor:
         """Return what each of the factors (float32 [1] or [channels]) contributes to the error: float64, same shape."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from faultcli.errors import FormatError
+from faultcli.errors import FormatError, NonFiniteError
 from faultcli.formats import Channels, NumberFormat, ScaledFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.formats.integers import NativeIntegerFormat
@@ -168,7 +168,7 @@ def largest_fitting(weights: Tensor, format: NumberFormat, granularity: str = "t
         low, high = own.aminmax(dim=1)
         peak[tile[0]] = torch.maximum(peak[tile[0]], torch.maximum(-low, high).double())
     if not bool(peak.isfinite().all()):
-        raise FormatError(
+        raise NonFiniteError(
             "holds NaN or infinite values; they cannot be scaled to fit a range", "leave the tensor out with --exclude"
         )
     if isinstance(format, ScaledFormat | NativeIntegerFormat):
