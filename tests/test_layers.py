@@ -35,6 +35,7 @@ LAYERS = [
     "workload",
     "recover",
     "campaign",
+    "where",
     "report",
     "api",
     "extend",
