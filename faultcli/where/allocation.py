@@ -129,7 +129,7 @@ class Allocation:
         return np.where(self.counts == 0, 0.0, low), np.where(self.counts == 0, 1.0, high)
 
     def _variances(self) -> Floats:
-        """Return s² of every stratum, with one trial's worth borrowed from its bit position."""
+        """Return s² of every stratum, with what it borrows."""
         n = np.maximum(self.counts, 1)
         spread = np.maximum(0.0, self._squares - self._sums**2 / n)
         kinds = int(self._kind.max()) + 1
@@ -137,7 +137,8 @@ class Allocation:
         strata = np.bincount(self._kind, minlength=kinds)
         guess = np.bincount(self._kind, self._predicted**2, kinds) / strata
         pooled = (np.bincount(self._kind, spread, kinds) + 0.5 * guess) / (np.maximum(trials - strata, 0) + 1)
-        return np.asarray((spread + pooled[self._kind]) / n, dtype=np.float64)
+        unseen = 0.15 * self._predicted**2 / (n + 1)
+        return np.asarray((spread + pooled[self._kind]) / n + unseen, dtype=np.float64)
 
 
 def _next(count: int) -> float:

@@ -25,6 +25,7 @@ def leveugle(population: int, margin: float, confidence: float = 0.95, p: float 
 def per_part(populations: Iterable[int], margin: float, confidence: float = 0.95) -> int:
     """Return the sum of `leveugle` over parts that each get an interval of their own, such as layers or bits of layers.
 
-    Ruospo et al., "Assessing convolutional neural networks reliability through statistical fault injections", DATE 2023.
+    Ruospo et al., "Assessing convolutional neural networks reliability through statistical fault injections", DATE
+    2023.
     """
     return sum(leveugle(population, margin, confidence) for population in populations)
