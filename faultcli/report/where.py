@@ -59,7 +59,7 @@ def where_document(result: WhereResult) -> dict[str, Any]:
         "reached": result.reached,
         "stored_accuracy": result.memory.stored.top1,
         "network": _interval(allocation.estimate()),
-        "means": result.means,
+        "means": result.means if allocation.counts.all() else None,
         "layers": [{"name": name, **_group(result, which)} for name, which in layers_of(result).items()],
         "bit_positions": [{"bit": name, **_group(result, which)} for name, which in bits_of(result).items()],
         "strata": [
@@ -135,13 +135,15 @@ def where_lines(result: WhereResult) -> list[str]:
     arm, means, allocation = result.plan.arms[0], result.means, result.allocation
     trials = int(allocation.counts.sum())
     whole = allocation.estimate()
-    lines = [
-        f"critical: {result.aim.critical.text}",
+    seen = (
         f"{arm.format}, {arm.hardening}: of {result.memory.bits:,} single flips {percent_interval(whole, 3)} % are"
         f" critical, from {counted(trials, 'trial')} on {counted(result.inputs, 'input')}"
         f" (SDC {percent(means['sdc'], 3)} %, DUE {percent(means['due'], 3)} %, accuracy"
-        f" {percent(-means['drop'], 3)} points)",
-    ]
+        f" {percent(-means['drop'], 3)} points)"
+    )
+    if whole is None:
+        seen = f"{counted(trials, 'trial')} do not finish the pilot, so nothing is said of the whole"
+    lines = [f"critical: {result.aim.critical.text}", seen]
     sizes = _sizes(result)
     if sizes["network"] is not None:
         lines.append(
