@@ -15,7 +15,7 @@ from faultcli.campaign.store import ArmMemory
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, RunWith, opened
 from faultcli.errors import UsageError
-from faultcli.where.allocation import Allocation
+from faultcli.where.allocation import Allocation, Turn, Seen
 from faultcli.where.strata import Stratum, strata_of
 from faultcli.workload.metrics import Outcome
 
@@ -162,39 +162,34 @@ def _grow(
 ) -> tuple[dict[str, float], list[Failure], bool]:
     start = time.perf_counter()
     strata, failures, done = allocation.strata, list[Failure](), 0
-    sums = {name: [0.0] * len(strata) for name in ("sdc", "due", "drop")}
+    others = {name: Seen(allocation.sizes) for name in ("sdc", "due", "drop")}
     while True:
         phase = _phase(aim, allocation)
         if phase is None or done >= aim.trials or (done and seconds and time.perf_counter() - start >= seconds):
             break
-        before = allocation.asked.copy()
         chosen = allocation.next_round(min(ROUND, aim.trials - done), per_stratum=phase.per_stratum)
         if not chosen:
             break
-        with closing(arm.run(_trials(arm.number, strata, chosen, before.tolist()))) as results:
-            for h, result in zip(chosen, results, strict=True):
+        with closing(arm.run(_trials(arm.number, strata, chosen))) as results:
+            for draw, result in zip(chosen, results, strict=True):
                 done += 1
                 if isinstance(result, Failure):
                     failures.append(result)
                     continue
-                _take(result, h, aim, memory, allocation, sums)
+                _take(result, draw, aim, memory, allocation, others)
         on_round(done, allocation)
-    weights = allocation.sizes / allocation.sizes.sum()
-    means = {
-        name: float(sum(w * s / max(n, 1) for w, s, n in zip(weights, values, allocation.counts, strict=True)))
-        for name, values in sums.items()
-    }
+    means = {name: float(allocation.weights @ own.means()) for name, own in others.items()}
     return means, failures, _phase(aim, allocation) is None
 
 
 def _take(
-    record: Record, h: int, aim: Aim, memory: ArmMemory, allocation: Allocation, sums: dict[str, list[float]]
+    record: Record, draw: Turn, aim: Aim, memory: ArmMemory, allocation: Allocation, others: dict[str, Seen]
 ) -> None:
     outcome, stored = record.outcome, memory.stored
-    allocation.add(h, aim.critical.value(outcome, stored))
-    sums["sdc"][h] += (outcome.sdc or 0) / outcome.n
-    sums["due"][h] += outcome.due / outcome.n
-    sums["drop"][h] += stored.top1 - outcome.top1
+    allocation.add(draw, aim.critical.value(outcome, stored))
+    others["sdc"].add(draw, (outcome.sdc or 0) / outcome.n)
+    others["due"].add(draw, outcome.due / outcome.n)
+    others["drop"].add(draw, stored.top1 - outcome.top1)
 
 
 @dataclass(frozen=True)
@@ -212,8 +207,7 @@ def _phase(aim: Aim, allocation: Allocation) -> _Phase | None:
     return None
 
 
-def _trials(arm: int, strata: Sequence[Stratum], chosen: Iterable[int], turns: list[int]) -> Iterator[Trial]:
-    for h in chosen:
-        stratum = strata[h]
-        yield Trial(arm, stratum.number(turns[h]), stratum.law(turns[h]))
-        turns[h] += 1
+def _trials(arm: int, strata: Sequence[Stratum], chosen: Iterable[Turn]) -> Iterator[Trial]:
+    for draw in chosen:
+        stratum = strata[draw.stratum]
+        yield Trial(arm, stratum.number(draw.number), stratum.law(draw.number))

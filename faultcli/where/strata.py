@@ -14,6 +14,7 @@ from faultcli.faults.maps import WordFaults
 from faultcli.faults.one_bit import OneBit
 from faultcli.faults.sampling import Stream
 from faultcli.memory import MemoryImage, TensorInMemory
+from faultcli.protect.arranged import ArrangedTensor
 
 LOOKED_AT = 256  # words per region whose bits are flipped, without a run, to predict what a flip does
 MOST_STRATA = 100_000
@@ -93,7 +94,7 @@ def strata_of(image: MemoryImage, seed: int, *, channels: bool = False, blind: b
     found: list[Stratum] = []
     offset = 0
     for tensor in image.tensors.values():
-        shape = tuple(tensor.read().shape)
+        shape = tuple(tensor.rows.shape if isinstance(tensor, ArrangedTensor) else tensor.read().shape)
         for region in tensor.regions:
             words, bits = region.layout
             parts = shape[0] if channels and region.holds_values and len(shape) > 1 else 1

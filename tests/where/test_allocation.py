@@ -61,15 +61,20 @@ def test_what_the_codes_say_is_harmless() -> None:
 
 
 def _run(truth: list[np.ndarray], memory: MemoryImage, seed: int, trials: int) -> Allocation:
-    strata = strata_of(memory, seed)
+    strata, done = strata_of(memory, seed), 0
     allocation = Allocation(strata)
-    turns = np.zeros(len(strata), dtype=int)
-    while allocation.asked.sum() < trials:
-        for h in allocation.next_round(64):
-            word = strata[h].law(int(turns[h])).word
-            turns[h] += 1
-            allocation.add(h, float(truth[h][word]))
+    while done < trials:
+        done += _take(allocation, truth)
     return allocation
+
+
+def _take(allocation: Allocation, truth: list[np.ndarray], per_stratum: float | None = None) -> int:
+    """Run a round, and return its size."""
+    chosen = allocation.next_round(64, per_stratum=per_stratum)
+    for draw in chosen:
+        site = allocation.strata[draw.stratum].law(draw.number).word
+        allocation.add(draw, float(truth[draw.stratum][site]))
+    return len(chosen)
 
 
 def _truth(memory: MemoryImage) -> list[np.ndarray]:
@@ -97,10 +102,10 @@ def test_intervals_hold_the_truth() -> None:
         strata_hit += [_holds(allocation.of(h), float(values.mean())) for h, values in enumerate(truth)]
         busy = np.array([values.any() for values in truth])
         assert allocation.counts.min() >= 2
-        assert allocation.counts[busy].sum() > allocation.counts[~busy].sum()
+        assert allocation.counts[busy].mean() > 3 * allocation.counts[~busy].mean()
     assert hits >= 26  # 28 or 29 of 30 are expected
     assert np.mean(strata_hit) >= 0.95
-    assert abs(np.mean(means) - whole) < 0.002  # adaptive allocation leans low, by less than an interval
+    assert abs(np.mean(means) - whole) < 0.0015  # 0.0004 is the standard error: no half decides on its own trials
 
 
 def _holds(found: Interval | None, value: float) -> bool:
@@ -114,9 +119,9 @@ def test_when_all_is_seen_nothing_is_uncertain() -> None:
     memory = MemoryImage({"a.weight": next(iter(dict(image().values()).values()))[:1, :4].contiguous()})
     strata = strata_of(memory, 0)
     allocation = Allocation(strata)
-    while chosen := allocation.next_round(64):
-        for h in chosen:
-            allocation.add(h, float(strata[h].bit == 30))
+    truth = [np.full(s.size, float(s.bit == 30)) for s in strata]
+    while _take(allocation, truth):
+        pass
     assert allocation.counts.sum() == memory.bits
     found = allocation.estimate()
     assert found is not None
@@ -128,12 +133,9 @@ def test_when_all_is_seen_nothing_is_uncertain() -> None:
 def test_every_stratum_gets_the_half_width_that_is_asked() -> None:
     memory = image()
     truth = _truth(memory)
-    strata, turns = strata_of(memory, 0), np.zeros(len(truth), dtype=int)
-    allocation = Allocation(strata)
-    while chosen := allocation.next_round(64, per_stratum=0.1):
-        for h in chosen:
-            allocation.add(h, float(truth[h][strata[h].law(int(turns[h])).word]))
-            turns[h] += 1
+    allocation = Allocation(strata_of(memory, 0))
+    while _take(allocation, truth, 0.1):
+        pass
     assert allocation.half_widths().max() <= 0.1
 
 
