@@ -23,7 +23,7 @@ _BY = ("layer", "channel")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Sampled:
     """What is to be known, and when it is known well enough."""
 
     seed: options.Seed = 0
@@ -61,7 +61,7 @@ def where(
     memory: options.OneMemory,
     at_risk: options.AtRisk,
     workload: options.Answering,
-    asked: Asked,
+    asked: Sampled,
     running: Running,
     shown: options.Configured,
 ) -> None:

@@ -15,7 +15,7 @@ from faultcli.campaign.store import ArmMemory
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, RunWith, opened
 from faultcli.errors import UsageError
-from faultcli.where.allocation import Allocation, Turn, Seen
+from faultcli.where.allocation import Allocation, Seen, Turn
 from faultcli.where.strata import Stratum, strata_of
 from faultcli.workload.metrics import Outcome
 
