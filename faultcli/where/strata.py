@@ -85,7 +85,7 @@ def strata_of(image: MemoryImage, seed: int, *, channels: bool = False, blind: b
     Args:
         image: the memory.
         seed: of the order in which sites are drawn.
-        channels: by output channel (the first dimension of a tensor) as well; check words and scales stay whole.
+        channels: by output channel (a slice of what lies in the memory) as well; check words and scales stay whole.
         blind: predict nothing from the codes.
 
     Raises:
