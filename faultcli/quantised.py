@@ -26,7 +26,7 @@ from faultcli.hardened.damage import HardenedMemory, memory_of_map
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import FileMemory, PlainMemory, word_shape
 from faultcli.memory import MemoryImage, TensorInMemory
-from faultcli.protect.base import Words
+from faultcli.protect.base import Noticed, Words
 from faultcli.protect.chain import UNPROTECTED, Chain
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
 from faultcli.protect.regions import TensorSlot
@@ -107,6 +107,10 @@ class QuantisedTensor:
     def faulty(self, faults: Mapping[str, WordFaults], *, on_values: bool = False) -> ReadElements:
         """Return the elements that read another value, bit for bit, once the faults are there."""
         return ReadElements(*self.weight.touched(hit_words(self._held, self.weight, faults), self._dtype))
+
+    def noticed(self, faults: Mapping[str, WordFaults]) -> Noticed:
+        """Return that nothing is noticed: nothing protects the file's words."""
+        return Noticed()
 
 
 def hit_words(held: HeldWords, weight: PackedWeight, faults: Mapping[str, WordFaults]) -> HitWords:
