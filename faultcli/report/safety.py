@@ -101,7 +101,7 @@ def arm_cells(figures: SafetyFigures, result: SafetyResult) -> list[str]:
     ]
 
 
-CLASS_COLUMNS = ("class", "what it is", "faults", "share", "at most", "FIT", "FIT at most")
+CLASS_COLUMNS = ("class", "faults", "share", "at most", "FIT", "FIT at most", "what it is")
 
 
 def class_rows(figures: SafetyFigures, meanings: Mapping[FaultClass, str]) -> list[list[str]]:
@@ -110,7 +110,7 @@ def class_rows(figures: SafetyFigures, meanings: Mapping[FaultClass, str]) -> li
     for one in FaultClass:
         share = figures.share(one)
         said = (share_text(share), share_bound(share), fit_text(share, total), fit_bound(share, total))
-        rows.append([NAMES[one], meanings[one], f"{share.count:,}", *said])
+        rows.append([NAMES[one], f"{share.count:,}", *said, meanings[one]])
     return rows
 
 
