@@ -43,6 +43,7 @@ from faultcli.version import __version__
 
 if TYPE_CHECKING:
     from faultcli.api import Result, faulty, inject, read_result, replay, run_campaign, train_corrector, write_report
+    from faultcli.campaign.safety import SafetyRates
     from faultcli.campaign.subject import Subject
     from faultcli.checkpoint import Checkpoint
     from faultcli.errors import FaultcliError
@@ -58,6 +59,7 @@ _HOME = {
     "FaultcliError": "faultcli.errors",
     "MemoryImage": "faultcli.memory",
     "Result": "faultcli.api",
+    "SafetyRates": "faultcli.campaign.safety",
     "StreamingCorrector": "faultcli.recover.streaming",
     "Subject": "faultcli.campaign.subject",
     "faulty": "faultcli.api",
@@ -77,6 +79,7 @@ __all__ = [
     "FaultcliError",
     "MemoryImage",
     "Result",
+    "SafetyRates",
     "StreamingCorrector",
     "Subject",
     "__version__",

@@ -18,6 +18,7 @@ from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.result import result_of
 from faultcli.campaign.runner import Listener
 from faultcli.campaign.runner import run_campaign as run_plan
+from faultcli.campaign.safety import SafetyRates
 from faultcli.campaign.store import Store
 from faultcli.campaign.subject import Subject, open_checkpoint
 from faultcli.campaign.training import TrainingPlan, training_inputs
@@ -196,23 +197,26 @@ def read_result(store: str | Path) -> Result:
         return Result.around(result_of(kept))
 
 
-def write_report(result: CampaignResult | CurveResult, *paths: str | Path, force: bool = True) -> None:
+def write_report(
+    result: CampaignResult | CurveResult, *paths: str | Path, force: bool = True, safety: SafetyRates | None = None
+) -> None:
     """Write reports; the ending of a name says what kind: `.html`, `.md`, `.xml` (JUnit), `.json`, `.csv`, ...
 
     Args:
         result: of a campaign, or of curves.
         paths: one file per report; all are rendered before the first is written.
         force: replace existing files.
+        safety: write figures of functional safety, `.html`, `.csv` (arms) or `.faults.csv`, of single flips.
 
     Raises:
-        UsageError: no kind of report has this ending.
+        UsageError: no kind of report has this ending, or no figures of safety follow from the trials.
         OutputError: a file cannot be written.
     """
     files = [Path(path) for path in paths]
     for path in files:
         report_format(path.name)
         check_output(path, force=force)
-    contents = {path: render(path.name, result) for path in files}
+    contents = {path: render(path.name, result, safety) for path in files}
     for path, content in contents.items():
         with atomic_output(path, force=force) as partial:
             partial.write_bytes(content)

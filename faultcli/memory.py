@@ -22,7 +22,7 @@ from faultcli.formats import ByRows, ChannelsOf, as_words, from_words
 from faultcli.live import LiveTensor, as_pairs, places
 from faultcli.modules import channels_of
 from faultcli.protect.arranged import arranged, to_arrange
-from faultcli.protect.base import Protection
+from faultcli.protect.base import Noticed, Protection
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.protect.factors import Factors
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
@@ -115,6 +115,9 @@ class TensorInMemory(Protocol):
 
     def faulty(self, faults: Mapping[str, WordFaults], *, on_values: bool = False) -> ReadElements:
         """Return the elements that read another value once the faults, by region, are there."""
+
+    def noticed(self, faults: Mapping[str, WordFaults]) -> Noticed:
+        """Return what its protections notice of the faults, by region."""
 
 
 class MemoryImage:
@@ -332,8 +335,7 @@ class MemoryImage:
             FaultError: the map was drawn over another layout.
         """
         faults.check_layout(self.layout, "the checkpoint")
-        tensor_of = {region.name: name for name, stored in self.tensors.items() for region in stored.regions}
-        touched = dict.fromkeys(tensor_of[name] for name in faults.faults)
+        touched = self._hit(faults)
         elements = {name: self.tensors[name].faulty(faults.faults, on_values=faults.on_values) for name in touched}
         dtypes = {name: self._dtypes.get(name, e.values.dtype) for name, e in elements.items()}
         pairs = frozenset(name for name, dtype in dtypes.items() if dtype.is_complex)
@@ -343,6 +345,19 @@ class MemoryImage:
             if len(e.index)
         }
         return Patch(read, pairs)
+
+    def noticed(self, faults: FaultMap) -> Noticed:
+        """Return what the protections notice of faults of this memory's layout, by their own account: whether flips
+        were corrected, and whether words were found that could not be."""
+        said = Noticed()
+        for name in self._hit(faults):
+            said |= self.tensors[name].noticed(faults.faults)
+        return said
+
+    def _hit(self, faults: FaultMap) -> list[str]:
+        """Return the tensors that faults hit."""
+        tensor_of = {region.name: name for name, stored in self.tensors.items() for region in stored.regions}
+        return list(dict.fromkeys(tensor_of[name] for name in faults.faults))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from faultcli.hardened.damage import HardenedMemory, memory_of_map
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import FileMemory, PlainMemory, word_shape
 from faultcli.memory import MemoryImage, TensorInMemory
-from faultcli.protect.base import Words, codes_of, words_of
+from faultcli.protect.base import Noticed, Words, codes_of, words_of
 from faultcli.protect.chain import UNPROTECTED, Chain, check_packed
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
 from faultcli.protect.regions import CheckRegion, TensorSlot
@@ -129,6 +129,13 @@ class QuantisedTensor:
         read = own.faulty(faults)
         index = read.index.numpy()
         return WordFaults(index, (words_of(read.values) ^ own.data[index]).astype(np.uint64))
+
+    def noticed(self, faults: Mapping[str, WordFaults]) -> Noticed:
+        """Return what the check words beside its parts notice of the faults, by region."""
+        said = Noticed()
+        for own in self._protected.values():
+            said |= own.noticed(faults)
+        return said
 
 
 def hit_words(held: HeldWords, weight: PackedWeight, faults: Mapping[str, WordFaults]) -> HitWords:

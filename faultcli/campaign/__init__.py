@@ -13,11 +13,14 @@ watch       looking at the trials of an arm as they come
 gates       demands on a model, and when trials have decided them
 baseline    an earlier campaign to compare with, trial by trial
 statistics  intervals, sample sizes, stopping
+single_flip  where the one flip of a trial lies
 records     what trials leave behind, and what the trials of an arm say together
 result      from a store to a result
+safety      figures of functional safety, from trials of one flip
 store       where trials are kept
 database    the file of a store
 store_checks  what a store may hold: every value is checked when it is read
+flip_checks  the same of single flips
 merge       one store of several
 provenance  where numbers come from
 preview     what a campaign would do

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import Record
+from faultcli.campaign.single_flip import one_flip, single_flip
 from faultcli.campaign.subject import Subject
 from faultcli.faults.law import FaultLaw
 from faultcli.formats import as_words
@@ -124,8 +125,9 @@ class Bench:
                 else:
                     assert isinstance(self.workload, Workload)
                     outcome = self.workload.outcome(self.stored.golden, correction)
+        flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None
         seconds = time.perf_counter() - start
-        return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds)
+        return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds, flip)
 
 
 def write_stored(image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]) -> bool:

@@ -31,6 +31,11 @@ CREATE TABLE trials (
 CREATE TABLE failures (
     arm INTEGER NOT NULL REFERENCES arms, trial INTEGER NOT NULL, cause TEXT NOT NULL, PRIMARY KEY (arm, trial));
 """
+# In stores that have single flips, made with the first one: files of before are read as they are, and by others.
+SINGLE_FLIPS = """
+CREATE TABLE IF NOT EXISTS single_flips (
+    arm INTEGER NOT NULL REFERENCES arms, trial INTEGER NOT NULL, flip TEXT NOT NULL, PRIMARY KEY (arm, trial))
+"""
 
 _NAME_ONE = "name what campaign --store wrote"
 _ANOTHER = "use another file"
@@ -174,16 +179,24 @@ def _check(connection: sqlite3.Connection, name: str) -> None:
         )
     with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(SCHEMA)
+        needed = set(_tables(fresh))
+        fresh.executescript(SINGLE_FLIPS)
         own = _tables(fresh)
     there = _tables(connection)
     for table, columns in own.items():
-        if there.get(table) != columns:
+        if (table in needed or table in there) and there.get(table) != columns:
             raise Damaged(f"its table {table} is not as it was made")
     if connection.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone()[0]:
         raise Damaged("it has views or triggers")
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()
     if problem != ("ok",):
         raise Damaged(str(problem[0] if problem else "its pages cannot be checked").splitlines()[-1])
+
+
+def has_single_flips(connection: sqlite3.Connection) -> bool:
+    """Whether a store has places of single flips."""
+    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'single_flips'"
+    return bool(connection.execute(query).fetchone()[0])
 
 
 def _tables(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:

@@ -82,7 +82,9 @@ def _join_arm(arm: str, stores: Sequence[Store], sources: Sequence[Path], out: S
         for trial, record in store.records(arm, 0).items():
             other = records.setdefault(trial, record)
             repeats += other is not record
-            if replace(other, seconds=0.0) != replace(record, seconds=0.0):
+            if other.flip is None:  # of a version that did not keep it
+                records[trial] = other = replace(other, flip=record.flip)
+            if replace(other, seconds=0.0) != replace(record, seconds=0.0, flip=record.flip or other.flip):
                 what = f"trial {trial} of {_name(arm)}"
                 raise StoreError(f"{path}: {what} has another outcome than before", _DIFFERENT_MACHINES)
     left = (failure for trial, failure in sorted(failures.items()) if trial not in records)

@@ -12,6 +12,7 @@ import numpy as np
 from faultcli.campaign.gates import GateResult, Verdict, combine
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.provenance import Provenance
+from faultcli.campaign.single_flip import SingleFlip
 from faultcli.campaign.statistics import Interval, certain, mean_interval, sequence_interval, unseen_share
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.workload.measures import ACCURACY, UNBOUNDED, Bounds, Measure
@@ -28,6 +29,7 @@ class Record:
     values_changed: int  # values that read differently because of them
     outcome: Outcome
     seconds: float
+    flip: SingleFlip | None = None  # where it is; None but for trials of one flip, and for those of older versions
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ journal is the classic one, as the write-ahead log does not work on network file
     arms       one row per arm, in the order in which they came: its identity, its memory, its fault-free run
     trials     one row per finished trial
     failures   one row per trial that could not be run; it goes when the trial is run after all
+    single_flips  one row per trial of one flip: where it is, and what the protections noticed; made with the first one
 """
 
 from __future__ import annotations
@@ -14,12 +15,21 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from faultcli.campaign.database import StoreError, boundary, connect, connect_to_read, transaction
+from faultcli.campaign.database import (
+    SINGLE_FLIPS,
+    StoreError,
+    boundary,
+    connect,
+    connect_to_read,
+    has_single_flips,
+    transaction,
+)
+from faultcli.campaign.flip_checks import read_flip
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
@@ -132,6 +142,9 @@ class Store:
             lost = f"SELECT count(*) FROM {table} WHERE arm NOT IN (SELECT id FROM arms)"
             if self._connection.execute(lost).fetchone()[0]:
                 raise Damaged(f"{table} of an arm that it does not have")
+        lost = "SELECT count(*) FROM single_flips LEFT JOIN trials USING (arm, trial) WHERE outcome IS NULL"
+        if has_single_flips(self._connection) and self._connection.execute(lost).fetchone()[0]:
+            raise Damaged("the flip of a trial that it does not have")
         if campaigns:
             self.plan()
             _ = self.original, self.provenance
@@ -198,7 +211,16 @@ class Store:
             return {}
         about, bits, inputs, original = self._arm(arm), self._bits(arm), self.inputs, self.original
         found = (read_record(row, number, about, bits, inputs=inputs, like=original) for row in rows)
-        return {record.trial: record for record in found}
+        return self._with_flips({record.trial: record for record in found}, arm)
+
+    def _with_flips(self, records: dict[int, Record], arm: str) -> dict[int, Record]:
+        if has_single_flips(self._connection):
+            rows = self._connection.execute("SELECT trial, flip FROM single_flips WHERE arm = ?", (self._ids[arm],))
+            for trial, cell in rows.fetchall():
+                record = records.get(trial)  # None: added since the trials were read
+                if record is not None:
+                    records[trial] = replace(record, flip=read_flip(cell, trial, record.flips))
+        return records
 
     @_guarded
     def failures(self, arm: str, number: int) -> dict[int, Failure]:
@@ -221,6 +243,10 @@ class Store:
                 values = (result.flips, result.values_changed, _json(result.outcome), result.seconds)
                 row = (number, result.trial, *values)
                 self._connection.execute("INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?, ?, ?)", row)
+                if result.flip is not None:
+                    self._connection.execute(SINGLE_FLIPS)
+                    place = (number, result.trial, _json(result.flip))
+                    self._connection.execute("INSERT OR IGNORE INTO single_flips VALUES (?, ?, ?)", place)
                 self._connection.execute("DELETE FROM failures WHERE arm = ? AND trial = ?", row[:2])
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,9 @@ import typer
 from faultcli.cli import options
 from faultcli.cli.console import note
 from faultcli.cli.places import READS, WRITES
+from faultcli.errors import UsageError
+
+safety = partial(options.option, "Functional safety")
 
 
 def report(
@@ -32,6 +36,15 @@ def report(
         ),
         WRITES,
     ],
+    fit_per_mbit: Annotated[
+        float | None,
+        safety(
+            "FIT",
+            "Figures of functional safety instead, for a memory with this failure rate per Mbit: .html, .csv (a row "
+            "per arm) or .faults.csv (the list of faults). From trials of --fault flips:1.",
+        ),
+    ] = None,
+    confidence: Annotated[float | None, safety("C", "Confidence of their one-sided bounds.", default="0.95")] = None,
     force: options.Force = False,
     config: options.Config = None,
     quiet: options.Quiet = False,
@@ -41,14 +54,20 @@ def report(
     The same records give the same bytes. Nothing is run again, and a campaign that is still running can be looked at.
 
     Example: faultcli report results.db -o report.html -o junit.xml
+
+    Example: faultcli report singles.db --fit-per-mbit 700 --confidence 0.99 -o safety.html -o list.faults.csv
     """
     from faultcli.api import write_report
     from faultcli.campaign.curves import curves_of
     from faultcli.campaign.result import result_of
+    from faultcli.campaign.safety import SafetyRates
     from faultcli.campaign.store import Store
 
+    if fit_per_mbit is None and confidence is not None:
+        raise UsageError("--confidence: is of figures of safety", "add --fit-per-mbit FIT, or leave it out")
+    rates = None if fit_per_mbit is None else SafetyRates(fit_per_mbit, 0.95 if confidence is None else confidence)
     with closing(Store.read(store)) as kept:
         result = result_of(kept) if kept.plan().question is None else curves_of(kept)
-    write_report(result, *output, force=force)
+    write_report(result, *output, force=force, safety=rates)
     for path in output:
         note(f"written to {path}", quiet=quiet)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from faultcli.faults.maps import WordFaults
 from faultcli.formats import Channels, ChannelsOf, NumberFormat
-from faultcli.protect.base import Protection
+from faultcli.protect.base import Noticed, Protection
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
 from faultcli.protect.regions import CheckRegion
 
@@ -51,6 +51,10 @@ class ArrangedTensor:
         touched = self.rows.faulty(faults, on_values=on_values)
         index, order = self.channels.element(touched.index).sort()
         return ReadElements(index, touched.values[order])
+
+    def noticed(self, faults: Mapping[str, WordFaults]) -> Noticed:
+        """Return what the protections notice of the faults, by region."""
+        return self.rows.noticed(faults)
 
 
 def arranged(stored: StoredTensor, channels: Channels | None, shape: tuple[int, ...]) -> StoredTensor | ArrangedTensor:

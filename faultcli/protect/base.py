@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 from typing import Protocol as TypingProtocol
 
 import numpy as np
@@ -123,6 +123,19 @@ class Recovery:
     found: NDArray[np.int64]
     beyond: int
     bits: int
+
+
+class Noticed(NamedTuple):
+    """What a memory's protections say of what they read: whether flips were `corrected`, and whether words were
+    `detected` as wrong that could not be."""
+
+    corrected: bool = False
+    detected: bool = False
+
+    def __or__(self, other: object) -> Noticed:
+        if not isinstance(other, Noticed):
+            return NotImplemented
+        return Noticed(self.corrected or other.corrected, self.detected or other.detected)
 
 
 class Fitted:

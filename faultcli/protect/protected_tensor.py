@@ -15,7 +15,7 @@ from torch import Tensor
 from faultcli.errors import FaultcliError, FormatError
 from faultcli.faults.maps import NO_FAULTS, WordFaults
 from faultcli.formats import NumberFormat, ScaledFormat
-from faultcli.protect.base import Fitted, Protection, Words, Written, codes_of, words_of, zero_word
+from faultcli.protect.base import Fitted, Noticed, Protection, Words, Written, codes_of, words_of, zero_word
 from faultcli.protect.encoding import Values, encoded
 from faultcli.protect.parts import TensorPart, parts
 from faultcli.protect.regions import CheckRegion, TensorSlot, scales_name
@@ -212,11 +212,47 @@ class StoredTensor(TensorSlot):
             words, masks = faults.get(self.name, NO_FAULTS)
             before = self._decoded[words]
             return self._differing(torch.from_numpy(words), before, before ^ masks.astype(before.dtype))
-        group = math.lcm(*(1, *(link.block for link in self.links)))
+        group, rescaled = self._group, self._rescaled(faults)
+        element, old, old_checks, new, new_checks = self._touched(faults, rescaled)
+        before, after = self.decode_words(old, old_checks), self.decode_words(new, new_checks)
+        kept = element < self.elements
+        if group > 1 and rescaled is None:
+            kept &= before != after  # most words of a touched block come back as they were
+        index = torch.from_numpy(element[kept])
+        units = self._units(index, rescaled) if rescaled is not None else None
+        return self._differing(index, before[kept], after[kept], units)
+
+    def noticed(self, faults: Mapping[str, WordFaults]) -> Noticed:
+        """Return what the protections notice of the faults, by region name; what looks at values (a guard) says
+        nothing.
+
+        Of two links, the inner one has the last word on what is lost, as in `hardened.repair`.
+        """
+        _, _, _, words, checks = self._touched(faults, None)
+        corrected, lost = False, np.zeros(len(words), dtype=bool)
+        for link, own in zip(reversed(self.links), reversed(checks), strict=True) if len(words) else ():
+            recovery = link.recover(words.reshape(-1, link.block), own)
+            if recovery is not None:
+                corrected |= bool(recovery.found[1:].any())
+                words, here = recovery.words.reshape(-1), np.repeat(recovery.lost, link.block)
+                lost = here if link.block_failure(0.0) is not None else lost | here
+        said = Noticed(corrected, bool(lost.any()))
+        return said if self.scales is None else said | self.scales.noticed(faults)
+
+    @property
+    def _group(self) -> int:
+        """Words that are read together."""
+        return math.lcm(*(1, *(link.block for link in self.links)))
+
+    def _touched(
+        self, faults: Mapping[str, WordFaults], rescaled: ReadElements | None
+    ) -> tuple[NDArray[np.int64], Words, list[Words], Words, list[Words]]:
+        """Return the elements of all groups that faults or other scales touch, their words and check words as written,
+        and those with the faults in them."""
+        group = self._group
         own: tuple[StoredTensor | CheckRegion, ...] = (self, *self._extra)
         hits = {region.name: faults[region.name] for region in own if region.name in faults}
         data = hits.get(self.name, NO_FAULTS)
-        rescaled = self._rescaled(faults)
         if group == 1 and len(hits) == 1 and len(data.words) and rescaled is None:
             groups = data.words  # the usual case, without a search
         else:
@@ -238,13 +274,7 @@ class StoredTensor(TensorSlot):
                 _flip(rows, groups, hits.get(f"{self.name}#{name}", NO_FAULTS))
                 new_checks[position] = rows.reshape(-1, link.per_block)
         element = (groups[:, None] * group + np.arange(group)).reshape(-1)
-        before, after = self.decode_words(old.reshape(-1), old_checks), self.decode_words(new.reshape(-1), new_checks)
-        kept = element < self.elements
-        if group > 1 and rescaled is None:
-            kept &= before != after  # most words of a touched block come back as they were
-        index = torch.from_numpy(element[kept])
-        units = self._units(index, rescaled) if rescaled is not None else None
-        return self._differing(index, before[kept], after[kept], units)
+        return element, old.reshape(-1), old_checks, new.reshape(-1), new_checks
 
     def _differing(self, index: Tensor, before: Words, after: Words, units: Tensor | None = None) -> ReadElements:
         """Return the elements at `index` that read another value from words after than from words before; `units` as

@@ -1,6 +1,7 @@
 """Results for people and machines, from records alone.
 
 formats      the kinds of report, by the ending of a file's name
+page         what every page is made of
 html         a campaign as one page
 html_style   its style sheet
 sections     its sections with plots
@@ -8,6 +9,9 @@ markdown     a campaign for the summary of a CI step
 junit        a campaign for the test tab of a CI server
 document     results as JSON
 arms         arms as CSV
+safety       figures of functional safety as rows, and the list of faults
+safety_terms  what they mean and leave out
+safety_page  the same as one page
 trials       trials as CSV, JSON lines and Parquet
 curve        curves as tables, lines and JSON
 preview      a campaign before its first trial

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.records import CampaignResult
+from faultcli.campaign.safety import SafetyRates, SafetyResult, safety_of
 from faultcli.errors import UsageError
 from faultcli.report.arms import arms_csv
 from faultcli.report.curve import curve_document
@@ -14,6 +16,8 @@ from faultcli.report.document import campaign_document, json_text
 from faultcli.report.html import campaign_html, curve_html
 from faultcli.report.junit import campaign_junit
 from faultcli.report.markdown import campaign_markdown
+from faultcli.report.safety import faults_csv, safety_csv
+from faultcli.report.safety_page import safety_html
 from faultcli.report.trials import trials_csv, trials_jsonl, trials_parquet
 
 
@@ -49,6 +53,15 @@ REPORTS = {
     ".parquet": ReportFormat("one row per trial; needs pyarrow", trials_parquet),
 }
 
+# What figures of functional safety are written as, by the ending of a file's name.
+SAFETY_REPORTS: dict[str, Callable[[SafetyResult], bytes]] = {
+    ".html": lambda r: safety_html(r).encode(),
+    ".faults.csv": faults_csv,
+    ".csv": safety_csv,
+}
+
+_Kind = TypeVar("_Kind")
+
 
 def report_format(name: str) -> ReportFormat:
     """Return the kind of report that a file's name asks for.
@@ -56,18 +69,36 @@ def report_format(name: str) -> ReportFormat:
     Raises:
         UsageError: no kind has this ending; says which there are.
     """
-    known = [suffix for suffix in REPORTS if name.lower().endswith(suffix)]
-    if not known:
-        raise UsageError(f"{name}: is no kind of report", f"end the name in {', '.join(REPORTS)}")
-    return REPORTS[max(known, key=len)]
+    return _named(name, REPORTS, "report")
 
 
-def render(name: str, result: CampaignResult | CurveResult) -> bytes:
-    """Return the report that a file's name asks for.
+def safety_format(name: str) -> Callable[[SafetyResult], bytes]:
+    """Return the kind of safety report that a file's name asks for.
 
     Raises:
-        UsageError: no kind has this ending, or it cannot show curves.
+        UsageError: as `report_format`.
     """
+    return _named(name, SAFETY_REPORTS, "report of safety figures")
+
+
+def _named(name: str, table: Mapping[str, _Kind], what: str) -> _Kind:
+    known = [suffix for suffix in table if name.lower().endswith(suffix)]
+    if not known:
+        raise UsageError(f"{name}: is no kind of {what}", f"end the name in {', '.join(table)}")
+    return table[max(known, key=len)]
+
+
+def render(name: str, result: CampaignResult | CurveResult, safety: SafetyRates | None = None) -> bytes:
+    """Return the report that a file's name asks for; figures of safety, if their rates are given.
+
+    Raises:
+        UsageError: no kind has this ending, it cannot show curves, or no figures of safety follow from the trials.
+    """
+    if safety is not None:
+        if not isinstance(result, CampaignResult):
+            problem = f"{name}: curves have many flips per trial, and figures of safety follow from single flips"
+            raise UsageError(problem, "faultcli campaign --fault flips:1 --trials 3000 --store singles.sqlite")
+        return safety_format(name)(safety_of(result, safety))
     kind = report_format(name)
     if isinstance(result, CampaignResult):
         return kind.render(result)

@@ -88,6 +88,27 @@ ul.findings li { padding: .45rem 0; border-bottom: 1px solid var(--line); break-
 ul.findings b { display: block; font-size: .85rem; color: var(--faint); font-weight: 600; }
 pre { background: var(--code); border-radius: 10px; padding: .8rem 1rem; margin: 1rem 0 0; white-space: pre-wrap;
   overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; }
+.bar { display: flex; height: 1.5rem; border-radius: 6px; overflow: hidden; gap: 1px; }
+.bar span { min-width: 3px; flex-basis: 0; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .5rem 0 0; padding: 0; list-style: none;
+  font-size: .85rem; color: var(--faint); }
+.legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
+.bar .sdc, i.sdc { background: var(--sdc); }
+.bar .due, i.due { background: var(--due); }
+.bar .detected, i.detected { background: var(--series-4); }
+.bar .corrected, i.corrected { background: var(--series-2); }
+.bar .masked, i.masked { background: var(--masked); }
+.map { margin-top: 1rem; }
+.map h3 { margin-bottom: .2rem; }
+.map p { margin: 0; color: var(--faint); font-size: .9rem; }
+.map td { padding: .2rem .35rem; text-align: center; }
+.map th + td, .map th + td + td { padding-right: .8rem; text-align: right; }
+.map thead th { padding: .34rem .35rem; text-align: center; }
+.map thead th:first-child { text-align: left; }
+.map thead th:nth-child(2), .map thead th:nth-child(3) { padding-right: .8rem; text-align: right; }
+.map td.hot { background: color-mix(in srgb, var(--sdc) var(--part), transparent); }
+.map caption { caption-side: bottom; text-align: left; color: var(--faint); padding-top: .4rem; }
+dl.facts dd small { color: var(--faint); }
 footer { color: var(--faint); font-size: .85rem; padding-top: 2rem; padding-bottom: 3rem; }
 @media (max-width: 40rem) {
   dl.facts { grid-template-columns: 1fr; gap: 0; }

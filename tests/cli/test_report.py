@@ -73,3 +73,54 @@ def test_curves(faultcli: Callable[..., Any], tmp_path: Path) -> None:
     done = faultcli("report", store, "-o", tmp_path / "c.xml")
     assert done.code == 2
     assert "cannot show curves" in done.err
+
+
+@pytest.fixture(scope="module")
+def singles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("singles") / "singles.sqlite"
+    command = [
+        "campaign",
+        "--fault",
+        "flips:1",
+        "--protect",
+        "none",
+        "--protect",
+        "secded=64",
+        "--limit",
+        "20",
+        "--quiet",
+    ]
+    assert run([*command, "--trials", "5", "--store", str(path)]) == 0
+    return path
+
+
+def test_safety_figures(faultcli: Callable[..., Any], singles: Path, tmp_path: Path) -> None:
+    page, arms, faults = (tmp_path / name for name in ("s.html", "s.csv", "s.faults.csv"))
+    asked = ("--fit-per-mbit", "700", "--confidence", "0.99")
+    done = faultcli("report", singles, *asked, "-o", page, "-o", arms, "-o", faults)
+    assert done.code == 0, done.err
+    assert len(arms.read_text().splitlines()) == 1 + 2
+    assert len(faults.read_text().splitlines()) == 1 + 2 * 5
+    text = page.read_text()
+    for said in ("700 FIT/Mbit", "99 %", "None is claimed", "ISO 26262-5:2018, Annex C", "SHA-256 of the checkpoint"):
+        assert said in text
+    assert "<script" not in text
+    assert faultcli("report", singles, *asked, "-o", tmp_path / "again.html").code == 0
+    assert (tmp_path / "again.html").read_text() == text
+
+
+@pytest.mark.parametrize("case", ["many flips", "rate", "ending", "confidence alone"])
+def test_safety_refuses(case: str, faultcli: Callable[..., Any], store: Path, singles: Path, tmp_path: Path) -> None:
+    source, options, said, remedy = {
+        "many flips": (store, ("--fit-per-mbit", "700"), "other fault maps than one flip each", "--fault flips:1"),
+        "rate": (singles, ("--fit-per-mbit", "-1"), "failure rate is above 0", "--fit-per-mbit 700"),
+        "ending": (singles, ("--fit-per-mbit", "700"), "no kind of report of safety figures", ".faults.csv"),
+        "confidence alone": (singles, ("--confidence", "0.99"), "is of figures of safety", "add --fit-per-mbit"),
+    }[case]
+    output = tmp_path / ("r.md" if case == "ending" else "r.html")
+    done = faultcli("report", source, *options, "-o", output)
+    assert done.code == 2
+    assert said in done.err
+    assert remedy in done.err
+    assert len(done.err.splitlines()) == 2
+    assert not output.exists()
