@@ -26,6 +26,7 @@ answers at once. Everything else may move. From the bottom to the top:
     workload    model, data and metrics: what a trial runs
     recover     function recovered from outside the memory
     campaign    many trials: planned, run, kept, judged
+    where       which layers and bits carry the risk, from single flips
     report      what came out, for people and machines
     api         the front door: what a program calls
     extend      what extensions build on

@@ -19,17 +19,17 @@ from faultcli.checkpoint import Checkpoint, TensorInfo
 from faultcli.checkpoint.packed import HeldWords, HitWords, Packed, PackedWeight
 from faultcli.errors import CheckpointError, UsageError
 from faultcli.faults.law import FaultLaw
-from faultcli.faults.maps import FaultMap, Layout, WordFaults
+from faultcli.faults.maps import NO_FAULTS, FaultMap, Layout, WordFaults
 from faultcli.faults.selection import Selection
 from faultcli.formats import NumberFormat, bit_positions, format_for, word_format
 from faultcli.hardened.damage import HardenedMemory, memory_of_map
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import FileMemory, PlainMemory, word_shape
 from faultcli.memory import MemoryImage, TensorInMemory
-from faultcli.protect.base import Noticed, Words
-from faultcli.protect.chain import UNPROTECTED, Chain
+from faultcli.protect.base import Noticed, Words, codes_of, words_of
+from faultcli.protect.chain import UNPROTECTED, Chain, check_packed
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
-from faultcli.protect.regions import TensorSlot
+from faultcli.protect.regions import CheckRegion, TensorSlot
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,30 @@ class QuantisedTensor:
         held: the words of its parts.
         file: where they are from.
         at_risk: the parts that faults can hit.
+        chain: what protects them, by role.
     """
 
-    extra_bits = 0  # what is needed to read it lies in the memory itself
-
-    def __init__(self, weight: PackedWeight, held: HeldWords, file: Packed, at_risk: Iterable[str]) -> None:
+    def __init__(
+        self, weight: PackedWeight, held: HeldWords, file: Packed, at_risk: Iterable[str], chain: Chain = UNPROTECTED
+    ) -> None:
         self.name, self.weight, self._held, self._dtype = weight.name, weight, held, file.dtype
         self.elements = math.prod(weight.shape)
-        self.regions = tuple(
-            PartRegion(part, weight.roles[part], word_format(file.checkpoint.info(part).dtype), held.words[part])
-            for part in at_risk
-        )
+        self.regions: tuple[PartRegion | StoredTensor | CheckRegion, ...] = ()
+        self._protected: dict[str, StoredTensor] = {}
+        for part in at_risk:
+            words = held.words[part]
+            self.regions += (
+                PartRegion(part, weight.roles[part], word_format(file.checkpoint.info(part).dtype), words),
+            )
+            if links := chain.for_role(weight.roles[part]):
+                integers = word_format("U8" if words.itemsize == 1 else f"I{8 * words.itemsize}")
+                self._protected[part] = own = StoredTensor.write(part, codes_of(words.copy()), integers, links)
+                self.regions += own.regions[1:]  # beside the words themselves
+
+    @property
+    def extra_bits(self) -> int:
+        """Check words, and what completes their blocks; all else that it takes lies in the file."""
+        return sum(own.extra_bits for own in self._protected.values())
 
     def read(self) -> Tensor:
         """Return the weight as the model reads it."""
@@ -106,11 +119,23 @@ class QuantisedTensor:
 
     def faulty(self, faults: Mapping[str, WordFaults], *, on_values: bool = False) -> ReadElements:
         """Return the elements that read another value, bit for bit, once the faults are there."""
-        return ReadElements(*self.weight.touched(hit_words(self._held, self.weight, faults), self._dtype))
+        left = {**faults, **{part: self._left(own, faults) for part, own in self._protected.items()}}
+        return ReadElements(*self.weight.touched(hit_words(self._held, self.weight, left), self._dtype))
+
+    def _left(self, own: StoredTensor, faults: Mapping[str, WordFaults]) -> WordFaults:
+        """Return the bits that differ in a part's words as its protection reads them."""
+        if not any(region.name in faults for region in own.regions):
+            return NO_FAULTS
+        read = own.faulty(faults)
+        index = read.index.numpy()
+        return WordFaults(index, (words_of(read.values) ^ own.data[index]).astype(np.uint64))
 
     def noticed(self, faults: Mapping[str, WordFaults]) -> Noticed:
-        """Return that nothing is noticed: nothing protects the file's words."""
-        return Noticed()
+        """Return what the check words of its parts notice of the faults, by region."""
+        said = Noticed()
+        for own in self._protected.values():
+            said |= own.noticed(faults)
+        return said
 
 
 def hit_words(held: HeldWords, weight: PackedWeight, faults: Mapping[str, WordFaults]) -> HitWords:
@@ -160,18 +185,28 @@ class Quantised:
             found.setdefault(self.packed.weight_of.get(name, name), []).append(name)
         return found
 
-    def image(self, weights: Iterable[str]) -> MemoryImage:
-        """Return those of `weights` as they lie in the memory that the file is."""
-        return MemoryImage.around(dict(self._stored(weights)), "native", UNPROTECTED)
+    def image(self, weights: Iterable[str], chain: Chain = UNPROTECTED) -> MemoryImage:
+        """Return those of `weights` as they lie in the memory that the file is, with check words beside them.
 
-    def _stored(self, weights: Iterable[str]) -> Iterator[tuple[str, TensorInMemory]]:
+        Raises:
+            UsageError: the chain protects parts that are not at risk.
+        """
+        at_risk = {self.packed.roles.get(name) for name in self.names}
+        for role, link in chain.roles:
+            if role not in at_risk:
+                problem = f"{role}:{link.text}: no {role} are at risk, so nothing would be protected"
+                raise UsageError(problem, f"put them at risk with --target and --include, or leave {role} out")
+        return MemoryImage.around(dict(self._stored(weights, chain)), "native", chain)
+
+    def _stored(self, weights: Iterable[str], chain: Chain) -> Iterator[tuple[str, TensorInMemory]]:
         for name in weights:
             if name in self.packed.weights:
                 weight = self.packed.weights[name]
-                yield name, QuantisedTensor(weight, self.packed.held(name), self.packed, self.parts_of[name])
+                yield name, QuantisedTensor(weight, self.packed.held(name), self.packed, self.parts_of[name], chain)
             else:
                 dtype = self.packed.checkpoint.info(name).dtype
-                stored = StoredTensor.write(name, self.packed.checkpoint.read(name), format_for("native", dtype))
+                values, format = self.packed.checkpoint.read(name), format_for("native", dtype)
+                stored = StoredTensor.write(name, values, format, chain.links)
                 yield name, replace(stored, dtype=self.packed.read_dtype(name))
 
     def memory(self) -> QuantisedMemory:
@@ -274,14 +309,21 @@ def refuse_values(law: FaultLaw, packed: Packed) -> None:
 
 
 def refuse_other_memories(packed: Packed, formats: Sequence[str], chains: Sequence[Chain]) -> None:
-    """Refuse formats and protections other than those of a quantised file.
+    """Refuse formats other than that of a quantised file, and protections other than check words beside its parts.
 
     Raises:
-        UsageError: others are asked for.
+        UsageError: others are asked for, or the file has no such part.
     """
-    if set(formats) - {"native"} or {chain.text for chain in chains} - {UNPROTECTED.text}:
-        path = packed.checkpoint.path
+    path = packed.checkpoint.path
+    if set(formats) - {"native"}:
         raise UsageError(
             f"{path}: is quantised ({packed.layout.title}): its memory is the words of its file, and no other",
-            "leave --format and --protect out, or take the model as it was before it was quantised",
+            "leave --format out, or take the model as it was before it was quantised",
         )
+    known = sorted(set(packed.roles.values()))
+    for chain in chains:
+        check_packed(chain)
+        for role, _ in chain.roles:
+            if role not in known:
+                problem = f"{path}: {chain.text}: the file ({packed.layout.title}) has no {role}"
+                raise UsageError(problem, f"name parts that it has: {', '.join(known)}")

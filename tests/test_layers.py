@@ -36,6 +36,7 @@ LAYERS = [
     "workload",
     "recover",
     "campaign",
+    "where",
     "report",
     "api",
     "extend",

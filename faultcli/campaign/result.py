@@ -10,6 +10,7 @@ from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
 from faultcli.campaign.store import ArmMemory, Store, StoreError
 from faultcli.campaign.watch import Watch
 from faultcli.faults.laws import AnyFlips
+from faultcli.faults.one_bit import AnyBit
 
 
 def result_of(store: Store, plan: Plan | None = None, identity: Identity | None = None) -> CampaignResult:
@@ -21,7 +22,7 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         identity: of the plan.
 
     An arm without its fault-free run (it was interrupted before) is named among what is missing; curves are left out
-    (`curves.curves_of`).
+    (`curves.curves_of`), and so are single flips of `where`.
 
     Raises:
         StoreError: the store is damaged, or nothing is left.
@@ -31,14 +32,19 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     memories = {
         number: memory
         for number, arm in enumerate(identity.arms)
-        if (memory := store.memory(arm)) is not None and not isinstance(plan.arms[number].fault, AnyFlips)
+        if (memory := store.memory(arm)) is not None and not isinstance(plan.arms[number].fault, AnyFlips | AnyBit)
     }
     missing = tuple(
         arm.label
         for number, arm in enumerate(plan.arms)
-        if number not in memories and not isinstance(arm.fault, AnyFlips)
+        if number not in memories and not isinstance(arm.fault, AnyFlips | AnyBit)
     )
     if not memories:
+        if any(isinstance(arm.fault, AnyBit) for arm in plan.arms):
+            raise StoreError(
+                f"{store.name}: holds single flips of `faultcli where`, drawn by strata, and no campaign",
+                "the `where` command that wrote it shows them again, with --json FILE as a document",
+            )
         raise no_trials(store)
     if len(memories) < len(identity.arms):
         baseline = tuple(plan.baseline[number] for number in memories) if plan.baseline else ()

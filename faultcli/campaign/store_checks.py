@@ -19,6 +19,7 @@ from faultcli.campaign.records import Failure, Record
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips
 from faultcli.faults.memories import parse_range
+from faultcli.faults.one_bit import AnyBit
 from faultcli.workload.measures import Bounds
 from faultcli.workload.metrics import Outcome
 
@@ -242,8 +243,12 @@ def read_trial(cell: object, arm: Arm, bits: int) -> int:
     Raises:
         Damaged: the arm cannot have it.
     """
-    curve = isinstance(arm.fault, AnyFlips)
-    return whole(cell, "the number of a trial", 0, (bits + 1) * MOST_REPEATS - 1 if curve else MOST_TRIALS - 1)
+    most = MOST_TRIALS
+    if isinstance(arm.fault, AnyFlips):
+        most = (bits + 1) * MOST_REPEATS
+    elif isinstance(arm.fault, AnyBit):
+        most = bits
+    return whole(cell, "the number of a trial", 0, most - 1)
 
 
 def read_provenance(cell: object) -> Provenance | None:

@@ -322,7 +322,7 @@ class Subject:
             return self.hardened.image(list(self.tensors))
         if self.quantised is not None:
             refuse_other_memories(self.quantised.packed, [format], [chain])
-            return self.quantised.image(list(self.tensors))
+            return self.quantised.image(list(self.tensors), chain)
         try:
             return MemoryImage(self.tensors, format, chain, ber, self.factors, self.channels)
         except FormatError as error:

@@ -12,6 +12,7 @@ convert          a checkpoint of another kind as safetensors
 evaluate         accuracy without faults
 campaign         many trials, one table
 curve            every bit-error rate from one set of trials
+where            which layers and bits carry the risk, from single flips
 merge            one store of several
 report           what a store holds
 inspect          what a checkpoint holds; what is built in
@@ -61,6 +62,7 @@ from faultcli.cli import (
     streams,
     train_corrector,
     verify,
+    where,
 )
 from faultcli.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, INTERRUPTED
 from faultcli.cli.grouping import BriefHelp
@@ -102,6 +104,7 @@ for command in (
     seal.seal,
     train_corrector.train_corrector,
     verify.verify,
+    where.where,
 ):
     app.command(cls=BriefHelp)(guarded(command))
 

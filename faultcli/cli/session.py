@@ -63,6 +63,9 @@ def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]
     hardened = Hardened.of(checkpoint)
     if hardened is None and (packed := Packed.of(checkpoint)) is not None:
         refuse_other_memories(packed, formats, parsed)
+    else:
+        for chain in parsed:
+            chain.check_plain()
     return stored_as(hardened, formats, parsed)
 
 

@@ -4,6 +4,7 @@ law        what a fault law is
 laws       which there are
 measured   the faults of one real device as a law
 memories   bit-error rates that were published, by memory
+one_bit    one named bit, as a law
 sampling   exact random draws, the same on every machine
 drawing    the fault map of one trial
 maps       which bits differ: saved, replayed, their own inverse

@@ -12,14 +12,13 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.protect.base import (
@@ -29,25 +28,22 @@ from faultcli.protect.base import (
     Recovery,
     Words,
     Written,
-    codes_of,
     flips_beyond,
-    needs_zero_bits,
 )
 from faultcli.protect.bch import Bch, bch_code
 from faultcli.protect.block_code import BlockCode, Octets
 from faultcli.protect.channel import through
 from faultcli.protect.distribution import Distribution, levels_of, posterior_means
-from faultcli.protect.spare_bits import nearest_sparing
+from faultcli.protect.spare_bits import SparingProtection, distribution_of, nearest_sparing
 
 BLOCK_BITS = 256
 _FEW = 3  # flips a block: codes that correct no more often mistake what is beyond them
 _MISTAKEN = {2: "half", 3: "17 %"}
 _TOP_BITS = 8  # of a word in a lost block, by which it is taken for what it probably was
-_SAMPLE = 1 << 20  # words that are looked at for how they are distributed
 
 
 @dataclass(frozen=True)
-class InPlace(Protection):
+class InPlace(SparingProtection):
     """On average `spare` low bits of every word are given up for the check bits of its block of 256 bits.
 
     Values are rounded to the nearest that the bits left can say (ties to even). With b bits a word, a block is
@@ -72,25 +68,6 @@ class InPlace(Protection):
         "always for t = 1, in half of the cases for 2, 17 % for 3, 4 % for 4, 1 in 40,000 for 8"
     )
 
-    spare: float
-
-    @classmethod
-    def parse(cls, value: str | None) -> Self:
-        try:
-            spare = float(value or "")
-        except ValueError:
-            spare = math.nan
-        if not 0 < spare <= 16:
-            raise UsageError(f"inplace={value or ''}: the number of low bits to give up, up to 16", "try: inplace=2")
-        return cls(spare)
-
-    @property
-    def text(self) -> str:
-        return f"inplace={self.spare!r}".removesuffix(".0")
-
-    def spare_bits(self, format: NumberFormat) -> int:
-        return math.ceil(self.spare)
-
     def of_rows(self, rows: slice, shape: tuple[int, ...]) -> InPlace:
         return self
 
@@ -109,24 +86,14 @@ class InPlace(Protection):
 
     def _fitting(self, written: Written) -> InPlaceBlocks:
         format = written.format.element
-        needs_zero_bits(written.format, self.text)
-        room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
         block = self.fit_block(format)
         correctable = math.floor(self.spare * block / 8)
-        if self.spare > room or correctable < 1:
-            raise UsageError(
-                f"{self.text}: words of {written.format.name} have {room} bits to spare, "
-                f"and {self.spare:g} of them correct {correctable} flips a block",
-                f"choose {8 / block:.3g} to {room}",
-            )
-        if format.bits > 32:
-            raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
+        few = f", and {self.spare:g} of them correct no flip of a block" if correctable < 1 else ""
+        self.check_room(written.format, few, 8 / block)
         return _blocks(format, correctable, written.words.dtype)
 
     def fit(self, written: Written) -> FittedInPlace:
-        sample = written.words[:: max(1, len(written.words) // _SAMPLE)]
-        numbers = written.format.element.decode(codes_of(sample.copy()))
-        return FittedInPlace(self._fitting(written), Distribution.of(lambda: [numbers], 1, len(numbers)))
+        return FittedInPlace(self._fitting(written), distribution_of(written))
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         return FittedInPlace(self._fitting(empty), Distribution.restored(constants, 1))

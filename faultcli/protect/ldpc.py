@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faultcli.errors import UsageError
 from faultcli.formats import NumberFormat
 from faultcli.formats.floats import FloatFormat
 from faultcli.protect.base import (
@@ -27,62 +26,43 @@ from faultcli.protect.base import (
     Recovery,
     Words,
     Written,
-    codes_of,
-    needs_zero_bits,
 )
 from faultcli.protect.distribution import Distribution, levels_of
-from faultcli.protect.spare_bits import nearest_sparing
+from faultcli.protect.spare_bits import SparingProtection, distribution_of, nearest_sparing
 from faultcli.protect.sparse_code import Bits, Decoded, SparseCode, sparse_code
 
 _LARGEST = 1 << 16  # words of a block: longer ones gain next to nothing, and take more memory to decode
 _TOP_BITS = 8  # of a word, of which the distribution is known
-_ASIDE = 0.02  # check bits per weight of the model, for the smallest tensors that keep all their bits
+_ASIDE = 0.05  # check bits per weight of the model, for the smallest tensors that keep all their bits
 _CHECK_BITS = 8
+_SHORT = 24.0  # √K times what a block of K bits has more check bits than a long one
 _DOUBT = 1e-3  # that a word is not as the distribution has it
 _NEAR, _OVER = 0.75, 1.0  # shares of the redundancy at which blocks begin to fail, and at which all do
-_SAMPLE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Ldpc(Protection):
+class Ldpc(SparingProtection):
     """On average `spare` low bits of every word are given up for the check bits of a code over the whole tensor.
 
     Values are rounded to the nearest that the bits left can say (ties to even). Word i gives up ⌊(i+1)·M⌋ − ⌊i·M⌋
     bits. Tensors of more than 65,536 words are cut into blocks of equal length. What cannot be decoded reads as the
     values nearest to the mean of what the words probably were.
 
-    `aside`: the tensor keeps all its bits, and its check bits lie in words of their own, in the same proportion.
+    `aside`: the tensor keeps all its bits, and its check bits lie in words of their own, in the same
+    proportion and some more.
     """
 
     name: ClassVar[str] = "ldpc"
     examples: ClassVar[str] = "ldpc=0.5, ldpc=2, ldpc=4"
-    overhead: ClassVar[str] = "26 bits per tensor; check bits of the smallest tensors, up to 0.02 bits per weight"
+    overhead: ClassVar[str] = "26 bits per tensor; check bits of the smallest tensors, up to 0.05 bits per weight"
     rank: ClassVar[int] = Protection.WORD
     summary: ClassVar[str] = (
         "the lowest M bits of all words of a tensor hold the parity of one long code, decoded when they are read, all "
-        "together: for hosts, not for microcontrollers. Of 8 bits, M = 1 holds up to 1.2 % of flipped bits, 2 up to "
-        "3.5 %, 3 up to 6.5 %, 4 up to 11 %; beyond that, words read as what they probably were"
+        "together: for hosts, not for microcontrollers. Of 8 bits, M = 1 is for 1 % of flipped bits, 2.5 "
+        "for 3 %, 3 for 5 %, 4 for 10 %; beyond its reach, words read as what they probably were"
     )
 
-    spare: float
     aside: bool = False
-
-    @classmethod
-    def parse(cls, value: str | None) -> Self:
-        try:
-            spare = float(value or "")
-        except ValueError:
-            spare = math.nan
-        if not 0 < spare <= 16:
-            raise UsageError(f"ldpc={value or ''}: the number of low bits to give up, up to 16", "try: ldpc=2")
-        return cls(spare)
-
-    @property
-    def text(self) -> str:
-        return f"ldpc={self.spare!r}".removesuffix(".0")
-
-    def spare_bits(self, format: NumberFormat) -> int:
-        return math.ceil(self.spare)
 
     def fit_block(self, format: NumberFormat, words: int) -> int:
         return _block_of(words)
@@ -100,42 +80,29 @@ class Ldpc(Protection):
         ber: float | None,
     ) -> Mapping[str, Protection]:
         """As for `Protection`: the smallest tensors, whose rounding costs most for what it saves, keep their bits, as
-        many as 0.02 check bits per weight of all tensors pay for."""
-        left = _ASIDE * sum(tensor.numel() for tensor in tensors.values())
+        many as 0.05 check bits per weight of all tensors pay for."""
+        sizes = {name: tensor.numel() for name, tensor in tensors.items()}  # each may be read from a file for it
+        left = _ASIDE * sum(sizes.values())
         links: dict[str, Protection] = {}
-        for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].numel(), item[0])):
-            left -= tensor.numel() * _proportion(self.spare, format_of(name).bits)
+        for name in sorted(sizes, key=lambda name: (sizes[name], name)):
+            left -= _checks_aside(sizes[name], self.spare, format_of(name).bits)
             links[name] = replace(self, aside=True) if left >= 0 else self
-        return {name: links[name] for name in tensors}
+        return {name: links[name] for name in sizes}
 
     def fit(self, written: Written) -> FittedLdpc:
-        sample = written.words[:: max(1, len(written.words) // _SAMPLE)]
-        numbers = written.format.element.decode(codes_of(sample.copy()))
-        return self._fitted(written, Distribution.of(lambda: [numbers], 1, len(numbers)), self.aside)
+        return self._fitted(written, distribution_of(written), self.aside)
 
     def restored(self, constants: Constants, empty: Written, shape: tuple[int, ...]) -> Fitted:
         return self._fitted(empty, Distribution.restored(constants, 1), bool(constants["aside"]))
 
     def _fitted(self, written: Written, distribution: Distribution, aside: bool) -> FittedLdpc:
-        self._check(written.format)
+        self.check_room(written.format)
         return FittedLdpc(written.format.element, _block_of(written.count), self.spare, distribution, aside)
-
-    def _check(self, stored: NumberFormat) -> None:
-        """Refuse a format that it does not work on."""
-        format = stored.element
-        needs_zero_bits(stored, self.text)
-        room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
-        if self.spare > room:
-            raise UsageError(
-                f"{self.text}: words of {stored.name} have {room} bits to spare", f"choose {room} at the most"
-            )
-        if format.bits > 32:
-            raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
 
     def nearest(self, written: Written) -> Words:
         if self.aside:
             return written.words
-        self._check(written.format)
+        self.check_room(written.format)
         block = _block_of(written.count)
         return nearest_sparing(written, lambda index: _spare(index % block, self.spare), self.text)
 
@@ -157,7 +124,7 @@ class FittedLdpc(Fitted):
         self.format, self.block, self.distribution, self.aside = format, block, distribution, aside
         self.side_bits = distribution.side_bits
         self.spare = np.zeros(block, dtype=np.int64) if aside else _spare(np.arange(block), spare)
-        checks = round(block * _proportion(spare, format.bits)) if aside else int(self.spare.sum())
+        checks = _checks_aside(block, spare, format.bits) if aside else int(self.spare.sum())
         self.parity = max(1, checks)
         if aside:
             self.per_block, self.check_bits = -(-self.parity // _CHECK_BITS), _CHECK_BITS
@@ -203,13 +170,12 @@ class FittedLdpc(Fitted):
             decoded = self._decoded(blocks[number], own)
             lost[number] = not decoded.whole
             if decoded.whole and self.code is not None:
+                words[number] = self._placed(decoded.bits, self._data)
                 parity = self.code.encode(decoded.bits)
                 if not self.aside:
-                    words[number] = self._join(decoded.bits, self.code)
-                flips = int(np.bitwise_count(words[number] ^ blocks[number]).sum())
-                if self.aside:
-                    words[number] = self._written(blocks[number], decoded)
-                    flips = int(np.bitwise_count(words[number] ^ blocks[number]).sum() + (parity ^ own).sum())
+                    words[number] |= self._placed(parity, self._checks)
+                data = self._bits(blocks[number], self._data)
+                flips = int(np.count_nonzero(decoded.bits ^ data) + np.count_nonzero(parity ^ own))
                 found[min(flips, most)] += 1
         return Recovery(words, lost, found, int(lost.sum()), len(self._data) + self.parity)
 
@@ -285,9 +251,11 @@ def _spare(index: NDArray[np.int64], spare: float) -> NDArray[np.int64]:
     return bits
 
 
-def _proportion(spare: float, bits: int) -> float:
-    """Return the check bits of a word that keeps its own: as many per data bit as where they lie in the word."""
-    return bits * spare / max(1.0, bits - spare)
+def _checks_aside(words: int, spare: float, bits: int) -> int:
+    """Return the check bits of words that keep their own: as many per data bit as where they lie in the words, and more
+    the shorter the block, since the flips of a short one vary more."""
+    data = words * bits
+    return round(data * spare / max(1.0, bits - spare) * (1 + _SHORT / math.sqrt(max(1, data))))
 
 
 def _places(bits: int, top: int, spare: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

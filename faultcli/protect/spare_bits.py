@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,7 +19,66 @@ from faultcli.formats.floats import FloatFormat
 from faultcli.formats.integers import SignedInteger
 from faultcli.formats.twos_complement import pack
 from faultcli.formats.values import TILE, count_non_finite, exact_reals
-from faultcli.protect.base import Words, Written, codes_of, words_of
+from faultcli.protect.base import Protection, Words, Written, codes_of, needs_zero_bits, words_of
+from faultcli.protect.distribution import Distribution
+
+_WIDEST = 32  # bits of a word
+_SAMPLE = 1 << 20  # words that are looked at for how they are distributed
+
+
+@dataclass(frozen=True)
+class SparingProtection(Protection):
+    """One that takes on average `spare` low bits of every word: its text is `name=M`, with 0 < M ≤ 16."""
+
+    spare: float
+
+    @classmethod
+    def parse(cls, value: str | None) -> Self:
+        try:
+            spare = float(value or "")
+        except ValueError:
+            spare = math.nan
+        if not 0 < spare <= 16:
+            raise UsageError(
+                f"{cls.name}={value or ''}: the number of low bits to give up, up to 16", f"try: {cls.name}=2"
+            )
+        return cls(spare)
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}={self.spare!r}".removesuffix(".0")
+
+    def spare_bits(self, format: NumberFormat) -> int:
+        return math.ceil(self.spare)
+
+    def check_room(self, stored: NumberFormat, problem: str = "", least: float = 0) -> None:
+        """Refuse a format whose words have fewer bits to spare, are too wide, or do not read 0 as the number 0.
+
+        Args:
+            stored: the format.
+            problem: what else is wrong with it; "" if nothing is.
+            least: the fewest bits that could be given up.
+
+        Raises:
+            UsageError: the format is refused.
+        """
+        format = stored.element
+        needs_zero_bits(stored, self.text)
+        room = len(format.fields.get("mantissa", ())) if isinstance(format, FloatFormat) else format.bits - 2
+        if self.spare > room or problem:
+            raise UsageError(
+                f"{self.text}: words of {stored.name} have {room} bits to spare{problem}",
+                f"choose {least:.3g} to {room}" if least else f"choose {room} at the most",
+            )
+        if format.bits > _WIDEST:
+            raise UsageError(f"{self.text}: words of {format.bits} bits are too wide", "store them as fp32")
+
+
+def distribution_of(written: Written) -> Distribution:
+    """Return how a tensor's numbers are distributed, by a million of its words at the most."""
+    sample = written.words[:: max(1, len(written.words) // _SAMPLE)]
+    numbers = written.format.element.decode(codes_of(sample.copy()))
+    return Distribution.of(lambda: [numbers], 1, len(numbers))
 
 
 def nearest_sparing(written: Written, spare_of: Callable[[NDArray[np.int64]], NDArray[np.int64]], name: str) -> Words:

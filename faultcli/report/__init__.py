@@ -16,6 +16,7 @@ trials       trials as CSV, JSON lines and Parquet
 curve        curves as tables, lines and JSON
 preview      a campaign before its first trial
 correction   what a corrector gives back
+where        where the risk lies
 scaling      the factors that `scale` used
 hardened     a file that is a memory image
 repair       what was found in a damaged one

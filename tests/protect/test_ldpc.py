@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,8 +215,19 @@ def test_the_smallest_tensors_keep_their_bits() -> None:
     assert asides == {"large": False, "small": True, "tiny": True}
     for name in ("small", "tiny"):
         assert torch.equal(image.tensors[name].read(), plain.tensors[name].read())
-    assert image.overhead_bits_per_weight - plain.overhead_bits_per_weight < 0.03
+    assert image.overhead_bits_per_weight - plain.overhead_bits_per_weight < 0.06
     assert not torch.equal(image.tensors["large"].read(), plain.tensors["large"].read())
+
+
+def test_small_blocks_have_more_check_bits() -> None:
+    """In proportion to a long block's, one of twelve maps lost this tensor at a rate that the others hold."""
+    stored = StoredTensor.write("w", weights(16, 27), format_for("int8-channel", "F32"), [Ldpc(4.0, aside=True)])
+    assert stored.links[0].parity > 1.3 * 432 * 8  # type: ignore[attr-defined]
+    draw = np.random.default_rng(40)
+    for _ in range(20):
+        words = stored.words ^ np.packbits(draw.random((432, 8)) < 0.1, axis=1).reshape(-1)
+        checks = stored.checks[0] ^ np.packbits(draw.random((*stored.checks[0].shape, 8)) < 0.1, axis=-1)[..., 0]
+        assert np.array_equal(stored.decode_words(words, [checks]), stored.decode_words(stored.words, stored.checks))
 
 
 @pytest.mark.parametrize(
@@ -234,3 +247,29 @@ def test_what_it_does_not_go_with(format: str, chain: str, words: str) -> None:
         MemoryImage({"w": weights(10, 10)}, format, parse_chain(chain))
     with pytest.raises(UsageError, match="NaN or infinities"):
         MemoryImage({"w": torch.full((100, 100), math.inf)}, "fp16", parse_chain("ldpc=2"))
+
+
+class Reads(dict[str, torch.Tensor]):
+    """Tensors that count how often each is read."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: Counter[str] = Counter()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.read[name] += 1
+        return super().__getitem__(name)
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+
+def test_sizes_are_asked_for_once() -> None:
+    """Tensors may come from a file whenever they are looked at."""
+    tensors = Reads({"a": weights(3, 4), "b": weights(9)})
+    links = Ldpc(1.0).for_tensors(tensors, lambda name: format_for("q2.5", "F32"), (), None)
+    assert list(links) == ["a", "b"]
+    assert tensors.read == {"a": 1, "b": 1}

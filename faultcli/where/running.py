@@ -1,0 +1,213 @@
+"""Running single flips over the strata of a memory until what is asked is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Unpack
+
+from faultcli.campaign.bench import Trial
+from faultcli.campaign.plan import Plan
+from faultcli.campaign.records import Failure, Record
+from faultcli.campaign.store import ArmMemory
+from faultcli.campaign.subject import Subject
+from faultcli.campaign.trials import ArmTrials, RunWith, opened
+from faultcli.errors import UsageError
+from faultcli.where.allocation import Allocation, Seen, Turn
+from faultcli.where.strata import Stratum, strata_of
+from faultcli.workload.metrics import Outcome
+
+WHERE_SCHEMA = "faultcli.where/1"
+ROUND = 64  # trials between two looks
+QUANTITIES = ("critical", "sdc", "due", "drop")
+CRITERIA = {
+    "share": "the part of the inputs whose top-1 answer changes or is not finite (SDC + DUE), mean over flips",
+    "any": "flips that change the answer to at least one input, or make it not finite",
+    "drop": "flips that cost more than X of the accuracy, as a fraction: drop:0.01",
+}
+
+
+@dataclass(frozen=True)
+class Critical:
+    """What makes a flip critical: a key of `CRITERIA`, with the loss of accuracy of `drop`."""
+
+    kind: str = "share"
+    drop: float = 0.0
+
+    @classmethod
+    def parse(cls, spec: str) -> Critical:
+        """Read it as on the command line: `share`, `any` or `drop:X`.
+
+        Raises:
+            UsageError: it is none of these.
+        """
+        kind, colon, rest = spec.partition(":")
+        try:
+            drop = float(rest) if colon else 0.0
+        except ValueError:
+            drop = -1.0
+        if kind not in CRITERIA or bool(colon) != (kind == "drop") or not 0 <= drop < 1:
+            raise UsageError(f"--critical {spec}: no such criterion", "name one: share, any, drop:0.01")
+        return cls(kind, drop)
+
+    @property
+    def text(self) -> str:
+        """As it is written, and what it means."""
+        if self.kind == "drop":
+            return f"drop:{self.drop:g}, flips that cost more than {100 * self.drop:g} points of accuracy"
+        return f"{self.kind}, {CRITERIA[self.kind]}"
+
+    def value(self, outcome: Outcome, stored: Outcome) -> float:
+        """Return how critical a flip was, 0 to 1."""
+        changed = ((outcome.sdc or 0) + outcome.due) / outcome.n
+        if self.kind == "share":
+            return changed
+        if self.kind == "any":
+            return float(changed > 0)
+        return float(stored.top1 - outcome.top1 > self.drop + 1e-12)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """When it is enough.
+
+    `half_width`: of the interval of the whole memory; `per_stratum`: of every stratum's; None: not asked. `trials`: at
+    the most.
+    """
+
+    half_width: float | None
+    per_stratum: float | None
+    trials: int
+    critical: Critical = field(default_factory=Critical)
+
+    def __post_init__(self) -> None:
+        for name, width in (("--half-width", self.half_width), ("--stratum-half-width", self.per_stratum)):
+            if width is not None and not 0 < width < 0.5:
+                problem = f"{name} {width:g}: half of an interval's width lies between 0 and 0.5"
+                raise UsageError(problem, f"try: {name} 0.01, which is one point")
+
+
+@dataclass(frozen=True)
+class WhereResult:
+    """What came out. `means` has the mean over the memory of what `QUANTITIES` names beside `critical`."""
+
+    plan: Plan
+    plan_hash: str
+    aim: Aim
+    inputs: int
+    memory: ArmMemory
+    allocation: Allocation
+    means: dict[str, float]
+    failures: tuple[Failure, ...]
+    reached: bool  # every half-width that was asked for
+    seconds: float
+
+
+Look = Callable[[int, Allocation], None]  # trials so far
+
+
+def run_where(
+    plan: Plan,
+    subject: Subject,
+    aim: Aim,
+    *,
+    channels: bool = False,
+    blind: bool = False,
+    on_round: Look = lambda trials, allocation: None,
+    **means: Unpack[RunWith],
+) -> WhereResult:
+    """Flip single bits, stratum by stratum, until the half-widths are reached or the trials are used up.
+
+    Args:
+        plan: one arm, with the law `bit:any`.
+        subject: in the same state, bit for bit, when this returns or raises.
+        aim: when it is enough.
+        channels: strata are output channels by bits, not tensors by bits.
+        blind: predict nothing from the codes.
+        on_round: called after every round.
+        means: see `RunWith`.
+
+    Raises:
+        UsageError: the model has a score and no answers to compare, or there are too many strata.
+        StoreError: the store holds another campaign.
+        WorkloadError: the model fails.
+    """
+    with opened(plan, subject, **means) as run:
+        if run.original.outcome.masked is None or run.original.outcome.correct1 is None:
+            raise UsageError("where counts answers that change, and this model has a score of its own", "pass --data D")
+        arm = next(run.arms())
+        memory = arm.memory()
+        image = subject.image(plan.arms[0])
+        strata = strata_of(image, plan.seed, channels=channels, blind=blind)
+        allocation = Allocation(strata, plan.confidence)
+        found, failures, reached = _grow(aim, arm, memory, allocation, run.budget_seconds, on_round)
+        return WhereResult(
+            plan,
+            run.identity.sha256,
+            aim,
+            len(subject.workload),
+            memory,
+            allocation,
+            found,
+            tuple(failures),
+            reached,
+            run.seconds,
+        )
+
+
+def _grow(
+    aim: Aim, arm: ArmTrials, memory: ArmMemory, allocation: Allocation, seconds: float | None, on_round: Look
+) -> tuple[dict[str, float], list[Failure], bool]:
+    start = time.perf_counter()
+    strata, failures, done = allocation.strata, list[Failure](), 0
+    others = {name: Seen(allocation.sizes) for name in ("sdc", "due", "drop")}
+    while True:
+        phase = _phase(aim, allocation)
+        if phase is None or done >= aim.trials or (done and seconds and time.perf_counter() - start >= seconds):
+            break
+        chosen = allocation.next_round(min(ROUND, aim.trials - done), per_stratum=phase.per_stratum)
+        if not chosen:
+            break
+        with closing(arm.run(_trials(arm.number, strata, chosen))) as results:
+            for draw, result in zip(chosen, results, strict=True):
+                done += 1
+                if isinstance(result, Failure):
+                    failures.append(result)
+                    continue
+                _take(result, draw, aim, memory, allocation, others)
+        on_round(done, allocation)
+    means = {name: float(allocation.weights @ own.means()) for name, own in others.items()}
+    return means, failures, _phase(aim, allocation) is None
+
+
+def _take(
+    record: Record, draw: Turn, aim: Aim, memory: ArmMemory, allocation: Allocation, others: dict[str, Seen]
+) -> None:
+    outcome, stored = record.outcome, memory.stored
+    allocation.add(draw, aim.critical.value(outcome, stored))
+    others["sdc"].add(draw, (outcome.sdc or 0) / outcome.n)
+    others["due"].add(draw, outcome.due / outcome.n)
+    others["drop"].add(draw, stored.top1 - outcome.top1)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    per_stratum: float | None
+
+
+def _phase(aim: Aim, allocation: Allocation) -> _Phase | None:
+    """Return what the next round is for; None: nothing is left. A stratum of which all is seen is known."""
+    whole = allocation.estimate()
+    if whole is None or (aim.half_width is not None and (whole.half_width or 0.0) > aim.half_width):
+        return _Phase(None)
+    if aim.per_stratum is not None and float(allocation.half_widths().max()) > aim.per_stratum:
+        return _Phase(aim.per_stratum)
+    return None
+
+
+def _trials(arm: int, strata: Sequence[Stratum], chosen: Iterable[Turn]) -> Iterator[Trial]:
+    for draw in chosen:
+        stratum = strata[draw.stratum]
+        yield Trial(arm, stratum.number(draw.number), stratum.law(draw.number))

@@ -1,0 +1,77 @@
+"""The command: what it prints, keeps and refuses; and that its numbers are those of an unstratified campaign."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., object]
+SMALL = ("--limit", "20", "--quiet", "--include", "fc2*")
+
+
+def document(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_goes_on_from_its_store(faultcli: Cli, tmp_path: Path) -> None:
+    """Cut short and continued, by several workers or not, it is the same."""
+    store, whole, again = (tmp_path / name for name in ("s.db", "whole.json", "again.json"))
+    assert faultcli("where", *SMALL, "--trials", "150", "--half-width", "1e-4", "--json", whole).code == 0
+    assert faultcli("where", *SMALL, "--trials", "64", "--half-width", "1e-4", "--store", store).code == 0
+    command = ("where", *SMALL, "--trials", "150", "--half-width", "1e-4", "--store", store, "--json", again)
+    assert faultcli(*command).code == 0
+    one, other = document(whole), document(again)
+    del one["timing"], other["timing"]
+    assert one == other
+    assert one["trials"] == 150
+    assert not one["reached"]
+    refused = faultcli("report", store, "-o", tmp_path / "r.json")
+    assert refused.code == 2
+    assert "single flips" in refused.err
+
+
+def test_agrees_with_an_unstratified_campaign(faultcli: Cli, tmp_path: Path) -> None:
+    """Flips of exponents alone, so that the campaign sees something."""
+    path, campaign = tmp_path / "w.json", tmp_path / "c.json"
+    assert faultcli("where", *SMALL, "--half-width", "0.004", "--json", path).code == 0
+    found = document(path)
+    assert found["reached"]
+    fault = ("--fault", "flips:1,bits=30", "--trials", "150", "--json", campaign)
+    assert faultcli("campaign", *SMALL, *fault).code == 0
+    arm = document(campaign)["arms"][0]
+    bit = next(one for one in found["bit_positions"] if one["bit"] == "30")
+    assert bit["low"] - 0.1 <= arm["sdc"] + arm["due"] <= bit["high"] + 0.1
+    strata = found["strata"]
+    sites = sum(one["sites"] for one in strata)
+    assert sites == found["bits"]
+    assert found["network"]["mean"] == pytest.approx(sum(s["sites"] * s["mean"] for s in strata) / sites)
+    assert found["means"]["sdc"] + found["means"]["due"] == pytest.approx(found["network"]["mean"])
+
+
+def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
+    done = faultcli("where", *SMALL, "--trials", "130", "--by", "channel", "--critical", "drop:0.1")
+    assert done.code == 0
+    for text in ("drop:0.1", "fc2.weight[3]", "Leveugle", "Ruospo", "Layer by bit"):
+        assert text in " ".join(done.out.split()), text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--critical", "much"), "--critical much"),
+        (("--critical", "drop"), "--critical drop"),
+        (("--half-width", "0"), "--half-width 0"),
+        (("--stratum-half-width", "2"), "--stratum-half-width 2"),
+        (("--by", "weight"), "--by weight"),
+        (("--protect", "scale=auto", "--format", "q2.5"), "depends on the bit-error rate"),
+        (("--plan-only",), "--plan-only"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: tuple[str, ...], said: str, faultcli: Cli) -> None:
+    done = faultcli("where", *SMALL, *options)
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 2
