@@ -217,7 +217,7 @@ def _unfit(arm: ArmResult) -> str | None:
         return "has no trials"
     if any(record.outcome.sdc is None for record in arm.records):
         return "has a score that says of no answer whether it is another one"
-    if arm.arm.protect.links and any(record.flip is None for record in arm.records):
+    if arm.arm.protect != UNPROTECTED and any(record.flip is None for record in arm.records):
         return "has trials of an older faultcli, which did not keep what protections notice"
     return None
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from faultcli.checkpoint import Checkpoint
+from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, WordFaults
+from faultcli.faults.selection import Selection
 from faultcli.memory import MemoryImage
 from faultcli.protect.base import Noticed
 from faultcli.protect.chain import parse_chain
+from faultcli.quantised import Quantised
+
+PACKED = Path(__file__).parents[1] / "golden" / "packed"
 
 CORRECTED, DETECTED, NOTHING = Noticed(True, False), Noticed(False, True), Noticed()
 
@@ -93,3 +100,18 @@ def test_no_fault_is_noticed_where_there_is_none() -> None:
         memory = image(chain)
         assert memory.noticed(FaultMap({}, memory.layout)) == NOTHING
         assert memory.tensors["w"].noticed({}) == NOTHING
+
+
+def test_parts_of_quantised_weights() -> None:
+    quantised = Quantised.of(Checkpoint.open(PACKED / "gptq-4"), Selection(target="all-parts"))
+    assert quantised is not None
+    memory = quantised.image(quantised.weights, parse_chain("scales:tmr,codes:parity"))
+    wanted = {"scales": CORRECTED, "codes": DETECTED}
+    seen = set()
+    for trial in range(120):
+        faults = memory.draw(parse_law("flips:1"), seed=0, trial=trial)
+        (region,) = faults.faults
+        role = quantised.packed.roles[region.partition("#")[0]]
+        seen.add(role)
+        assert memory.noticed(faults) == wanted.get(role, NOTHING), region
+    assert seen > set(wanted)
