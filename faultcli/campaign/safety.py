@@ -224,9 +224,9 @@ def _unfit(arm: ArmResult) -> str | None:
 
 def _command(result: CampaignResult) -> str:
     named = result.provenance.model if result.provenance else "MODEL"
-    model = [] if named == DEMO else [shlex.quote(named)]
+    model = [] if named == DEMO else [shlex.quote(named), "--data DATA"]
     formats = ",".join(dict.fromkeys(arm.arm.format for arm in result.arms))
     chains = dict.fromkeys(["none", *(arm.arm.protect.text for arm in result.arms)])
     options = [f"--format {formats}", *(f"--protect {shlex.quote(chain)}" for chain in chains)]
     more = ["--fault flips:1", *options, "--trials 3000 --store singles.sqlite"]
-    return " ".join(["with its --data:", "faultcli campaign", *model, *more])
+    return " ".join(["faultcli campaign", *model, *more])

@@ -61,16 +61,21 @@ def fit_cell(share: Share, total_fit: float) -> str:
 
 
 def least_cell(share: Share) -> str:
-    """Write a share that should be large with its lower bound, in percent."""
-    return f"{digits(100 * share.value)} % [≥ {digits(100 * share.low, ROUND_FLOOR)} %]"
+    """Write a share that should be large with its lower bound, in percent; where no fault was of another kind, the
+    bound alone."""
+    bound = f"≥ {digits(100 * share.low, ROUND_FLOOR)} %"
+    if not share.count:
+        return UNDEFINED
+    return bound if share.count == share.trials else f"{digits(100 * share.value)} % [{bound}]"
 
 
 def coverage_cell(coverage: Coverage | None) -> str:
-    """Write a coverage with its lower bound, in percent; a bound that is not above 0 shows none."""
+    """Write a coverage with its lower bound, in percent; a bound that is not above 0 shows none. Where no dangerous
+    fault was left, the bound alone."""
     if coverage is None or coverage.value is None or coverage.low is None:
         return UNDEFINED
     low = f"≥ {digits(100 * coverage.low, ROUND_FLOOR)} %" if coverage.low > 0 else "none shown"
-    return f"{digits(100 * coverage.value, ROUND_FLOOR)} % [{low}]"
+    return low if coverage.value == 1 else f"{digits(100 * coverage.value, ROUND_FLOOR)} % [{low}]"
 
 
 ARM_COLUMNS = (

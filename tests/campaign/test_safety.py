@@ -150,6 +150,8 @@ def test_what_was_not_seen_has_a_bound_and_no_rate(tmp_path: Path) -> None:
     assert "140 <small>[≤ 281]</small>" in page  # 700 · 40.103 % = 280.7
     assert "77.5 % <small>[none shown]</small>" in page  # the bound is below 0: 20 faults show no coverage
     assert ">0 FIT" not in page
+    best = replace(result, arms=(result.arms[0], replace(result.arms[1], records=result.arms[1].records[:18])))
+    assert "<td>≥ 84.6 %</td>" in render("r.html", best, RATES).decode()  # 0.05^(1/18) = 84.67 %: all 18 not dangerous
     (strict, _) = rows("r.csv", result, SafetyRates(700.0, 0.99))
     assert float(strict["corrected_fit_at_most"]) == pytest.approx(700 * (1 - 0.01 ** (1 / 20)))
     (twice, _) = rows("r.csv", result, SafetyRates(1400.0))
@@ -283,7 +285,9 @@ def test_other_trials_are_refused_with_what_to_run(change: Callable[[Any], Any],
         safety_of(changed, RATES)
     assert said in refused.value.message
     assert "\n" not in refused.value.message
-    assert "faultcli campaign model --fault flips:1 --format q2.5 --protect none" in str(refused.value.remedy)
+    assert "faultcli campaign model --data DATA --fault flips:1 --format q2.5 --protect none" in str(
+        refused.value.remedy
+    )
     mixed = safety_of(replace(result, arms=(result.arms[0], change(result.arms[1]))), RATES)
     assert len(mixed.arms) == len(mixed.left_out) == 1
     assert said in render("r.html", mixed.campaign, RATES).decode()
