@@ -228,15 +228,10 @@ class Subject:
 
     @cached_property
     def channels(self) -> ChannelsOf:
-        """The output channels of tensors where they are no slices of the first dimension; of tensors that are scaled
-        channel by channel, those that they were scaled by."""
+        """The output channels of tensors where they are no slices of the first dimension."""
+        scaling = None if self.checkpoint is None else Scaling.of(self.checkpoint)
         found = self.workload.channels()
-        if self.factors is None or self.checkpoint is None:
-            return found
-        scaling = Scaling.of(self.checkpoint)
-        assert scaling is not None
-        by_first = {name for name, own in self.factors.items() if len(own.values) > 1}
-        return {name: own for name, own in found.items() if name not in by_first} | dict(scaling.channels)
+        return found if scaling is None else scaling.channels_among(found)
 
     @property
     def training_split(self) -> str | None:

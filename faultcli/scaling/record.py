@@ -68,6 +68,12 @@ class Scaling:
         """Return the factors that the memory of the checkpoint holds its weights with."""
         return charged({name: factor.float() for name, factor in self.factors.items()})
 
+    def channels_among(self, found: ChannelsOf) -> ChannelsOf:
+        """Return the output channels that a network has, but for tensors that are scaled channel by channel those that
+        they were scaled by."""
+        by_channel = {name for name, factor in self.factors.items() if len(factor) > 1}
+        return {name: own for name, own in found.items() if name not in by_channel} | dict(self.channels)
+
     def read(self, name: str, words: Tensor, *, in_place: bool = False) -> Tensor:
         """Return what words of the file stand for: the original's weight, bit for bit, where the word is as it was
         written, and v/c, as on any device, where faults have changed it. `in_place`: in the memory of
