@@ -30,7 +30,7 @@ TAKES_A_MODEL = ("inject", "scale", "harden", "repair", "seal", "verify")
 NO_FILES = [
     *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),
     *("base", "length", "tensor", "key"),
-    *("factor", "granularity", "method", "hidden", "ray", "shard", "rates", "gate", "bounds"),
+    *("critical", "by", "factor", "granularity", "method", "hidden", "ray", "shard", "rates", "gate", "bounds"),
 ]
 FILE_WORDS = ("FILE", "DIR", "STORE", "MODEL", "OUT", "measured")
 
