@@ -13,6 +13,7 @@ evaluate         accuracy without faults
 campaign         many trials, one table
 curve            every bit-error rate from one set of trials
 where            which layers and bits carry the risk, from single flips
+worst            the few flips that hurt most, by gradients
 merge            one store of several
 report           what a store holds
 inspect          what a checkpoint holds; what is built in
@@ -63,6 +64,7 @@ from faultcli.cli import (
     train_corrector,
     verify,
     where,
+    worst,
 )
 from faultcli.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, INTERRUPTED
 from faultcli.cli.grouping import BriefHelp
@@ -105,6 +107,7 @@ for command in (
     train_corrector.train_corrector,
     verify.verify,
     where.where,
+    worst.worst,
 ):
     app.command(cls=BriefHelp)(guarded(command))
 
