@@ -30,7 +30,7 @@ class Searched:
         READS,
     ] = None
     search_inputs: Annotated[int, search("N", "So many of them, drawn by --seed.", default=True)] = 128
-    tries: Annotated[int, search("N", "Flips of every tensor that a step tries by a forward pass.", default=True)] = 1
+    tries: Annotated[int, search("N", "Flips of every tensor that a step tries by a forward pass.", default=True)] = 8
     random_trials: Annotated[int, search("N", "Fault maps of as many random flips to compare with.", default=True)] = 20
     seed: options.Seed = 0
     threads: Annotated[int | None, search("N", "Threads that compute.", default="all cores"), RARE] = None

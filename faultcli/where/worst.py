@@ -37,6 +37,7 @@ from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import Outcome
 
 WORST_SCHEMA = "faultcli.worst/1"
+_WIDER = 8  # times as many tries before the search gives up
 _LOST = 0.999  # of the loss that there can be
 COUNTS = (1, 2, 5)  # numbers of flips that are reported, and these times powers of ten
 
@@ -52,7 +53,7 @@ class Search:
 
     flips: int = 10
     inputs: int = 128
-    tries: int = 1
+    tries: int = 8
     random_trials: int = 20
     seed: int = 0
 
@@ -282,7 +283,7 @@ class _Hunt:
         """Yield one step after the other, until there are as many flips as asked for or none that hurts."""
         now = hurt(self._looking)
         while self.total < self._search.flips:
-            found = self._next(now)
+            found = self._next(now, self._search.tries) or self._next(now, _WIDER * self._search.tries)
             if found is None:
                 left = now < CAP * _LOST
                 self.ended = "no flip that was tried hurts more" if left else "no right answer is left"
@@ -294,7 +295,7 @@ class _Hunt:
                 outcome = self._subject.workload.outcome(golden)
             yield WorstStep(tuple(self._named(best, before)), self.total, now, outcome)
 
-    def _next(self, now: float) -> tuple[Candidate, float] | None:
+    def _next(self, now: float, tries: int) -> tuple[Candidate, float] | None:
         """Return the flips that hurt most, per flip, of those that are tried, and how much it then hurts."""
         with self._image.patch(self._map(self._faults)).applied(self._live):
             slopes = gradients(self._looking, list(self._readings))
@@ -305,7 +306,7 @@ class _Hunt:
         for name, slope in slopes.items():
             reading = self._readings[name]
             left = self._search.flips - self.total
-            for one in candidates(reading, reading.in_order(slope), self._faults, left, self._search.tries):
+            for one in candidates(reading, reading.in_order(slope), self._faults, left, tries):
                 with self._image.patch(self._map(with_sites(self._faults, one.sites))).applied(self._live):
                     then = hurt(self._looking)
                 gain = (then - now) / len(one.sites)
