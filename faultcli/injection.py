@@ -325,6 +325,8 @@ def _takes_back(memory: FileMemory, faults: FaultMap, sha256: str) -> bool:
 def about_checkpoint(error: FormatError, checkpoint: Checkpoint, names: Sequence[str] = ()) -> FormatError:
     """Return the error of a tensor with the checkpoint's path, and with a remedy if it has none; of NaN and infinities,
     that of all tensors `names` that hold such."""
+    if error.message.startswith(f"{checkpoint.path}: "):
+        return error
     if isinstance(error, NonFiniteError) and names:
         error = naming_all(error, LazyTensors(checkpoint, names))
     remedy = error.remedy or "leave the tensor out with --exclude, or name a format that stores such values"

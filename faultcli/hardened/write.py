@@ -94,8 +94,7 @@ def harden_checkpoint(
         writer = _Writer(checkpoint, plans, links, rows, format_name, chain, ber, progress)
         rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
     except FormatError as error:
-        named = error.message.startswith(f"{checkpoint.path}: ")
-        raise (error if named else about_checkpoint(error, checkpoint, names)) from None
+        raise about_checkpoint(error, checkpoint, names) from None
     return writer.rows
 
 

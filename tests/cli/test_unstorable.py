@@ -66,5 +66,8 @@ def test_dtypes_are_named_together(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "tensor 'flag.0' has dtype BOOL" in told
     assert "nor can 'flag.1', 'flag.2' and 1 more be stored" in told
     assert "leave them out: --exclude 'flag.*'" in told
+    line = ["scale", str(tmp_path / "m.safetensors"), "--target", "any", "--factor", "2", "--format", "fp16"]
+    assert run([*line, "-o", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count(f"{tmp_path / 'm.safetensors'}: ") == 1
     with pytest.raises(FormatError, match=r"nor can 'flag\.1', 'flag\.2' and 1 more be stored"):
         MemoryImage.of(flags, format="fp16", target="any")
