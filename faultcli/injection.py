@@ -17,8 +17,8 @@ from faultcli.faults.drawing import draw_one, share_out
 from faultcli.faults.law import FaultLaw, Region, Site
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults
 from faultcli.files import check_output
-from faultcli.formats import NATIVE, Channels, container_dtype, word_format
-from faultcli.protect.arranged import arranged
+from faultcli.formats import NATIVE, Channels, NumberFormat, container_dtype, word_format
+from faultcli.protect.arranged import arranged, to_arrange
 from faultcli.protect.base import words_of_bytes
 from faultcli.protect.protected_tensor import StoredTensor
 from faultcli.protect.regions import TensorSlot
@@ -117,6 +117,7 @@ class PlainMemory(FileMemory):
     def __init__(self, checkpoint: Checkpoint, places: Sequence[TensorSlot], format: str) -> None:
         self.checkpoint, self.format = checkpoint, format
         self._slots = {slot.name: slot for slot in places}
+        self._rows = to_arrange(checkpoint.channels, {slot.name: slot.format for slot in places})
         self._changed = 0
 
     @property
@@ -138,8 +139,8 @@ class PlainMemory(FileMemory):
     def corrupt(
         self, info: TensorInfo, data: NDArray[np.uint8], faults_of: Callable[[Region], WordFaults]
     ) -> dict[str, WordFaults]:
-        channels = self.checkpoint.channels.get(info.name)
-        faults, changed = _corrupt(info, data, self._slots[info.name], faults_of, channels)
+        slot, rows = self._slots[info.name], self._rows.get(info.name)
+        faults, changed = _corrupt(info, data, slot.format, faults_of, rows)
         self._changed += changed
         return faults
 
@@ -168,10 +169,10 @@ def slots(checkpoint: Checkpoint, names: Sequence[str], format_name: str, *, num
         formats = formats_of({name: info.dtype for name, info in infos.items()}, format_name)
     except FormatError as error:
         raise about_checkpoint(error, checkpoint) from None
-    places = []
-    for name, format in formats.items():
-        own = checkpoint.channels.get(name) if format.by_row else None
-        places.append(TensorSlot(name, infos[name].shape if own is None else (own.count, own.row), format))
+    rows = to_arrange(checkpoint.channels, formats)
+    shapes = {name: info.shape for name, info in infos.items()}
+    shapes |= {name: own.shape for name, own in rows.items()}
+    places = [TensorSlot(name, shapes[name], format) for name, format in formats.items()]
     return places
 
 
@@ -370,13 +371,12 @@ def _write(
 def _corrupt(
     info: TensorInfo,
     data: NDArray[np.uint8],
-    slot: TensorSlot,
+    format: NumberFormat,
     faults_of: Callable[[Region], WordFaults],
-    channels: Channels | None,
+    rows: Channels | None,
 ) -> tuple[dict[str, WordFaults], int]:
     """Replace a tensor's bytes, in place, by what reads back; return its faults by region, and how many values they
     changed."""
-    format = slot.format
     if format == word_format(info.dtype):  # the words lie in the file: nothing to encode
         words = words_of_bytes(data, format.bits)
         faults = faults_of(StoredTensor(info.name, word_shape(info), format, words))
@@ -385,14 +385,13 @@ def _corrupt(
     dtype = torch_dtype(info.dtype)
     assert dtype is not None  # it has a number format, so torch has it too
     values = torch.from_numpy(data).view(dtype).view(info.shape)
-    own = channels if format.by_row else None
-    stored = StoredTensor.write(info.name, values if own is None else own.rows(values), format)
+    stored = StoredTensor.write(info.name, values if rows is None else rows.rows(values), format)
     drawn = {region.name: faults_of(region) for region in stored.regions}
-    touched = arranged(stored, own, info.shape).faulty(drawn)
-    if own is None:
+    touched = arranged(stored, rows, info.shape).faulty(drawn)
+    if rows is None:
         stored.read(values)
     else:
-        values.copy_(own.back(stored.read(), info.shape))
+        values.copy_(rows.back(stored.read(), info.shape))
     raw = container_dtype(8 * dtype.itemsize)  # torch copies by index in integers, not in 8-bit floats
     values.view(raw).view(-1).index_copy_(0, touched.index, touched.values.to(dtype).view(raw))
     return drawn, len(touched.index)

@@ -155,19 +155,19 @@ class MemoryImage:
 
         dtypes = {name: str(values.dtype) for name, values in tensors.items()}
         named = {name: _DTYPE_NAMES.get(dtype, dtype.removeprefix("torch.")) for name, dtype in dtypes.items()}
-        format_of = formats_of(named, format_name).__getitem__
+        formats = formats_of(named, format_name)
         multiplied = factors if factors and not any(link.rank == Protection.VALUE for link in chain.links) else {}
-        known = {name: own for name, own in (channels or {}).items() if name in tensors}
-        own_rows = {name for name, own in multiplied.items() if name in known and len(own.values) > 1}
-        rows = to_arrange(known, format_of, chain.links) | {name: known[name] for name in own_rows}
+        known = channels or {}
+        several = {name for name, own in multiplied.items() if name in formats and len(own.values) > 1}
+        rows = to_arrange(known, formats, chain.links) | {name: known[name] for name in several & known.keys()}
         by_rows = ByRows(tensors, rows)
-        links = chain.for_tensors(by_rows, format_of, ber)
+        links = chain.for_tensors(by_rows, formats.__getitem__, ber)
         for name, own in multiplied.items():
             if name in links:
                 links[name] = (own.by_rows(rows[name]) if name in rows else own, *links[name])
         self.tensors: Mapping[str, TensorInMemory] = {
             name: arranged(
-                StoredTensor.write(name, by_rows[name], format_of(name), links[name], ber=ber),
+                StoredTensor.write(name, by_rows[name], formats[name], links[name], ber=ber),
                 rows.get(name),
                 tuple(values.shape),
             )
@@ -356,8 +356,12 @@ class MemoryImage:
 
     def _hit(self, faults: FaultMap) -> list[str]:
         """Return the tensors that faults hit."""
-        tensor_of = {region.name: name for name, stored in self.tensors.items() for region in stored.regions}
-        return list(dict.fromkeys(tensor_of[name] for name in faults.faults))
+        return list(dict.fromkeys(self._tensor_of[name] for name in faults.faults))
+
+    @cached_property
+    def _tensor_of(self) -> dict[str, str]:
+        """The tensor that a region belongs to, by the region's name."""
+        return {region.name: name for name, stored in self.tensors.items() for region in stored.regions}
 
 
 @dataclass(frozen=True)

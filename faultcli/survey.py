@@ -67,7 +67,7 @@ def _survey(
         format = format_for(format_name, info.dtype)
         word_bits = format.bits
         channels = checkpoint.channels.get(info.name)
-        rows = info.shape if channels is None else (channels.count, channels.row)
+        rows = info.shape if channels is None else channels.shape
         scale_bits = format.scale_format.bits * format.scale_words(rows) if format.scale_format else 0
     except FormatError:  # words of no number lie as they are in the file, and in no other format
         if format_name == "native":

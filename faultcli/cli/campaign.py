@@ -46,9 +46,7 @@ def campaign(
         corrector_of,
         in_seconds,
         looking,
-        note_doubts,
-        note_what_runs,
-        open_subject,
+        opened_with_notes,
         provenance_of,
         set_threads,
     )
@@ -79,12 +77,10 @@ def campaign(
     )
     part = parse_shard(running.shard) if running.shard else WHOLE
     threads = set_threads(running.threads, several=running.several)
-    subject = open_subject(model, workload, at_risk, correct)
+    subject = opened_with_notes(model, workload, at_risk, arms, correct, quiet=quiet)
     provenance = provenance_of(subject, command_line(), rates)
     if older is not None:
         plan = replace(plan, baseline=older.accuracies(plan, provenance, len(subject.workload)))
-    note_what_runs(subject, quiet=quiet)
-    note_doubts(subject, ((arm.format, arm.protect) for arm in arms), quiet=quiet)
     subject = looking(subject, arms, correct, hardening.unlabelled)
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)

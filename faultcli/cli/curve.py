@@ -73,9 +73,7 @@ def curve(
         corrector_of,
         in_seconds,
         looking,
-        note_doubts,
-        note_what_runs,
-        open_subject,
+        opened_with_notes,
         provenance_of,
         set_threads,
     )
@@ -96,10 +94,8 @@ def curve(
         most = CURVE_TRIALS if stopping.until_ci is None else MOST_TRIALS
     plan = Plan(arms, most, asked.seed, *at_risk.selection, (), stopping.until_ci, stopping.confidence, question)
     threads = set_threads(running.threads, several=running.several)
-    subject = open_subject(model, workload, at_risk, correct)
+    subject = opened_with_notes(model, workload, at_risk, arms, correct, quiet=quiet)
     provenance = provenance_of(subject, command_line(), [])
-    note_what_runs(subject, quiet=quiet)
-    note_doubts(subject, ((arm.format, arm.protect) for arm in arms), quiet=quiet)
     subject = looking(subject, arms, correct, hardening.unlabelled)
     if running.plan_only:
         show_preview(plan, subject, running.store, shown.json)

@@ -97,6 +97,22 @@ def open_subject(model: str | None, workload: ModelAndData, at_risk: AtRisk, cor
     return subject
 
 
+def opened_with_notes(
+    model: str | None,
+    workload: ModelAndData,
+    at_risk: AtRisk,
+    arms: Sequence[Arm],
+    correct: Correct | None = None,
+    *,
+    quiet: bool,
+) -> Subject:
+    """Open what is put to the test, and say what a user may not expect of it and of the memories that it lies in."""
+    subject = open_subject(model, workload, at_risk, correct)
+    note_what_runs(subject, quiet=quiet)
+    note_doubts(subject, ((arm.format, arm.protect) for arm in arms), quiet=quiet)
+    return subject
+
+
 def provenance_of(subject: Subject, command: str, rates: Sequence[Rate]) -> Provenance:
     """Say where a campaign's numbers will come from."""
     from faultcli.report.document import rates_document

@@ -77,9 +77,7 @@ def where(
         conducting,
         in_seconds,
         memories_of,
-        note_doubts,
-        note_what_runs,
-        open_subject,
+        opened_with_notes,
         provenance_of,
         set_threads,
     )
@@ -104,9 +102,7 @@ def where(
         )
     plan = Plan(arms, asked.trials, asked.seed, *at_risk.selection, confidence=asked.confidence)
     threads = set_threads(running.threads, several=running.several)
-    subject = open_subject(model, workload, at_risk)
-    note_what_runs(subject, quiet=quiet)
-    note_doubts(subject, ((arm.format, arm.protect) for arm in arms), quiet=quiet)
+    subject = opened_with_notes(model, workload, at_risk, arms, quiet=quiet)
     seconds, provenance = in_seconds(asked.budget), provenance_of(subject, command_line(), [])
     with (
         conducting(subject, running, threads, seconds, provenance, quiet=quiet) as how,

@@ -34,6 +34,11 @@ class Channels:
         return self.outer * self.inner
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix of its rows."""
+        return self.count, self.row
+
+    @property
     def elements(self) -> int:
         return self.count * self.row
 

@@ -52,7 +52,7 @@ class TensorRecord:
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape that its words lie in."""
-        return self.shape if self.channels is None else (self.channels.count, self.channels.row)
+        return self.shape if self.channels is None else self.channels.shape
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,10 @@ def harden_checkpoint(
     check_plain(checkpoint)
     try:
         formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
-        known = {name: own for name, own in checkpoint.channels.items() if name in formats}
-        rows = to_arrange(known, formats.__getitem__, chain.links)
+        rows = to_arrange(checkpoint.channels, formats, chain.links)
         links = chain.for_tensors(ByRows(LazyTensors(checkpoint, names), rows), formats.__getitem__, ber)
         shapes = {name: checkpoint.info(name).shape for name in names}
-        shapes |= {name: (own.count, own.row) for name, own in rows.items()}
+        shapes |= {name: own.shape for name, own in rows.items()}
         plans = {name: Slot.planned(name, formats[name], links[name], shapes[name]) for name in names}
         _check_names(checkpoint, plans)
         writer = _Writer(checkpoint, plans, links, rows, format_name, chain, ber, progress)

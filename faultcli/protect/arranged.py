@@ -7,7 +7,7 @@ matrix of its channels. Where nothing that is stored depends on channels, tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -63,8 +63,14 @@ def arranged(stored: StoredTensor, channels: Channels | None, shape: tuple[int, 
 
 
 def to_arrange(
-    channels: ChannelsOf, format_of: Callable[[str], NumberFormat], links: Sequence[Protection]
+    channels: ChannelsOf, formats: Mapping[str, NumberFormat], links: Sequence[Protection] = ()
 ) -> dict[str, Channels]:
-    """Return the channels of those tensors of which something is stored per channel."""
+    """Return the channels, where they are known, of those tensors of which something is stored per channel.
+
+    Args:
+        channels: of any tensors.
+        formats: of the tensors that are stored.
+        links: what protects them.
+    """
     by_row = any(link.by_row for link in links)
-    return {name: own for name, own in channels.items() if by_row or format_of(name).by_row}
+    return {name: own for name, own in channels.items() if name in formats and (by_row or formats[name].by_row)}

@@ -157,7 +157,7 @@ def _parse_roles(text: str) -> Chain:
 
 
 def check_packed(chain: Chain) -> None:
-    """Refuse links that change values or words, for packed words of which every bit is used.
+    """Refuse links that change values or words, for words that hold the codes and scales of quantised weights.
 
     Raises:
         UsageError: names the link.
@@ -165,8 +165,7 @@ def check_packed(chain: Chain) -> None:
     for link in chain.links:
         if link.rank != Protection.CHECK:
             raise UsageError(
-                f"{link.text}: works on numbers; the words of quantised weights are codes and scales, and have no bit"
-                " to spare",
+                f"{link.text}: works on numbers; the words of quantised weights are codes and scales",
                 "use check words: parity, secded=64 or tmr",
             )
 

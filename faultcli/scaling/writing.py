@@ -86,8 +86,7 @@ def scale_checkpoint(
     names = [name for name in names if checkpoint.info(name).elements]
     formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
     rounds = _may_round(checkpoint, names, scale)
-    rows_of = to_arrange({name: own for name, own in checkpoint.channels.items() if name in formats},
-                         formats.__getitem__, [scale])  # fmt: skip
+    rows_of = to_arrange(checkpoint.channels, formats, [scale])
     per_channel = {name: own for name, own in rows_of.items() if scale.by_row}
     common = None
     if scale.granularity == "model" and names:

@@ -5,7 +5,8 @@ memory is Σ W_h·ȳ_h, whatever the allocation, and its variance Σ W_h²·(1 �
 
 Where trials decide how many follow, their mean leans: a stratum whose first flips look harmless is left alone, and one
 that looks bad is looked at again. So the sites of every stratum are two halves, at random, with trials of their own,
-and each half's allocation follows from what the other one showed. ȳ_h is the mean of both, each weighted by its sites.
+and each half's allocation follows from what the other one showed (but for a half-width per stratum, which both halves
+decide). ȳ_h is the mean of both, each weighted by its sites.
 
 s_h² of a few trials that all say the same is 0 and means little. So each stratum borrows one trial's worth of spread
 from its bit position: the pooled squares of that bit's trials in all layers, and half a trial more at what the codes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -92,9 +93,20 @@ class BaseWorkload(ABC):
         understood, not applied, not read, and what would help."""
         return [*self.architecture.notes, *(self.binding.notes if self.binding else ()), *self.found]
 
-    @abstractmethod
     def identity(self) -> str:
-        """Return everything that changes what the model answers, apart from its weights, as one line of JSON."""
+        """Return everything that changes what the model answers, apart from its weights, as one line of JSON: the
+        network, the data, and what floating-point results depend on (threads, batch size, device type)."""
+        own = {
+            "architecture": self.architecture.name,
+            "data": self.data_sha256(),
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
+        }
+        return json.dumps(own | self._settings(), sort_keys=True)
+
+    def _settings(self) -> dict[str, object]:
+        """Return what else its `identity` consists of."""
+        return {"batch_size": self.batch_size}
 
     @abstractmethod
     def fault_free(self) -> tuple[Golden, Outcome]:

@@ -3,28 +3,20 @@ out."""
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from faultcli.errors import WorkloadError
 from faultcli.workload.base import BaseWorkload
+from faultcli.workload.data.choices import ChoiceDataset
+from faultcli.workload.data.tokens import TokenDataset
 from faultcli.workload.models.architectures import Architecture
 
 LOGITS = 1 << 26  # float32 logits of one batch, by default, as many as are 256 MB
 LARGEST_BATCH = 16  # sequences
-
-
-class TokenData(Protocol):
-    """What a model is run on: sequences of tokens, or questions made of them."""
-
-    @property
-    def name(self) -> str: ...
-    def __len__(self) -> int: ...
-    def sha256(self) -> str: ...
 
 
 class CausalWorkload(BaseWorkload):
@@ -49,7 +41,7 @@ class CausalWorkload(BaseWorkload):
         self,
         architecture: Architecture,
         model: nn.Module,
-        data: TokenData,
+        data: TokenDataset | ChoiceDataset,
         *,
         longest: int,
         batch_size: int | None,
@@ -72,19 +64,8 @@ class CausalWorkload(BaseWorkload):
     def data_sha256(self) -> str:
         return self._data.sha256()
 
-    def identity(self) -> str:
-        """Return everything that changes what the model answers, apart from its weights, as one line of JSON."""
-        return json.dumps(
-            {
-                "architecture": self.architecture.name,
-                "data": self.data_sha256(),
-                **({} if self.task is None else {"task": self.task}),
-                "batch_size": self.batch_size,
-                "threads": torch.get_num_threads(),
-                "device": self.device.type,
-            },
-            sort_keys=True,
-        )
+    def _settings(self) -> dict[str, object]:
+        return super()._settings() | ({} if self.task is None else {"task": self.task})
 
     def sample(self) -> Tensor:
         """Return the logits of one sequence: [1, T, V]."""

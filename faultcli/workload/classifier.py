@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -201,21 +200,9 @@ class Workload(BaseWorkload):
     def data_sha256(self) -> str:
         return self.dataset.sha256()
 
-    def identity(self) -> str:
-        """Return everything that changes what the model answers, apart from its weights, as one line of JSON: the
-        network, the data, and what floating-point results depend on (threads, batch size, device type)."""
-        return json.dumps(
-            {
-                "architecture": self.architecture.name,
-                "preprocess": self.architecture.preprocess.key,
-                "data": self.data_sha256(),
-                "batch_size": self.batch_size,
-                "threads": torch.get_num_threads(),
-                "device": self.device.type,
-                **({} if self._answer is None else {"answer": str(self._answer)}),
-            },
-            sort_keys=True,
-        )
+    def _settings(self) -> dict[str, object]:
+        answer = {} if self._answer is None else {"answer": str(self._answer)}
+        return {**super()._settings(), "preprocess": self.architecture.preprocess.key, **answer}
 
     def golden(self) -> GoldenRun:
         """Run the model and return what later outcomes are compared with."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -84,17 +83,8 @@ class ScoreWorkload(BaseWorkload):
     def describe(self) -> str:
         return f"{self.architecture.name}, scored by {self.task.name}"
 
-    def identity(self) -> str:
-        return json.dumps(
-            {
-                "architecture": self.architecture.name,
-                "score": self.task.name,
-                "data": self.data_sha256(),
-                "threads": torch.get_num_threads(),
-                "device": self.device.type,
-            },
-            sort_keys=True,
-        )
+    def _settings(self) -> dict[str, object]:
+        return {"score": self.task.name}
 
     def fault_free(self) -> tuple[GoldenScores, Outcome]:
         scores, outputs, finite = self._run()

@@ -19,7 +19,7 @@ from torch import Tensor
 from faultcli.errors import WorkloadError
 from faultcli.foreign import ForeignError, parse_json, read_text, whole_number
 from faultcli.workload.data.archives import read_named
-from faultcli.workload.data.labelled import plain_tensor, whole_numbers
+from faultcli.workload.data.labelled import check_limit, plain_tensor, whole_numbers
 from faultcli.workload.data.readers import ARRAY_SUFFIXES
 from faultcli.workload.data.tokenizer import load_tokenizer
 from faultcli.workload.models.architectures import Language
@@ -95,8 +95,7 @@ def load_choices(spec: str, language: Language, limit: int | None = None) -> Cho
     in_arrays = spec.endswith(ARRAY_SUFFIXES) and "choice_mask" in read_named(Path(spec), ("choice_mask",), limit=1)
     if not in_arrays and not spec.endswith(SUFFIX):
         return None
-    if limit is not None and limit < 1:
-        raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
+    check_limit(limit, spec)
     if in_arrays:
         found = _of_arrays(spec, read_named(Path(spec), _ARRAYS, limit=limit), language)
     else:

@@ -12,7 +12,7 @@ import torch
 from faultcli.errors import WorkloadError, unknown_name
 from faultcli.foreign import whole_number
 from faultcli.workload.data.images import read_images
-from faultcli.workload.data.labelled import Dataset, labelled, make_dataset
+from faultcli.workload.data.labelled import Dataset, check_limit, labelled, make_dataset
 from faultcli.workload.data.labels import in_classes_of
 from faultcli.workload.data.readers import (
     ARRAY_SUFFIXES,
@@ -64,8 +64,7 @@ def load_data(
         UsageError: nothing known is named.
         WorkloadError: files are missing, damaged or do not fit each other, or `limit` is below 1.
     """
-    if limit is not None and limit < 1:
-        raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
+    check_limit(limit, spec)
     source, options = _options(spec)
     dataset = _load(spec, source, options, _Network(geometry, takes, texts), limit).first(limit)
     if classes is not None and source.startswith("images:") and not options.keys() & {"classes", "offset"}:

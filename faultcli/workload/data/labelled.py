@@ -73,11 +73,8 @@ class Dataset:
         Raises:
             WorkloadError: `limit` is below 1.
         """
-        if limit is None:
-            return self
-        if limit < 1:
-            raise WorkloadError(f"a limit of {limit} leaves no inputs of {self.name}", "--limit takes 1 or more")
-        return self.rows(slice(limit))
+        check_limit(limit, self.name)
+        return self if limit is None else self.rows(slice(limit))
 
     def rows(self, chosen: slice | Tensor) -> Dataset:
         """Return some inputs: a slice of them, or those of these positions, in this order."""
@@ -100,6 +97,12 @@ class Dataset:
                 digest.update(f"{kind} {name!r} {tensor.dtype} {list(tensor.shape)}\n".encode())
                 digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def check_limit(limit: int | None, name: str) -> None:
+    """Refuse a limit below 1 on the inputs of a data set of this name; WorkloadError."""
+    if limit is not None and limit < 1:
+        raise WorkloadError(f"a limit of {limit} leaves no inputs of {name}", "--limit takes 1 or more")
 
 
 def make_dataset(

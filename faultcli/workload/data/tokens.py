@@ -13,7 +13,7 @@ from torch import Tensor
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.foreign import ForeignError, read_text, whole_number
 from faultcli.workload.data.archives import read_named
-from faultcli.workload.data.labelled import plain_tensor, whole_numbers
+from faultcli.workload.data.labelled import check_limit, plain_tensor, whole_numbers
 from faultcli.workload.data.readers import ARRAY_SUFFIXES
 from faultcli.workload.data.tokenizer import load_tokenizer
 from faultcli.workload.models.architectures import Language
@@ -45,10 +45,9 @@ class TokenDataset:
         Raises:
             WorkloadError: `limit` is below 1.
         """
+        check_limit(limit, self.name)
         if limit is None:
             return self
-        if limit < 1:
-            raise WorkloadError(f"a limit of {limit} leaves no inputs of {self.name}", "--limit takes 1 or more")
         lengths = self.lengths[:limit]
         return replace(self, ids=self.ids[:limit, : int(lengths.max())], lengths=lengths)
 
@@ -126,8 +125,7 @@ def load_tokens(spec: str, language: Language, limit: int | None = None) -> Toke
         UsageError: nothing known is named.
         WorkloadError: files are missing or damaged, or do not fit the model, or `limit` is below 1.
     """
-    if limit is not None and limit < 1:
-        raise WorkloadError(f"a limit of {limit} leaves no inputs of {spec}", "--limit takes 1 or more")
+    check_limit(limit, spec)
     if spec.endswith(ARRAY_SUFFIXES):
         found = read_named(Path(spec), _KEYS, limit=limit)
         if "input_ids" not in found:
