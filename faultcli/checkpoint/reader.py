@@ -174,9 +174,14 @@ class Checkpoint:
         F4 has two elements in one byte: as in the safetensors library, its last dimension is halved.
 
         Raises:
-            CheckpointError: no such tensor, the file cannot be read or has changed, or torch has no such dtype.
+            CheckpointError: no such tensor, the file cannot be read or has changed, torch has no such dtype, or nobody
+                here knows what its bytes stand for.
         """
         info = self.info(name)
+        if info.unread is not None:
+            raise CheckpointError(
+                f"{info.file}: tensor {name!r} is {info.unread}, which is not read", "convert the model to another type"
+            )
         dtype = torch_dtype(info.dtype)
         shape = list(info.shape)
         if info.dtype == "F4" and shape:
