@@ -87,7 +87,9 @@ _LAW = (
     "Fault law (`inspect --faults`): flips:K, stuck-at-0:P, burst:P,length=L, zero:P, gaussian:S, measured:FILE; "
     "`,bits=SPEC` and `,include=GLOB` narrow it."
 )
-_CHAIN = "Protections in write order, e.g. scale=max,guard (`inspect --protections`)."
+_CHAIN = (
+    "Protections in write order, e.g. scale=max,guard (`inspect --protections`), or a plan.toml of chains by tensor."
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class OneMemory:
     """How tensors are stored: one way."""
 
     format: Format = "native"
-    protect: Annotated[str, faults("CHAIN", _CHAIN, default=True)] = "none"
+    protect: Annotated[str, faults("CHAIN", _CHAIN, default=True), READS] = "none"
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class SeveralMemories:
         str,
         faults("F[,F...]", "Number formats (`inspect --formats`); native, the default: each tensor's own."),
     ] = "native"
-    protect: Annotated[list[str] | None, faults("CHAIN", f"{_CHAIN} Repeatable.", "--protect")] = None
+    protect: Annotated[list[str] | None, faults("CHAIN", f"{_CHAIN} Repeatable.", "--protect"), READS] = None
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,10 @@ def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.checkpoint.packed import Packed
     from faultcli.hardened.read import Hardened, stored_as
-    from faultcli.protect.chain import parse_chain
+    from faultcli.protect.plan_file import read_chain
     from faultcli.quantised import refuse_other_memories
 
-    parsed, checkpoint = [parse_chain(text) for text in chains], open_checkpoint(model)
+    parsed, checkpoint = [read_chain(text) for text in chains], open_checkpoint(model)
     hardened = Hardened.of(checkpoint)
     if hardened is None and (packed := Packed.of(checkpoint)) is not None:
         refuse_other_memories(packed, formats, parsed)
@@ -177,7 +177,7 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
 
     note_what_was_found(subject.checkpoint, quiet=quiet)
     if subject.hardened:
-        memory = f"{subject.hardened.format} behind {subject.hardened.chain.text}"
+        memory = f"{subject.hardened.format} behind {subject.hardened.chain.label}"
         note(f"{subject.model}: is hardened; faults hit its own words, {memory}", quiet=quiet)
     if subject.quantised:
         note(quantised_note(subject.model, subject.quantised.packed), quiet=quiet)
@@ -239,7 +239,7 @@ def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quie
             note(text, quiet=quiet)
     dtypes = {str(tensor.dtype) for tensor in subject.tensors.values()}
     natives = [dtype for dtype, (_, name) in DTYPES.items() if f"torch.{name}" in dtypes]
-    behind = [(name, chain) for name, chain in memories if chain.links]  # else there is nothing to doubt
+    behind = [(name, chain) for name, chain in memories if any(chain.all_links)]  # else there is nothing to doubt
     doubts = [doubt for name, chain in behind for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
     for doubt in dict.fromkeys(doubts):
         note(f"warning: {doubt}", quiet=quiet)
