@@ -44,7 +44,7 @@ faults = partial(option, "Faults")
 workload = partial(option, "Model and data")
 output = partial(option, "Output")
 
-_CHECKPOINT = "Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either."
+_CHECKPOINT = "Checkpoint: a .safetensors file, a *.safetensors.index.json, a directory with either, or a .gguf file."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_CHECKPOINT, show_default=False), READS]
 OptionalModel = Annotated[
     str | None,

@@ -127,7 +127,9 @@ def note_what_was_found(checkpoint: Checkpoint | None, *, quiet: bool) -> None:
 
 
 def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) -> None:
-    """Say that most of a file that is no memory of its own is not at risk, because of its dtypes."""
+    """Say that most of a file that is no memory of its own is not at risk, because of its dtypes; and which tensors
+    stay as they are because they are of a type that is not read."""
+    from faultcli.checkpoint.locate import some
     from faultcli.checkpoint.packed import Packed
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
@@ -135,6 +137,8 @@ def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) ->
     left_out = Selection(*at_risk.selection).left_out(checkpoint.tensors.values())
     if left_out is not None and Hardened.of(checkpoint) is None and Packed.of(checkpoint) is None:
         note(f"warning: {checkpoint.path}: {left_out}", quiet=quiet)
+    if unread := [f"{info.name} ({info.unread})" for info in checkpoint.tensors.values() if info.unread is not None]:
+        note(f"{checkpoint.path}: passed through as bytes: {some(unread)}", quiet=quiet)
 
 
 def with_channels(
