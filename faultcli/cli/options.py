@@ -59,7 +59,8 @@ Target = Annotated[
     str,
     faults(
         "T",
-        "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices or all-parts.",
+        "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices or all-parts; of `campaign`"
+        " also activations[:GLOB], what layers give, alone or as in weights,activations.",
         default=True,
     ),
 ]

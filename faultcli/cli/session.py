@@ -14,6 +14,7 @@ from faultcli.errors import UsageError
 from faultcli.report.text import counted
 
 if TYPE_CHECKING:
+    from faultcli.activations.layers import Seen
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from faultcli.workload.metrics import Outcome
 
 _MOST_THREADS = 1024
+_LAYERS = 8  # names in a note
 
 
 @contextmanager
@@ -187,6 +189,8 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
         note(quantised_note(subject.model, subject.quantised.packed), quiet=quiet)
     if subject.factors:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
+    if subject.layers is not None:
+        note(layers_note(subject.layers), quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
     note(demo + subject.workload.describe(), quiet=quiet)
     for doubt in subject.doubts():
@@ -215,6 +219,17 @@ def note_original(subject: Subject, original: Outcome, *, quiet: bool) -> None:
         f"warning: without faults top-1 is {percent(original.top1)} %, no better than chance of {classes:,} classes;"
         f" likely causes: {likely}, weights that are not trained",
         quiet=quiet,
+    )
+
+
+def layers_note(seen: Seen) -> str:
+    """Say which layers have their outputs at risk."""
+    names = list(seen.elements)
+    shown = ", ".join(names[:_LAYERS]) + (f" and {len(names) - _LAYERS} more" if len(names) > _LAYERS else "")
+    values = sum(seen.elements.values()) / max(1, seen.inputs)
+    return (
+        f"outputs of {counted(len(names), 'layer')} are at risk, {values:,.0f} values per input: {shown}; what the"
+        " network computes between its layers is not"
     )
 
 
