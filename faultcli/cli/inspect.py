@@ -156,7 +156,7 @@ def _inspect_hardened(
     found = {**hardened_document(path, hardened, rows, None), "schema": "faultcli.inspect/1"}
     write_json({**found, "checkpoint": str(path), "fault": spec, "expected_flips": expected}, shown.json)
     if shown.json != "-":
-        stdout().print(hardened_table(f"{path}: a hardened file", rows))
+        stdout().print(hardened_table(f"{path}: a hardened file", rows, hardened.chain))
         say(*hardened_summary(hardened, rows))
         if spec is not None:
             flips = "depends on what is stored" if expected is None else f"{expected:,.4g} expected flips per trial"
