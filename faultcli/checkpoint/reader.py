@@ -142,7 +142,7 @@ class Checkpoint:
         """Refuse a GGUF file for a command that takes safetensors alone; CheckpointError."""
         if self.is_gguf:
             raise CheckpointError(
-                f"{self.path}: is a GGUF file; {command} takes safetensors", "take the model as it was converted from"
+                f"{self.path}: is a GGUF file; {command} takes safetensors", "take the one that it was converted from"
             )
 
     def info(self, name: str) -> TensorInfo:

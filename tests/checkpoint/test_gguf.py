@@ -233,6 +233,33 @@ def test_what_is_damaged_or_of_another_version(tmp_path: Path, raw: bytes, words
     assert "\n" not in caught.value.message
 
 
+def test_damaged_bytes_are_refused_or_read(tmp_path: Path) -> None:
+    """Whatever is written over a header, nothing but a CheckpointError comes out of it."""
+    rng, path, refused = np.random.default_rng(7), tmp_path / "m.gguf", []
+    tensors = {
+        "w": random_blocks(rng, "Q4_K", 2, 256),
+        "a": Given("F32", (2,), bytes(8)),
+        "b": Given("I32", (), bytes(4)),
+    }
+    raw = write_gguf(path, tensors).read_bytes()
+    size = raw.index(tensors["w"].data)
+    for trial in range(120):
+        found = bytearray(raw[: rng.integers(8, len(raw))] if trial % 4 == 0 else raw)
+        for at in rng.integers(4, min(size, len(found)), rng.integers(1, 4)):
+            found[at] = rng.choice([0, 1, 8, 9, 127, 255, rng.integers(256)])
+        path.write_bytes(found)
+        try:
+            checkpoint = Checkpoint.open(path)
+            for info in checkpoint.tensors.values():
+                checkpoint.read_bytes(info.name)
+            if (packed := Packed.of(checkpoint)) is not None:
+                packed.state()
+        except CheckpointError as error:
+            refused.append(error.message)
+    assert 30 < len(refused) < 120
+    assert all(message.startswith(str(path)) for message in refused)
+
+
 def test_what_is_not_read_has_its_bytes(tmp_path: Path) -> None:
     """Of a type that the table knows, or of one that nobody here has heard of, which ends where the next one begins."""
     given = random_blocks(np.random.default_rng(6), "Q3_K", 2, 256)
