@@ -24,6 +24,7 @@ from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.classifier import Workload
+from faultcli.workload.late.starting import LateStart
 from faultcli.workload.metrics import Outcome
 
 
@@ -60,7 +61,8 @@ class Trial:
 class Bench:
     """A memory, and the model that holds its values as stored, before and after every trial.
 
-    `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan.
+    `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan. `late` saves what
+    a trial does not have to run, and changes no record; None: every trial is run from the first layer on.
     """
 
     workload: BaseWorkload
@@ -69,6 +71,7 @@ class Bench:
     seed: int
     recalibrations: dict[int, BatchNormRecalibration]
     corrections: dict[int, AppliedCorrection]
+    late: LateStart | None = None
 
     @classmethod
     def set_up(
@@ -100,7 +103,8 @@ class Bench:
                 assert isinstance(arm.correct, Correct)
                 assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
-        return cls(workload, image, stored, seed, recalibrations, corrections)
+        late = workload.late_start(stored.golden, list(image.tensors)) if isinstance(workload, Workload) else None
+        return cls(workload, image, stored, seed, recalibrations, corrections, late)
 
     def overhead_bits_per_weight(self, arm: int) -> float:
         """Return what the protections of an arm add, its recalibration included."""
@@ -119,12 +123,14 @@ class Bench:
         recalibration, correction = self.recalibrations.get(trial.arm), self.corrections.get(trial.arm)
         outcome = self.stored.outcome
         if patch.values_changed or recalibration or correction:
+            # A recalibration changes further tensors.
+            run = self.late.run_with(patch.elements) if self.late is not None and recalibration is None else None
             with patch.applied(self.workload.parameters), recalibration.applied() if recalibration else nullcontext():
-                if correction is None:
+                if correction is None and run is None:
                     outcome = self.workload.outcome(self.stored.golden)
                 else:
                     assert isinstance(self.workload, Workload)
-                    outcome = self.workload.outcome(self.stored.golden, correction)
+                    outcome = self.workload.outcome(self.stored.golden, correction, run)
         flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None
         seconds = time.perf_counter() - start
         return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds, flip)
