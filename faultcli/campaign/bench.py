@@ -104,7 +104,7 @@ class Bench:
                 assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
         late = workload.late_start(stored.golden, list(image.tensors)) if isinstance(workload, Workload) else None
-        return cls(workload, image, stored, seed, recalibrations, corrections, late)
+        return cls(workload, image, stored, seed, recalibrations, corrections, late=late)
 
     def overhead_bits_per_weight(self, arm: int) -> float:
         """Return what the protections of an arm add, its recalibration included."""
