@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from faultcli.activations.stored import ActivationMemory
+from faultcli.campaign.activations import activation_memory
 from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import Record
 from faultcli.campaign.single_flip import one_flip, single_flip
@@ -71,6 +73,7 @@ class Bench:
     seed: int
     recalibrations: dict[int, BatchNormRecalibration]
     corrections: dict[int, AppliedCorrection]
+    activations: ActivationMemory | None = None  # outputs of layers, where they are at risk
     late: LateStart | None = None
 
     @classmethod
@@ -92,7 +95,10 @@ class Bench:
         """
         workload, tensors, unlabelled = subject.workload, subject.tensors, subject.unlabelled
         image = subject.image(next(iter(arms.values())))
-        stored = fault_free(workload) if write_stored(image, workload, tensors) else original
+        differs = write_stored(image, workload, tensors)
+        activations = activation_memory(subject, next(iter(arms.values())).format)
+        with nullcontext() if activations is None else activations.stored(workload.model):
+            stored = fault_free(workload) if differs or (activations and activations.rounds) else original
         recalibrations, corrections = {}, {}
         for number, arm in arms.items():
             if arm.recalibrate is not None:
@@ -103,8 +109,15 @@ class Bench:
                 assert isinstance(arm.correct, Correct)
                 assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
-        late = workload.late_start(stored.golden, list(image.tensors)) if isinstance(workload, Workload) else None
-        return cls(workload, image, stored, seed, recalibrations, corrections, late=late)
+        late = None
+        if activations is None and isinstance(workload, Workload):
+            late = workload.late_start(stored.golden, list(image.tensors))
+        return cls(workload, image, stored, seed, recalibrations, corrections, activations, late)
+
+    @property
+    def bits(self) -> int:
+        """Stored bits at risk: of tensors, and of outputs of layers in all inferences of a trial."""
+        return self.image.bits + (self.activations.bits if self.activations else 0)
 
     def overhead_bits_per_weight(self, arm: int) -> float:
         """Return what the protections of an arm add, its recalibration included."""
@@ -117,6 +130,8 @@ class Bench:
 
         A trial that changes no stored value is the golden run and costs no forward pass.
         """
+        if self.activations is not None:
+            return self._run_activations(trial, self.activations)
         start = time.perf_counter()
         faults = self.image.draw(trial.law, seed=self.seed, trial=trial.number)
         patch = self.image.patch(faults)
@@ -134,6 +149,21 @@ class Bench:
         flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None
         seconds = time.perf_counter() - start
         return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds, flip)
+
+    def _run_activations(self, trial: Trial, activations: ActivationMemory) -> Record:
+        """As `run`, with faults in outputs of layers, which are drawn as the model runs, and in tensors if any are at
+        risk."""
+        start, which = time.perf_counter(), {"seed": self.seed, "trial": trial.number}
+        faults = self.image.draw(trial.law, **which) if self.image.tensors else None
+        patch = None if faults is None else self.image.patch(faults)
+        with (
+            nullcontext() if patch is None else patch.applied(self.workload.parameters),
+            activations.faulty(self.workload.model, trial.law, **which) as hit,
+        ):
+            outcome = self.workload.outcome(self.stored.golden)
+        flips = hit.flips + (faults.flips if faults else 0)
+        changed = hit.values_changed + (patch.values_changed if patch else 0)
+        return Record(trial.arm, trial.number, flips, changed, outcome, time.perf_counter() - start)
 
 
 def write_stored(image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]) -> bool:
