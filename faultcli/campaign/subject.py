@@ -29,8 +29,9 @@ from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.factors import Factors
+from faultcli.protect.quantised_tensor import refuse_other_memories
 from faultcli.protect.unstorable import naming_all
-from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
+from faultcli.quantised import Quantised, refuse_values
 from faultcli.scaling import read_state
 from faultcli.scaling.record import Scaling
 from faultcli.workload.answers import Pick, answer_picker
@@ -139,7 +140,7 @@ class Subject:
         if opening.get("arch") in (None, "hf"):
             _check_whole(checkpoint)
         hardened = Hardened.of(checkpoint)
-        quantised = None if hardened is not None else Quantised.of(checkpoint, selection)
+        quantised = Quantised.of(checkpoint, selection, hardened)
         names = names_at_risk(checkpoint, hardened, selection) if quantised is None else quantised.weights
         if quantised is not None:
             state, factors, sha256 = quantised.packed.state(), None, checkpoint.sha256()
@@ -314,10 +315,11 @@ class Subject:
         chain = parse_chain(protect) if isinstance(protect, str) else protect
         if self.hardened is not None:
             stored_as(self.hardened, [format], [chain])
-            return self.hardened.image(list(self.tensors))
         if self.quantised is not None:
             refuse_other_memories(self.quantised.packed, [format], [chain])
             return self.quantised.image(list(self.tensors), chain)
+        if self.hardened is not None:
+            return self.hardened.image(list(self.tensors))
         try:
             return MemoryImage(self.tensors, format, chain, ber, self.factors, self.channels)
         except FormatError as error:

@@ -37,8 +37,9 @@ class Chain:
         own = (f"{role}:{link.text}" for role, link in self.roles)
         return ",".join([*own, *(link.text for link in self.links)]) or "none"
 
-    def for_role(self, role: str) -> tuple[Protection, ...]:
-        """Return the links of the parts of quantised weights that have this role; none if others are named."""
+    def for_role(self, role: str | None) -> tuple[Protection, ...]:
+        """Return the links of the parts of quantised weights that have this role; none if others are named. None: of a
+        tensor that is no such part."""
         return tuple(link for own, link in self.roles if own == role) if self.roles else self.links
 
     @property

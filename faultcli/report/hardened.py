@@ -10,6 +10,7 @@ from rich.table import Table
 
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.write import HardenedRow
+from faultcli.protect.quantised_tensor import weights_by_part
 from faultcli.report.layout import new_table
 from faultcli.report.text import counted
 
@@ -23,6 +24,7 @@ def hardened_document(
         "output": None if output is None else str(output),
         "format": hardened.format,
         "protect": hardened.chain.text,
+        **({} if hardened.record.quantised is None else {"quantised": hardened.record.quantised}),
         "ber": hardened.record.ber,
         "device": None if device is None else str(device),
         "overhead_bits_per_weight": overhead(rows),
@@ -33,6 +35,7 @@ def hardened_document(
                 "bits": row.bits,
                 "check_bits": row.check_bits,
                 "constant_bits": row.constant_bits,
+                **({} if row.role is None else {"role": row.role}),
             }
             for row in rows
         ],
@@ -45,10 +48,15 @@ def overhead(rows: Sequence[HardenedRow]) -> float:
 
 
 def hardened_table(path: str, rows: Sequence[HardenedRow]) -> Table:
-    """Return one row per tensor that lies in the memory."""
-    table = new_table(
-        path, tensor="left", weights="right", stored_bits="right", check_bits="right", constant_bits="right"
-    )
+    """Return one row per tensor that lies in the memory. Parts of quantised weights have no constants."""
+    numbers = {"weights": "right", "stored_bits": "right", "check_bits": "right"}
+    if any(row.role is not None for row in rows):
+        table = new_table(path, tensor="left", part="left", **numbers)
+        for row in rows:
+            weights = f"{row.weights:,}" if row.weights else ""
+            table.add_row(row.name, row.role or "", weights, f"{row.bits:,}", f"{row.check_bits:,}")
+        return table
+    table = new_table(path, tensor="left", **numbers, constant_bits="right")
     for row in rows:
         table.add_row(row.name, *(f"{n:,}" for n in (row.weights, row.bits, row.check_bits, row.constant_bits)))
     return table
@@ -58,20 +66,27 @@ def hardened_summary(hardened: Hardened, rows: Sequence[HardenedRow]) -> list[st
     """Say in two lines what the memory is, what is at risk, and where constants lie."""
     rest = len(hardened.infos) - len(rows)
     others = f"; {counted(rest, 'other tensor')} byte for byte" if rest else ""
+    layout = hardened.record.quantised
+    where = "Constants stand in the metadata three times, each with its checksum; faults are not drawn over them."
+    if layout is not None:
+        where = "Every tensor of the checkpoint is there as it was, byte for byte; check words are tensors beside them."
     return [
-        f"{counted(sum(row.weights for row in rows), 'weight')} in {hardened.format} behind {hardened.chain.text}: "
-        f"{sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
+        f"{counted(sum(row.weights for row in rows), 'weight')} in {layout or hardened.format} behind"
+        f" {hardened.chain.text}: {sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
         f"{overhead(rows):.3g} bits per weight beside the words{others}.",
-        "Constants stand in the metadata three times, each with its checksum; faults are not drawn over them.",
+        where,
     ]
 
 
 def rows_of(hardened: Hardened) -> list[HardenedRow]:
     """Return the rows of a file that was written before."""
     rows = []
+    record = hardened.record
+    weights = {} if record.quantised is None else weights_by_part(hardened.packed(), list(hardened.slots))
     for name, slot in hardened.slots.items():
         bits = slot.elements * slot.format.bits
         whole = sum(layout.words * layout.bits for layout in slot.regions.values())
         constants = sum(link.side_bits for link in slot.links) + slot.format.side_bits
-        rows.append(HardenedRow(name, slot.elements, bits, whole - bits, constants))
+        count, role = weights.get(name, slot.elements), record.tensors[name].role
+        rows.append(HardenedRow(name, count, bits, whole - bits, constants, role))
     return rows
