@@ -54,8 +54,9 @@ def harden(
 ) -> None:
     """Write a checkpoint as it lies in its memory: stored words, check words and constants, in one safetensors file.
 
-    Every other command reads a hardened file as the model it is, and hits its words with faults. Example: faultcli
-    harden model.safetensors --format q2.5 --protect scale=max:channel,inplace=2
+    Every other command reads a hardened file as the model it is, and hits its words with faults. The tensors of a
+    quantised checkpoint stay as they are, beside check words. Example: faultcli harden model.safetensors --format q2.5
+    --protect scale=max:channel,inplace=2
     """
     from faultcli.checkpoint import Checkpoint
     from faultcli.checkpoint.packed import Packed
@@ -90,6 +91,8 @@ def harden(
             "name one: --format q2.5 --protect scale=max:channel,inplace=2; of a quantised one: --protect secded=64",
         )
     hardened = Hardened.of(checkpoint)
+    if hardened is not None and hardened.record.quantised is not None and image.device is not None:
+        _refuse_device(checkpoint.path, hardened.record.quantised)
     if hardened is not None and memory == options.OneMemory() and image.output is None and image.device is not None:
         write_json(hardened_document(None, hardened, rows_of(hardened), image.device), shown.json)
         _export(hardened, image.device, shown)
@@ -191,8 +194,6 @@ def _export(hardened: object, folder: Path, shown: options.Overwriting) -> None:
     from faultcli.hardened.repair import repaired
 
     assert isinstance(hardened, Hardened)
-    if hardened.record.quantised is not None:
-        _refuse_device(hardened.checkpoint.path, hardened.record.quantised)
     tensors = {name: hardened.stored(name) for name in hardened.slots}
     path = hardened.checkpoint.path
     for name, stored in tensors.items():

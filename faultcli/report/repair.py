@@ -22,12 +22,13 @@ def repair_document(output: Path, found: Repair) -> dict[str, Any]:
         "schema": "faultcli.repair/1",
         "output": str(output),
         "corrected": found.flips,
-        f"lost_{found.unit}": found.lost_weights,
+        "lost_weights": found.lost_weights,
+        "unit": found.unit,
         "unchecked": found.unchecked,
         "record_copies_damaged": found.record,
         "ber": None if found.ber is None else asdict(found.ber),
         "tensors": [
-            {"name": one.name, found.unit: one.weights, "corrected": one.flips, "lost": [list(run) for run in one.lost]}
+            {"name": one.name, "weights": one.weights, "corrected": one.flips, "lost": [list(run) for run in one.lost]}
             for one in found.tensors
         ],
     }

@@ -61,7 +61,7 @@ def test_damage_is_repaired_and_read_back_to_the_last_byte(
     assert sha256(damaged) != sha256(made)
     done = faultcli("repair", damaged, "-o", tmp_path / "r", "--json", "-")
     found = json.loads(done.out)
-    assert (done.code, found["lost_words"]) == (0, 0)
+    assert (done.code, found["lost_weights"], found["unit"]) == (0, 0, "words")
     assert found["corrected"] > 0
     assert "model.embed_tokens.weight" in found["unchecked"]
     assert sha256(tmp_path / "r") == sha256(made)
