@@ -66,7 +66,8 @@ def harden(
     from faultcli.hardened.device.export import check_folder
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.write import check_plain, harden_checkpoint
-    from faultcli.protect.chain import by_row, parse_chain
+    from faultcli.protect.chain import by_row
+    from faultcli.protect.plan_file import read_chain
     from faultcli.quantised import parts
     from faultcli.report.hardened import hardened_document, rows_of
     from faultcli.workload.process import prepare_to_stream
@@ -101,7 +102,7 @@ def harden(
     packed = Packed.of(checkpoint)
     if packed is not None and image.device is not None:
         _refuse_device(checkpoint.path, packed.layout.title)
-    chain = parse_chain(memory.protect)
+    chain = read_chain(memory.protect)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values() if packed is None else parts(packed))
     note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
@@ -134,7 +135,7 @@ def _show(written: Path, rows: Sequence[HardenedRow], device: Path | None, shown
     assert made is not None
     write_json(hardened_document(written, made, rows, device), shown.json)
     if shown.json != "-":
-        stdout().print(hardened_table(str(written), rows))
+        stdout().print(hardened_table(str(written), rows, made.chain))
         say(*hardened_summary(made, rows))
     for doubt in dict.fromkeys(doubt for slot in made.slots.values() for doubt in made.chain.doubts(slot.format)):
         note(f"warning: {doubt}", quiet=shown.quiet)

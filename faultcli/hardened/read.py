@@ -56,7 +56,8 @@ class Hardened:
             chain = parse_chain(record.protect)
             if record.quantised is None:
                 chain.check_plain()
-                slots = {name: Slot.of(name, record.format, chain.links, one) for name, one in record.tensors.items()}
+                own = {name: chain.of(name) for name in record.tensors}
+                slots = {name: Slot.of(name, record.format, own[name], one) for name, one in record.tensors.items()}
             else:
                 check_packed(chain)
                 slots = {name: _kept(name, chain, one) for name, one in record.tensors.items()}
@@ -199,7 +200,7 @@ def stored_as(
     if asked_format or asked_chain:
         path = hardened.checkpoint.path
         raise UsageError(
-            f"{path}: is hardened: its memory is {hardened.format} behind {hardened.chain.text}, and no other",
+            f"{path}: is hardened: its memory is {hardened.format} behind {hardened.chain.label}, and no other",
             f"leave --format and --protect out, or take the plain checkpoint: faultcli harden {path} --read -o PLAIN",
         )
     return [hardened.format], [hardened.chain]

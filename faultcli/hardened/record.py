@@ -31,7 +31,9 @@ from faultcli.version import __version__
 
 SCHEMA = "faultcli.hardened/1"
 SCHEMA_BY_ROWS = "faultcli.hardened/2"  # a tensor lies in another order than it has
-SCHEMA_QUANTISED = "faultcli.hardened/3"  # the words of a quantised checkpoint, in the tensors that they are
+SCHEMA_BY_TENSOR = "faultcli.hardened/3"  # protections are not the same for all tensors
+SCHEMA_QUANTISED = "faultcli.hardened/4"  # the words of a quantised checkpoint, in the tensors that they are
+_SCHEMAS = (SCHEMA, SCHEMA_BY_ROWS, SCHEMA_BY_TENSOR, SCHEMA_QUANTISED)
 COPIES = ("faultcli.hardened", "faultcli.hardened.2", "faultcli.hardened.3")  # metadata keys
 _LISTED = 4  # constants that are written as numbers; more are packed
 _KINDS: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "i1": np.dtype("<i1")}
@@ -63,9 +65,9 @@ class TensorRecord:
 class MemoryRecord:
     """How a checkpoint lies in its memory.
 
-    `format`, `protect`: as on the command line. `ber`: what the memory was designed for, if anybody said. `tensors`:
-    those at risk, in the order of the checkpoint. `quantised`: the layout of a quantised checkpoint, whose tensors keep
-    their dtypes and their bytes; None: words take the place of numbers.
+    `format`, `protect`: as on the command line; of chains by tensor their content. `ber`: what the memory was designed
+    for, if anybody said. `tensors`: those at risk, in the order of the checkpoint. `quantised`: the layout of a
+    quantised checkpoint, whose tensors keep their dtypes and their bytes; None: words take the place of numbers.
     """
 
     format: str
@@ -73,6 +75,15 @@ class MemoryRecord:
     ber: float | None
     tensors: Mapping[str, TensorRecord]
     quantised: str | None = None
+
+    @property
+    def schema(self) -> str:
+        """The first version that can say all of this."""
+        if self.quantised is not None:
+            return SCHEMA_QUANTISED
+        if self.protect.startswith("{"):
+            return SCHEMA_BY_TENSOR
+        return SCHEMA_BY_ROWS if any(tensor.channels for tensor in self.tensors.values()) else SCHEMA
 
     def metadata(self) -> dict[str, str]:
         """Return the copies, by metadata key."""
@@ -93,10 +104,9 @@ class MemoryRecord:
                 tensors[name]["channels"] = list(tensor.channels.numbers)
             if tensor.role is not None:
                 tensors[name]["role"] = tensor.role
-        by_rows = any(tensor.channels for tensor in self.tensors.values())
         layout = {} if self.quantised is None else {"quantised": self.quantised}
         return layout | {
-            "schema": SCHEMA_QUANTISED if layout else SCHEMA_BY_ROWS if by_rows else SCHEMA,
+            "schema": self.schema,
             "version": __version__,
             "format": self.format,
             "protect": self.protect,
@@ -121,8 +131,8 @@ class MemoryRecord:
         try:
             document = parse_json(text)
             schema = document["schema"]
-            if schema not in (SCHEMA, SCHEMA_BY_ROWS, SCHEMA_QUANTISED):
-                problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA_QUANTISED}"
+            if schema not in _SCHEMAS:
+                problem = f"is a hardened file of another version ({schema}), this faultcli reads {_SCHEMAS[-1]}"
                 raise CheckpointError(f"{path}: {problem}", "use the faultcli that wrote it, or a newer one")
             order, tensors = document["order"], document["tensors"]
             if not order or sorted(order) != sorted(tensors):

@@ -91,7 +91,7 @@ def harden_checkpoint(
         return _harden_packed(packed, output, names, _Settings(format_name, chain, ber, progress), force=force)
     try:
         formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
-        rows = to_arrange(checkpoint.channels, formats, chain.links)
+        rows = to_arrange(checkpoint.channels, formats, chain.of)
         links = chain.for_tensors(ByRows(LazyTensors(checkpoint, names), rows), formats.__getitem__, ber)
         shapes = {name: checkpoint.info(name).shape for name in names}
         shapes |= {name: own.shape for name, own in rows.items()}
@@ -127,6 +127,7 @@ def check_plain(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: is hardened already",
             f"take the plain checkpoint: faultcli harden {checkpoint.path} --read",
         )
+    checkpoint.refuse_gguf("harden")
     if METADATA_KEY in checkpoint.metadata:
         raise CheckpointError(
             f"{checkpoint.path}: is scaled already",
@@ -247,8 +248,8 @@ class _Writer:
         without = self._header(raw, entries, self._record(empty))
         several = "channel" in self.settings.chain.text + self.settings.format_name
         packed = sum(_PACKED * slot.shape[0] for slot in self.plans.values() if several and slot.shape)
-        links = 1 + len(self.settings.chain.links)
-        constants = packed * links + _CONSTANTS * links * len(self.plans)
+        most = 1 + max(map(len, self.links.values()), default=0)
+        constants = (packed + _CONSTANTS * len(self.plans)) * most
         return -(-(len(without) + len(COPIES) * constants) // 8) * 8
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.write import HardenedRow
+from faultcli.protect.chain import Chain, Links
 from faultcli.protect.quantised_tensor import weights_by_part
 from faultcli.report.layout import new_table
 from faultcli.report.text import counted
@@ -35,11 +36,17 @@ def hardened_document(
                 "bits": row.bits,
                 "check_bits": row.check_bits,
                 "constant_bits": row.constant_bits,
-                **({} if row.role is None else {"role": row.role}),
+                "protect": Chain(_links(hardened, row)).text,
+                **({"overhead_bits_per_weight": overhead([row])} if row.role is None else {"role": row.role}),
             }
             for row in rows
         ],
     }
+
+
+def _links(hardened: Hardened, row: HardenedRow) -> Links:
+    chain = hardened.chain
+    return chain.of(row.name) if hardened.record.quantised is None else chain.for_role(row.role)
 
 
 def overhead(rows: Sequence[HardenedRow]) -> float:
@@ -47,18 +54,23 @@ def overhead(rows: Sequence[HardenedRow]) -> float:
     return sum(row.check_bits + row.constant_bits for row in rows) / max(1, sum(row.weights for row in rows))
 
 
-def hardened_table(path: str, rows: Sequence[HardenedRow]) -> Table:
-    """Return one row per tensor that lies in the memory. Parts of quantised weights have no constants."""
-    numbers = {"weights": "right", "stored_bits": "right", "check_bits": "right"}
+def hardened_table(path: str, rows: Sequence[HardenedRow], chain: Chain) -> Table:
+    """Return one row per tensor that lies in the memory; with its protection and overhead where these differ. Parts of
+    quantised weights have no constants."""
+    numbers = dict.fromkeys(("weights", "stored bits", "check bits"), "right")
     if any(row.role is not None for row in rows):
         table = new_table(path, tensor="left", part="left", **numbers)
         for row in rows:
             weights = f"{row.weights:,}" if row.weights else ""
             table.add_row(row.name, row.role or "", weights, f"{row.bits:,}", f"{row.check_bits:,}")
         return table
-    table = new_table(path, tensor="left", **numbers, constant_bits="right")
+    numbers["constant bits"] = "right"
+    own = {"protect": "left", "bits per weight": "right"} if chain.rules else {}
+    table = new_table(path, tensor="left", **numbers, **own)
     for row in rows:
-        table.add_row(row.name, *(f"{n:,}" for n in (row.weights, row.bits, row.check_bits, row.constant_bits)))
+        counts = [f"{n:,}" for n in (row.weights, row.bits, row.check_bits, row.constant_bits)]
+        own_cells = [Chain(chain.of(row.name)).text, f"{overhead([row]):.3g}"] if chain.rules else []
+        table.add_row(row.name, *counts, *own_cells)
     return table
 
 
@@ -72,7 +84,7 @@ def hardened_summary(hardened: Hardened, rows: Sequence[HardenedRow]) -> list[st
         where = "Every tensor of the checkpoint is there as it was, byte for byte; check words are tensors beside them."
     return [
         f"{counted(sum(row.weights for row in rows), 'weight')} in {layout or hardened.format} behind"
-        f" {hardened.chain.text}: {sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
+        f" {hardened.chain.label}: {sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
         f"{overhead(rows):.3g} bits per weight beside the words{others}.",
         where,
     ]

@@ -225,7 +225,7 @@ def test_what_cannot_be_hardened_is_refused_and_nothing_is_written(tmp_path: Pat
         (lambda record: record["tensors"]["layer.weight"].update(links=[]), "contradicts itself"),
         (lambda record: record.update(protect="scale=max"), "contradicts itself"),
         (lambda record: record.update(schema="faultcli.hardened/1"), "contradicts itself"),
-        (lambda record: record.update(schema="faultcli.hardened/4"), "another version"),
+        (lambda record: record.update(schema="faultcli.hardened/5"), "another version"),
         (lambda record: record["tensors"]["layer.weight"].update(dtype="I8"), "the record says I8"),
     ],
 )
