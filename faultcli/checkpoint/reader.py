@@ -190,8 +190,7 @@ class Checkpoint:
             message = f"{info.file}: tensor {name!r}: torch {torch.__version__} cannot hold {info.dtype}"
             raise CheckpointError(f"{message} of shape {list(info.shape)}", f"leave it out: --exclude {name!r}")
         data = torch.empty(info.nbytes, dtype=torch.uint8)
-        with self._shard(info).open() as file:
-            read_tensor(file, info, data.numpy())
+        self.read_bytes(name, data.numpy())
         return data.view(dtype).reshape(shape)
 
     def state(self) -> dict[str, Tensor]:
