@@ -1,4 +1,4 @@
-"""faultcli where: which layers and bits carry the risk, from single flips."""
+"""faultcli where: which layers and bits carry the risk, from single flips; and the few that hurt most."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from faultcli.cli import options
 from faultcli.cli.campaign_options import Running
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
+from faultcli.cli.worst import Worst, check_alone, find
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,12 +63,15 @@ def where(
     at_risk: options.AtRisk,
     workload: options.Answering,
     asked: Sampled,
+    worst: Worst,
     running: Running,
     shown: options.Configured,
 ) -> None:
     """Find which layers and bits carry the risk: flip single bits, drawn by strata of layer and bit.
 
     A few flips per stratum, then most where they narrow the answer most; estimates are weighted back to all bits.
+
+    With --worst K, find the K flips that hurt most instead: a progressive bit search behind format and protections.
 
     Example: faultcli where --include "*fc*" --half-width 0.01
     """
@@ -85,6 +89,10 @@ def where(
     from faultcli.where.running import Aim, Critical, run_where
 
     quiet = shown.quiet
+    check_alone(worst, asked, running)
+    if worst.worst is not None:
+        find(model, memory, at_risk, workload, worst, asked.seed, running.threads, shown)
+        return
     if asked.by not in _BY:
         raise UsageError(f"--by {asked.by}: strata are of layers or of channels", "--by layer, or --by channel")
     if running.plan_only:
