@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from faultcli.report.layout import PlainTable, new_table
-from faultcli.report.numbers import UNDEFINED, percent, percent_interval, perplexity
+from faultcli.report.numbers import percent, percent_interval, perplexity
 from faultcli.report.text import counted
 from faultcli.where.worst import WORST_SCHEMA, NamedFlip, WorstResult
 
@@ -84,18 +84,18 @@ def worst_tables(result: WorstResult) -> list[PlainTable]:
     language = result.stored.scored is not None
     named = new_table(
         f"Flips that hurt most in {result.format}, {result.chain.text}, accuracy and DUE in percent",
-        **{"flips": "right", "tensor": "left", "index": "left", "bit": "right", "stored": "left", "reads": "left"},
+        **{"flips": "right", "tensor": "left", "index": "left", "bit": "right", "reads": "left"},
         **{"accuracy": "right", "DUE": "right"} | ({"perplexity": "right"} if language else {}),
     )
-    named.add_row("0", "", "", "", "", "", *_after(result, 0, language=language))
+    named.add_row("0", "", "", "", "", *_after(result, 0, language=language))
     for step in result.steps:
         for number, flip in enumerate(step.flips, step.total - len(step.flips) + 1):
             place = str(flip.site.word) if flip.place is None else "[" + ",".join(map(str, flip.place)) + "]"
-            stored = f"{flip.code:#x} → {flip.flipped:#x}"
-            reads = UNDEFINED if flip.before is None else f"{flip.before:.4g} → {flip.after:.4g}"
+            words = f"{flip.code:#x} → {flip.flipped:#x}"
+            reads = words if flip.before is None else f"{flip.before:.4g} → {flip.after:.4g}"
             last = number == step.total
             numbers = _after(result, number, language=language) if last else [""] * (3 if language else 2)
-            named.add_row(str(number), flip.site.region, place, str(flip.site.bit), stored, reads, *numbers)
+            named.add_row(str(number), flip.site.region, place, str(flip.site.bit), reads, *numbers)
     beside = new_table(
         f"Accuracy in percent, random flips: mean [95 %] of {counted(result.search.random_maps, 'fault map')}",
         **{"flips": "right", "worst": "right", "random": "right"},
@@ -123,8 +123,8 @@ def worst_lines(result: WorstResult) -> list[str]:
         lines.append(
             f"{counted(found, 'flip')} did not bring the accuracy down to chance, {percent(1 / result.classes)} %"
             if chance is None
-            else f"{counted(chance, 'flip')} of {result.bits:,} bits bring the accuracy down to chance,"
-            f" {percent(1 / result.classes)} %"
+            else f"accuracy is down to chance, {percent(1 / result.classes)} %, after {counted(chance, 'flip')} of"
+            f" {result.bits:,} stored bits"
         )
     if result.ended is not None:
         lines.append(f"{found} of {counted(result.search.flips, 'flip')} asked for: {result.ended}")
@@ -153,5 +153,5 @@ def sign_text(result: WorstResult) -> str | None:
     )
     return (
         f"{' and '.join(sorted(blind))} cannot tell a flipped sign, or any value that a weight may have, from a right"
-        f" one: {signs} of these {counted(result.faults.flips, 'flip')} change a sign; check words do tell"
+        f" one: {signs} of {counted(result.faults.flips, 'flip')} found change a sign; check words do tell"
     )

@@ -31,7 +31,7 @@ from faultcli.where.gradients import CAP, gradients, hurt, telling
 from faultcli.where.looked_at import LookedAt, looked_at
 from faultcli.where.readings import Reading, StoredBit, with_sites
 from faultcli.workload.base import BaseWorkload, Golden
-from faultcli.workload.chance import no_better_than_chance
+from faultcli.workload.chance import down_to_chance
 from faultcli.workload.classifier import Workload
 from faultcli.workload.metrics import Outcome
 
@@ -145,7 +145,7 @@ class WorstResult:
         """How many flips leave a classifier no better than chance; None if those that were found do not."""
         for step in self.steps:
             right, n = step.outcome.correct1 or 0, step.outcome.n
-            if self.classes and (right * self.classes <= n or no_better_than_chance(right, n, self.classes)):
+            if self.classes and down_to_chance(right, n, self.classes):
                 return step.total
         return None
 

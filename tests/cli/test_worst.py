@@ -19,36 +19,32 @@ def document(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("format", ["int8-channel", "fp16"])
-def test_inject_and_evaluate_give_the_accuracy_of_the_table(format: str, faultcli: Cli, tmp_path: Path) -> None:
+def test_inject_and_evaluate_give_the_accuracy_of_the_table(faultcli: Cli, tmp_path: Path) -> None:
+    """In a float format, where one flip is enough for chance level."""
     saved, found, faulty, again = (tmp_path / name for name in ("w.map", "w.json", "f.safetensors", "e.json"))
-    memory = ("--format", format)
-    done = faultcli(
-        "where", *SMALL, *memory, "--worst", "5", "--target", "all", "--save-faults", saved, "--json", found
-    )
+    how = ("--worst", "5", "--format", "fp16", "--target", "all")
+    done = faultcli("where", *SMALL, *how, "--save-faults", saved, "--json", found)
     assert done.code == 0, done.err
     worst = document(found)
-    assert worst["steps"][-1]["accuracy"] < worst["stored_accuracy"] - 0.05
+    assert worst["flips_to_chance"] == 1
+    assert worst["counts"][0]["random"]["mean"] > 0.8
     assert faultcli("inject", DEMO, "--replay", saved, "-o", faulty, "--quiet").code == 0
     assert faultcli("evaluate", faulty, "--limit", "60", "--quiet", "--json", again).code == 0
     assert document(again)["original"]["top1"] == worst["steps"][-1]["accuracy"]
     assert sum(len(step["flips"]) for step in worst["steps"]) == worst["flips"]
-    assert worst["counts"][-1] | {"random": None} == {
-        "flips": 5,
-        "accuracy": worst["steps"][-1]["accuracy"],
-        "random": None,
-    }
+    assert worst["counts"][-1]["accuracy"] == worst["steps"][-1]["accuracy"]
 
 
-@pytest.mark.parametrize("chain", ["guard", "inplace=1"])
-def test_a_hardened_file_and_a_campaign_take_the_map(chain: str, faultcli: Cli, tmp_path: Path) -> None:
+def test_a_hardened_file_and_a_campaign_take_the_map(faultcli: Cli, tmp_path: Path) -> None:
+    """Flips that get past a code that corrects, check words among them."""
     saved, found, hard, faulty, again, trials = (
         tmp_path / name for name in ("w.map", "w.json", "h.safetensors", "f.safetensors", "e.json", "c.json")
     )
-    memory = ("--format", "int8-channel", "--protect", chain)
+    memory = ("--format", "int8-channel", "--protect", "inplace=1")
     assert faultcli("where", *SMALL, *memory, "--worst", "6", "--save-faults", saved, "--json", found).code == 0
     worst = document(found)["steps"][-1]["accuracy"]
     assert worst < document(found)["stored_accuracy"]
+    assert len(document(found)["steps"][0]["flips"]) > 1
     assert faultcli("harden", DEMO, *memory, "-o", hard, "--quiet").code == 0
     assert faultcli("inject", hard, "--replay", saved, "-o", faulty, "--quiet").code == 0
     assert faultcli("evaluate", faulty, "--limit", "60", "--quiet", "--json", again).code == 0
@@ -56,9 +52,6 @@ def test_a_hardened_file_and_a_campaign_take_the_map(chain: str, faultcli: Cli, 
     fault = ("--fault", f"measured:{saved}", "--trials", "1")
     assert faultcli("campaign", *memory, *fault, "--limit", "60", "--quiet", "--json", trials).code == 0
     assert document(trials)["arms"][0]["accuracy"]["mean"] == worst
-    onto = tmp_path / "onto.json"  # the file's own words are searched, too
-    assert faultcli("where", hard, *SMALL, "--worst", "6", "--json", onto).code == 0
-    assert document(onto)["steps"][-1]["accuracy"] == worst
 
 
 def test_the_table_names_every_flip_and_what_is_not_stopped(faultcli: Cli) -> None:
@@ -67,8 +60,6 @@ def test_the_table_names_every_flip_and_what_is_not_stopped(faultcli: Cli) -> No
     text = " ".join(done.out.split())
     for part in ("fc2.weight", "→", "random", "other inputs", "digits,split=train", "chance", "flipped sign"):
         assert part in text, part
-    bare = faultcli("where", *SMALL, "--worst", "2", "--search-data", "digits")
-    assert "flipped sign" not in bare.out
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def every_bit(image: MemoryImage) -> list[StoredBit]:
 @pytest.mark.parametrize(("format", "sure"), [("fp16", 1.0), ("int8-channel", 40.0)])
 def test_the_first_flip_is_the_worst_of_all(format: str, sure: float) -> None:
     """Exactly, where all are tried; and nearly so with the tries that a user gets."""
-    subject = small_subject(sure, width=3)
+    subject = small_subject(sure, width=2)
     image, workload = subject.memory(format), subject.workload
     workload.load(dict(image.values()))
     heat, every = telling(workload), {}
@@ -62,7 +62,7 @@ def test_the_first_flip_is_the_worst_of_all(format: str, sure: float) -> None:
             every[site] = hurt(workload, heat)
     clean, most = hurt(workload, heat), max(every.values())
     workload.load(subject.tensors)
-    all_tried = find_worst(subject, Search(1, inputs=60, tries=4 * len(every), random_maps=0), format)
+    all_tried = find_worst(subject, Search(1, inputs=60, tries=8 * len(every), random_maps=0), format)
     assert all_tried.steps[0].hurt == pytest.approx(most, rel=1e-3)  # it stops where no right answer is left
     few = find_worst(subject, Search(1, inputs=60, random_maps=0), format)
     assert every[few.steps[0].flips[0].site] == few.steps[0].hurt
@@ -75,19 +75,20 @@ def test_a_network_that_is_sure_is_asked_by_logits_that_are_less_so() -> None:
     assert telling(small_subject(4.0).workload) == 1.0
     workload = small_subject(400.0).workload
     heat = telling(workload)
-    medians = [float(torch.cat(list(workload.losses(each))).median()) for each in (1.0, heat / 2, heat)]
+    with torch.no_grad():
+        medians = [float(torch.cat(list(workload.losses(each))).median()) for each in (1.0, heat / 2, heat)]
     assert heat > 1
     assert medians[0] < 1e-3
     assert medians[1] < 0.02 <= medians[2]
 
 
-CHAINS = ["none", "scale=max", "guard", "parity", "tmr", "secded=64", "inplace=1", "mset", "cep", "guard,secded=64"]
+CHAINS = ["none", "guard", "parity", "tmr", "secded=64", "inplace=1", "mset"]
 
 
 MEMORIES = [
     *((chain, "int8-channel") for chain in CHAINS),
-    *((chain, "fp16") for chain in ("none", "guard", "inplace=1")),
-    *((chain, "int4-g16") for chain in ("none", "tmr")),
+    *((chain, "fp16") for chain in ("scale=max", "guard")),
+    ("none", "int4-g16"),
 ]
 
 
@@ -106,7 +107,7 @@ def test_ranks_are_those_of_flips_read_one_by_one(chain: str, format: str) -> No
         one.sites[0]: one.rank for one in candidates(reading, gradient, there, 1, 1_000_000) if len(one.sites) == 1
     }
     now, expected = read(image, weights, there), {}
-    some = every_bit(image)[::5]
+    some = [site for number, site in enumerate(every_bit(image)) if number % 7 == 0 or site.word == 0]
     for site in some:
         if site in sites or site.region.endswith("#padding"):
             continue
@@ -170,11 +171,9 @@ def test_flips_that_get_past_a_protection_come_together(chain: str, together: in
 
 def test_a_code_that_corrects_is_passed_by_as_many_flips_as_it_takes() -> None:
     subject = small_subject()
-    bare = find_worst(subject, Search(6, inputs=60, tries=8, random_maps=0), "int8-channel")
-    behind = find_worst(subject, Search(6, inputs=60, tries=8, random_maps=0), "int8-channel", "secded=64")
-    assert len(bare.steps[0].flips) == 1
+    behind = find_worst(subject, Search(4, inputs=60, tries=8, random_maps=0), "int8-channel", "secded=64")
     assert len(behind.steps[0].flips) > 1
-    assert bare.steps[-1].hurt > behind.steps[-1].hurt  # the loss is what is searched by, not the accuracy
+    assert behind.steps[-1].outcome.top1 < behind.stored.top1
     assert behind.after(1) == behind.stored
     none = find_worst(subject, Search(1, inputs=60, random_maps=0), "int8-channel", "secded=64")
     assert (none.steps, none.faults.flips) == ((), 0)
