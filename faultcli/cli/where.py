@@ -32,8 +32,8 @@ class Sampled:
         str,
         strata(
             "C",
-            "A flip is critical by the share of inputs whose top-1 answer it changes or makes non-finite (share), if it"
-            " does so to any input (any), or if accuracy falls by more than X, a fraction (drop:X).",
+            "A flip is critical by the share of inputs whose top-1 answer changes or is not finite (share), if any does"
+            " (any), or if accuracy falls by more than X, a fraction (drop:X).",
             default=True,
         ),
     ] = "share"
@@ -41,14 +41,10 @@ class Sampled:
         float | None,
         strata("W", "Stop when the whole memory is known to ± W, a fraction.", default="0.005 without the next"),
     ] = None
-    stratum_half_width: Annotated[
-        float | None, strata("W", "Stop when every stratum, a layer's or channel's bit, is known to ± W.")
-    ] = None
-    by: Annotated[
-        str, strata("layer|channel", "Strata: bits of layers, or of their output channels.", default=True)
-    ] = "layer"
+    stratum_half_width: Annotated[float | None, strata("W", "Stop when every stratum is known to ± W.")] = None
+    by: Annotated[str, strata("layer|channel", "Strata: bits of layers or of channels.", default=True)] = "layer"
     trials: Annotated[int, strata("N", "Single flips, at the most.", default=True)] = MOST
-    budget: Annotated[float | None, strata("MINUTES", "Start no round later than this.")] = None
+    budget: Annotated[float | None, strata("MINUTES", "Start no round later than this."), RARE] = None
     blind: Annotated[
         bool, strata("", "Predict nothing from the stored codes: every bit gets the same pilot.", "--blind"), RARE
     ] = False
@@ -70,8 +66,6 @@ def where(
     """Find which layers and bits carry the risk: flip single bits, drawn by strata of layer and bit.
 
     A few flips per stratum, then most where they narrow the answer most; estimates are weighted back to all bits.
-
-    With --worst K, find the K flips that hurt most instead: a progressive bit search behind format and protections.
 
     Example: faultcli where --include "*fc*" --half-width 0.01
     """

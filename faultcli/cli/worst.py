@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from faultcli.cli import options
 from faultcli.cli.console import note, progress, say, stdout, write_json
+from faultcli.cli.grouping import RARE
 from faultcli.cli.places import READS, WRITES
 from faultcli.errors import UsageError
 
@@ -24,26 +25,28 @@ class Worst:
 
     worst: Annotated[
         int | None,
-        search("K", "In place of samples of all flips, find the K that hurt most, by gradients, one after the other."),
+        search("K", "Find the K flips that hurt most instead."),
     ] = None
     search_data: Annotated[
         str | None,
         search(
             "D",
-            "Inputs that the search looks at, as --data; accuracy is of --data.",
-            default="the training split of the data, else what --limit leaves out",
+            "Inputs to search on, as --data, which accuracy is of.",
+            default="its training split, or what --limit leaves",
         ),
         READS,
     ] = None
-    search_inputs: Annotated[int, search("N", "So many of them, drawn by --seed.", default=True)] = 128
-    tries: Annotated[int, search("N", "Flips that are tried for every one that is taken.", default=True)] = 32
-    random_maps: Annotated[int, search("N", "Fault maps of as many random flips to compare with.", default=True)] = 20
+    search_inputs: Annotated[int, search("N", "So many of them, drawn by --seed.", default=True), RARE] = 128
+    tries: Annotated[int, search("N", "Flips that are tried for every one that is taken.", default=True), RARE] = 32
+    random_maps: Annotated[
+        int, search("N", "Fault maps of as many random flips to compare with.", default=True), RARE
+    ] = 20
     save_faults: Annotated[
         Path | None,
-        search("FILE", "Save the flips as a fault map, for `inject --replay` and --fault measured:FILE."),
+        search("FILE", "Save the flips for `inject --replay` and --fault measured:FILE."),
         WRITES,
     ] = None
-    force: options.Force = False
+    force: Annotated[bool, search("", "Replace a map that exists.", "--force"), RARE] = False
 
 
 def check_alone(asked: Worst, *others: Any, kept: frozenset[str] = frozenset({"seed", "threads"})) -> None:
