@@ -83,7 +83,7 @@ def worst_tables(result: WorstResult) -> list[PlainTable]:
     perplexities the harmonic one)."""
     language = result.stored.scored is not None
     named = new_table(
-        f"Flips that hurt most in {result.format}, {result.chain.text}, accuracy and DUE in percent",
+        f"Flips that hurt most in {result.format}, {result.chain.label}, accuracy and DUE in percent",
         **{"flips": "right", "tensor": "left", "index": "left", "bit": "right", "reads": "left"},
         **{"accuracy": "right", "DUE": "right"} | ({"perplexity": "right"} if language else {}),
     )
@@ -142,7 +142,7 @@ def worst_lines(result: WorstResult) -> list[str]:
 
 def sign_text(result: WorstResult) -> str | None:
     """Say what protections that look at values do not stop; None where there are none, or only such as correct bits."""
-    names = {link.name for link in result.chain.links}
+    names = {link.name for links in result.chain.all_links for link in links}
     blind = names & {"scale", "guard"}
     if not blind or names - blind:
         return None

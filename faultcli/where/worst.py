@@ -25,7 +25,8 @@ from faultcli.errors import UsageError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap, WordFaults
 from faultcli.memory import MemoryImage
-from faultcli.protect.chain import Chain, parse_chain
+from faultcli.protect.chain import Chain
+from faultcli.protect.plan_file import Protect, read_chain
 from faultcli.where.candidates import Candidate, candidates
 from faultcli.where.gradients import CAP, gradients, hurt, telling
 from faultcli.where.looked_at import LookedAt, looked_at
@@ -163,7 +164,7 @@ def find_worst(
     subject: Subject,
     search: Search,
     format: str = "native",
-    protect: str | Chain = "none",
+    protect: Protect = "none",
     *,
     search_data: str | None = None,
     on_step: OnStep = lambda step: None,
@@ -184,12 +185,13 @@ def find_worst(
         FormatError: a tensor cannot be stored in the format.
         WorkloadError: the model gives no gradients, or does not take the inputs.
     """
-    chain = parse_chain(protect) if isinstance(protect, str) else protect
+    chain = read_chain(protect)
     if chain.needs_ber:
         raise UsageError(
-            f"{chain.text}: depends on the bit-error rate, and chosen flips have none",
+            f"{chain.label}: depends on the bit-error rate, and chosen flips have none",
             "name the rate it is designed for: posterior=P; scale=max or a number instead of scale=auto",
         )
+    subject.selection.check_tensors("--worst")
     looking = looked_at(subject, search.inputs, search.seed, search_data)
     image = subject.memory(format, chain)
     original = fault_free(subject.workload, listen=True)

@@ -72,6 +72,7 @@ def test_the_table_names_every_flip_and_what_is_not_stopped(faultcli: Cli) -> No
         (("--format", "q2.5", "--protect", "scale=auto"), "depends on the bit-error rate"),
         (("--search-data", "nothing"), "nothing"),
         (("--save-faults", "no/where.map"), "no/where.map"),
+        (("--target", "activations"), "outputs of layers"),
         (("--by", "channel"), "--by: is of samples"),
         (("--workers", "2"), "--workers: is of samples"),
     ],
