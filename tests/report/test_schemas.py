@@ -87,6 +87,7 @@ COMMANDS = {
     ),
     "curve": ("curve", [f"curve 1e-4:1e-3 {SMALL} --trials 40"]),
     "where": ("where", ["where --include fc2* --limit 20 --trials 130 --quiet"]),
+    "worst": ("worst", ["where --worst 2 --limit 20 --random-maps 2 --tries 4 --format fp16 --protect tmr --quiet"]),
     "rate of a memory": ("campaign", [f"campaign --ber sram-undervolt:volt=0.55 {SMALL} --trials 1"]),
     "scale": ("scale", [f"scale {DEMO} --factor max --granularity channel -o out.safetensors"]),
     "undo": ("scale", [f"scale {DEMO} --factor 4 -o s.safetensors", "scale s.safetensors --undo -o u.safetensors"]),
