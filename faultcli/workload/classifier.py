@@ -133,6 +133,13 @@ class Workload(BaseWorkload):
         assert out is not None  # a data set has at least one input
         return out
 
+    def differentiable(self) -> Iterator[Tensor]:
+        """Yield the logits of every batch with the graph that they were computed by, where the model has one."""
+        with self.evaluating(), torch.enable_grad():
+            for _, batch in self._batches():
+                returned = batch.given_to(self.model)
+                yield self._checked(self._pick(returned), len(batch), returned)
+
     def sample(self) -> Tensor:
         """Return the logits of the first inputs: [n, K]."""
         rows = self.architecture.batch or min(self.batch_size, len(self), _SAMPLE)
@@ -213,6 +220,11 @@ class Workload(BaseWorkload):
         assert golden is None or isinstance(golden, GoldenRun)
         logits = self.answers() if correct is None else correct(self.logits()).to(self.device)
         return measure(logits, self.labels, golden)
+
+    def right_probability(self) -> float:
+        """Run the model; return the mean softmax probability of the labels, 0 where a logit is not finite."""
+        probabilities = self.answers().double().softmax(-1).nan_to_num(0.0)
+        return float(probabilities[torch.arange(len(self)), self.labels.to(self.device)].mean())
 
     def fault_free(self) -> tuple[GoldenRun, Outcome]:
         """Run the model once; return the golden run, and the outcome compared with it."""
