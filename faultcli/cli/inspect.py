@@ -124,7 +124,8 @@ def _inspect_checkpoint(
 
 def _note_what_it_is(checkpoint: Checkpoint, packed: Packed | None, shown: options.Shown) -> None:
     if packed is not None:
-        weights = counted(len(packed.weights), "weight")
+        types = ", ".join(f"{name} {count}" for name, count in packed.block_types.items())
+        weights = counted(len(packed.weights), "weight") + (f" ({types})" if types else "")
         note(f"quantised: {packed.layout.title}, {weights}; --target names parts of them", quiet=shown.quiet)
     if checkpoint.metadata:
         entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))

@@ -14,6 +14,7 @@ from faultcli.errors import UsageError
 from faultcli.report.text import counted
 
 if TYPE_CHECKING:
+    from faultcli.activations.layers import Seen
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from faultcli.workload.metrics import Outcome
 
 _MOST_THREADS = 1024
+_LAYERS = 8  # names in a note
 
 
 @contextmanager
@@ -127,7 +129,9 @@ def note_what_was_found(checkpoint: Checkpoint | None, *, quiet: bool) -> None:
 
 
 def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) -> None:
-    """Say that most of a file that is no memory of its own is not at risk, because of its dtypes."""
+    """Say that most of a file that is no memory of its own is not at risk, because of its dtypes; and which tensors
+    stay as they are because they are of a type that is not read."""
+    from faultcli.checkpoint.locate import some
     from faultcli.checkpoint.packed import Packed
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
@@ -135,6 +139,8 @@ def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) ->
     left_out = Selection(*at_risk.selection).left_out(checkpoint.tensors.values())
     if left_out is not None and Hardened.of(checkpoint) is None and Packed.of(checkpoint) is None:
         note(f"warning: {checkpoint.path}: {left_out}", quiet=quiet)
+    if unread := [f"{info.name} ({info.unread})" for info in checkpoint.tensors.values() if info.unread is not None]:
+        note(f"{checkpoint.path}: passed through as bytes: {some(unread)}", quiet=quiet)
 
 
 def with_channels(
@@ -183,6 +189,8 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
         note(quantised_note(subject.model, subject.quantised.packed), quiet=quiet)
     if subject.factors:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
+    if subject.layers is not None:
+        note(layers_note(subject.layers), quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
     note(demo + subject.workload.describe(), quiet=quiet)
     for doubt in subject.doubts():
@@ -211,6 +219,17 @@ def note_original(subject: Subject, original: Outcome, *, quiet: bool) -> None:
         f"warning: without faults top-1 is {percent(original.top1)} %, no better than chance of {classes:,} classes;"
         f" likely causes: {likely}, weights that are not trained",
         quiet=quiet,
+    )
+
+
+def layers_note(seen: Seen) -> str:
+    """Say which layers have their outputs at risk."""
+    names = list(seen.elements)
+    shown = ", ".join(names[:_LAYERS]) + (f" and {len(names) - _LAYERS} more" if len(names) > _LAYERS else "")
+    values = sum(seen.elements.values()) / max(1, seen.inputs)
+    return (
+        f"outputs of {counted(len(names), 'layer')} are at risk, {values:,.0f} values per input: {shown}; what the"
+        " network computes between its layers is not"
     )
 
 
