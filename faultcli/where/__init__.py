@@ -1,4 +1,4 @@
-"""Which layers and bits carry the risk: single flips, drawn by strata; and the few flips that hurt most.
+"""Which layers and bits carry the risk: single flips, drawn by strata; the few flips that hurt most; what to protect by.
 
 strata      the strata of a memory, their sites, and how much a flip there changes a value
 allocation  how many trials each stratum gets, and what they say together
@@ -8,4 +8,7 @@ readings    what more flips make a stored tensor read
 gradients   of the loss in stored tensors
 candidates  which flips may hurt most: gradient times change
 worst       the search for them
+options     what every tensor may be protected by, what it costs, and what damage is left
+frontier    the plans of protections by tensor that no cheaper one beats
+planning    the cheapest of them that meets a target, judged on new fault maps
 """

@@ -152,6 +152,13 @@ class Workload(BaseWorkload):
                 self.ran = True
                 yield cross_entropies(logits / temperature, labels)
 
+    def differentiable(self) -> Iterator[Tensor]:
+        """Yield the logits of every batch with the graph that they were computed by, where the model has one."""
+        with self.evaluating(), torch.enable_grad():
+            for _, batch in self._batches():
+                returned = batch.given_to(self.model)
+                yield self._checked(self._pick(returned), len(batch), returned)
+
     def sample(self) -> Tensor:
         """Return the logits of the first inputs: [n, K]."""
         rows = self.architecture.batch or min(self.batch_size, len(self), _SAMPLE)
@@ -245,6 +252,11 @@ class Workload(BaseWorkload):
         if correct is not None:
             logits = correct(logits.cpu()).to(self.device)
         return measure(logits, self.labels, golden)
+
+    def right_probability(self) -> float:
+        """Run the model; return the mean softmax probability of the labels, 0 where a logit is not finite."""
+        probabilities = self.answers().double().softmax(-1).nan_to_num(0.0)
+        return float(probabilities[torch.arange(len(self)), self.labels.to(self.device)].mean())
 
     def late_start(self, golden: Golden, names: Collection[str]) -> LateStart | None:
         """Return what runs the model faster while few tensors differ from the golden run; None where it takes several
