@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from faultcli.activations.asked import has_scale
-from faultcli.activations.layers import Seen
+from faultcli.activations.layers import SeenOutputs
 from faultcli.activations.stored import ActivationMemory
 from faultcli.campaign.plan import Plan
 from faultcli.campaign.subject import Subject
@@ -51,9 +51,9 @@ def activation_memory(subject: Subject, format: str) -> ActivationMemory | None:
     return ActivationMemory.of(seen, format, bounds=bounds)
 
 
-def clean_outputs(subject: Subject, seen: Seen) -> Seen:
+def clean_outputs(subject: Subject, seen: SeenOutputs) -> SeenOutputs:
     """Return what layers give on a few clean inputs, values included."""
     workload = subject.workload
     if isinstance(workload, Workload) and subject.unlabelled is not None:
         workload = workload.beside(subject.unlabelled.first(CALIBRATION))
-    return Seen.of(workload.model, seen.glob, workload.outcome, bounds=True)
+    return SeenOutputs.of(workload.model, seen.glob, workload.outcome, bounds=True)

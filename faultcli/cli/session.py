@@ -14,7 +14,7 @@ from faultcli.errors import UsageError
 from faultcli.report.text import counted
 
 if TYPE_CHECKING:
-    from faultcli.activations.layers import Seen
+    from faultcli.activations.layers import SeenOutputs
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
@@ -218,7 +218,7 @@ def note_original(subject: Subject, original: Outcome, *, quiet: bool) -> None:
     )
 
 
-def layers_note(seen: Seen) -> str:
+def layers_note(seen: SeenOutputs) -> str:
     """Say which layers have their outputs at risk."""
     names = list(seen.elements)
     shown = ", ".join(names[:_LAYERS]) + (f" and {len(names) - _LAYERS} more" if len(names) > _LAYERS else "")
