@@ -26,6 +26,7 @@ from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.classifier import Workload
+from faultcli.workload.late.starting import LateStart
 from faultcli.workload.metrics import Outcome
 
 
@@ -62,7 +63,8 @@ class Trial:
 class Bench:
     """A memory, and the model that holds its values as stored, before and after every trial.
 
-    `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan.
+    `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan. `late` saves what
+    a trial does not have to run, and changes no record; None: every trial is run from the first layer on.
     """
 
     workload: BaseWorkload
@@ -72,6 +74,7 @@ class Bench:
     recalibrations: dict[int, BatchNormRecalibration]
     corrections: dict[int, AppliedCorrection]
     activations: ActivationMemory | None = None  # outputs of layers, where they are at risk
+    late: LateStart | None = None
 
     @classmethod
     def set_up(
@@ -106,7 +109,10 @@ class Bench:
                 assert isinstance(arm.correct, Correct)
                 assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
-        return cls(workload, image, stored, seed, recalibrations, corrections, activations)
+        late = None
+        if activations is None and isinstance(workload, Workload):
+            late = workload.late_start(stored.golden, list(image.tensors))
+        return cls(workload, image, stored, seed, recalibrations, corrections, activations, late)
 
     @property
     def bits(self) -> int:
@@ -132,12 +138,14 @@ class Bench:
         recalibration, correction = self.recalibrations.get(trial.arm), self.corrections.get(trial.arm)
         outcome = self.stored.outcome
         if patch.values_changed or recalibration or correction:
+            # A recalibration changes further tensors.
+            run = self.late.run_with(patch.elements) if self.late is not None and recalibration is None else None
             with patch.applied(self.workload.parameters), recalibration.applied() if recalibration else nullcontext():
-                if correction is None:
+                if correction is None and run is None:
                     outcome = self.workload.outcome(self.stored.golden)
                 else:
                     assert isinstance(self.workload, Workload)
-                    outcome = self.workload.outcome(self.stored.golden, correction)
+                    outcome = self.workload.outcome(self.stored.golden, correction, run)
         flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None
         seconds = time.perf_counter() - start
         return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds, flip)

@@ -64,12 +64,12 @@ class Arm:
     def label(self) -> str:
         """Short text for progress and messages."""
         protected = self.protect != UNPROTECTED
-        return " ".join([self.format, self.fault.spec, *([self.protect.text] if protected else []), *self._steps])
+        return " ".join([self.format, self.fault.spec, *([self.protect.label] if protected else []), *self._steps])
 
     @property
     def hardening(self) -> str:
         """What is done about faults."""
-        return " + ".join([self.protect.text, *self._steps])
+        return " + ".join([self.protect.label, *self._steps])
 
     @property
     def _steps(self) -> list[str]:

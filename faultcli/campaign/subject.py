@@ -29,8 +29,8 @@ from faultcli.formats import ChannelsOf
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
-from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.factors import Factors
+from faultcli.protect.plan_file import Protect, read_chain
 from faultcli.protect.unstorable import naming_all
 from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
 from faultcli.scaling import read_state
@@ -304,14 +304,14 @@ class Subject:
             unread=self.unread,
         )
 
-    def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
+    def memory(self, format: str = "native", protect: Protect = "none", ber: float | None = None) -> MemoryImage:
         """Return the tensors as they lie in a memory of this format, behind these protections; those of a hardened or
         quantised file as they lie there.
 
         Raises:
             FormatError, UsageError: a tensor cannot be stored in this format, or so protected.
         """
-        chain = parse_chain(protect) if isinstance(protect, str) else protect
+        chain = read_chain(protect)
         if not self.tensors:
             return MemoryImage({}, format)
         if self.hardened is not None:

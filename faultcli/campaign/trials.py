@@ -152,6 +152,8 @@ def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[R
     """
     start = time.perf_counter()
     executor, store = means.get("executor") or Serial(), means.get("store") or Store.open(None)
+    for arm in plan.arms if subject.hardened is None else ():
+        arm.protect.check_names(subject.tensors)  # now, and not when the turn of its arm comes
     subject = calibrating(subject, plan)
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload, listen=True)

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
 
+from faultcli.checkpoint import TensorInfo
+from faultcli.checkpoint.gguf import TYPES
 from faultcli.checkpoint.packed import ROLES
-from faultcli.errors import UsageError, unknown_name
+from faultcli.errors import CheckpointError, UsageError, unknown_name
 
 TARGETS = {
     "weights": "floating-point tensors with two or more dimensions",
@@ -143,6 +145,7 @@ def select(
 
     Raises:
         UsageError: an unknown target, a glob that matches no tensor at all, or nothing left.
+        CheckpointError: one that the globs let pass is of a type that is not read (`TensorInfo.unread`).
     """
     if target not in TARGETS:
         raise unknown_name("target", target, [*TARGETS, ACTIVATIONS])
@@ -151,12 +154,26 @@ def select(
         for glob in globs:
             if not any(fnmatch.fnmatchcase(t.name, glob) for t in tensors):
                 raise UsageError(f"{option} {glob}: matches no tensor", "`faultcli inspect MODEL` lists the names")
+    _refuse_unread([t for t in tensors if _passes(t.name, include, exclude)])
     chosen = [t.name for t in tensors if _in_target(t, target) and _passes(t.name, include, exclude)]
     if not chosen:
         what = f"--target {target}: no tensor is left ({TARGETS[target]}"
         problem = what + (", after --include/--exclude)" if include or exclude else ")")
         raise UsageError(problem, _how_to_widen([t for t in tensors if _passes(t.name, include, exclude)]))
     return chosen
+
+
+def _refuse_unread(tensors: Iterable[Tensorlike]) -> None:
+    infos = [getattr(t, "info", t) for t in tensors]
+    unread = [info for info in infos if isinstance(info, TensorInfo) and info.unread is not None]
+    if unread:
+        first = unread[0]
+        more = f", and {len(unread) - 1} more of such types" if len(unread) > 1 else ""
+        raise CheckpointError(
+            f"{first.file}: tensor {first.name!r} is {first.unread}, which is not read{more}",
+            f"leave it as it is with --exclude {escaped(first.name)!r}, or convert the model to a type that is:"
+            f" {', '.join(type.name for type in TYPES.values() if type.is_read)}",
+        )
 
 
 def _how_to_widen(tensors: Sequence[Tensorlike]) -> str:
