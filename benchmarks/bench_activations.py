@@ -1,4 +1,4 @@
-"""Faults in outputs of layers: a forward pass of ResNet-20 with them at BER 1e-6, against the bare one."""
+"""Outputs of layers: a forward pass of ResNet-20 with flips at BER 1e-6, or with bounds, against the bare one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.measure import Row, side_by_side
+from faultcli.activations.guard import LayerBounds
 from faultcli.activations.layers import SeenOutputs
 from faultcli.activations.stored import ActivationMemory
 from faultcli.faults.laws import BitFlip
@@ -38,3 +39,13 @@ def run() -> Iterator[Row]:
     under_faults, without = side_by_side(faulty, bare, repeats=5)
     detail = f"{flips:,} flips in {len(memory.layers)} layers: {1e3 * under_faults:.0f} ms; bare {1e3 * without:.0f} ms"
     yield Row("forward pass with flips in all outputs / bare", under_faults / without, 1.1, "×", detail=detail)
+
+    bounds = LayerBounds.of(model, bare)
+
+    def guarded() -> None:
+        with bounds.applied(model):
+            bare()
+
+    checked, without = side_by_side(guarded, bare, repeats=5)
+    detail = f"{len(bounds.layers)} layers: {1e3 * checked:.0f} ms; bare {1e3 * without:.0f} ms"
+    yield Row("forward pass with all outputs inside bounds / bare", checked / without, 1.25, "×", detail=detail)
