@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack
 import torch
 from torch import Tensor, nn
 
-from faultcli.activations.layers import Seen
+from faultcli.activations.layers import SeenOutputs
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.campaign.scoring import Scoring, score_task
@@ -98,7 +98,7 @@ class Subject:
     checkpoint: Checkpoint | None = None
     hardened: Hardened | None = None
     quantised: Quantised | None = None
-    layers: Seen | None = None
+    layers: SeenOutputs | None = None
 
     @classmethod
     def open(
@@ -335,11 +335,11 @@ class Subject:
         return self.memory(*arm.memory)
 
 
-def _layers(workload: BaseWorkload, selection: Selection) -> Seen | None:
+def _layers(workload: BaseWorkload, selection: Selection) -> SeenOutputs | None:
     """Return what layers give, if their outputs are at risk."""
     if selection.layers is None:
         return None
-    return Seen.of(workload.model, selection.layers, workload.outcome)
+    return SeenOutputs.of(workload.model, selection.layers, workload.outcome)
 
 
 def _not_read(workload: BaseWorkload, tensors: Mapping[str, TensorInfo], unread: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which layers and bits carry the risk: single flips, drawn by strata; the few flips that hurt most; what to protect by.
+"""Which layers and bits carry the risk: single flips by strata, the few that hurt most, and what to protect by.
 
 strata      the strata of a memory, their sites, and how much a flip there changes a value
 allocation  how many trials each stratum gets, and what they say together
