@@ -124,7 +124,8 @@ class Rows:
         parts = weight / weight.sum(axis=-1, keepdims=True)
         pooled = _shrunk(np.einsum("...c,...cij->...ij", parts, own), n)
         share = (_OWN / (weight + _OWN))[..., None, None]
-        return means, (1 - share) * own + share * pooled[..., None, :, :]
+        covariances: Array = (1 - share) * own + share * pooled[..., None, :, :]
+        return means, covariances
 
     def expect(self, means: Array, covariances: Array, weights: Array) -> Fit:
         """Return the responsibilities under a mixture with these weights [C], and how likely it makes the rows."""
