@@ -34,7 +34,7 @@ from faultcli.injection import Draw, Injection
 from faultcli.injection import inject as inject_faults
 from faultcli.injection import replay as replay_faults
 from faultcli.memory import Hit, MemoryImage
-from faultcli.protect.chain import parse_chain
+from faultcli.protect.plan_file import Protect, read_chain
 from faultcli.quantised import FileAtRisk, memory_of
 from faultcli.recover.applied import DEFAULT_WINDOW, Correct
 from faultcli.recover.batchnorm import parse_recalibration
@@ -102,7 +102,7 @@ def run_campaign(
     faults: str | FaultLaw | Sequence[str | FaultLaw],
     *,
     formats: Sequence[str] = ("native",),
-    protect: Sequence[str] = ("none",),
+    protect: Sequence[Protect] = ("none",),
     trials: int | None = None,
     gates: Mapping[str, float] | Sequence[str] | None = None,
     store: str | Path | None = None,
@@ -119,7 +119,7 @@ def run_campaign(
         subject: what is put to the test; afterwards in the same state, bit for bit.
         faults: laws, as `--fault` takes them.
         formats: number formats of the memory.
-        protect: chains of protections, as `--protect` takes them.
+        protect: chains of protections, as `--protect` takes them, and what a plan's file says (a mapping), one an arm.
         trials: fault maps per arm, at the most; None: 30, or 1000 where gates or `until_ci` say when there are enough.
         gates: thresholds by the gates' names, e.g. `{"max-drop": 0.01}`, or demands, e.g. `["mAP>=0.4"]`.
         store: a file that keeps every trial; the same call continues from there.
@@ -132,7 +132,7 @@ def run_campaign(
     laws = _laws(faults)
     file = how.get("corrector")
     correct = None if file is None else Correct.load(Path(file), how.get("window", DEFAULT_WINDOW))
-    memories = stored_as(subject.hardened, formats, [parse_chain(text) for text in protect])
+    memories = stored_as(subject.hardened, formats, [read_chain(one) for one in protect])
     arms = cross(
         memories[0],
         laws,
@@ -228,7 +228,7 @@ def faulty(
     fault: str | FaultLaw,
     *,
     format: str = "native",
-    protect: str = "none",
+    protect: Protect = "none",
     seed: int = 0,
     trial: int = 0,
     **selecting: Unpack[Selecting],
@@ -244,7 +244,7 @@ def faulty(
         model: a module on any device, or its live tensors by name.
         fault: a law, as `--fault` takes it.
         format: number format of the memory.
-        protect: a chain of protections, as `--protect` takes it.
+        protect: protections, as `--protect` takes them, or what a plan's file says.
         seed, trial: fix the faults: those of the same trial of a campaign.
         selecting: `target`, `include`, `exclude`: which tensors are at risk; floating-point tensors of two or more
             dimensions if nothing is said.
@@ -253,7 +253,7 @@ def faulty(
         FaultcliError: a name, a number or a combination makes no sense, or a value cannot be stored.
     """
     law = parse_law(fault) if isinstance(fault, str) else fault
-    chain = parse_chain(protect)
+    chain = read_chain(protect)
     image = MemoryImage.of(model, format=format, protect=chain, ber=law.ber if chain.needs_ber else None, **selecting)
     with image.faulty(law, seed=seed, trial=trial) as hit:
         yield hit
@@ -337,7 +337,7 @@ def train_corrector(
     *,
     method: str = "adaptive",
     format: str = "native",
-    protect: str = "none",
+    protect: Protect = "none",
     **training: Unpack[CorrectorTraining],
 ) -> TrainedCorrector:
     """Train a corrector of logits, and judge it by fault maps and inputs that it was not trained on.
@@ -354,7 +354,7 @@ def train_corrector(
         output: where to write the corrector, for `load_corrector` and the commands that take one; None: nowhere.
         method: as `--method`.
         format: number format of the memory; that of a fault map is its own.
-        protect: a chain of protections, as `--protect` takes it.
+        protect: protections, as `--protect` takes them, or what a plan's file says.
         training: see `CorrectorTraining`.
 
     Raises:
@@ -378,7 +378,7 @@ def train_corrector(
     )
     damage = faults if isinstance(faults, FaultMap) else _laws(faults)
     inputs = training_inputs(subject, plan)
-    trained = train_on(subject, damage, plan, inputs, format=format, protect=parse_chain(protect))
+    trained = train_on(subject, damage, plan, inputs, format=format, protect=read_chain(protect))
     if file is not None:
         save_corrector(trained.corrector, file, force=force)
     return trained

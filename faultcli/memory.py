@@ -23,8 +23,9 @@ from faultcli.live import LiveTensor, as_pairs, places
 from faultcli.modules import channels_of
 from faultcli.protect.arranged import arranged, to_arrange
 from faultcli.protect.base import Noticed, Protection
-from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
+from faultcli.protect.chain import UNPROTECTED, Chain
 from faultcli.protect.factors import Factors
+from faultcli.protect.plan_file import Protect, read_chain
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
 from faultcli.protect.unstorable import formats_of
 
@@ -150,16 +151,17 @@ class MemoryImage:
         self.chain = chain
 
         self._dtypes = {name: values.dtype for name, values in tensors.items()}
-        if format_name == "native" and not chain.links:  # whatever the dtype; all else needs numbers
-            tensors = {name: as_words(values) for name, values in tensors.items()}
+        if format_name == "native":  # whatever the dtype, where nothing protects it; all else needs numbers
+            tensors = {name: values if chain.of(name) else as_words(values) for name, values in tensors.items()}
 
         dtypes = {name: str(values.dtype) for name, values in tensors.items()}
         named = {name: _DTYPE_NAMES.get(dtype, dtype.removeprefix("torch.")) for name, dtype in dtypes.items()}
         formats = formats_of(named, format_name)
-        multiplied = factors if factors and not any(link.rank == Protection.VALUE for link in chain.links) else {}
+        scaling = {name for name in tensors if any(link.rank == Protection.VALUE for link in chain.of(name))}
+        multiplied = {name: own for name, own in (factors or {}).items() if name not in scaling}
         known = channels or {}
         several = {name for name, own in multiplied.items() if name in formats and len(own.values) > 1}
-        rows = to_arrange(known, formats, chain.links) | {name: known[name] for name in several & known.keys()}
+        rows = to_arrange(known, formats, chain.of) | {name: known[name] for name in several & known.keys()}
         by_rows = ByRows(tensors, rows)
         links = chain.for_tensors(by_rows, formats.__getitem__, ber)
         for name, own in multiplied.items():
@@ -207,7 +209,7 @@ class MemoryImage:
         model: nn.Module | Mapping[str, Tensor],
         *,
         format: str = "native",
-        protect: str | Chain = "none",
+        protect: Protect = "none",
         ber: float | None = None,
         **selecting: Unpack[Selecting],
     ) -> MemoryImage:
@@ -221,7 +223,7 @@ class MemoryImage:
             model: a module on any device, or its live tensors by name. Of tensors that share their memory (tied
                 weights), the first name counts: one copy lies in the memory.
             format: number format of the memory; `native`: each tensor's own dtype.
-            protect: a chain of protections, as `--protect` takes it.
+            protect: protections, as `--protect` takes them, or what a plan's file says.
             ber: the bit-error rate that protections which need one are designed for.
             selecting: `target`, `include`, `exclude`: which tensors are at risk, see `faults.selection.select`.
 
@@ -231,9 +233,8 @@ class MemoryImage:
         """
         live = first_names(model.state_dict() if isinstance(model, nn.Module) else model)
         tensors = at_risk(live, Selection(**selecting))
-        chain = parse_chain(protect) if isinstance(protect, str) else protect
         channels = channels_of(model) if isinstance(model, nn.Module) else {}
-        image = cls(tensors, format, chain, ber, channels=channels)
+        image = cls(tensors, format, read_chain(protect), ber, channels=channels)
         image._live = {name: live[name] for name in tensors}
         return image
 

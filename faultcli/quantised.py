@@ -36,10 +36,20 @@ from faultcli.protect.regions import CheckRegion, TensorSlot
 class PartInfo:
     """A tensor of the file as selection looks at it. `role`: in a quantised weight; None: it is no part of one."""
 
-    name: str
-    dtype: str
-    shape: Sequence[int]
+    info: TensorInfo
     role: str | None
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def dtype(self) -> str:
+        return self.info.dtype
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.info.shape
 
 
 @dataclass(frozen=True)
@@ -292,7 +302,7 @@ def memory_of(checkpoint: Checkpoint, faults: FaultMap) -> FileMemory | None:
 def parts(packed: Packed) -> list[PartInfo]:
     """Return all tensors of a file with their roles, for selection."""
     infos = packed.checkpoint.tensors.values()
-    return [PartInfo(info.name, info.dtype, info.shape, packed.roles.get(info.name)) for info in infos]
+    return [PartInfo(info, packed.roles.get(info.name)) for info in infos]
 
 
 def refuse_values(law: FaultLaw, packed: Packed) -> None:

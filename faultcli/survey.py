@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class TensorSurvey:
     nonfinite: int  # NaN and infinite values
     scale_bits: int = 0  # of all scales that lie in the memory
     role: str | None = None  # in a quantised weight
+    stored_as: str | None = None  # the type of the blocks that it is a field of, or of a tensor that is not read
 
     @property
     def bits(self) -> int:
@@ -80,9 +81,9 @@ def _survey(
         if look is not None and info.dtype in NATIVE:
             look(info, words)
     elements = math.prod(info.shape)
-    return TensorSurvey(
-        info.name, info.dtype, info.shape, elements, at_risk, word_bits, low, high, std, nonfinite, scale_bits
-    )
+    stored_as = info.unread if info.field is None else info.field.block
+    found = TensorSurvey(info.name, info.dtype, info.shape, elements, at_risk, word_bits, low, high, std, nonfinite)
+    return replace(found, scale_bits=scale_bits, stored_as=stored_as)
 
 
 def _statistics(tensor: Tensor) -> tuple[float | None, float | None, float | None, int]:

@@ -24,6 +24,7 @@ LAYERS = [
     "live",
     "modules",
     "memory",
+    "activations",
     "injection",
     "difference",
     "scaling",

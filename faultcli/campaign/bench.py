@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from faultcli.activations.stored import ActivationMemory
+from faultcli.campaign.activations import activation_memory
 from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import Record
 from faultcli.campaign.single_flip import one_flip, single_flip
@@ -24,6 +26,7 @@ from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.classifier import Workload
+from faultcli.workload.late.starting import LateStart
 from faultcli.workload.metrics import Outcome
 
 
@@ -60,7 +63,8 @@ class Trial:
 class Bench:
     """A memory, and the model that holds its values as stored, before and after every trial.
 
-    `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan.
+    `recalibrations` and `corrections` hold those of the arms that have one, by position in the plan. `late` saves what
+    a trial does not have to run, and changes no record; None: every trial is run from the first layer on.
     """
 
     workload: BaseWorkload
@@ -69,6 +73,8 @@ class Bench:
     seed: int
     recalibrations: dict[int, BatchNormRecalibration]
     corrections: dict[int, AppliedCorrection]
+    activations: ActivationMemory | None = None  # outputs of layers, where they are at risk
+    late: LateStart | None = None
 
     @classmethod
     def set_up(
@@ -89,7 +95,10 @@ class Bench:
         """
         workload, tensors, unlabelled = subject.workload, subject.tensors, subject.unlabelled
         image = subject.image(next(iter(arms.values())))
-        stored = fault_free(workload) if write_stored(image, workload, tensors) else original
+        differs = write_stored(image, workload, tensors)
+        activations = activation_memory(subject, next(iter(arms.values())).format)
+        with nullcontext() if activations is None else activations.stored(workload.model):
+            stored = fault_free(workload) if differs or (activations and activations.rounds) else original
         recalibrations, corrections = {}, {}
         for number, arm in arms.items():
             if arm.recalibrate is not None:
@@ -100,7 +109,15 @@ class Bench:
                 assert isinstance(arm.correct, Correct)
                 assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
-        return cls(workload, image, stored, seed, recalibrations, corrections)
+        late = None
+        if activations is None and isinstance(workload, Workload):
+            late = workload.late_start(stored.golden, list(image.tensors))
+        return cls(workload, image, stored, seed, recalibrations, corrections, activations, late)
+
+    @property
+    def bits(self) -> int:
+        """Stored bits at risk: of tensors, and of outputs of layers in all inferences of a trial."""
+        return self.image.bits + (self.activations.bits if self.activations else 0)
 
     def overhead_bits_per_weight(self, arm: int) -> float:
         """Return what the protections of an arm add, its recalibration included."""
@@ -113,21 +130,40 @@ class Bench:
 
         A trial that changes no stored value is the golden run and costs no forward pass.
         """
+        if self.activations is not None:
+            return self._run_activations(trial, self.activations)
         start = time.perf_counter()
         faults = self.image.draw(trial.law, seed=self.seed, trial=trial.number)
         patch = self.image.patch(faults)
         recalibration, correction = self.recalibrations.get(trial.arm), self.corrections.get(trial.arm)
         outcome = self.stored.outcome
         if patch.values_changed or recalibration or correction:
+            # A recalibration changes further tensors.
+            run = self.late.run_with(patch.elements) if self.late is not None and recalibration is None else None
             with patch.applied(self.workload.parameters), recalibration.applied() if recalibration else nullcontext():
-                if correction is None:
+                if correction is None and run is None:
                     outcome = self.workload.outcome(self.stored.golden)
                 else:
                     assert isinstance(self.workload, Workload)
-                    outcome = self.workload.outcome(self.stored.golden, correction)
+                    outcome = self.workload.outcome(self.stored.golden, correction, run)
         flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None
         seconds = time.perf_counter() - start
         return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds, flip)
+
+    def _run_activations(self, trial: Trial, activations: ActivationMemory) -> Record:
+        """As `run`, with faults in outputs of layers, which are drawn as the model runs, and in tensors if any are at
+        risk."""
+        start, which = time.perf_counter(), {"seed": self.seed, "trial": trial.number}
+        faults = self.image.draw(trial.law, **which) if self.image.tensors else None
+        patch = None if faults is None else self.image.patch(faults)
+        with (
+            nullcontext() if patch is None else patch.applied(self.workload.parameters),
+            activations.faulty(self.workload.model, trial.law, **which) as hit,
+        ):
+            outcome = self.workload.outcome(self.stored.golden)
+        flips = hit.flips + (faults.flips if faults else 0)
+        changed = hit.values_changed + (patch.values_changed if patch else 0)
+        return Record(trial.arm, trial.number, flips, changed, outcome, time.perf_counter() - start)
 
 
 def write_stored(image: MemoryImage, workload: BaseWorkload, tensors: Mapping[str, Tensor]) -> bool:

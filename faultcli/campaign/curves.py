@@ -140,7 +140,7 @@ def check_arms(plan: Plan, subject: Subject) -> None:
             )
         if arm.protect.needs_ber and subject.hardened is None:
             raise UsageError(
-                f"{arm.protect.text}: depends on the bit-error rate, and a curve has all of them",
+                f"{arm.protect.label}: depends on the bit-error rate, and a curve has all of them",
                 "name the rate it is designed for: posterior=P; scale=max or a number instead of scale=auto",
             )
 

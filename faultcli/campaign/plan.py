@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypedDict
 
+from faultcli.activations.asked import check_asked, has_scale
 from faultcli.campaign.gates import Gate
 from faultcli.campaign.statistics import StopRule
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
 from faultcli.faults.memories import RateRange
+from faultcli.faults.selection import Selection
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.recover.applied import CorrectorId
@@ -62,12 +64,12 @@ class Arm:
     def label(self) -> str:
         """Short text for progress and messages."""
         protected = self.protect != UNPROTECTED
-        return " ".join([self.format, self.fault.spec, *([self.protect.text] if protected else []), *self._steps])
+        return " ".join([self.format, self.fault.spec, *([self.protect.label] if protected else []), *self._steps])
 
     @property
     def hardening(self) -> str:
         """What is done about faults."""
-        return " + ".join([self.protect.text, *self._steps])
+        return " + ".join([self.protect.label, *self._steps])
 
     @property
     def _steps(self) -> list[str]:
@@ -90,6 +92,23 @@ class Arm:
     def looks(self) -> bool:
         """Whether it looks at unlabelled inputs."""
         return self.recalibrate is not None or self.correct is not None
+
+    def check_activations(self, selection: Selection) -> None:
+        """Refuse what does not go together with outputs of layers at risk.
+
+        Raises:
+            UsageError: there is such a thing.
+        """
+        check_asked(selection, self.format, self.fault, self.protect)
+        if selection.layers is not None and self._steps:
+            raise UsageError(
+                f"{self._steps[0]}: looks at inputs of its own, and is not defined with --target {selection.target}",
+                "leave out --recalibrate and --corrector",
+            )
+
+    def calibrates(self, selection: Selection) -> bool:
+        """Whether a scale of outputs of layers is taken from clean inputs."""
+        return selection.layers is not None and has_scale(self.format)
 
     @property
     def memory(self) -> tuple[str, Chain, float | None]:
@@ -150,9 +169,16 @@ class Plan:
             raise UsageError(problem, "try: --until-ci 0.01, which is one point of accuracy")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0", "--seed 0")
+        for arm in self.arms:
+            arm.check_activations(self.selection)
         repeated = {arm for arm in self.arms if self.arms.count(arm) > 1}
         if repeated:
             raise UsageError(f"the arm {next(iter(repeated)).label} is asked for twice", "name every level once")
+
+    @property
+    def selection(self) -> Selection:
+        """What is at risk."""
+        return Selection(self.target, self.include, self.exclude)
 
     def measure(self, original: Outcome) -> Measure:
         """Return what the campaign is about on a model: its accuracy, or the first of its scores."""
@@ -209,7 +235,11 @@ class Plan:
             "selection": [self.target, list(self.include), list(self.exclude)],
             **({"unread": sorted(unread)} if unread else {}),
         }
-        arms = (arm.identity | ({"unlabelled": unlabelled} if arm.looks else {}) for arm in self.arms)
+        looking = (arm.looks or (unlabelled is not None and arm.calibrates(self.selection)) for arm in self.arms)
+        arms = (
+            arm.identity | ({"unlabelled": unlabelled} if looks else {})
+            for arm, looks in zip(self.arms, looking, strict=True)
+        )
         return Identity(_text(base), tuple(_text(arm) for arm in arms))
 
 

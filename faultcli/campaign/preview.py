@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from faultcli.activations.stored import ActivationMemory
+from faultcli.campaign.activations import activation_memory, calibrating
 from faultcli.campaign.bench import fault_free
 from faultcli.campaign.curves import check_arms
 from faultcli.campaign.plan import Arm, Plan
@@ -72,28 +74,35 @@ def preview(
     """
     if plan.question is not None:
         check_arms(plan, subject)
+    subject = calibrating(subject, plan)
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload).outcome
     plan.check_measure(original)
     measure = plan.measure(original)
     seconds = fault_free(workload).seconds
     half_width = plan.until_half_width or HALF_WIDTH
-    images: dict[object, MemoryImage] = {}
+    images: dict[object, tuple[MemoryImage, ActivationMemory | None]] = {}
     arms = []
     for number, arm in enumerate(plan.arms):
         if arm.memory not in images:
-            images = {arm.memory: subject.image(arm)}
+            images = {arm.memory: (subject.image(arm), activation_memory(subject, arm.format))}
         key = identity.arms[number]
         records = store.records(key, number) if store is not None and key in store.arms else {}
         values = None  # of a score nobody knows how far it spreads
         if measure.score is None:
             values = [record.outcome.top1 for record in records.values()]
-        arms.append(_arm(plan, arm, images[arm.memory], half_width, seconds, values))
+        arms.append(_arm(plan, arm, *images[arm.memory], half_width, seconds, values))
     return Preview(plan, identity.sha256, len(workload), half_width, seconds, tuple(arms))
 
 
 def _arm(
-    plan: Plan, arm: Arm, image: MemoryImage, half_width: float, seconds: float, values: list[float] | None
+    plan: Plan,
+    arm: Arm,
+    image: MemoryImage,
+    activations: ActivationMemory | None,
+    half_width: float,
+    seconds: float,
+    values: list[float] | None,
 ) -> ArmPreview:
     flips: tuple[float, ...] | None
     worst = likely = None
@@ -103,7 +112,8 @@ def _arm(
         flips = (plan.question.axis.low * image.bits, plan.question.axis.high * image.bits)
         cost = 1.0
     else:
-        expected = arm.fault.expected_flips(image.regions)
+        sites = [*image.regions, *(activations.layers.values() if activations else ())]
+        expected = arm.fault.expected_flips([site for site in sites if arm.fault.covers(site)])
         flips = None if expected is None else (expected,)
         cost = -math.expm1(-expected) if arm.fault.ber is not None and expected is not None else 1.0
     if plan.question is None and not arm.fault.repeats and values is not None:
@@ -118,7 +128,7 @@ def _arm(
         likely = trials_needed(half_width, mean=mean, deviation=deviation, **given)  # type: ignore[arg-type]
     return ArmPreview(
         arm,
-        image.bits,
+        image.bits + (activations.bits if activations else 0),
         image.overhead_bits_per_weight,
         flips,
         trials,

@@ -15,8 +15,10 @@ from typing import Any, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from faultcli.activations.layers import Seen
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance, installed_versions
+from faultcli.campaign.scoring import Scoring, score_task
 from faultcli.checkpoint import Checkpoint
 from faultcli.checkpoint.adapters import adapts, base_of
 from faultcli.checkpoint.header import TensorInfo
@@ -27,13 +29,12 @@ from faultcli.formats import ChannelsOf
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
-from faultcli.protect.chain import Chain, parse_chain
 from faultcli.protect.factors import Factors
+from faultcli.protect.plan_file import Protect, read_chain
 from faultcli.protect.unstorable import naming_all
 from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
 from faultcli.scaling import read_state
 from faultcli.scaling.record import Scaling
-from faultcli.workload.answers import Pick, answer_picker
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.building import WorkloadSpec, build_workload
 from faultcli.workload.classifier import Workload
@@ -41,7 +42,7 @@ from faultcli.workload.data.datasets import load_data, training_split
 from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.in_memory import module_workload, scored_module
-from faultcli.workload.score import Changed, MetricScore, Score, ScoreTask, ScoreWorkload, score_name
+from faultcli.workload.score import ScoreWorkload
 
 DEMO = "demo"
 
@@ -64,22 +65,6 @@ class Opening(Selecting, total=False):
     score: str | None
 
 
-class Scoring(Selecting, total=False):
-    """How a model in memory is judged other than by the class it answers, and what of it is at risk.
-
-    `score`: called with the model; returns a number or numbers by name. `metric`: with `update` and `compute`, as those
-    of torchmetrics, or what makes one when it is called; gone through with batches (inputs, targets) of the data.
-    `changed`: compares what a call of the model returned without faults and with them, and says for every input whether
-    its answer is another one; without it a run is one answer. `answer`: which part of what the model returns counts: a
-    field, key or position, or a function; the field `logits` or the first tensor if nothing is said.
-    """
-
-    score: Score | None
-    metric: Any
-    changed: Changed | None
-    answer: str | Pick | None
-
-
 @dataclass(frozen=True)
 class Subject:
     """A model on data, and what of it lies in the memory. Made by `open` or `of`.
@@ -97,6 +82,7 @@ class Subject:
         checkpoint: the file; None for a model in memory.
         hardened: what a hardened file says of its memory, which is the one that faults hit.
         quantised: a checkpoint with quantised weights, whose words are the memory that faults hit.
+        layers: what layers gave without faults, where their outputs are at risk.
     """
 
     workload: BaseWorkload
@@ -111,6 +97,7 @@ class Subject:
     checkpoint: Checkpoint | None = None
     hardened: Hardened | None = None
     quantised: Quantised | None = None
+    layers: Seen | None = None
 
     @classmethod
     def open(
@@ -135,12 +122,21 @@ class Subject:
         """
         running = {name: value for name, value in opening.items() if name not in Selecting.__annotations__}
         selection = Selection.of(opening)
+        of_tensors = selection.of_tensors
         checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
         if opening.get("arch") in (None, "hf"):
             _check_whole(checkpoint)
         hardened = Hardened.of(checkpoint)
-        quantised = None if hardened is not None else Quantised.of(checkpoint, selection)
-        names = names_at_risk(checkpoint, hardened, selection) if quantised is None else quantised.weights
+        if hardened is not None and selection.layers is not None:
+            raise UsageError(
+                f"{checkpoint.path}: is hardened; its memory holds tensors, and no outputs of layers",
+                "take the plain checkpoint: faultcli harden FILE --read -o PLAIN",
+            )
+        quantised = None if hardened is not None else Quantised.of(checkpoint, of_tensors or Selection())
+        if of_tensors is None:
+            names: Sequence[str] = ()
+        else:
+            names = names_at_risk(checkpoint, hardened, of_tensors) if quantised is None else quantised.weights
         if quantised is not None:
             state, factors, sha256 = quantised.packed.state(), None, checkpoint.sha256()
         elif hardened is not None:
@@ -156,7 +152,7 @@ class Subject:
         )
         read = workload.read_by_model(names)
         unread = tuple(name for name in names if name not in set(read))
-        if not read:
+        if not read and names:
             raise UsageError(
                 f"{checkpoint.path}: no answer depends on {some(unread)}: {workload.architecture.name} does not read"
                 f" {'it' if len(unread) == 1 else 'them'}",
@@ -176,6 +172,7 @@ class Subject:
             checkpoint=checkpoint,
             hardened=hardened,
             quantised=quantised,
+            layers=_layers(workload, selection),
         )
 
     @classmethod
@@ -213,18 +210,21 @@ class Subject:
         """
         selection = Selection.of(scoring)
         live = first_names(model.state_dict())
-        tensors = at_risk(live, selection)
+        tensors = {} if selection.of_tensors is None else at_risk(live, selection.of_tensors)
         called = name or type(model).__name__
-        task, answer = _task(data, scoring), scoring.get("answer")
+        task, answer = score_task(data, scoring), scoring.get("answer")
         workload: BaseWorkload
         workload = module_workload(model, data, called, answer) if task is None else scored_module(model, task, called)
-        return cls(workload, tensors, state_sha256(live), selection=selection, model=called)
+        seen = _layers(workload, selection)
+        return cls(workload, tensors, state_sha256(live), selection=selection, model=called, layers=seen)
 
     def doubts(self) -> list[str]:
         """Return what a user may not expect of what is at risk and of the model, a line each."""
         own = self.checkpoint is None or self.hardened is not None or self.quantised is not None
         left_out = None if own or self.checkpoint is None else self.selection.left_out(self.checkpoint.tensors.values())
-        return [*([] if left_out is None else [left_out]), *self.workload.doubts()]
+        excuse = "" if self.layers is None else self.layers.excuse
+        layers = [f"outputs of layers that are not at risk: {excuse}"] if excuse else []
+        return [*([] if left_out is None else [left_out]), *layers, *self.workload.doubts()]
 
     @cached_property
     def channels(self) -> ChannelsOf:
@@ -304,14 +304,16 @@ class Subject:
             unread=self.unread,
         )
 
-    def memory(self, format: str = "native", protect: str | Chain = "none", ber: float | None = None) -> MemoryImage:
+    def memory(self, format: str = "native", protect: Protect = "none", ber: float | None = None) -> MemoryImage:
         """Return the tensors as they lie in a memory of this format, behind these protections; those of a hardened or
         quantised file as they lie there.
 
         Raises:
             FormatError, UsageError: a tensor cannot be stored in this format, or so protected.
         """
-        chain = parse_chain(protect) if isinstance(protect, str) else protect
+        chain = read_chain(protect)
+        if not self.tensors:
+            return MemoryImage({}, format)
         if self.hardened is not None:
             stored_as(self.hardened, [format], [chain])
             return self.hardened.image(list(self.tensors))
@@ -331,23 +333,11 @@ class Subject:
         return self.memory(*arm.memory)
 
 
-def _task(data: Any, scoring: Scoring) -> ScoreTask | None:
-    """Return what a model is asked if not for classes."""
-    score, metric, changed = scoring.get("score"), scoring.get("metric"), scoring.get("changed")
-    if score is not None and (metric is not None or data is not None):
-        raise UsageError("score=: looks at data of its own", "leave data and metric out, or score out")
-    if metric is not None:
-        if data is None:
-            raise UsageError("metric=: needs batches (inputs, targets)", "pass a DataLoader")
-        by_metric = MetricScore(data, metric, answer_picker(scoring.get("answer")))
-        return ScoreTask(by_metric, score_name(metric), changed, by_metric.inputs, "data in memory")
-    if score is not None:
-        return ScoreTask(score, score_name(score), changed)
-    if changed is not None:
-        raise UsageError("changed=: compares the answers of a task with a score", "pass score=fn or metric=…")
-    if data is None:
-        raise UsageError("there is nothing to run the model on", "pass a DataLoader, or a score of your own: score=fn")
-    return None
+def _layers(workload: BaseWorkload, selection: Selection) -> Seen | None:
+    """Return what layers give, if their outputs are at risk."""
+    if selection.layers is None:
+        return None
+    return Seen.of(workload.model, selection.layers, workload.outcome)
 
 
 def _not_read(workload: BaseWorkload, tensors: Mapping[str, TensorInfo], unread: Sequence[str]) -> list[str]:

@@ -76,6 +76,7 @@ def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
         UsageError: the model is no classifier, or there are too few inputs.
         WorkloadError: the data do not fit the model.
     """
+    subject.selection.check_tensors("train-corrector")
     workload, held_out = subject.classifier("train-corrector"), None
     data = plan.data if plan.data is not None else subject.training_split
     if data is None:

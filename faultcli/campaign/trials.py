@@ -11,6 +11,7 @@ from functools import cache, partial
 from itertools import tee
 from typing import TypedDict, Unpack
 
+from faultcli.campaign.activations import calibrating
 from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
 from faultcli.campaign.gates import gate_values
@@ -60,7 +61,7 @@ class ArmTrials:
         known = self._store.memory(self._key)
         if known is None:
             bench = self.bench()
-            known = ArmMemory(bench.image.bits, bench.overhead_bits_per_weight(self.number), bench.stored.outcome)
+            known = ArmMemory(bench.bits, bench.overhead_bits_per_weight(self.number), bench.stored.outcome)
             self._store.keep_memory(self._key, known)
         return known
 
@@ -151,6 +152,9 @@ def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[R
     """
     start = time.perf_counter()
     executor, store = means.get("executor") or Serial(), means.get("store") or Store.open(None)
+    for arm in plan.arms if subject.hardened is None else ():
+        arm.protect.check_names(subject.tensors)  # now, and not when the turn of its arm comes
+    subject = calibrating(subject, plan)
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload, listen=True)
     if (look := means.get("on_original")) is not None:

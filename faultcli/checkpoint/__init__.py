@@ -1,9 +1,10 @@
-"""Checkpoints: safetensors in and out, streamed, atomic, byte for byte.
+"""Checkpoints: safetensors and GGUF in and out, streamed, atomic, byte for byte.
 
-header      a file's header, read with every rule of the format checked, and written
+header      a safetensors file's header, read with every rule of the format checked, and written
+gguf        a GGUF file's header, and what ggml stores tensors as
 adapters    adapters told from models
 contents    what a directory holds of checkpoints
-other_formats  files that are no safetensors: what they are, and what to do
+other_formats  files of other formats: what they are, and what to do
 locate      which files a checkpoint consists of
 reader      a checkpoint on the disk: opened, checked, read tensor by tensor
 packed      quantised checkpoints as they are shipped: a table of layouts, and the weights that they hold

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from faultcli.foreign import ForeignError, parse_json, read_text
 
-SUFFIX = ".safetensors"
+SUFFIX, GGUF = ".safetensors", ".gguf"
 INDEX_SUFFIX = f"{SUFFIX}.index.json"
 PIPELINE, MODULES = "model_index.json", "modules.json"  # of diffusers, of sentence-transformers
 
@@ -125,7 +125,7 @@ def _numbered(before: str, total: str, after: str, files: Mapping[int, str]) -> 
 
 def shard_of(name: str) -> int | None:
     """Return of how many shards a file is one, by its name; None if its name says nothing of shards."""
-    match = _NUMBERED.fullmatch(name)
+    match = _NUMBERED.fullmatch(f"{name.removesuffix(GGUF)}{SUFFIX}" if name.endswith(GGUF) else name)
     return int(match[3]) if match is not None and len(match[3]) < 9 and int(match[3]) > 1 else None
 
 

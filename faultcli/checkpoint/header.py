@@ -54,6 +54,20 @@ DTYPES: dict[str, tuple[int, str | None]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class BlockField:
+    """A field of the blocks that a weight is stored as, one behind the other: where the bytes of a tensor lie that does
+    not lie in one piece. Offsets and sizes are in bytes."""
+
+    weight: str  # that the blocks hold, as the file calls it
+    block: str  # the type of the blocks, e.g. "Q4_K"
+    shape: tuple[int, ...]  # of the weight
+    offset: int  # of the first block, from the start of the file
+    block_bytes: int
+    first: int  # of the field, from the start of its block
+    nbytes: int  # of the field in each block
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One stored tensor and where its bytes lie."""
 
@@ -63,6 +77,8 @@ class TensorInfo:
     file: Path
     offset: int  # bytes from the start of the file
     nbytes: int
+    field: BlockField | None = None  # of blocks that lie there; None: the tensor lies in one piece
+    unread: str | None = None  # the type of a tensor that is not read, whose bytes these are; None: it is read
 
     @property
     def elements(self) -> int:
@@ -71,17 +87,27 @@ class TensorInfo:
 
     @property
     def end(self) -> int:
-        """Byte offset in the file just behind the tensor."""
-        return self.offset + self.nbytes
+        """Byte offset in the file just behind the tensor, or the blocks that it is a field of."""
+        return self.span[1]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where the tensor begins and ends in the file; of a field, where all blocks do."""
+        if self.field is None:
+            return self.offset, self.offset + self.nbytes
+        blocks = self.nbytes // self.field.nbytes
+        return self.field.offset, self.field.offset + blocks * self.field.block_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header: `tensors` in the order of their bytes, `nbytes` with the 8 bytes of the length."""
+    """A checked header: `tensors` in the order of their bytes, `nbytes` up to where they begin. `gapless`: from there
+    on the file is its tensors, each in one piece behind the one before; not in GGUF."""
 
     tensors: tuple[TensorInfo, ...]
     metadata: dict[str, str]
     nbytes: int
+    gapless: bool = True
 
 
 def torch_dtype(dtype: str) -> torch.dtype | None:

@@ -12,6 +12,7 @@ from faultcli.checkpoint.adapters import FILE as ADAPTER_FILE
 from faultcli.checkpoint.adapters import is_adapter
 from faultcli.checkpoint.contents import (
     ADAPTER,
+    GGUF,
     INDEX_SUFFIX,
     SUFFIX,
     Held,
@@ -167,6 +168,8 @@ def _holds_none(directory: Path, names: Sequence[str]) -> CheckpointError:
             f"{nothing}, but one of torch.distributed",
             f"make one file of it: {merged}; then: faultcli convert model.pt",
         )
+    if ggufs := [name for name in names if name.endswith(GGUF)]:
+        return CheckpointError(f"{nothing}, but {some(ggufs)}", f"name one: {quoted(directory / ggufs[0])}")
     others = [name for name in names if is_weights(name)]
     if others:
         refusal = _refusal(directory / others[0])

@@ -58,7 +58,10 @@ _TORCHSCRIPT = OtherFormat(
     "map_location='cpu').state_dict(), 'weights.pt')\" {name}; then: faultcli convert weights.pt",
 )
 _KERAS = OtherFormat("a Keras file, not safetensors", _AS_TRAINED)
-_GGUF = OtherFormat("a GGUF file, not safetensors", "take the safetensors that it was made from")
+_GGUF = OtherFormat(
+    "a GGUF file, not safetensors",
+    "inspect and inject take it as it is: faultcli inspect {name}; all else, the safetensors that it was made from",
+)
 _HDF5 = OtherFormat("an HDF5 file, as Keras writes them, not safetensors", _AS_TRAINED)
 _LFS = OtherFormat("a Git LFS pointer, not the file itself", "fetch it: git lfs pull")
 _PAGE = OtherFormat("a web page, not the file itself", "download it again: the address gave a page and no file")

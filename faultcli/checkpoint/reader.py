@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faultcli.checkpoint.header import HEADER_RECORD, Header, TensorInfo, read_header, torch_dtype
+from faultcli.checkpoint.gguf import MAGIC, read_gguf_header
+from faultcli.checkpoint.header import HEADER_RECORD, BlockField, Header, TensorInfo, read_header, torch_dtype
 from faultcli.checkpoint.locate import Kind, Location, locate, some, unreadable
 from faultcli.errors import CheckpointError
 from faultcli.formats import ChannelsOf
@@ -69,7 +70,7 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a safetensors checkpoint: a file, the shards of an index, or a directory with either.
+    """The tensors of a checkpoint: a safetensors file, the shards of an index, a directory with either, or a GGUF file.
 
     Made by `open`, which reads and checks every header and no tensor. The files are never changed; one that somebody
     else replaces in the meantime is noticed at the next read.
@@ -87,12 +88,12 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
-        """Open `FILE.safetensors`, `FILE.safetensors.index.json` or a directory with either.
+        """Open `FILE.safetensors`, `FILE.safetensors.index.json`, a directory with either, or `FILE.gguf`.
 
         Tensors that lie in a shard without being in the index belong to the checkpoint, as loaders read whole shards.
 
         Raises:
-            CheckpointError: missing, unreadable, ambiguous, no safetensors, or damaged; says what and where.
+            CheckpointError: missing, unreadable, ambiguous, of another format, or damaged; says what and where.
         """
         path = Path(path)
         location = locate(path)
@@ -129,8 +130,20 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors together; what `progress` of a rewrite adds up to."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        """Bytes of all tensors together, and of what pads them; what `progress` of a rewrite adds up to."""
+        return sum(shard.stamp[1] - shard.header.nbytes for shard in self.shards)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file."""
+        return not all(shard.header.gapless for shard in self.shards)
+
+    def refuse_gguf(self, command: str) -> None:
+        """Refuse a GGUF file for a command that takes safetensors alone; CheckpointError."""
+        if self.is_gguf:
+            raise CheckpointError(
+                f"{self.path}: is a GGUF file; {command} takes safetensors", "take the model as it was converted from"
+            )
 
     def info(self, name: str) -> TensorInfo:
         """Return what is known of a tensor. CheckpointError with the nearest name if there is none."""
@@ -148,11 +161,12 @@ class Checkpoint:
             out: a contiguous writable uint8 array of at least the tensor's bytes, used from its start.
 
         Returns:
-            The array of exactly the tensor's bytes; a view of `out` if that is given.
+            The array of exactly the tensor's bytes; a view of `out` if that is given. A field's bytes are those of
+            all blocks, joined.
         """
         info = self.info(name)
         with self._shard(info).open() as file:
-            return _read_into(file, info, np.empty(info.nbytes, np.uint8) if out is None else out[: info.nbytes])
+            return read_tensor(file, info, np.empty(info.nbytes, np.uint8) if out is None else out[: info.nbytes])
 
     def read(self, name: str) -> Tensor:
         """Read a tensor into memory of its own, on the CPU, in the stored dtype and shape.
@@ -172,7 +186,7 @@ class Checkpoint:
             raise CheckpointError(f"{message} of shape {list(info.shape)}", f"leave it out: --exclude {name!r}")
         data = torch.empty(info.nbytes, dtype=torch.uint8)
         with self._shard(info).open() as file:
-            _read_into(file, info, data.numpy())
+            read_tensor(file, info, data.numpy())
         return data.view(dtype).reshape(shape)
 
     def state(self) -> dict[str, Tensor]:
@@ -226,17 +240,23 @@ class LazyTensors(Mapping[str, Tensor]):
 
 class ContentHash:
     """`Checkpoint.sha256`, of bytes that are read for another purpose: every tensor once, in the order of `tensors`;
-    different files may be told at the same time."""
+    different files may be told at the same time. A file that is more than its tensors is read once more instead."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._digests = {shard.path: hashlib.sha256(shard.raw_header()) for shard in checkpoint.shards}
-        self._rest = {shard.path: shard.stamp[1] - shard.header.nbytes for shard in checkpoint.shards}
+        told = [shard for shard in checkpoint.shards if shard.header.gapless]
+        self._digests = {shard.path: hashlib.sha256(shard.raw_header()) for shard in told}
+        self._rest = {shard.path: shard.stamp[1] - shard.header.nbytes for shard in told}
+
+    def is_told(self, file: Path) -> bool:
+        """Whether all bytes of a file have to be told."""
+        return file in self._digests
 
     def update(self, file: Path, data: NDArray[np.uint8]) -> None:
         """Take the next bytes of a file."""
-        self._digests[file].update(data.data)
-        self._rest[file] -= len(data)
+        if self.is_told(file):
+            self._digests[file].update(data.data)
+            self._rest[file] -= len(data)
 
     def update_all(self, tensors: Iterable[tuple[TensorInfo, Tensor]]) -> None:
         """Take the next tensors, as `Checkpoint.read` gives them."""
@@ -247,7 +267,9 @@ class ContentHash:
         """Return the hash; ValueError if not all bytes were told."""
         if any(self._rest.values()):
             raise ValueError("some tensors were not hashed")
-        return _joined(self._checkpoint.shards, [digest.hexdigest() for digest in self._digests.values()])
+        digests = {path: digest.hexdigest() for path, digest in self._digests.items()}
+        shards = self._checkpoint.shards
+        return _joined(shards, [digests.get(shard.path) or shard.sha256() for shard in shards])
 
 
 def _joined(shards: Sequence[ShardFile], digests: Sequence[str]) -> str:
@@ -281,15 +303,42 @@ def _read_shard(path: Path, name: str) -> ShardFile:
     with opened(path) as file:
         stamp = stamp_of(file)
         try:
-            return ShardFile(path, name, read_header(file, path, stamp[1]), stamp)
+            read = read_gguf_header if file.read(len(MAGIC)) == MAGIC else read_header
+            file.seek(0)
+            return ShardFile(path, name, read(file, path, stamp[1]), stamp)
         except OSError as error:
             raise unreadable(path, error) from error
 
 
-def _read_into(file: FileIO, info: TensorInfo, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def read_tensor(file: FileIO, info: TensorInfo, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Read a tensor's bytes into `out`, of exactly its length; those of a field from block to block.
+
+    Raises:
+        CheckpointError: the file ends early or cannot be read.
+    """
+    if info.field is None:
+        return read_run(file, info.span, info, out)
+    begin, end = info.span
+    step = max(1, _CHUNK // info.field.block_bytes) * info.field.block_bytes
+    done = 0
+    for at in range(begin, end, step):
+        run = at, min(at + step, end)
+        found = field_of(read_run(file, run, info, np.empty(run[1] - at, np.uint8)), info.field)
+        out[done : done + found.size].reshape(found.shape)[:] = found
+        done += found.size
+    return out
+
+
+def field_of(blocks: NDArray[np.uint8], field: BlockField) -> NDArray[np.uint8]:
+    """Return a field of whole blocks, uint8 [blocks, bytes of the field], as a view of them."""
+    return blocks.reshape(-1, field.block_bytes)[:, field.first : field.first + field.nbytes]
+
+
+def read_run(file: FileIO, run: tuple[int, int], info: TensorInfo, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Read the bytes of a file from one offset to another, which `info` is in, into `out`; raises as `read_tensor`."""
     rest = out.data
     try:
-        file.seek(info.offset)
+        file.seek(run[0])
         while rest:  # one call reads 2 GiB at most
             count = file.readinto(rest)
             if not count:

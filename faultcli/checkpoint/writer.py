@@ -1,13 +1,14 @@
-"""Writing safetensors: an opened checkpoint with some tensors replaced, or new tensors."""
+"""Writing: an opened checkpoint with some tensors replaced, or new tensors as safetensors."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
@@ -28,7 +29,7 @@ from faultcli.checkpoint.header import (
     parse_header,
     tensor_bytes,
 )
-from faultcli.checkpoint.reader import Checkpoint, ContentHash, ShardFile
+from faultcli.checkpoint.reader import Checkpoint, ContentHash, ShardFile, field_of, read_run
 from faultcli.errors import CheckpointError
 from faultcli.files import atomic_directory, atomic_output, copy_range, reserve, write_all
 
@@ -181,12 +182,14 @@ def edit(
         change: called with a tensor and a writable uint8 array of its bytes, valid until it returns; not for
             tensors without elements.
         names: the tensors to change; None means all. The others are copied in the kernel.
-        content: is told all bytes before they are changed; then nothing is copied in the kernel.
+        content: is told all bytes before they are changed, where it has to be; then nothing is copied in the kernel.
         how: see `Rewriting`.
     """
     infos = checkpoint.tensors.values() if names is None else map(checkpoint.info, names)
     chosen = {info.name: info for info in infos}
-    looked_at = chosen if content is None else checkpoint.tensors
+    looked_at = dict(chosen)
+    if content is not None:
+        looked_at |= {name: info for name, info in checkpoint.tensors.items() if content.is_told(info.file)}
     buffer = np.empty(max((info.nbytes for info in looked_at.values()), default=0), np.uint8)
 
     def replace(info: TensorInfo) -> NDArray[np.uint8] | None:
@@ -262,7 +265,7 @@ def _rewrite_shard(
     """Write one file. Neighbours that are kept are copied in one go."""
     with shard.open() as source, target.open("wb", buffering=0) as output:
         header = plan.header(source, shard)
-        reserve(output, len(header) + sum(info.nbytes for info in shard.header.tensors))
+        reserve(output, len(header) + shard.stamp[1] - shard.header.nbytes)
         write_all(output, memoryview(header))
         kept = done = shard.header.nbytes  # bytes [kept, done) of the source are to be copied
 
@@ -272,17 +275,39 @@ def _rewrite_shard(
             except EOFError as error:
                 raise CheckpointError(f"{shard.path}: became shorter while it was read", "run it again") from error
 
-        for info in shard.header.tensors:
-            data = replace(info)
-            if data is not None:
-                flat = _flat(data, info.name, info.nbytes)
+        for (begin, end), tensors in groupby(shard.header.tensors, lambda info: info.span):
+            done = begin
+            flat = _replaced(source, list(tensors), replace)
+            if flat is not None:
                 copy_kept()
                 write_all(output, flat)
-                kept = info.end
+                kept = end
                 if progress is not None:
-                    progress(info.nbytes)
-            done = info.end
+                    progress(end - begin)
+        done = shard.stamp[1]
         copy_kept()
+
+
+def _replaced(
+    source: FileIO, tensors: Sequence[TensorInfo], replace: Callable[[TensorInfo], TensorData | None]
+) -> memoryview | None:
+    """Return the bytes that take the place of a tensor, or of blocks whose fields are these tensors; None: nothing of
+    it is replaced."""
+    whole: NDArray[np.uint8] | None = None
+    for info in tensors:
+        data = replace(info)
+        if data is None:
+            continue
+        flat = _flat(data, info.name, info.nbytes)
+        if info.field is None:  # or several without elements
+            whole = np.asarray(flat)
+            continue
+        if whole is None:
+            begin, end = info.span
+            whole = read_run(source, info.span, info, np.empty(end - begin, np.uint8))
+        found = field_of(whole, info.field)
+        found[:] = np.asarray(flat).reshape(found.shape)
+    return None if whole is None else whole.data
 
 
 def header_record(raw: bytes) -> str:

@@ -29,6 +29,8 @@ def evaluate(
 
     Example: faultcli evaluate --format q2.5
     """
+    from faultcli.activations.asked import check_memory
+    from faultcli.campaign.activations import activation_memory, with_clean_inputs
     from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
     from faultcli.cli.session import corrector_of, memories_of, note_doubts, note_original, note_what_runs, open_subject
     from faultcli.recover.applied import AppliedCorrection
@@ -42,8 +44,12 @@ def evaluate(
     formats, chains = memories_of(model, [memory.format], [memory.protect])
     format, chain = formats[0], chains[0]
     note_doubts(subject, [(format, chain)], quiet=shown.quiet)
+    check_memory(subject.selection, format, chain)
+    if correct is not None:
+        subject.selection.check_tensors("--corrector")
+    subject = with_clean_inputs(subject, [format])
     measured, image = subject.workload, subject.memory(format, chain, rate)
-    original, stored = evaluate_stored(image, measured, subject.tensors)
+    original, stored = evaluate_stored(image, measured, subject.tensors, activation_memory(subject, format))
     note_original(subject, original, quiet=shown.quiet)
     corrected = None
     if correct is not None:

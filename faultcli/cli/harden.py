@@ -61,7 +61,8 @@ def harden(
     from faultcli.hardened.device.export import check_folder
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.write import check_plain, harden_checkpoint
-    from faultcli.protect.chain import by_row, parse_chain
+    from faultcli.protect.chain import by_row
+    from faultcli.protect.plan_file import read_chain
     from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
     from faultcli.workload.process import prepare_to_stream
 
@@ -90,7 +91,7 @@ def harden(
         _export(hardened, image.device, shown)
         return
     check_plain(checkpoint)
-    chain = parse_chain(memory.protect)
+    chain = read_chain(memory.protect)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
     note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
@@ -113,7 +114,7 @@ def harden(
     assert made is not None
     write_json(hardened_document(written, made, rows, image.device), shown.json)
     if shown.json != "-":
-        stdout().print(hardened_table(str(written), rows))
+        stdout().print(hardened_table(str(written), rows, made.chain))
         say(*hardened_summary(made, rows))
     for doubt in dict.fromkeys(doubt for slot in made.slots.values() for doubt in chain.doubts(slot.format)):
         note(f"warning: {doubt}", quiet=shown.quiet)

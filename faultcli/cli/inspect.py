@@ -124,7 +124,8 @@ def _inspect_checkpoint(
 
 def _note_what_it_is(checkpoint: Checkpoint, packed: Packed | None, shown: options.Shown) -> None:
     if packed is not None:
-        weights = counted(len(packed.weights), "weight")
+        types = ", ".join(f"{name} {count}" for name, count in packed.block_types.items())
+        weights = counted(len(packed.weights), "weight") + (f" ({types})" if types else "")
         note(f"quantised: {packed.layout.title}, {weights}; --target names parts of them", quiet=shown.quiet)
     if checkpoint.metadata:
         entries = (f"{key}={value:.80}" for key, value in sorted(checkpoint.metadata.items()))
@@ -155,7 +156,7 @@ def _inspect_hardened(
     found = {**hardened_document(path, hardened, rows, None), "schema": "faultcli.inspect/1"}
     write_json({**found, "checkpoint": str(path), "fault": spec, "expected_flips": expected}, shown.json)
     if shown.json != "-":
-        stdout().print(hardened_table(f"{path}: a hardened file", rows))
+        stdout().print(hardened_table(f"{path}: a hardened file", rows, hardened.chain))
         say(*hardened_summary(hardened, rows))
         if spec is not None:
             flips = "depends on what is stored" if expected is None else f"{expected:,.4g} expected flips per trial"

@@ -44,7 +44,7 @@ faults = partial(option, "Faults")
 workload = partial(option, "Model and data")
 output = partial(option, "Output")
 
-_CHECKPOINT = "Checkpoint: a .safetensors file, a *.safetensors.index.json or a directory with either."
+_CHECKPOINT = "Checkpoint: a .safetensors file, a *.safetensors.index.json, a directory with either, or a .gguf file."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_CHECKPOINT, show_default=False), READS]
 OptionalModel = Annotated[
     str | None,
@@ -59,7 +59,8 @@ Target = Annotated[
     str,
     faults(
         "T",
-        "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices or all-parts.",
+        "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices or all-parts; of `campaign`"
+        " also activations[:GLOB], what layers give, alone or as in weights,activations.",
         default=True,
     ),
 ]
@@ -87,7 +88,9 @@ _LAW = (
     "Fault law (`inspect --faults`): flips:K, stuck-at-0:P, burst:P,length=L, zero:P, gaussian:S, measured:FILE; "
     "`,bits=SPEC` and `,include=GLOB` narrow it."
 )
-_CHAIN = "Protections in write order, e.g. scale=max,guard (`inspect --protections`)."
+_CHAIN = (
+    "Protections in write order, e.g. scale=max,guard (`inspect --protections`), or a plan.toml of chains by tensor."
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ class OneMemory:
     """How tensors are stored: one way."""
 
     format: Format = "native"
-    protect: Annotated[str, faults("CHAIN", _CHAIN, default=True)] = "none"
+    protect: Annotated[str, faults("CHAIN", _CHAIN, default=True), READS] = "none"
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ class SeveralMemories:
         str,
         faults("F[,F...]", "Number formats (`inspect --formats`); native, the default: each tensor's own."),
     ] = "native"
-    protect: Annotated[list[str] | None, faults("CHAIN", f"{_CHAIN} Repeatable.", "--protect")] = None
+    protect: Annotated[list[str] | None, faults("CHAIN", f"{_CHAIN} Repeatable.", "--protect"), READS] = None
 
 
 @dataclass(frozen=True)

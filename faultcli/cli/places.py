@@ -87,8 +87,9 @@ def writes(option: str, target: Path) -> Path:
 def beside(path: Path, what: str) -> Path:
     """Return the default output: `model.faulty.safetensors` beside `model.safetensors`, `dir.faulty` beside `dir`."""
     path = path if path.name not in ("", "..") else path.resolve()
-    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
-    return path.with_name(f"{stem}.{what}{'.safetensors' if path.suffix == '.safetensors' else ''}")
+    ending = path.suffix if path.suffix in (".safetensors", ".gguf") else ""
+    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors").removesuffix(ending)
+    return path.with_name(f"{stem}.{what}{ending}")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -177,7 +178,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
         with contextlib.suppress(FaultcliError):
             yield from locate(path).files
-    if path.name.endswith((".safetensors", ".index.json")):
+    if path.name.endswith((".safetensors", ".index.json", ".gguf")):
         yield from (path.with_name(name) for name in _OF_A_MODEL if path.with_name(name).is_file())
     yield from (path.with_name(path.name + ending) for ending in _JOURNALS)
 

@@ -14,6 +14,7 @@ from faultcli.errors import UsageError
 from faultcli.report.text import counted
 
 if TYPE_CHECKING:
+    from faultcli.activations.layers import Seen
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from faultcli.workload.metrics import Outcome
 
 _MOST_THREADS = 1024
+_LAYERS = 8  # names in a note
 
 
 @contextmanager
@@ -56,10 +58,10 @@ def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]
     from faultcli.campaign.subject import open_checkpoint
     from faultcli.checkpoint.packed import Packed
     from faultcli.hardened.read import Hardened, stored_as
-    from faultcli.protect.chain import parse_chain
+    from faultcli.protect.plan_file import read_chain
     from faultcli.quantised import refuse_other_memories
 
-    parsed, checkpoint = [parse_chain(text) for text in chains], open_checkpoint(model)
+    parsed, checkpoint = [read_chain(text) for text in chains], open_checkpoint(model)
     hardened = Hardened.of(checkpoint)
     if hardened is None and (packed := Packed.of(checkpoint)) is not None:
         refuse_other_memories(packed, formats, parsed)
@@ -127,7 +129,9 @@ def note_what_was_found(checkpoint: Checkpoint | None, *, quiet: bool) -> None:
 
 
 def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) -> None:
-    """Say that most of a file that is no memory of its own is not at risk, because of its dtypes."""
+    """Say that most of a file that is no memory of its own is not at risk, because of its dtypes; and which tensors
+    stay as they are because they are of a type that is not read."""
+    from faultcli.checkpoint.locate import some
     from faultcli.checkpoint.packed import Packed
     from faultcli.faults.selection import Selection
     from faultcli.hardened.read import Hardened
@@ -135,6 +139,8 @@ def note_not_at_risk(checkpoint: Checkpoint, at_risk: AtRisk, *, quiet: bool) ->
     left_out = Selection(*at_risk.selection).left_out(checkpoint.tensors.values())
     if left_out is not None and Hardened.of(checkpoint) is None and Packed.of(checkpoint) is None:
         note(f"warning: {checkpoint.path}: {left_out}", quiet=quiet)
+    if unread := [f"{info.name} ({info.unread})" for info in checkpoint.tensors.values() if info.unread is not None]:
+        note(f"{checkpoint.path}: passed through as bytes: {some(unread)}", quiet=quiet)
 
 
 def with_channels(
@@ -177,12 +183,14 @@ def note_what_runs(subject: Subject, *, quiet: bool) -> None:
 
     note_what_was_found(subject.checkpoint, quiet=quiet)
     if subject.hardened:
-        memory = f"{subject.hardened.format} behind {subject.hardened.chain.text}"
+        memory = f"{subject.hardened.format} behind {subject.hardened.chain.label}"
         note(f"{subject.model}: is hardened; faults hit its own words, {memory}", quiet=quiet)
     if subject.quantised:
         note(quantised_note(subject.model, subject.quantised.packed), quiet=quiet)
     if subject.factors:
         note(f"{subject.model}: is scaled; its memory holds c·w where --protect says nothing else", quiet=quiet)
+    if subject.layers is not None:
+        note(layers_note(subject.layers), quiet=quiet)
     demo = "no MODEL named: the embedded demo, " if subject.model == DEMO else ""
     note(demo + subject.workload.describe(), quiet=quiet)
     for doubt in subject.doubts():
@@ -214,6 +222,17 @@ def note_original(subject: Subject, original: Outcome, *, quiet: bool) -> None:
     )
 
 
+def layers_note(seen: Seen) -> str:
+    """Say which layers have their outputs at risk."""
+    names = list(seen.elements)
+    shown = ", ".join(names[:_LAYERS]) + (f" and {len(names) - _LAYERS} more" if len(names) > _LAYERS else "")
+    values = sum(seen.elements.values()) / max(1, seen.inputs)
+    return (
+        f"outputs of {counted(len(names), 'layer')} are at risk, {values:,.0f} values per input: {shown}; what the"
+        " network computes between its layers is not"
+    )
+
+
 def quantised_note(model: str, packed: Packed) -> str:
     """Say how a quantised checkpoint is taken."""
     computed = "its library's dtype" if packed.dtype is None else str(packed.dtype).removeprefix("torch.")
@@ -239,7 +258,7 @@ def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quie
             note(text, quiet=quiet)
     dtypes = {str(tensor.dtype) for tensor in subject.tensors.values()}
     natives = [dtype for dtype, (_, name) in DTYPES.items() if f"torch.{name}" in dtypes]
-    behind = [(name, chain) for name, chain in memories if chain.links]  # else there is nothing to doubt
+    behind = [(name, chain) for name, chain in memories if any(chain.all_links)]  # else there is nothing to doubt
     doubts = [doubt for name, chain in behind for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
     for doubt in dict.fromkeys(doubts):
         note(f"warning: {doubt}", quiet=quiet)

@@ -97,7 +97,7 @@ def where(
     arms = cross(formats, [AnyBit()], chains)
     if any(arm.protect.needs_ber for arm in arms):
         raise UsageError(
-            f"{arms[0].protect.text}: depends on the bit-error rate, and a single flip has none",
+            f"{arms[0].protect.label}: depends on the bit-error rate, and a single flip has none",
             "name the rate it is designed for: posterior=P; scale=max or a number instead of scale=auto",
         )
     plan = Plan(arms, asked.trials, asked.seed, *at_risk.selection, confidence=asked.confidence)

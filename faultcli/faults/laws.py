@@ -15,56 +15,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from faultcli.errors import FaultError, unknown_name
+from faultcli.faults.columns import Columns
 from faultcli.faults.law import FaultLaw, Region, Site, StreamOf
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults, combine
 from faultcli.faults.measured import Measured, is_digest
 from faultcli.faults.one_bit import AnyBit
-from faultcli.faults.sampling import Stream, bernoulli_pieces, bernoulli_positions, distinct_positions, first_events
+from faultcli.faults.rate import RateLaw, hits
+from faultcli.faults.sampling import Stream, bernoulli_positions, distinct_positions, first_events
 from faultcli.foreign import whole_number
-
-
-def _hits(positions: NDArray[np.int64], eligible: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Turn positions in the sequence of eligible bits (ascending) into words and one-bit masks."""
-    words, which = np.divmod(positions, len(eligible))
-    masks = np.left_shift(np.uint64(1), np.array(eligible, dtype=np.uint64))[which]
-    return words, masks
-
-
-@dataclass(frozen=True)
-class RateLaw(FaultLaw):
-    """A law whose number is the probability `rate` of each of its faults."""
-
-    rate: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rate <= 1:
-            problem = f"{self.name}:{self.rate:g}: {self.unit.partition(',')[0]} must lie between 0 and 1"
-            percent = f"; if you mean {self.rate:g} %: {self.name}:{self.rate / 100:g}" if 1 < self.rate <= 100 else ""
-            raise FaultError(problem, f"{self.name}:1e-4{percent}")
-
-    @property
-    def level(self) -> float:
-        return self.rate
-
-    def _hit_bits(self, region: Region, stream: Stream) -> WordFaults:
-        """Draw bits, each of the eligible ones with the law's probability."""
-        eligible = self.eligible(region)
-        if not eligible:
-            return NO_FAULTS
-        pieces = bernoulli_pieces(stream, region.layout.words * len(eligible), self.rate)
-        # A word's bits may come in two pieces; its last bits wait for the next one.
-        found, waiting = list[WordFaults](), np.empty(0, dtype=np.int64)
-        for piece in pieces:
-            positions = np.concatenate([waiting, piece])
-            whole = int(np.searchsorted(positions, positions[-1] // len(eligible) * len(eligible))) if len(piece) else 0
-            found.append(combine(*_hits(positions[:whole], eligible)))
-            waiting = positions[whole:]
-        found.append(combine(*_hits(waiting, eligible)))
-        words, masks = (np.concatenate([one[part] for one in found]) for part in (0, 1))
-        return WordFaults(words, masks)
 
 
 @dataclass(frozen=True)
@@ -79,7 +39,7 @@ class BitFlip(RateLaw):
         return self.rate if self.bits is None else None
 
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
-        return self._hit_bits(region, stream)
+        return self.hit_bits(region, stream)
 
     def expected_flips(self, regions: Sequence[Site]) -> float | None:
         return self.rate * sum(region.layout.words * len(self.eligible(region)) for region in regions)
@@ -128,7 +88,7 @@ class Flips(FaultLaw):
         if not quota or not eligible:
             return NO_FAULTS
         positions = distinct_positions(stream, region.layout.words * len(eligible), quota)
-        return combine(*_hits(np.sort(positions), eligible))
+        return combine(*hits(np.sort(positions), eligible))
 
     def expected_flips(self, regions: Sequence[Site]) -> float | None:
         return float(self.count)
@@ -172,7 +132,7 @@ class StuckAt(RateLaw):
     stuck_value: ClassVar[int]
 
     def draw_region(self, region: Region, stream: Stream, quota: int | None) -> WordFaults:
-        words, masks = self._hit_bits(region, stream)
+        words, masks = self.hit_bits(region, stream)
         held = region.codes(words)
         return combine(words, masks & (~held if self.stuck_value else held))
 
@@ -233,7 +193,7 @@ class Burst(RateLaw):
         step = width if self.across == "column" else 1
         hit = (words * width + which)[:, None] + step * np.arange(self.length)[None, :]
         hit = np.sort(hit[hit < region.layout.words * width], axis=None)
-        return combine(*_hits(hit, eligible))
+        return combine(*hits(hit, eligible))
 
     def expected_flips(self, regions: Sequence[Site]) -> float | None:
         starts = sum(region.layout.words * len(self._starts(self.eligible(region))) for region in regions)
@@ -294,7 +254,7 @@ def _check_whole_words(law: FaultLaw) -> None:
 
 
 LAWS: dict[str, type[FaultLaw]] = {
-    law.name: law for law in (BitFlip, Flips, StuckAt0, StuckAt1, Burst, Zero, Gaussian, Measured)
+    law.name: law for law in (BitFlip, Flips, StuckAt0, StuckAt1, Burst, Columns, Zero, Gaussian, Measured)
 }
 
 

@@ -119,3 +119,55 @@ def first_events(stream: Stream, sites: int, count: int) -> NDArray[np.float64]:
     """
     alive = sites - np.arange(count, dtype=np.float64)
     return np.cumsum(stream.exponential(count) / alive)
+
+
+class RowStream:
+    """Streams of random words, one for each row of a table, fixed by what they are for and by the row's number.
+
+    The words of many rows are made at once, and are the same however rows are put together: a counter-based generator
+    (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011) gives them by their place. Row r has words in
+    depths; depth d has 4·2^d of them (no more than 4,096), at the blocks of the counter (d, r·2^d, ...).
+
+    Args:
+        key: as for `Stream`.
+    """
+
+    _DEEPEST = 10  # from here on depths have equally many words
+
+    def __init__(self, *key: object) -> None:
+        digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
+        self._key = int.from_bytes(digest, "little")
+
+    def exponential(self, depth: int, first: int, rows: int) -> NDArray[np.float64]:
+        """Return exponential numbers of mean 1 of so many rows, [rows, words of this depth]."""
+        blocks = 1 << min(depth, self._DEEPEST)
+        bits = np.random.Philox(key=self._key, counter=(depth << 64) + first * blocks)
+        raw = np.asarray(bits.random_raw(4 * blocks * rows), dtype=np.uint64).reshape(rows, 4 * blocks)
+        return -np.log(((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+
+
+def bernoulli_rows(stream: RowStream, first: int, rows: int, sites: int, rate: float) -> tuple[Positions, Positions]:
+    """Return what independent coins of probability `rate` pick in each of some rows: row by row, counted from `first`,
+    and the position out of `sites` there; ascending.
+
+    Exact, as `bernoulli_positions`. What is picked in a row depends on the stream and the number of the row alone, and
+    where there are more sites, more are picked behind those that were.
+    """
+    found: list[tuple[Positions, Positions]] = []
+    if rate > 0 and sites > 0 and rows > 0:
+        scale = 0.0 if rate >= 1 else -1.0 / np.log1p(-rate)
+        alive, last, depth = np.arange(rows, dtype=np.int64), np.full(rows, -1, dtype=np.int64), 0
+        while len(alive):
+            low = int(alive[0])
+            drawn = stream.exponential(depth, first + low, int(alive[-1]) - low + 1)[alive - low]
+            steps = np.minimum(np.floor(drawn * scale), sites).astype(np.int64) + 1
+            positions = last[:, None] + np.cumsum(steps, axis=1)
+            inside = positions < sites
+            found.append((np.broadcast_to(alive[:, None], inside.shape)[inside], positions[inside]))
+            going_on = positions[:, -1] < sites - 1
+            alive, last, depth = alive[going_on], positions[going_on, -1], depth + 1
+    if not found:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    which, where = (np.concatenate([one[part] for one in found]) for part in (0, 1))
+    order = np.argsort(which, kind="stable")  # within a row they ascend already
+    return which[order], where[order]

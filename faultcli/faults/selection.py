@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
 
+from faultcli.checkpoint import TensorInfo
+from faultcli.checkpoint.gguf import TYPES
 from faultcli.checkpoint.packed import ROLES
-from faultcli.errors import UsageError, unknown_name
+from faultcli.errors import CheckpointError, UsageError, unknown_name
 
 TARGETS = {
     "weights": "floating-point tensors with two or more dimensions",
@@ -17,6 +19,9 @@ TARGETS = {
     **ROLES,
     "all-parts": "everything that quantised weights are made of",
 }
+
+
+ACTIVATIONS = "activations"  # a target that is no tensors: what layers give when the model runs
 
 
 class Selecting(TypedDict, total=False):
@@ -60,13 +65,60 @@ class Selection:
             given.get("target", cls.target), tuple(given.get("include") or ()), tuple(given.get("exclude") or ())
         )
 
+    @property
+    def layers(self) -> str | None:
+        """The glob of layers whose outputs are at risk (`activations:GLOB`, all if it has none); None: of none."""
+        return self._parts[1]
+
+    @property
+    def of_tensors(self) -> Selection | None:
+        """What the tensors at risk are selected by; None where outputs of layers are all that is.
+
+        Raises:
+            UsageError: there are globs, and no tensors for them.
+        """
+        tensors = self._parts[0]
+        if tensors is not None:
+            return replace(self, target=tensors)
+        for option, globs in (("--include", self.include), ("--exclude", self.exclude)):
+            if globs:
+                problem = f"{option} {globs[0]}: names tensors, and --target {self.target} has none at risk"
+                raise UsageError(problem, f"name layers in the target: --target '{ACTIVATIONS}:{globs[0]}'")
+        return None
+
+    @property
+    def _parts(self) -> tuple[str | None, str | None]:
+        """The target of tensors and the glob of layers."""
+        *tensors, last = self.target.split(",")
+        named, colon, glob = last.partition(":")
+        if named != ACTIVATIONS or len(tensors) > 1:
+            return self.target, None
+        if colon and not glob:
+            raise UsageError(f"--target {self.target}: names no layers", f"try: --target '{ACTIVATIONS}:*conv*'")
+        return (tensors[0] if tensors else None), glob or "*"
+
+    def check_tensors(self, what: str) -> None:
+        """Refuse outputs of layers where only tensors will do.
+
+        Raises:
+            UsageError: they are at risk.
+        """
+        if self.layers is not None:
+            raise UsageError(
+                f"--target {self.target}: {what} works on tensors, and outputs of layers are none",
+                "faultcli campaign takes them; here try: --target weights",
+            )
+
     def names(self, tensors: Iterable[Tensorlike]) -> list[str]:
         """Return the names of the tensors that are selected; raises as `select`."""
+        self.check_tensors("this command")
         return select(tensors, target=self.target, include=self.include, exclude=self.exclude)
 
     def left_out(self, tensors: Iterable[Weighed]) -> str | None:
         """Say which matrices are not at risk because of their dtype, if these are more than half of their bytes; what
         globs leave out is not told to those who wrote them."""
+        if self.layers is not None:
+            return None if self.of_tensors is None else self.of_tensors.left_out(tensors)
         matrices = [t for t in tensors if len(t.shape) >= 2 and _passes(t.name, self.include, self.exclude)]
         rest = [t for t in matrices if not _in_target(t, self.target)]
         whole, missing = (sum(t.nbytes for t in some) for some in (matrices, rest))
@@ -93,20 +145,35 @@ def select(
 
     Raises:
         UsageError: an unknown target, a glob that matches no tensor at all, or nothing left.
+        CheckpointError: one that the globs let pass is of a type that is not read (`TensorInfo.unread`).
     """
     if target not in TARGETS:
-        raise unknown_name("target", target, TARGETS)
+        raise unknown_name("target", target, [*TARGETS, ACTIVATIONS])
     tensors = list(tensors)
     for option, globs in (("--include", include), ("--exclude", exclude)):
         for glob in globs:
             if not any(fnmatch.fnmatchcase(t.name, glob) for t in tensors):
                 raise UsageError(f"{option} {glob}: matches no tensor", "`faultcli inspect MODEL` lists the names")
+    _refuse_unread([t for t in tensors if _passes(t.name, include, exclude)])
     chosen = [t.name for t in tensors if _in_target(t, target) and _passes(t.name, include, exclude)]
     if not chosen:
         what = f"--target {target}: no tensor is left ({TARGETS[target]}"
         problem = what + (", after --include/--exclude)" if include or exclude else ")")
         raise UsageError(problem, _how_to_widen([t for t in tensors if _passes(t.name, include, exclude)]))
     return chosen
+
+
+def _refuse_unread(tensors: Iterable[Tensorlike]) -> None:
+    infos = [getattr(t, "info", t) for t in tensors]
+    unread = [info for info in infos if isinstance(info, TensorInfo) and info.unread is not None]
+    if unread:
+        first = unread[0]
+        more = f", and {len(unread) - 1} more of such types" if len(unread) > 1 else ""
+        raise CheckpointError(
+            f"{first.file}: tensor {first.name!r} is {first.unread}, which is not read{more}",
+            f"leave it as it is with --exclude {escaped(first.name)!r}, or convert the model to a type that is:"
+            f" {', '.join(type.name for type in TYPES.values() if type.is_read)}",
+        )
 
 
 def _how_to_widen(tensors: Sequence[Tensorlike]) -> str:

@@ -53,7 +53,7 @@ class Hardened:
             return None
         try:
             chain = parse_chain(record.protect)
-            slots = {name: Slot.of(name, record.format, chain.links, one) for name, one in record.tensors.items()}
+            slots = {name: Slot.of(name, record.format, chain.of(name), one) for name, one in record.tensors.items()}
         except (FaultcliError, KeyError, TypeError, ValueError, OverflowError) as error:
             problem = f"{checkpoint.path}: the record of its memory contradicts itself ({error})"
             raise CheckpointError(problem, "harden the original again") from None
@@ -151,7 +151,7 @@ def stored_as(
     if asked_format or asked_chain:
         path = hardened.checkpoint.path
         raise UsageError(
-            f"{path}: is hardened: its memory is {hardened.format} behind {hardened.chain.text}, and no other",
+            f"{path}: is hardened: its memory is {hardened.format} behind {hardened.chain.label}, and no other",
             f"leave --format and --protect out, or take the plain checkpoint: faultcli harden {path} --read -o PLAIN",
         )
     return [hardened.format], [hardened.chain]

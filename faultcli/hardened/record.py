@@ -30,6 +30,7 @@ from faultcli.version import __version__
 
 SCHEMA = "faultcli.hardened/1"
 SCHEMA_BY_ROWS = "faultcli.hardened/2"  # a tensor lies in another order than it has
+SCHEMA_BY_TENSOR = "faultcli.hardened/3"  # protections are not the same for all tensors
 COPIES = ("faultcli.hardened", "faultcli.hardened.2", "faultcli.hardened.3")  # metadata keys
 _LISTED = 4  # constants that are written as numbers; more are packed
 _KINDS: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "i1": np.dtype("<i1")}
@@ -59,14 +60,21 @@ class TensorRecord:
 class MemoryRecord:
     """How a checkpoint lies in its memory.
 
-    `format`, `protect`: as on the command line. `ber`: what the memory was designed for, if anybody said. `tensors`:
-    those at risk, in the order of the checkpoint.
+    `format`, `protect`: as on the command line; of chains by tensor their content. `ber`: what the memory was designed
+    for, if anybody said. `tensors`: those at risk, in the order of the checkpoint.
     """
 
     format: str
     protect: str
     ber: float | None
     tensors: Mapping[str, TensorRecord]
+
+    @property
+    def schema(self) -> str:
+        """The first version that can say all of this."""
+        if self.protect.startswith("{"):
+            return SCHEMA_BY_TENSOR
+        return SCHEMA_BY_ROWS if any(tensor.channels for tensor in self.tensors.values()) else SCHEMA
 
     def metadata(self) -> dict[str, str]:
         """Return the copies, by metadata key."""
@@ -86,7 +94,7 @@ class MemoryRecord:
             if tensor.channels is not None:
                 tensors[name]["channels"] = list(tensor.channels.numbers)
         return {
-            "schema": SCHEMA_BY_ROWS if any(tensor.channels for tensor in self.tensors.values()) else SCHEMA,
+            "schema": self.schema,
             "version": __version__,
             "format": self.format,
             "protect": self.protect,
@@ -111,8 +119,8 @@ class MemoryRecord:
         try:
             document = parse_json(text)
             schema = document["schema"]
-            if schema not in (SCHEMA, SCHEMA_BY_ROWS):
-                problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA_BY_ROWS}"
+            if schema not in (SCHEMA, SCHEMA_BY_ROWS, SCHEMA_BY_TENSOR):
+                problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA_BY_TENSOR}"
                 raise CheckpointError(f"{path}: {problem}", "use the faultcli that wrote it, or a newer one")
             order, tensors = document["order"], document["tensors"]
             if not order or sorted(order) != sorted(tensors):

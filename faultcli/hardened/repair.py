@@ -106,7 +106,7 @@ def repair_checkpoint(
             progress(found[-1].weights)
     if not any(tensor.seen for tensor in found):
         raise UsageError(
-            f"{hardened.checkpoint.path}: {hardened.chain.text} cannot tell damaged words from others",
+            f"{hardened.checkpoint.path}: {hardened.chain.label} cannot tell damaged words from others",
             "repair it by a seal (faultcli seal, faultcli repair --seal), or harden with inplace=2 or secded=64",
         )
     copy = intact_copy(hardened.checkpoint.metadata)

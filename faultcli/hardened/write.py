@@ -84,7 +84,7 @@ def harden_checkpoint(
     check_plain(checkpoint)
     try:
         formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
-        rows = to_arrange(checkpoint.channels, formats, chain.links)
+        rows = to_arrange(checkpoint.channels, formats, chain.of)
         links = chain.for_tensors(ByRows(LazyTensors(checkpoint, names), rows), formats.__getitem__, ber)
         shapes = {name: checkpoint.info(name).shape for name in names}
         shapes |= {name: own.shape for name, own in rows.items()}
@@ -202,7 +202,8 @@ class _Writer:
         )
         several = "channel" in self.chain.text + self.format_name
         packed = sum(_PACKED * slot.shape[0] for slot in self.plans.values() if several and slot.shape)
-        constants = packed * (1 + len(self.chain.links)) + _CONSTANTS * (1 + len(self.chain.links)) * len(self.plans)
+        most = 1 + max(map(len, self.links.values()), default=0)
+        constants = (packed + _CONSTANTS * len(self.plans)) * most
         return -(-(len(without) + len(COPIES) * constants) // 8) * 8
 
 

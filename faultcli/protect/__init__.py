@@ -1,7 +1,8 @@
 """Protections: what is done to weights on their way into the memory and undone on their way out.
 
 base       what a protection is
-chain      which there are, and how they are chained
+chain      which there are, how they are chained, and which tensor has which
+plan_file  chains by tensor in a file
 parts      a tensor in parts of some rows
 encoding   weights into words
 protected_tensor  one tensor in the memory behind its protections

@@ -7,7 +7,7 @@ matrix of its channels. Where nothing that is stored depends on channels, tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -63,14 +63,19 @@ def arranged(stored: StoredTensor, channels: Channels | None, shape: tuple[int, 
 
 
 def to_arrange(
-    channels: ChannelsOf, formats: Mapping[str, NumberFormat], links: Sequence[Protection] = ()
+    channels: ChannelsOf,
+    formats: Mapping[str, NumberFormat],
+    links_of: Callable[[str], Sequence[Protection]] = lambda name: (),
 ) -> dict[str, Channels]:
     """Return the channels, where they are known, of those tensors of which something is stored per channel.
 
     Args:
         channels: of any tensors.
         formats: of the tensors that are stored.
-        links: what protects them.
+        links_of: what protects each.
     """
-    by_row = any(link.by_row for link in links)
-    return {name: own for name, own in channels.items() if name in formats and (by_row or formats[name].by_row)}
+    return {
+        name: own
+        for name, own in channels.items()
+        if name in formats and (formats[name].by_row or any(link.by_row for link in links_of(name)))
+    }

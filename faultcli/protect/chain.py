@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor
 
 from faultcli.checkpoint.packed import ROLES
 from faultcli.errors import UsageError, unknown_name
+from faultcli.foreign import ForeignError, parse_json
 from faultcli.formats import NumberFormat, parse_format
 from faultcli.protect.base import Protection
 from faultcli.protect.checks import Parity, Secded, Tmr
@@ -24,33 +29,63 @@ PROTECTIONS: dict[str, type[Protection]] = {
 }
 
 
+Links = tuple[Protection, ...]
+
+
 @dataclass(frozen=True)
 class Chain:
-    """What is done to every tensor on its way into the memory, in order, and undone on its way out."""
+    """What is done to every tensor on its way into the memory, in order, and undone on its way out.
 
-    links: tuple[Protection, ...] = ()
-    roles: tuple[tuple[str, Protection], ...] = ()  # parts of quantised weights, each with its own; then no `links`
+    `links`: of all tensors, or of those that no rule takes. `roles`: parts of quantised weights, each with its own;
+    then no `links`. `rules`: globs of tensors' names, each with its own links; the first one that matches counts.
+    """
+
+    links: Links = ()
+    roles: tuple[tuple[str, Protection], ...] = ()
+    rules: tuple[tuple[str, Links], ...] = ()
 
     @property
     def text(self) -> str:
-        """The chain as it is written on the command line; equal chains have equal texts."""
-        own = (f"{role}:{link.text}" for role, link in self.roles)
-        return ",".join([*own, *(link.text for link in self.links)]) or "none"
+        """The chain as it is written on the command line; equal chains have equal texts. One with rules is what its
+        file says, as JSON."""
+        own = [*(f"{role}:{link.text}" for role, link in self.roles), *(link.text for link in self.links)]
+        text = ",".join(own) or "none"
+        if not self.rules:
+            return text
+        rules = {glob: Chain(links).text for glob, links in self.rules}
+        return json.dumps({"default": text, "tensors": rules}, separators=(",", ":"), ensure_ascii=False)
 
-    def for_role(self, role: str) -> tuple[Protection, ...]:
+    @property
+    def label(self) -> str:
+        """A short name for tables and messages: the text, or of one with rules the beginning of its hash."""
+        return f"by tensor {hashlib.sha256(self.text.encode()).hexdigest()[:8]}" if self.rules else self.text
+
+    @property
+    def all_links(self) -> tuple[Links, ...]:
+        """The links of any tensors, each combination once."""
+        return tuple(dict.fromkeys([self.links, *(links for _, links in self.rules)]))
+
+    def of(self, name: str) -> Links:
+        """Return the links of a tensor."""
+        return next((links for glob, links in self.rules if fnmatchcase(name, glob)), self.links)
+
+    def for_role(self, role: str) -> Links:
         """Return the links of the parts of quantised weights that have this role; none if others are named."""
         return tuple(link for own, link in self.roles if own == role) if self.roles else self.links
 
     @property
     def needs_ber(self) -> bool:
         """Whether what is stored or read depends on the bit-error rate of the arm."""
-        return any(link.needs_ber for link in self.links)
+        return any(link.needs_ber for links in self.all_links for link in links)
 
     def doubts(self, format: NumberFormat) -> list[str]:
         """Return what may go wrong with links in a format, a sentence each."""
-        names = {link.name for link in self.links}
-        found = [link.doubt(format, names - {link.name}) for link in self.links]
-        return [doubt for doubt in found if doubt is not None]
+        found = [
+            link.doubt(format, {other.name for other in links} - {link.name})
+            for links in self.all_links
+            for link in links
+        ]
+        return list(dict.fromkeys(doubt for doubt in found if doubt is not None))
 
     def check_plain(self) -> None:
         """Refuse a chain for parts of quantised weights where there are none.
@@ -63,20 +98,62 @@ class Chain:
             problem = f"{self.text}: these weights are not quantised in the file, and have no {roles} of their own"
             raise UsageError(problem, f"protect whole tensors: --protect {self.roles[0][1].text}")
 
-    def for_tensors(
-        self, tensors: Mapping[str, Tensor], format_of: Callable[[str], NumberFormat], ber: float | None
-    ) -> dict[str, tuple[Protection, ...]]:
-        """Return the links of every tensor, see `Protection.for_tensors`.
+    def check_names(self, names: Iterable[str]) -> None:
+        """Refuse rules that no tensor goes by.
+
+        Args:
+            names: the tensors at risk.
 
         Raises:
-            UsageError: the chain is for parts of quantised weights.
+            UsageError: a glob matches none of them, or earlier ones have taken all that it matches.
+        """
+        names, taken = list(names), dict[str, str]()
+        for glob, _ in self.rules:
+            matched = [name for name in names if fnmatchcase(name, glob)]
+            if not matched:
+                at_risk = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+                problem = f"plan of protections: {glob!r} matches no tensor at risk ({at_risk})"
+                raise UsageError(problem, "mend the glob, or leave its line out; `faultcli inspect MODEL` lists names")
+            if all(name in taken for name in matched):
+                before = f"that {taken[matched[0]]!r} has not taken before it"
+                problem = f"plan of protections: {glob!r} matches no tensor {before}"
+                raise UsageError(problem, "the first glob that matches counts: write the narrower one first")
+            for name in matched:
+                taken.setdefault(name, glob)
+
+    def for_tensors(
+        self, tensors: Mapping[str, Tensor], format_of: Callable[[str], NumberFormat], ber: float | None
+    ) -> dict[str, Links]:
+        """Return the links of every tensor, see `Protection.for_tensors`. What is found for several tensors together (a
+        factor per model) is found for those with the same links.
+
+        Raises:
+            UsageError: the chain is for parts of quantised weights, or has a rule that no tensor goes by.
         """
         self.check_plain()
-        links = [
-            link.for_tensors(tensors, format_of, self.links[place:], ber)
-            for place, link in enumerate(self.links, start=1)
-        ]
-        return {name: tuple(of[name] for of in links) for name in tensors}
+        self.check_names(tensors)
+        found: dict[str, Links] = {}
+        for links in self.all_links:
+            own = _Some(tensors, [name for name in tensors if self.of(name) == links])
+            fitted = [link.for_tensors(own, format_of, links[place:], ber) for place, link in enumerate(links, start=1)]
+            found |= {name: tuple(of[name] for of in fitted) for name in (own if len(own) else ())}
+        return found
+
+
+class _Some(Mapping[str, Tensor]):
+    """Some of the tensors of a mapping that may read them when they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], names: list[str]) -> None:
+        self._tensors, self._names = tensors, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 UNPROTECTED = Chain()
@@ -89,12 +166,12 @@ def by_row(format_name: str, chain: Chain = UNPROTECTED) -> bool:
         UsageError: there is no such format.
     """
     own = format_name != "native" and parse_format(format_name).by_row
-    return own or any(link.by_row for link in chain.links)
+    return own or any(link.by_row for links in chain.all_links for link in links)
 
 
 def parse_chain(text: str) -> Chain:
     """Read a chain such as `scale=max,guard,secded=64`, or `none`; or one that names parts of quantised weights, such
-    as `scales:tmr,codes:parity`, which leaves the others unprotected.
+    as `scales:tmr,codes:parity`, which leaves the others unprotected; or the text of one with rules (`chain_of`).
 
     Raises:
         UsageError: a link is unknown or malformed, comes twice, stands before one that has to come first, or does not
@@ -102,6 +179,11 @@ def parse_chain(text: str) -> Chain:
     """
     if text == "none":
         return UNPROTECTED
+    if text.lstrip().startswith("{"):
+        try:
+            return chain_of(parse_json(text))
+        except ForeignError as error:
+            raise UsageError(f"{text}: {error}", _DOCUMENT) from None
     if any(_role_of(part) is not None for part in text.split(",")):
         return _parse_roles(text)
     links: list[Protection] = []
@@ -127,6 +209,41 @@ def parse_chain(text: str) -> Chain:
             if (conflict := link.conflict(other)) is not None:
                 raise UsageError(f"{text}: {conflict[0]}", conflict[1])
     return Chain(tuple(links))
+
+
+_DOCUMENT = 'a plan has a default = "CHAIN" and a table [tensors] of "GLOB" = "CHAIN"'
+
+
+def chain_of(document: Mapping[str, Any]) -> Chain:
+    """Read chains by tensor: `default` (a chain; `none` if it is left out), and `tensors`, chains by globs of names, of
+    which the first one that matches counts.
+
+    Raises:
+        UsageError: another key, something that is no text, or a chain that is none.
+    """
+    for key in document:
+        if key not in ("default", "tensors"):
+            unknown = unknown_name("key", str(key), ("default", "tensors"))
+            raise UsageError(f"plan of protections: {unknown.message}", f"{unknown.remedy}; {_DOCUMENT}")
+    tensors = document.get("tensors", {})
+    if not document or not isinstance(tensors, Mapping):
+        problem = "is empty" if not document else "tensors is no table"
+        raise UsageError(f"plan of protections: {problem}", _DOCUMENT)
+    default = _links_in("default", document.get("default", "none"))
+    return Chain(default, rules=tuple((str(glob), _links_in(str(glob), own)) for glob, own in tensors.items()))
+
+
+def _links_in(key: str, text: object) -> Links:
+    """Return the links that a plan has for a glob, or as its default."""
+    if isinstance(text, Mapping):
+        raise UsageError(f"plan of protections: {key} is a table", f"quote globs, they have dots: {_DOCUMENT}")
+    if not key or not isinstance(text, str) or not text or text.lstrip().startswith("{"):
+        raise UsageError(f"plan of protections: {key!r} = {text!r} is no glob with a chain", _DOCUMENT)
+    chain = parse_chain(text)
+    if chain.roles:
+        problem = f"plan of protections: {key} = {text}: a plan is for whole tensors, not for parts of quantised ones"
+        raise UsageError(problem, f"write them as a chain: --protect {text}")
+    return chain.links
 
 
 def _role_of(part: str) -> str | None:
@@ -157,11 +274,17 @@ def _parse_roles(text: str) -> Chain:
 
 
 def check_packed(chain: Chain) -> None:
-    """Refuse links that change values or words, for words that hold the codes and scales of quantised weights.
+    """Refuse links that change values or words, for words that hold the codes and scales of quantised weights, and
+    chains by tensor.
 
     Raises:
         UsageError: names the link.
     """
+    if chain.rules:
+        raise UsageError(
+            f"{chain.label}: is by tensor; these weights are quantised, and protected by part",
+            "name parts: --protect scales:tmr,codes:parity",
+        )
     for link in chain.links:
         if link.rank != Protection.CHECK:
             raise UsageError(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.write import HardenedRow
+from faultcli.protect.chain import Chain
 from faultcli.report.layout import new_table
 from faultcli.report.text import counted
 
@@ -33,6 +34,8 @@ def hardened_document(
                 "bits": row.bits,
                 "check_bits": row.check_bits,
                 "constant_bits": row.constant_bits,
+                "protect": Chain(hardened.chain.of(row.name)).text,
+                "overhead_bits_per_weight": overhead([row]),
             }
             for row in rows
         ],
@@ -44,13 +47,15 @@ def overhead(rows: Sequence[HardenedRow]) -> float:
     return sum(row.check_bits + row.constant_bits for row in rows) / max(1, sum(row.weights for row in rows))
 
 
-def hardened_table(path: str, rows: Sequence[HardenedRow]) -> Table:
-    """Return one row per tensor that lies in the memory."""
-    table = new_table(
-        path, tensor="left", weights="right", stored_bits="right", check_bits="right", constant_bits="right"
-    )
+def hardened_table(path: str, rows: Sequence[HardenedRow], chain: Chain) -> Table:
+    """Return one row per tensor that lies in the memory; with its protection and overhead where these differ."""
+    numbers = dict.fromkeys(("weights", "stored bits", "check bits", "constant bits"), "right")
+    own = {"protect": "left", "bits per weight": "right"} if chain.rules else {}
+    table = new_table(path, tensor="left", **numbers, **own)
     for row in rows:
-        table.add_row(row.name, *(f"{n:,}" for n in (row.weights, row.bits, row.check_bits, row.constant_bits)))
+        counts = [f"{n:,}" for n in (row.weights, row.bits, row.check_bits, row.constant_bits)]
+        own_cells = [Chain(chain.of(row.name)).text, f"{overhead([row]):.3g}"] if chain.rules else []
+        table.add_row(row.name, *counts, *own_cells)
     return table
 
 
@@ -59,7 +64,7 @@ def hardened_summary(hardened: Hardened, rows: Sequence[HardenedRow]) -> list[st
     rest = len(hardened.infos) - len(rows)
     others = f"; {counted(rest, 'other tensor')} byte for byte" if rest else ""
     return [
-        f"{counted(sum(row.weights for row in rows), 'weight')} in {hardened.format} behind {hardened.chain.text}: "
+        f"{counted(sum(row.weights for row in rows), 'weight')} in {hardened.format} behind {hardened.chain.label}: "
         f"{sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
         f"{overhead(rows):.3g} bits per weight beside the words{others}.",
         "Constants stand in the metadata three times, each with its checksum; faults are not drawn over them.",

@@ -52,7 +52,7 @@ def inspection_table(path: str, tensors: Sequence[TensorSurvey]) -> Table:
         found = (*numbers, f"{tensor.nonfinite:,}" if tensor.nonfinite else "")
         table.add_row(
             tensor.name,
-            tensor.dtype,
+            tensor.dtype if tensor.stored_as is None else f"{tensor.dtype} of {tensor.stored_as}",
             "×".join(map(str, tensor.shape)) or "scalar",
             *([tensor.role or ""] if quantised else found),
             f"{tensor.bits:,}" if tensor.at_risk else "",

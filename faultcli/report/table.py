@@ -231,8 +231,8 @@ def winners(result: CampaignResult, confidence: float) -> list[str]:
 
 def fronts(result: CampaignResult) -> dict[str, list[ArmResult]]:
     """Return, by fault law with several arms, those that no cheaper arm equals in accuracy, cheapest first; none where
-    nobody said which scores are better."""
-    if result.measure.good is None:
+    nobody said which scores are better, and where outputs of layers are at risk, whose memory no weight pays for."""
+    if result.measure.good is None or result.plan.selection.layers is not None:
         return {}
     by_law: dict[str, list[ArmResult]] = {}
     for arm in result.arms:

@@ -86,7 +86,7 @@ def scale_checkpoint(
     names = [name for name in names if checkpoint.info(name).elements]
     formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
     rounds = _may_round(checkpoint, names, scale)
-    rows_of = to_arrange(checkpoint.channels, formats, [scale])
+    rows_of = to_arrange(checkpoint.channels, formats, lambda name: [scale])
     per_channel = {name: own for name, own in rows_of.items() if scale.by_row}
     common = None
     if scale.granularity == "model" and names:

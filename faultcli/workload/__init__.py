@@ -10,6 +10,7 @@ score          any task: a score of the user's own
 in_memory      a user's own module and data
 models         how the network of a checkpoint is found and built
 data           inputs, by name
+late           runs that begin at the first changed layer
 inputs         inputs as a model takes them
 preprocess     images into what a network takes
 framing        the steps that an image gets its size by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from faultcli.workload.answers import Pick, answer_picker, described
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.inputs import Inputs, cuts, numbers_in, prepared
+from faultcli.workload.late.starting import LateStart, Run
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
 from faultcli.workload.models.architectures import Architecture
 
@@ -59,6 +60,7 @@ class Workload(BaseWorkload):
         answer: str | Pick | None = None,
     ) -> None:
         self._answer, self._pick = answer, answer_picker(answer)
+        self.late_bytes: int | None = None  # that a late start may keep; None: as many as are free, 0: none begins late
         self.dataset = dataset
         self.labels = dataset.labels  # int64 [N], CPU
         self._shape = _input_shape(architecture, dataset)
@@ -107,14 +109,18 @@ class Workload(BaseWorkload):
         """
         return self.answers().cpu()
 
-    def answers(self) -> Tensor:
-        """Return what `logits` returns, on the device of the model."""
+    def answers(self, run: Run | None = None) -> Tensor:
+        """Return what `logits` returns, on the device of the model.
+
+        Args:
+            run: gives what the model returns for a batch; None: the model itself.
+        """
         out: Tensor | None = None
         with self.inference():
             for start, batch in self._batches():
                 version = batch.version
                 try:
-                    returned = batch.given_to(self.model)
+                    returned = batch.given_to(self.model) if run is None else run(start, batch)
                     answer = self._pick(returned)
                 except Exception as error:
                     self.explain(error)
@@ -208,11 +214,35 @@ class Workload(BaseWorkload):
         """Run the model and return what later outcomes are compared with."""
         return GoldenRun(self.answers())
 
-    def outcome(self, golden: Golden | None = None, correct: Callable[[Tensor], Tensor] | None = None) -> Outcome:
-        """Run the model and measure its answers; `correct` maps logits [N, K] on the CPU to better ones."""
+    def outcome(
+        self,
+        golden: Golden | None = None,
+        correct: Callable[[Tensor], Tensor] | None = None,
+        run: Run | None = None,
+    ) -> Outcome:
+        """Run the model and measure its answers.
+
+        Args:
+            golden: of the same inputs.
+            correct: maps logits [N, K] on the CPU to better ones.
+            run: see `answers`.
+        """
         assert golden is None or isinstance(golden, GoldenRun)
-        logits = self.answers() if correct is None else correct(self.logits()).to(self.device)
+        logits = self.answers(run)
+        if correct is not None:
+            logits = correct(logits.cpu()).to(self.device)
         return measure(logits, self.labels, golden)
+
+    def late_start(self, golden: Golden, names: Collection[str]) -> LateStart | None:
+        """Return what runs the model faster while few tensors differ from the golden run; None where it takes several
+        inputs, or padded ones.
+
+        Args:
+            golden: of the tensors as they are whenever one of its runs is asked for.
+            names: the tensors that may change, by their names in the checkpoint.
+        """
+        assert isinstance(golden, GoldenRun)
+        return None if self.dataset.others or self.dataset.widths else LateStart(self, golden, names)
 
     def fault_free(self) -> tuple[GoldenRun, Outcome]:
         """Run the model once; return the golden run, and the outcome compared with it."""

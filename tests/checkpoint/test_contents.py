@@ -224,7 +224,7 @@ def test_parts_of_a_pipeline_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words", "remedy"),
     [
-        ("model.gguf", b"GGUF" + bytes(40), "model.gguf: is a GGUF file", "safetensors"),
+        ("model.gguf", b"GGUF" + bytes(40), "holds no safetensors checkpoint, but model.gguf", "name one: "),
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer", "git lfs pull"),
         ("rust_model.ot", b"?" * 600, "checkpoint, but rust_model.ot", "as safetensors"),
         ("__0_0.distcp", b"?" * 40, "but one of torch.distributed", "dcp_to_torch"),

@@ -17,6 +17,7 @@ EXAMPLES = {
     "stuck-at-0": "stuck-at-0:0.02",
     "stuck-at-1": "stuck-at-1:0.02",
     "burst": "burst:0.003,length=3",
+    "columns": "columns:0.01,pitch=48",
     "zero": "zero:0.3",
     "gaussian": "gaussian:0.1",
 }
@@ -98,7 +99,7 @@ def test_narrowing_by_name_draws_the_same_faults_there() -> None:
         ("fp16", "msb:2", 0xC000),
     ],
 )
-@pytest.mark.parametrize("law", ["bitflip:0.2", "flips:60", "stuck-at-1:0.3", "burst:0.1,length=2"])
+@pytest.mark.parametrize("law", ["bitflip:0.2", "flips:60", "stuck-at-1:0.3", "burst:0.1,length=2", "columns:0.1"])
 def test_only_the_bits_named_are_hit(law: str, format: str, bits: str, allowed: int) -> None:
     if law.startswith("burst") and bits == "sign":
         pytest.skip("a burst of two bits does not fit into one")
@@ -155,6 +156,49 @@ def test_a_rate_of_one_sticks_everything() -> None:
     state = {name: values.clone() for name, values in memory.values()}
     with patch.applied(state):
         assert all((values == 0).all() for values in state.values())
+
+
+def flipped(law: str, memory: MemoryImage, trial: int) -> tuple[np.ndarray, np.ndarray]:
+    """All stored bits of `w` in the order they lie in, and which of them flip, found one by one."""
+    stored = memory.tensors["w"]
+    words, masks = draw(law, memory, trial=trial)["w"]
+    mask_of = dict(zip(words.tolist(), masks.tolist(), strict=True))
+    places = [(word, bit) for word in range(stored.layout.words) for bit in range(stored.layout.bits)]
+    codes = stored.codes(slice(None)).tolist()
+    held = np.array([codes[word] >> bit & 1 for word, bit in places])
+    return held, np.array([mask_of.get(word, 0) >> bit & 1 for word, bit in places])
+
+
+@pytest.mark.parametrize(("format", "pitch"), [("q2.5", 48), ("q2.5", 37), ("fp16", 100), ("fp6-e2m3", 64)])
+def test_only_cells_of_weak_columns_flip_at_their_rates(format: str, pitch: int) -> None:
+    rate, weak, up = 0.02, 0.25, 0.8
+    memory = image(format, w=torch.randn(2000, generator=torch.Generator().manual_seed(3)))
+    law = f"columns:{rate},pitch={pitch},weak={weak},up={up}"
+    hit_columns, cells = [], {0: 0, 1: 0}
+    flips = {0: 0, 1: 0}
+    for trial in range(20):
+        held, flips_here = flipped(law, memory, trial)
+        columns = set((np.flatnonzero(flips_here) % pitch).tolist())
+        hit_columns.append(columns)
+        inside = np.isin(np.arange(len(held)) % pitch, sorted(columns))
+        for value in (0, 1):
+            cells[value] += int((inside & (held == value)).sum())
+            flips[value] += int((flips_here & (held == value)).sum())
+    asked = max(1, round(weak * pitch))
+    assert all(len(columns) == asked for columns in hit_columns)  # so many flips that every weak column shows
+    assert len(set(map(frozenset, hit_columns))) == 20  # other columns in every trial
+    share = asked / pitch
+    for value, of_flips in ((0, up), (1, 1 - up)):
+        chance = 2 * rate * of_flips / share
+        assert stats.binomtest(flips[value], cells[value], chance).pvalue > 1e-4
+
+
+def test_weak_columns_that_are_all_columns_are_bit_flips() -> None:
+    memory = image("q2.5", w=torch.randn(3000, generator=torch.Generator().manual_seed(4)))
+    flips = [memory.draw(parse_law("columns:0.03,weak=1"), seed=0, trial=trial).flips for trial in range(100)]
+    assert stats.binomtest(sum(flips), 100 * memory.bits, 0.03).pvalue > 1e-4
+    one_way = draw("columns:0.03,up=1", memory)["w"]
+    assert not (memory.tensors["w"].codes(one_way.words) & one_way.masks).any()
 
 
 def test_zero_sets_values_to_zero_at_its_rate() -> None:
@@ -230,6 +274,10 @@ def test_the_rate_of_a_burst_is_that_of_its_starts() -> None:
         ("gaussian:inf", r"0 or more"),
         ("zero:0.5,bits=sign", r"takes no bits="),
         ("burst:1e-4,length=0", r"1 bit long or longer"),
+        ("columns:1e-4,pitch=0", r"1 cell long or longer"),
+        ("columns:1e-4,weak=0", r"share above 0, up to 1"),
+        ("columns:1e-4,up=1.5", r"between 0 and 1"),
+        ("columns:0.3,weak=0.25", r"hold 0.25 of such flips at the most.*columns:0.3,weak=0.5"),
         ("burst:1e-4,across=wrod", r"unknown direction of a burst 'wrod'.*did you mean 'word'"),
         ("bitflip:1e-4,lenght=4", r"unknown option of bitflip 'lenght'"),
         ("burst:1e-4,lenght=4", r"unknown option of burst 'lenght'.*did you mean 'length'"),

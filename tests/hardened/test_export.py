@@ -70,6 +70,10 @@ MODELS = [
     ("mxfp8-e4m3", "guard,inplace=2,secded=64"),
     ("int8-g16", "posterior=1e-3:channel,parity"),
     ("nf4", "tmr"),
+    (
+        "q2.5",
+        '{"default": "inplace=2", "tensors": {"conv.*": "guard,secded=64", "half*": "scale=2,tmr", "double": "none"}}',
+    ),
 ]
 
 

@@ -27,6 +27,7 @@ from faultcli.memory import MemoryImage
 from faultcli.protect.base import Recovery
 from faultcli.protect.chain import parse_chain
 
+BY_TENSOR = '{"default": "scale=max,inplace=2", "tensors": {"conv.*": "secded=64"}}'
 MEMORIES = [
     ("q2.5", "inplace=2"),
     ("q2.5", "scale=max:channel,guard=channel,inplace=1,secded=64"),
@@ -47,6 +48,9 @@ MEMORIES = [
     ("fp8-e4m3-tensor", "cep=d3p1,secded=64"),
     ("native", "none"),
     ("native", "inplace=8"),
+    ("native", '{"tensors": {"conv.*": "tmr"}}'),
+    ("int4-g16", '{"default": "parity", "tensors": {"conv.*": "secded=64"}}'),
+    ("q2.5", BY_TENSOR),
 ]
 
 
@@ -99,7 +103,7 @@ def test_a_file_holds_the_very_image_that_is_simulated(format: str, chain: str, 
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if not parse_law(law).on_values])
-@pytest.mark.parametrize(("format", "chain"), MEMORIES[:3] + MEMORIES[9:12])
+@pytest.mark.parametrize(("format", "chain"), [*MEMORIES[:3], *MEMORIES[9:12], MEMORIES[-1]])
 def test_faults_of_a_file_are_those_of_the_campaigns_trial(law: str, format: str, chain: str, tmp_path: Path) -> None:
     if "exponent" in law and format != "fp6-e3m2":
         pytest.skip("the format has no exponent")
@@ -170,7 +174,9 @@ def test_every_kind_of_checkpoint_is_hardened_repaired_and_read(kind: str, tmp_p
     assert digests(directory) == before
 
 
-CORRECTING = [memory for memory in MEMORIES if memory[1] not in ("none", "scale=max,posterior=1e-3")]
+CORRECTING = [
+    memory for memory in MEMORIES if memory[1][0] != "{" and memory[1] not in ("none", "scale=max,posterior=1e-3")
+]
 
 
 @pytest.mark.parametrize(("format", "chain"), CORRECTING)
@@ -199,6 +205,29 @@ def test_one_flip_anywhere_is_corrected_or_known(format: str, chain: str, tmp_pa
                 assert (found.lost_weights > 0) == (not corrects)
                 assert found.flips == (1 if corrects else 0)
             assert whole or not found.flips
+
+
+def test_every_tensor_is_repaired_by_its_own_protection(tmp_path: Path) -> None:
+    """The record says which it has; where a tensor has none, its flips stay."""
+    by_tensor = '{"tensors": {"conv.*": "secded=64"}}'
+    file = hardened(single(tmp_path / "model.safetensors"), "q2.5", by_tensor, tmp_path / "h.safetensors")
+    assert '"schema":"faultcli.hardened/3"' in file.checkpoint.metadata["faultcli.hardened"]
+    assert file.chain == parse_chain(by_tensor)
+    names = list(file.slots)
+    for region, found_there in (("conv.weight", 2), ("fc.weight", 0)):
+        hit = {region: WordFaults(np.array([3, 20]), np.array([64, 1], np.uint64))}
+        replay(
+            file.checkpoint,
+            FaultMap(hit, file.regions, format=file.format),
+            tmp_path / "d.safetensors",
+            memory=HardenedMemory(file, names),
+            force=True,
+        )
+        damaged = Hardened.of(Checkpoint.open(tmp_path / "d.safetensors"))
+        assert damaged is not None
+        assert repair_checkpoint(damaged, tmp_path / "r.safetensors", force=True).flips == found_there
+        whole = (tmp_path / "r.safetensors").read_bytes() == file.checkpoint.path.read_bytes()
+        assert whole == (found_there > 0)
 
 
 def test_blocks_beyond_correction_are_named_and_left_as_they_are(tmp_path: Path) -> None:

@@ -74,12 +74,13 @@ def record_with(**changes: object) -> Callable[[dict[str, str]], None]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema": "faultcli.hardened/3"}, "another version"),
+        ({"schema": "faultcli.hardened/4"}, "another version"),
         ({"schema": 7}, "another version"),
         ({"format": "q9.99"}, "contradicts itself"),
         ({"format": "fp16"}, "the record says U16"),
         ({"protect": "inplace=2,secded=64"}, "contradicts itself"),
         ({"protect": "rot13"}, "contradicts itself"),
+        ({"protect": "plan.toml"}, "contradicts itself"),  # a file names no other file
         ({"order": ["fc.weight", "nobody"]}, "contradicts itself"),
         ({"order": ["fc.weight", "fc.weight", "conv.weight"]}, "contradicts itself"),
         ({"order": []}, "contradicts itself"),

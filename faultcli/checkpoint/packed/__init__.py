@@ -17,6 +17,7 @@ bitsandbytes        NF4, FP4 and LLM.int8
 compressed_tensors  the formats of llm-compressor
 block_floats        FP8 of transformers, MXFP4 of gpt-oss, ModelOpt
 torchao             tensors of torchao, flattened
+gguf                blocks of GGUF files
 table               the layouts by name, and which one a checkpoint is in
 opened              a checkpoint with such weights
 """

@@ -26,7 +26,8 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class BitPacking:
-    """How codes lie in a line of words: in blocks of as many codes as fill whole words, all blocks alike.
+    """How codes lie in a line of words: in blocks of as many codes as fill whole words, all blocks alike. The words of
+    whole blocks may hold other numbers as well.
 
     `word_bits`: of a word. `bits`: of a code, 8 at most. `pieces`: of every code of a block.
     """
@@ -40,14 +41,15 @@ class BitPacking:
         """Codes in a block."""
         return len(self.pieces)
 
-    @property
+    @cached_property
     def words(self) -> int:
         """Words in a block."""
-        return self.codes * self.bits // self.word_bits
+        return 1 + max(piece.word for pieces in self.pieces for piece in pieces)
 
     def words_for(self, codes: int) -> int:
         """Return how many words a line of so many codes takes; the last block ends with its last code."""
-        return -(-codes * self.bits // self.word_bits)
+        blocks, rest = divmod(codes, self.codes)
+        return blocks * self.words - (-rest * self.bits // self.word_bits)
 
     def unpack(self, lines: Words, codes: int) -> NDArray[np.uint8]:
         """Return the codes [lines, codes] of lines of words [lines, words]."""
@@ -106,6 +108,14 @@ def _run(start: int, bits: int, word_bits: int) -> tuple[Piece, ...]:
         found.append(Piece(word, shift, width, done))
         done += width
     return tuple(found)
+
+
+@cache
+def folded(bits: int, codes: int) -> BitPacking:
+    """Return the packing of `codes` codes in bytes that are filled from their lowest bits on, a code in each, then
+    another in each: with 4 bits, the first half of the codes, and above it the second."""
+    size = codes * bits // 8
+    return BitPacking(8, bits, tuple((Piece(code % size, code // size * bits, bits, 0),) for code in range(codes)))
 
 
 _PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}

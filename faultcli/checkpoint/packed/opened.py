@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,6 +71,13 @@ class Packed:
         return {tensor: weight.name for weight in self.weights.values() for tensor in weight.roles}
 
     @cached_property
+    def block_types(self) -> dict[str, int]:
+        """How many weights are stored as blocks of each type, sorted by name; empty where weights are no blocks."""
+        fields = (info.field for info in self.checkpoint.tensors.values())
+        types = {field.weight: field.block for field in fields if field is not None}
+        return dict(sorted(Counter(types.values()).items()))
+
+    @cached_property
     def rest(self) -> list[TensorInfo]:
         """The tensors that are no part of a quantised weight and read as they are."""
         return [
@@ -122,8 +130,9 @@ def refuse_quantised(checkpoint: Checkpoint, command: str) -> None:
     """Refuse a checkpoint with quantised weights for a command that stores weights in a way of its own.
 
     Raises:
-        CheckpointError: it has such weights.
+        CheckpointError: it has such weights, or is a GGUF file.
     """
+    checkpoint.refuse_gguf(command)
     if (packed := Packed.of(checkpoint)) is not None:
         raise CheckpointError(
             f"{checkpoint.path}: is quantised ({packed.layout.title}); {command} takes weights that are stored plain",

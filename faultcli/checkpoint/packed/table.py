@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faultcli.checkpoint.packed import awq, bitsandbytes, block_floats, compressed_tensors, gptq, torchao
+from faultcli.checkpoint.packed import awq, bitsandbytes, block_floats, compressed_tensors, gguf, gptq, torchao
 from faultcli.checkpoint.packed.files import Files
 from faultcli.checkpoint.packed.weight import PackedWeight
 from faultcli.checkpoint.reader import Checkpoint
@@ -60,6 +60,7 @@ LAYOUTS: dict[str, PackedLayout] = {
         (".weight_shape", *_ACTIVATIONS),
     ),
     "torchao": PackedLayout("torchao", torchao.find, (("_qdata", "_scale"),)),
+    "gguf": PackedLayout("GGUF", gguf.find, ()),  # told by its file
 }
 _SAME = {"mxfp8": "fp8"}
 
@@ -82,6 +83,8 @@ def layout_of(checkpoint: Checkpoint) -> tuple[PackedLayout, Mapping[str, Any]] 
     Raises:
         CheckpointError: the configuration of a directory names a layout that no tensor in it is in.
     """
+    if checkpoint.is_gguf:
+        return LAYOUTS["gguf"], {}
     ends = {end for layout in LAYOUTS.values() for line in layout.told_by for end in line}
     found = {end for end in ends if any(name.endswith(end) for name in checkpoint.tensors)}
     if not found and checkpoint.kind != "directory":

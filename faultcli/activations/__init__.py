@@ -1,0 +1,6 @@
+"""Outputs of layers as a target: what a layer gives lies in a memory during one inference, and bits flip there.
+
+asked    which formats, laws and protections go together with it
+layers   which layers there are, and what they give when the model runs
+stored   the outputs as they lie in the memory: rounded to its format, hit, read back
+"""
