@@ -152,7 +152,7 @@ class Rows:
         weight = posterior.sum(axis=-1) + _FEWEST
         means = (posterior @ self.x) / weight[..., None]
         between = np.swapaxes(means * weight[..., None], -1, -2) @ means / len(self.x)
-        metric: Array = np.linalg.inv(_shrunk(self._second - between, len(self.x)))
+        metric = np.asarray(np.linalg.inv(_shrunk(self._second - between, len(self.x))), dtype=np.float64)
         return means, metric
 
     def share_covariance(self, start: Array, rounds: int, weights: Array) -> Array:
