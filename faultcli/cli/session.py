@@ -60,13 +60,14 @@ def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]
     from faultcli.checkpoint.packed import Packed
     from faultcli.hardened.read import Hardened, stored_as
     from faultcli.protect.plan_file import read_chain
-    from faultcli.quantised import refuse_other_memories
+    from faultcli.protect.quantised_tensor import refuse_other_memories
 
     parsed, checkpoint = [read_chain(text) for text in chains], open_checkpoint(model)
     hardened = Hardened.of(checkpoint)
-    if hardened is None and (packed := Packed.of(checkpoint)) is not None:
+    packed = Packed.of(checkpoint) if hardened is None else None
+    if packed is not None:
         refuse_other_memories(packed, formats, parsed)
-    else:
+    elif hardened is None:
         for chain in parsed:
             chain.check_plain()
     return stored_as(hardened, formats, parsed)
