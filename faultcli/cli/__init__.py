@@ -19,6 +19,7 @@ report           what a store holds
 inspect          what a checkpoint holds; what is built in
 demo             the embedded demo as files
 options          the options that several commands share, in groups
+worst            what where does with --worst
 campaign_options  options of campaign and curve on trials, gates and who runs them
 grouping         from a function with groups to a command with options; --help-all
 places           which files a command reads and writes, checked for all commands

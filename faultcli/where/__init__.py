@@ -6,6 +6,7 @@ sizes       published sample sizes to compare with
 running     the trials
 readings    what more flips make a stored tensor read
 gradients   of the loss in stored tensors
+looked_at   the inputs that are searched on
 candidates  which flips may hurt most: gradient times change
 worst       the search for them
 options     what every tensor may be protected by, what it costs, and what damage is left
