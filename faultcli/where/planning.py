@@ -143,6 +143,8 @@ def find_plan(
         WorkloadError: the network has no gradients by a tensor at risk.
         FaultcliError: no candidate works on a tensor in this format.
     """
+    if subject.layers is not None:
+        raise UsageError("outputs of layers are at risk, and a plan is for weights", "--target weights")
     if subject.hardened is not None or subject.quantised is not None:
         raise UsageError(f"{subject.model}: has a memory of its own, protected or not", "plan for the plain checkpoint")
     whole = subject.classifier("plan")
