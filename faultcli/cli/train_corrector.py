@@ -182,4 +182,6 @@ def train_corrector(
     write_json(correction_document(output, result.corrector, result.levels), shown.json)
     if shown.json != "-":
         stdout().print(correction_table(result.corrector, result.levels, result.inputs))
+        for remark in result.corrector.remarks:
+            note(remark, quiet=quiet)
         note(f"{result.corrector.card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)

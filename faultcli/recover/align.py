@@ -36,6 +36,13 @@ class Alignment:
     def numbers(self) -> int:
         return 2 * len(self.mean)
 
+    def for_shares(self, reference: Reference, shares: Array) -> Alignment:
+        """Return the alignment for a window whose classes come at these shares [K] instead of those of training."""
+        mean, spread = reference.moments(shares)
+        scale = self.spread / spread
+        moved = self.mean + (reference.mean - mean) * scale
+        return Alignment(moved, reference.spread * scale, reference.mean, reference.spread)
+
     def standardise(self, logits: Array) -> Array:
         """Return logits with mean 0 and spread 1 over the window."""
         return (logits - self.mean) / self.spread

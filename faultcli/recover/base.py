@@ -109,6 +109,11 @@ class Corrector(ABC):
         return 0
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What training found out about how far it can be relied on: sentences for whoever trains it."""
+        return ()
+
+    @property
     def needs_window(self) -> bool:
         return self.smallest_window > 0
 

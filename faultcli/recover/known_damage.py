@@ -144,4 +144,4 @@ class KnownDamageCorrector(Corrector):
 
 def supervised_mixture(x: Array, labels: NDArray[np.int64], prior: Array) -> ClassMixture:
     """Return one Gaussian per class from labelled rows; every class has to occur."""
-    return ClassMixture.of(*Rows(x, prior).maximise(np.eye(len(prior))[:, labels]), prior)
+    return ClassMixture.of(*Rows(x).maximise(np.eye(len(prior))[:, labels]), prior)

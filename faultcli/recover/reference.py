@@ -14,6 +14,7 @@ from faultcli.recover.parts import array, precision
 
 MOST_CLASSES = 64  # up to here the classes' means and covariance are kept, and a mixture can be fitted
 _TINY = 1e-9
+_LEAST_VARIANCE = 1e-3  # of a logit over a part of the classes, beside that over all of them
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,21 @@ class Reference:
         """[K, K], class means of the standardised clean logits."""
         assert self.class_means is not None
         return (self.class_means - self.mean) / self.spread
+
+    def moments(self, shares: Array) -> tuple[Array, Array]:
+        """Return the mean and spread [K] that the clean model's logits have over classes at these shares [K]."""
+        assert self.class_means is not None
+        means, squares = self.class_means, self.class_means**2
+        mean = self.mean + (shares - self.prior) @ means
+        between = (shares @ squares - (shares @ means) ** 2) - (self.prior @ squares - (self.prior @ means) ** 2)
+        return mean, np.sqrt(np.maximum(self.spread**2 + between, _LEAST_VARIANCE * self.spread**2))
+
+    @property
+    def within(self) -> Array:
+        """[K], variance of the standardised clean logits within classes."""
+        assert self.precision is not None
+        result: Array = np.diag(np.linalg.inv(self.precision)) / self.spread**2
+        return result
 
     def shift(self, window: Array) -> float:
         """Return how far a window's logits lie from where clean ones lie: 0 and more, about 1 for the clean model.

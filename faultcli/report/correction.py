@@ -47,6 +47,7 @@ def correction_document(output: Path | None, corrector: Corrector, levels: Seque
         "classes": corrector.card.classes,
         "parameters": max(numbers, default=0),
         "levels": [_level(level) for level in levels],
+        "remarks": list(corrector.remarks),
     }
 
 
@@ -168,6 +169,7 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
     lines += ["", f"The gain is surely positive at: {', '.join(sure) or 'no level'}."]
     if any(level.predicted_gain is not None for level in levels):
         lines.append(f"The corrector itself expected to help at: {', '.join(foreseen) or 'no level'}.")
+    lines += [f"{remark[0].upper()}{remark[1:]}." for remark in corrector.remarks]
     return "\n".join(lines) + "\n"
 
 

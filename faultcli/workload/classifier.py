@@ -15,7 +15,7 @@ from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.inputs import Inputs, cuts, numbers_in, prepared
 from faultcli.workload.late.starting import LateStart, Run
-from faultcli.workload.metrics import GoldenRun, Outcome, measure
+from faultcli.workload.metrics import GoldenRun, Outcome, cross_entropies, measure
 from faultcli.workload.models.architectures import Architecture
 
 DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, LeNet and the demo
@@ -138,6 +138,19 @@ class Workload(BaseWorkload):
                 self.ran = True
         assert out is not None  # a data set has at least one input
         return out
+
+    def losses(self, temperature: float = 1.0) -> Iterator[Tensor]:
+        with self.evaluating():
+            for start, batch in self._batches():
+                try:
+                    returned = batch.given_to(self.model)
+                    answer = self._pick(returned)
+                except Exception as error:
+                    self.explain(error)
+                logits = self._checked(answer, len(batch), returned).float()
+                labels = self.labels[start : start + len(batch)].to(logits.device)
+                self.ran = True
+                yield cross_entropies(logits / temperature, labels)
 
     def differentiable(self) -> Iterator[Tensor]:
         """Yield the logits of every batch with the graph that they were computed by, where the model has one."""

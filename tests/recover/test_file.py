@@ -68,11 +68,8 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         ({k: v for k, v in tensors.items() if k != "policy.gains"}, content, "damaged .'policy.gains'"),
         ({**tensors, "policy.blends": tensors["policy.blends"][:, :2].contiguous()}, content, "damaged"),
         ({**tensors, "reference.mean": tensors["reference.mean"] * torch.nan}, content, "not finite"),
-        (
-            {**tensors, "mix.centre": tensors["mix.centre"][1:].clone()},
-            content,
-            "mix.scale is float64 of shape .8., not float64 of .7.",
-        ),
+        (tensors, {**content, "values": {**content["values"], "trust_enough": 1}}, "neither true nor false"),
+        (tensors, {**content, "values": {"intact_below": 1.0}}, "damaged .'trust_maps'"),
         (tensors, {**content, "card": {**content["card"], "classes": 7}}, "statistics are of 6 classes, not 7"),
     ]
     for bad_tensors, bad_content, message in cases:

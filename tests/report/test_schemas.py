@@ -39,6 +39,7 @@ def test_is_a_schema(path: Path) -> None:
 
 
 DEMO = str(demo_checkpoint_path())
+PACKED = str(Path(__file__).parents[1] / "golden" / "packed" / "nf4")
 SMALL = "--format q2.5 --limit 20 --quiet"
 MEMORY = "--format q2.5 --protect scale=max,inplace=1"
 # Schema and commands; all but the last one prepare it.
@@ -53,6 +54,8 @@ COMMANDS = {
         "harden",
         [f"harden {DEMO} {MEMORY} -o h.safetensors", "harden h.safetensors --read -o p.safetensors"],
     ),
+    "harden a quantised one": ("harden", [f"harden {PACKED} --protect scales:tmr -o h"]),
+    "repair a quantised one": ("repair", [f"harden {PACKED} --protect scales:tmr -o h", "repair h -o r"]),
     "repair": (
         "repair",
         [
@@ -84,6 +87,7 @@ COMMANDS = {
     ),
     "curve": ("curve", [f"curve 1e-4:1e-3 {SMALL} --trials 40"]),
     "where": ("where", ["where --include fc2* --limit 20 --trials 130 --quiet"]),
+    "worst": ("worst", ["where --worst 2 --limit 20 --random-maps 2 --tries 4 --format fp16 --protect tmr --quiet"]),
     "harden by tensor": (
         "harden",
         [f"harden {DEMO} --format q2.5 --protect plan.toml -o h.safetensors"],

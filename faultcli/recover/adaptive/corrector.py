@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.recover.adaptive.policy import ALIGN, IDENTITY, Case, Policy, blend, blend_name
-from faultcli.recover.adaptive.symptoms import ClassMixTest, Symptoms
+from faultcli.recover.adaptive.trust import Trust
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import (
     NOTHING_TO_LEARN,
@@ -30,11 +30,12 @@ from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
 
 _ROWS_PER_CLASS = 20  # of a window that a mixture is fitted to
 _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a small window
-_JUDGED = 3000  # labelled inputs per window in training
+_JUDGED = 2000  # labelled inputs per window in training
 _CLEAN_WINDOWS = 8
+_MARGIN = 4.0  # standard deviations between windows of the clean model's shift, above the mean
 _STEPS = ("upper", "blends", "heats", "gains")  # what a policy is made of
-_DRAWS = 2  # windows of the training mix, and of each other mix, that are looked at per damaged copy in training
-_FEWEST_UNFAIR = 6
+_DRAWS = 2  # windows that are looked at per damaged copy in training
+_FOLDS = 3  # of the damaged copies: each is looked at with a law of the damage that was learned from the others
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class Adaptive(Corrector):
     """Chooses by severity among identity, alignment, mixture and blends of them.
 
     - The logits lie where clean ones lie (whatever the class mix): leave them alone.
-    - The window's class mix seems to be another one than in training: leave them alone, and say so.
+    - The classes that were found in the window are not those of the law of the damage: leave them alone, and say so.
     - Else the severity, the share of the window on which alignment and mixture disagree, picks the blend.
+
+    Alignment and mixture are for the classes that the window holds; some may be missing.
     """
 
     name: ClassVar[str] = "adaptive"
@@ -53,7 +56,7 @@ class Adaptive(Corrector):
     structure: MeanStructure | None  # None with more classes than a mixture takes
     policy: Policy
     intact_below: float  # `Reference.shift` up to which the model counts as intact
-    mix_test: ClassMixTest | None
+    trust: Trust | None  # None where there is no mixture
 
     @property
     def smallest_window(self) -> int:
@@ -69,13 +72,14 @@ class Adaptive(Corrector):
             if shift <= _CLEARLY * self.intact_below:
                 return identity(f"{reason}, and the damage is too light to align so few", 0.0)
             return Correction(alignment, alignment.numbers, "align", reason)
-        symptoms, alignment, fitted = self._look(window)
-        if self.mix_test is not None and self.mix_test.suspects(symptoms):
-            return identity("the window's class mix seems to be another one than in training", symptoms.split)
-        step = self.policy.step(symptoms.split)
+        alignment, fitted = self._look(window, self.structure)
+        severity = _severity(window, alignment, fitted)
+        if self.trust is not None and fitted is not None and self.trust.refuses(fitted.explained):
+            return identity("the classes in the window cannot be told from each other with certainty", severity)
+        step = self.policy.step(severity)
         weights, heat = self.policy.blend(step), float(self.policy.heats[step])
         if weights == IDENTITY:
-            return identity("no blend helps surely at this severity", symptoms.split)
+            return identity("no blend helps surely at this severity", severity)
 
         def apply(logits: Array) -> Array:
             posterior = fitted.log_posterior(logits) if fitted is not None and weights[2] else None
@@ -83,11 +87,14 @@ class Adaptive(Corrector):
 
         numbers = (alignment.numbers if weights[1] else 0) + (fitted.numbers if fitted and weights[2] else 0)
         gain = float(self.policy.gains[step])
-        return Correction(apply, numbers, blend_name(weights), predicted_gain=gain, severity=symptoms.split)
+        return Correction(apply, numbers, blend_name(weights), predicted_gain=gain, severity=severity)
 
     @classmethod
     def train(cls, data: LabelledLogits, card: Card, window: int, seed: int) -> Self:
-        """Learn structure, policy and class-mix test from labelled logits of damaged copies.
+        """Learn the law of the damage, policy and thresholds from labelled logits of damaged copies.
+
+        Every copy is looked at with a law of the damage that was learned from others, so that policy and thresholds are
+        those for copies that are new.
 
         Args:
             data: at least twice as many inputs as `window`.
@@ -107,41 +114,55 @@ class Adaptive(Corrector):
         labels = data.labels.numpy()
         clean = data.clean.double().numpy()
         reference = Reference.measure(clean, labels)
-        structure = learn_structure(data, reference)
+        moved = damaged_means(data, reference)
+        structure = law_of(reference, moved)
         draft = cls(reference, structure, _NO_POLICY, 0.0, None, card=card)
-        copies = [clean, *(logits for _, logits in _usable_copies(data))]
-        orders = [(logits, random.permutation(len(labels))) for logits in copies for _ in range(_DRAWS)]
-        fair = [draft._try(logits, order[:window], order[window:][:_JUDGED], labels) for logits, order in orders]
-        drawn = [rows for _ in range(_CLEAN_WINDOWS) for rows in unfair_windows(labels, window, random)]
-        intact = [reference.shift(clean[rows]) for rows in drawn] + [symptoms.shift for symptoms, _ in fair[:_DRAWS]]
-        unfair = []
-        if structure is not None:  # without a mixture nothing shows another class mix
-            unfair = [
-                draft._look(usable_rows(logits[rows]))[0]
-                for logits in copies
-                for _ in range(_DRAWS)
-                for rows in unfair_windows(labels, window, random)
-            ]
-        test = None
-        if len(unfair) >= _FEWEST_UNFAIR:
-            test = ClassMixTest.learn([symptoms for symptoms, _ in fair], unfair)
-        policy = Policy.learn([case for _, case in fair])
-        return cls(reference, structure, policy, max(intact), test, card=card)
+        cases: list[Case] = []
+        explained: dict[str, list[float]] = {}
+        for copy, (fault, logits) in enumerate([("none", clean), *_usable_copies(data)]):
+            own = copy - 1
+            others = [means for at, means in enumerate(moved) if at % _FOLDS != own % _FOLDS]
+            law = structure if own < 0 else law_of(reference, others)
+            found = []
+            for _ in range(_DRAWS):
+                order = random.permutation(len(labels))
+                case, one = draft._try(copy, logits, order[:window], order[window:][:_JUDGED], labels, law)
+                cases.append(case)
+                found.append(one)
+            if own >= 0:
+                explained.setdefault(fault, []).append(float(np.mean(found)))
+        shifts = [
+            reference.shift(clean[rows])
+            for _ in range(_CLEAN_WINDOWS)
+            for rows in unfair_windows(labels, window, random)
+        ]
+        intact = float(np.mean(shifts) + _MARGIN * np.std(shifts))
+        trust = None if structure is None else Trust.learn(list(explained.values()))
+        return cls(reference, structure, Policy.learn(cases), intact, trust, card=card)
 
     def _try(
-        self, logits: Array, window: NDArray[np.int64], rest: NDArray[np.int64], labels: NDArray[np.int64]
-    ) -> tuple[Symptoms, Case]:
-        """Look at the window's rows of logits [N, K] and judge every blend on the rest of them."""
-        symptoms, alignment, fitted = self._look(usable_rows(logits[window]))
+        self, copy: int, logits: Array, window: NDArray[np.int64], rest: NDArray[np.int64], labels: NDArray[np.int64],
+        law: MeanStructure | None,
+    ) -> tuple[Case, float]:  # fmt: skip
+        """Look at the window's rows of logits [N, K], judge every blend on the rest, and say what the law explains."""
+        rows = usable_rows(logits[window])
+        alignment, fitted = self._look(rows, law)
         rest = rest[np.isfinite(logits[rest]).all(axis=1)]
-        rows = logits[rest]
-        posterior = None if fitted is None else fitted.log_posterior(rows)
-        return symptoms, Case.judge(symptoms.split, labels[rest], rows, alignment(rows), posterior)
+        judged = logits[rest]
+        posterior = None if fitted is None else fitted.log_posterior(judged)
+        severity = _severity(rows, alignment, fitted)
+        case = Case.judge(copy, severity, labels[rest], judged, alignment(judged), posterior)
+        return case, 1.0 if fitted is None else fitted.explained
 
-    def _look(self, window: Array) -> tuple[Symptoms, Alignment, FittedMixture | None]:
-        alignment = Alignment.between(window, self.reference)
-        fitted = None if self.structure is None else FittedMixture.fit(window, self.reference, self.structure)
-        return Symptoms.of(window, self.reference, alignment, fitted, self.structure), alignment, fitted
+    def _look(self, window: Array, law: MeanStructure | None) -> tuple[Alignment, FittedMixture | None]:
+        if law is None:
+            return Alignment.between(window, self.reference), None
+        fitted = FittedMixture.fit(window, self.reference, law)
+        return fitted.alignment, fitted
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return () if self.trust is None else (self.trust.remark,)
 
     def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays = self.reference.arrays()
@@ -150,10 +171,10 @@ class Adaptive(Corrector):
         policy = self.policy
         arrays |= {f"policy.{name}": getattr(policy, name) for name in _STEPS}
         values: dict[str, Any] = {"intact_below": self.intact_below}
-        if self.mix_test is not None:
-            test = self.mix_test
-            arrays |= {"mix.centre": test.centre, "mix.scale": test.scale, "mix.weights": test.weights}
-            values["mix_threshold"] = test.threshold
+        if self.trust is not None:
+            trust = self.trust
+            values |= {"least_explained": trust.least, "false_refusals": trust.expected}
+            values |= {"trust_maps": trust.maps, "trust_enough": trust.enough}
         return arrays, values
 
     @classmethod
@@ -170,35 +191,51 @@ class Adaptive(Corrector):
         )
         if not steps or not (np.diff(policy.upper) >= 0).all():
             raise ValueError("its steps of severity contradict each other")
-        test = None
-        if "mix_threshold" in values or "mix.centre" in arrays:
-            if structure is None:
-                raise ValueError("its class-mix test looks at a mixture that it has not")
-            symptoms = arrays["mix.centre"].size
-            test = ClassMixTest(
-                array(arrays, "mix.centre", symptoms),
-                array(arrays, "mix.scale", symptoms, positive=True),
-                array(arrays, "mix.weights", arrays["mix.weights"].size),
-                number(values, "mix_threshold"),
+        trust = None
+        if structure is not None:
+            maps = int(number(values, "trust_maps"))
+            if not isinstance(values["trust_enough"], bool):
+                raise TypeError("trust_enough is neither true nor false")
+            trust = Trust(
+                number(values, "least_explained"), number(values, "false_refusals"), maps, values["trust_enough"]
             )
-        return cls(reference, structure, policy, number(values, "intact_below"), test, card=card)
+        return cls(reference, structure, policy, number(values, "intact_below"), trust, card=card)
 
 
 _NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))
 
 
+def _severity(window: Array, alignment: Alignment, fitted: FittedMixture | None) -> float:
+    """Return the share of the window whose top class differs between aligned logits and mixture; without a mixture,
+    between raw and aligned logits."""
+    other = window if fitted is None else fitted.log_posterior(window)
+    return float((alignment(window).argmax(axis=1) != other.argmax(axis=1)).mean())
+
+
 def learn_structure(data: LabelledLogits, reference: Reference) -> MeanStructure | None:
     """Learn how class means move, from all damaged copies; None with more classes than a mixture takes."""
+    return law_of(reference, damaged_means(data, reference))
+
+
+def law_of(reference: Reference, moved: Sequence[Array | None]) -> MeanStructure | None:
+    """Learn it from class means as `damaged_means` gives them."""
     if reference.classes > MOST_CLASSES:
         return None
+    return MeanStructure.learn(reference.standard_means, [means for means in moved if means is not None])
+
+
+def damaged_means(data: LabelledLogits, reference: Reference) -> list[Array | None]:
+    """Return the class means [K, K] of every usable copy's standardised logits; None where a class is lost in NaNs."""
     labels = data.labels.numpy()
-    moved = []
+    found: list[Array | None] = []
     for _, logits in _usable_copies(data):
         finite = np.isfinite(logits).all(axis=1)
-        if len(np.unique(labels[finite])) == reference.classes:
-            alignment = Alignment.between(usable_rows(logits), reference)
-            moved.append(class_means(alignment.standardise(logits[finite]), labels[finite], reference.classes))
-    return MeanStructure.learn(reference.standard_means, moved)
+        if reference.classes > MOST_CLASSES or len(np.unique(labels[finite])) < reference.classes:
+            found.append(None)
+            continue
+        alignment = Alignment.between(usable_rows(logits), reference)
+        found.append(class_means(alignment.standardise(logits[finite]), labels[finite], reference.classes))
+    return found
 
 
 def _usable_copies(data: LabelledLogits) -> list[tuple[str, Array]]:

@@ -46,17 +46,20 @@ def blend(weights: Blend, raw: Array, aligned: Array, log_posterior: Array | Non
 class Case:
     """One window of one damaged copy in training: its severity and, on other inputs, what every blend would have done.
 
-    `gains`: [B], change of the top-1 accuracy, a fraction. `losses`: [B, H], cross entropy at every temperature.
+    `copy`: its number. `gains`: [B], change of the top-1 accuracy, a fraction. `losses`: [B, H], cross entropy at every
+    temperature.
     """
 
+    copy: int
     severity: float
     gains: Array
     losses: Array
 
     @classmethod
     def judge(
-        cls, severity: float, labels: NDArray[np.int64], raw: Array, aligned: Array, log_posterior: Array | None
-    ) -> Case:
+        cls, copy: int, severity: float, labels: NDArray[np.int64], raw: Array, aligned: Array,
+        log_posterior: Array | None,
+    ) -> Case:  # fmt: skip
         """Try every blend on labelled inputs."""
         rows = np.arange(len(labels))
         before = float((raw.argmax(axis=1) == labels).mean())
@@ -68,7 +71,7 @@ class Case:
             gains[number] = float((scores.argmax(axis=1) == labels).mean()) - before
             for at, heat in enumerate(HEATS):
                 losses[number, at] = -float(log_normalised(scores / heat)[rows, labels].mean())
-        return cls(severity, gains, losses)
+        return cls(copy, severity, gains, losses)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Policy:
         upper: [S], ascending, the severity up to which a step goes; the last one is infinite.
         blends: [S, 3], weights of raw logits, aligned logits and mixture.
         heats: [S], temperatures that the blend is divided by.
-        gains: [S], mean gain in top-1 accuracy over the step's windows.
+        gains: [S], mean gain in top-1 accuracy to be expected, from copies that the blend was not chosen by.
     """
 
     upper: Array
@@ -91,7 +94,8 @@ class Policy:
     def learn(cls, cases: Sequence[Case]) -> Policy:
         """Cut the cases, sorted by severity, into steps and take for each the blend of the best mean gain.
 
-        Where the best gain is not above its own standard error, the identity is taken: leave alone when in doubt.
+        What is gained is judged on every copy by the blend that does best on the others. Where that is not above its
+        own standard error over copies, the identity is taken: leave alone when in doubt.
         """
         ordered = sorted(cases, key=lambda case: case.severity)
         steps = max(1, min(_MOST_STEPS, len(ordered) // _CASES_PER_STEP))
@@ -99,17 +103,16 @@ class Policy:
         upper, blends, heats, gains = [], [], [], []
         for number, group in enumerate(groups):
             table = np.stack([case.gains for case in group])
-            mean = table.mean(axis=0)
-            best = int(mean.argmax())
-            error = float(table[:, best].std() / np.sqrt(len(group)))
-            if mean[best] <= error:
-                best = 0
+            best = int(table.mean(axis=0).argmax())
+            gain, error = _expected(table, np.array([case.copy for case in group]))
+            if gain <= error:
+                best, gain = 0, 0.0
             heat = int(np.stack([case.losses[best] for case in group]).mean(axis=0).argmin())
             last = number + 1 == len(groups)
             upper.append(np.inf if last else (group[-1].severity + groups[number + 1][0].severity) / 2)
             blends.append(BLENDS[best])
             heats.append(1.0 if best == 0 else HEATS[heat])
-            gains.append(mean[best])
+            gains.append(gain)
         return cls(*(np.array(values, dtype=np.float64) for values in (upper, blends, heats, gains)))
 
     def step(self, severity: float) -> int:
@@ -123,3 +126,18 @@ class Policy:
     def blend(self, step: int) -> Blend:
         raw, align, mixture = (float(w) for w in self.blends[step])
         return raw, align, mixture
+
+
+def _expected(table: Array, copies: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the mean over copies of what a blend gains that was chosen on the other copies, and its standard error.
+
+    Args:
+        table: [W, B], gain of every blend in every window.
+        copies: [W], the damaged copy of every window.
+    """
+    found = []
+    for copy in np.unique(copies):
+        own = copies == copy
+        chosen = int((table if own.all() else table[~own]).mean(axis=0).argmax())
+        found.append(float(table[own, chosen].mean()))
+    return float(np.mean(found)), float(np.std(found, ddof=1 if len(found) > 1 else 0) / np.sqrt(len(found)))

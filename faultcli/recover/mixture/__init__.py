@@ -2,5 +2,7 @@
 
 corrector         one Gaussian per class, on the window as it is
 gaussians         mixtures fitted to a window
+search            from many starts
+presence          which classes a window holds
 cluster_matching  how damage moves class means, which names clusters
 """

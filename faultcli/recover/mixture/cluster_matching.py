@@ -93,15 +93,49 @@ class MeanStructure:
         return max(climbed, key=lambda found: found[1])
 
     def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
-        moves = _moves(len(means))
         best = float(self.agreement(means, labels[None])[0])
-        while True:
-            candidates = labels[moves]
+        kinds = _moves(len(means))
+        kind = 0
+        while kind < len(kinds):  # 3-cycles are tried where no swap helps: there are many of them
+            candidates = labels[kinds[kind]]
             scores = self.agreement(means, candidates)
             top = int(scores.argmax())
-            if not scores[top] > best + 1e-9:  # NaN is no gain either
-                return labels, best
-            labels, best = candidates[top], float(scores[top])
+            if scores[top] > best + 1e-9:  # NaN is no gain
+                labels, best, kind = candidates[top], float(scores[top]), 0
+            else:
+                kind += 1
+        return labels, best
+
+    def completed(self, means: Array, labels: Labels) -> tuple[Array, Array]:
+        """Return the means [K, K] of all classes, those [C, K] of the classes `labels` and where the law expects the
+        others, given these; and [K, K, K], the covariance of what is expected: 0 for classes that are given.
+
+        It is the conditional law of a matrix normal whose scale is that of the given means' noise.
+        """
+        others = np.setdiff1d(np.arange(len(self.means)), labels)
+        left = max(0.0, _overlap(means, self.means[labels]))
+        noise = means - left * self.means[labels]
+        covariance = np.linalg.inv(self.class_precision)
+        metric = np.linalg.inv(covariance[np.ix_(labels, labels)])
+        slopes = covariance[np.ix_(others, labels)] @ metric
+        size = float(((metric @ noise) * (noise @ self.logit_precision)).sum()) / means.size
+        unknown = np.diag(covariance[np.ix_(others, others)] - slopes @ covariance[np.ix_(labels, others)])
+        result, spread = np.empty_like(self.means), np.zeros((len(self.means), *self.means.shape))
+        result[labels] = means
+        result[others] = left * self.means[others] + slopes @ noise
+        spread[others] = size * unknown[:, None, None] * np.linalg.inv(self.logit_precision)
+        return result, spread
+
+    def explained(self, means: Array, labels: Labels) -> float:
+        """Return ρ², the part of the means [C, K] of the classes `labels` that is the clean means', 0 to 1."""
+        covariance = np.linalg.inv(self.class_precision)[np.ix_(labels, labels)]
+        metric, clean = np.linalg.inv(covariance), self.means[labels]
+
+        def inner(one: Array, other: Array) -> float:
+            return float(((metric @ one) * (other @ self.logit_precision)).sum())
+
+        size = inner(means, means) * inner(clean, clean)
+        return max(0.0, inner(means, clean)) ** 2 / max(size, float(np.finfo(float).tiny))
 
     def draw(self, size: float, random: np.random.Generator) -> Array:
         """Return class means [K, K], of root mean square `size`, as damage of this law may leave them."""
@@ -131,22 +165,22 @@ def _precision(scatter: Array) -> Array:
     return np.linalg.inv((1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.eye(classes))
 
 
-_MOVES: dict[int, Labels] = {}
+_MOVES: dict[int, list[Labels]] = {}
 
 
-def _moves(classes: int) -> Labels:
+def _moves(classes: int) -> list[Labels]:
     """Return every swap of two and, for few classes, every cycle of three, as permutations [M, K]."""
     if classes not in _MOVES:
-        rows = []
+        swaps, cycles = [], []
         for i, j in itertools.combinations(range(classes), 2):
             row = list(range(classes))
             row[i], row[j] = j, i
-            rows.append(row)
-        if classes <= _THREE_CYCLES_UP_TO:
+            swaps.append(row)
+        if 3 <= classes <= _THREE_CYCLES_UP_TO:
             for i, j, k in itertools.combinations(range(classes), 3):
                 for first, second in ((j, k), (k, j)):
                     row = list(range(classes))
                     row[i], row[first], row[second] = first, second, i
-                    rows.append(row)
-        _MOVES[classes] = np.array(rows, dtype=np.int64).reshape(-1, classes)
+                    cycles.append(row)
+        _MOVES[classes] = [np.array(rows, dtype=np.int64).reshape(-1, classes) for rows in (swaps, cycles) if rows]
     return _MOVES[classes]

@@ -12,34 +12,57 @@ from numpy.typing import NDArray
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError
 from faultcli.recover.mixture.cluster_matching import MeanStructure
-from faultcli.recover.mixture.gaussians import ClassMixture, Rows, search
+from faultcli.recover.mixture.gaussians import ClassMixture, Rows
+from faultcli.recover.mixture.presence import MOST_COUNTED, PartNaming, present_classes
+from faultcli.recover.mixture.search import search
 from faultcli.recover.parts import precision
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
 _FARTHEST = 1e6  # spreads, of a class mean from the mean
+_ABSENT = 0.1  # weight of the training mix beside the window's: classes that are missing may come back
 _ROWS_PER_CLASS = 4  # fewer, and components are single inputs
 
 
 @dataclass(frozen=True)
 class FittedMixture:
-    """A mixture on a window: the alignment that standardises, the Gaussians, and what the window says of its class mix.
+    """A mixture on a window: the alignment that standardises, and the Gaussians.
 
     Attributes:
-        free_weights: by how much the window's log-likelihood per row grows when class shares are fitted as well.
+        alignment: for the classes that the window holds.
+        classes: the Gaussians, of missing classes where the law of the damage leaves them.
+        shares: [K], of the classes in the window.
+        explained: part of the found class means that is the clean means', 0 to 1: whether the names can be trusted.
     """
 
     alignment: Alignment
     classes: ClassMixture
-    free_weights: float
+    shares: Array
+    explained: float
 
     @classmethod
     def fit(cls, window: Array, reference: Reference, structure: MeanStructure) -> FittedMixture:
         """Fit a window [n, K]; the same window gives the same fit."""
-        alignment = Alignment.between(window, reference)
-        x = alignment.standardise(window)
-        fit = search(x, alignment(window), reference.prior, structure, np.random.default_rng(0))
-        classes = ClassMixture.of(fit.means, fit.covariances, reference.prior)
-        return cls(alignment, classes, Rows(x, reference.prior).gain_of_free_weights(fit))
+        over_all = Alignment.between(window, reference)
+        x = over_all.standardise(window)
+        fit = search(x, over_all(window), reference.prior, structure, np.random.default_rng(0))
+        labels = np.arange(reference.classes)
+        if reference.classes <= MOST_COUNTED:
+            naming = PartNaming(structure, reference.within)
+            present = present_classes(Rows(x), fit, window.argmax(axis=1), naming)
+            if len(present.labels) < reference.classes:
+                fit, labels = present.fit, present.labels
+        shares = np.zeros(reference.classes)
+        shares[labels] = fit.posterior.mean(axis=1)
+        alignment = over_all.for_shares(reference, shares)
+        scale = over_all.spread / alignment.spread
+        means = fit.means * scale + (over_all.mean - alignment.mean) / alignment.spread
+        covariances = fit.covariances * np.outer(scale, scale)
+        explained = structure.explained(means, labels)
+        means, whole = structure.completed(means, labels)
+        whole += np.einsum("c,cij->ij", shares[labels], covariances)
+        whole[labels] = covariances
+        prior = (1 - _ABSENT) * shares + _ABSENT * reference.prior
+        return cls(alignment, ClassMixture.of(means, whole, prior), shares, explained)
 
     @property
     def numbers(self) -> int:
@@ -53,7 +76,7 @@ class FittedMixture:
 
 @dataclass(frozen=True)
 class Mixture(Corrector):
-    """EM on the window from many starts. It takes the window's class mix to be that of training."""
+    """EM on the window from many starts, for as many of the classes as the window holds."""
 
     name: ClassVar[str] = "mixture"
     summary: ClassVar[str] = "fit one Gaussian per class to a window by EM and classify by it; no labels"
