@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -195,3 +195,23 @@ class Restrict(GuardId):
             UsageError: it is none of these.
         """
         return None if text == "none" else cls(text, None if bounds is None else bounds.sha256, bounds)
+
+
+class Guarded(TypedDict, total=False):
+    """How outputs of layers are guarded. `guard_activations`: `clip`, `zero` or `none`, an arm each; `guard_bounds`: a
+    file of their bounds, in place of those of clean inputs."""
+
+    guard_activations: Sequence[str]
+    guard_bounds: str | Path | None
+
+
+def guards_of_texts(texts: Sequence[str], file: str | Path | None = None) -> list[Restrict | None]:
+    """Read how outputs of layers are guarded: `clip`, `zero` or `none` each, with the bounds of a file if one is named.
+
+    Raises:
+        UsageError: one is none of these, or the file is none of bounds, or for nothing.
+    """
+    if file is not None and not texts:
+        raise UsageError("--guard-bounds: nothing is guarded by them", "say how: --guard-activations clip")
+    bounds = None if file is None else LayerBounds.load(Path(file))
+    return [Restrict.parse(text, bounds) for text in texts]

@@ -98,12 +98,9 @@ def arms_of(
 
 def guards_asked(hardening: Guarding) -> list[Restrict | None]:
     """Read how outputs of layers are guarded."""
-    from faultcli.activations.guard import LayerBounds, Restrict
+    from faultcli.activations.guard import guards_of_texts
 
-    if hardening.guard_bounds is not None and not hardening.guard_activations:
-        raise UsageError("--guard-bounds: nothing is guarded by them", "say how: --guard-activations clip")
-    bounds = None if hardening.guard_bounds is None else LayerBounds.load(hardening.guard_bounds)
-    return [Restrict.parse(text, bounds) for text in hardening.guard_activations or []]
+    return guards_of_texts(hardening.guard_activations or [], hardening.guard_bounds)
 
 
 def open_subject(model: str | None, workload: ModelAndData, at_risk: AtRisk, correct: Correct | None = None) -> Subject:

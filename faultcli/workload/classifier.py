@@ -140,6 +140,17 @@ class Workload(BaseWorkload):
         return out
 
     def losses(self, temperature: float = 1.0) -> Iterator[Tensor]:
+        for start, logits in self.logits_by_batch():
+            labels = self.labels[start : start + len(logits)].to(logits.device)
+            yield cross_entropies(logits / temperature, labels)
+
+    def logits_by_batch(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield where every batch starts, and its logits in float32; where gradients are enabled, with the graph that
+        they were computed by, if the model has one.
+
+        Raises:
+            WorkloadError: see `logits`.
+        """
         with self.evaluating():
             for start, batch in self._batches():
                 try:
@@ -147,17 +158,8 @@ class Workload(BaseWorkload):
                     answer = self._pick(returned)
                 except Exception as error:
                     self.explain(error)
-                logits = self._checked(answer, len(batch), returned).float()
-                labels = self.labels[start : start + len(batch)].to(logits.device)
                 self.ran = True
-                yield cross_entropies(logits / temperature, labels)
-
-    def differentiable(self) -> Iterator[Tensor]:
-        """Yield the logits of every batch with the graph that they were computed by, where the model has one."""
-        with self.evaluating(), torch.enable_grad():
-            for _, batch in self._batches():
-                returned = batch.given_to(self.model)
-                yield self._checked(self._pick(returned), len(batch), returned)
+                yield start, self._checked(answer, len(batch), returned).float()
 
     def sample(self) -> Tensor:
         """Return the logits of the first inputs: [n, K]."""

@@ -39,18 +39,19 @@ def curvature(workload: Workload, names: Sequence[str], seed: int = 0) -> dict[s
     try:
         for tensor in live.values():
             tensor.requires_grad_(True)
-        for logits in workload.differentiable():
-            if logits.grad_fn is None:
-                problem = f"{workload.architecture.name}: computes without gradients"
-                raise WorkloadError(problem, "pass a network that PyTorch can differentiate")
-            root = logits.detach().float().softmax(-1).sqrt()
-            signed = root * (torch.randint(0, 2, root.shape, generator=generator) * 2 - 1).to(root)
-            direction = signed - root.square() * (root * signed).sum(-1, keepdim=True)
-            said = (direction * logits.float()).sum()
-            gradients = torch.autograd.grad(said, list(live.values()), allow_unused=True)
-            for name, gradient in zip(live, gradients, strict=True):
-                if gradient is not None:
-                    found[name] += gradient.float().square().nan_to_num(0.0)
+        with torch.enable_grad():
+            for _, logits in workload.logits_by_batch():
+                if logits.grad_fn is None:
+                    problem = f"{workload.architecture.name}: computes without gradients"
+                    raise WorkloadError(problem, "pass a network that PyTorch can differentiate")
+                root = logits.detach().softmax(-1).sqrt()
+                signed = root * (torch.randint(0, 2, root.shape, generator=generator) * 2 - 1).to(root)
+                direction = signed - root.square() * (root * signed).sum(-1, keepdim=True)
+                said = (direction * logits).sum()
+                gradients = torch.autograd.grad(said, list(live.values()), allow_unused=True)
+                for name, gradient in zip(live, gradients, strict=True):
+                    if gradient is not None:
+                        found[name] += gradient.float().square().nan_to_num(0.0)
     finally:
         for name, tensor in live.items():
             tensor.requires_grad_(before[name])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import faultcli
 from faultcli.activations.guard import GuardId, LayerBounds, Restrict, within
 from faultcli.campaign.plan import Plan, cross, read_arm
 from faultcli.campaign.result import result_of
@@ -132,6 +133,16 @@ def test_weights_are_guarded_as_well() -> None:
     assert [r.flips for r in bare.records] == [r.flips for r in clip.records]
     assert [r.outcome.loss for r in bare.records] != [r.outcome.loss for r in clip.records]
     assert clip.overhead_bits_per_weight == pytest.approx(4 * 64 / subject.memory().weights)
+
+
+def test_the_python_door(tmp_path: Path) -> None:
+    model, inputs = small_net(), torch.randn(20, 4)
+    subject = faultcli.Subject.of(model, (inputs, torch.zeros(20, dtype=torch.int64)), target="activations")
+    result = faultcli.run_campaign(
+        subject, "bitflip:1e-2", protect=["none"], trials=2, guard_activations=["none", "zero"]
+    )
+    assert [arm.arm.texts["guard_activations"] for arm in result.arms] == [None, "outputs:zero"]
+    assert all(record.flips for arm in result.arms for record in arm.records)
 
 
 def test_guards_are_told_apart() -> None:
