@@ -60,7 +60,7 @@ Target = Annotated[
     faults(
         "T",
         "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices or all-parts; of `campaign`"
-        " also activations[:GLOB], what layers give, alone or as in weights,activations.",
+        " also activations[:GLOB], what layers give.",
         default=True,
     ),
 ]
@@ -88,9 +88,7 @@ _LAW = (
     "Fault law (`inspect --faults`): flips:K, stuck-at-0:P, burst:P,length=L, zero:P, gaussian:S, measured:FILE; "
     "`,bits=SPEC` and `,include=GLOB` narrow it."
 )
-_CHAIN = (
-    "Protections in write order, e.g. scale=max,guard (`inspect --protections`), or a plan.toml of chains by tensor."
-)
+_CHAIN = "Protections, e.g. scale=max,guard (`inspect --protections`), or a plan.toml."
 
 
 @dataclass(frozen=True)

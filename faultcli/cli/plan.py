@@ -18,7 +18,7 @@ target = partial(options.option, "Target and choice")
 
 
 @dataclass(frozen=True)
-class Target:
+class Sought:
     """What is asked of the plan, and how it is looked for."""
 
     ber: Annotated[str, options.faults("P", "Bit-error rate: a number, or a memory (`inspect --memories`).")]
@@ -46,7 +46,7 @@ class Target:
 def plan(
     *,
     model: options.OptionalModel = None,
-    asked: Target,
+    asked: Sought,
     format: options.Format = "native",
     at_risk: options.AtRisk,
     workload: options.Answering,
@@ -67,7 +67,7 @@ def plan(
     from faultcli.files import atomic_output, check_output
     from faultcli.protect.chain import parse_chain
     from faultcli.report.planned import planned_document, planned_file, planned_lines, planned_tables
-    from faultcli.where.planning import CANDIDATES, Asked, find_plan
+    from faultcli.where.planning import CANDIDATES, PlanGoal, find_plan
 
     quiet = shown.quiet
     if asked.min_accuracy is not None and asked.max_drop is not None:
@@ -80,7 +80,7 @@ def plan(
     set_threads(None, several=False)
     subject = open_subject(model, workload, at_risk)
     note_what_runs(subject, quiet=quiet)
-    about = Asked(
+    about = PlanGoal(
         format,
         rate.law,
         asked.min_accuracy,

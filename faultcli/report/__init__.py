@@ -19,6 +19,7 @@ correction   what a corrector gives back
 where        where the risk lies
 worst        the flips that hurt most
 planned      what to protect by what
+worst        the flips that hurt most
 scaling      the factors that `scale` used
 hardened     a file that is a memory image
 repair       what was found in a damaged one

@@ -35,7 +35,7 @@ _SAME = 0.005  # bits per weight: plans nearer than that are not told apart by r
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanGoal:
     """What a plan is for.
 
     `min_accuracy`: to be held, a fraction; or `max_drop`: below that of the checkpoint as it is. `margin`: of the drop
@@ -105,7 +105,7 @@ class Planned:
     """A plan, and how it came about. `looked`: plans of the frontier that were run for the choice, with the drop of the
     right class's probability."""
 
-    asked: Asked
+    asked: PlanGoal
     chain: Chain
     original_accuracy: float
     inputs: int
@@ -126,7 +126,7 @@ class Planned:
 
 def find_plan(
     subject: Subject,
-    asked: Asked,
+    asked: PlanGoal,
     say: Progress = lambda text: None,
     on_original: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Planned:
@@ -143,6 +143,8 @@ def find_plan(
         WorkloadError: the network has no gradients by a tensor at risk.
         FaultcliError: no candidate works on a tensor in this format.
     """
+    if subject.layers is not None:
+        raise UsageError("outputs of layers are at risk, and a plan is for weights", "--target weights")
     if subject.hardened is not None or subject.quantised is not None:
         raise UsageError(f"{subject.model}: has a memory of its own, protected or not", "plan for the plain checkpoint")
     whole = subject.classifier("plan")
@@ -195,7 +197,7 @@ class _Search:
     """Runs plans of a frontier on a few inputs."""
 
     def __init__(
-        self, subject: Subject, asked: Asked, few: Workload, frontier: Frontier, weights: int, say: Progress
+        self, subject: Subject, asked: PlanGoal, few: Workload, frontier: Frontier, weights: int, say: Progress
     ) -> None:
         self._subject, self._asked, self._few, self._frontier, self._say = subject, asked, few, frontier, say
         self._costs = [(bits / max(1, weights), damage) for bits, damage in frontier.costs()]
@@ -252,7 +254,7 @@ class _Search:
 
 
 def _verified(
-    subject: Subject, asked: Asked, original: FaultFree, choice: Choice, seed: int, drop: float, say: Progress
+    subject: Subject, asked: PlanGoal, original: FaultFree, choice: Choice, seed: int, drop: float, say: Progress
 ) -> Verified:
     """Run a plan on all inputs and fault maps of a seed that no choice was made on."""
     chain = by_tensor(choice)
