@@ -14,7 +14,6 @@ campaign         many trials, one table
 curve            every bit-error rate from one set of trials
 where            which layers and bits carry the risk; the few flips that hurt most
 plan             the cheapest protection by tensor that meets a target
-worst            what `where --worst` prints
 merge            one store of several
 report           what a store holds
 inspect          what a checkpoint holds; what is built in

@@ -17,7 +17,6 @@ curve        curves as tables, lines and JSON
 preview      a campaign before its first trial
 correction   what a corrector gives back
 where        where the risk lies
-worst        the flips that hurt most
 planned      what to protect by what
 worst        the flips that hurt most
 scaling      the factors that `scale` used

@@ -4,7 +4,6 @@ strata      the strata of a memory, their sites, and how much a flip there chang
 allocation  how many trials each stratum gets, and what they say together
 sizes       published sample sizes to compare with
 running     the trials
-looked_at   what a search looked at
 readings    what more flips make a stored tensor read
 gradients   of the loss in stored tensors
 looked_at   the inputs that are searched on
