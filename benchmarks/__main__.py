@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    bench_activations,
     bench_campaign,
     bench_curve,
     bench_device,
@@ -23,6 +24,7 @@ BENCHMARKS = (
     bench_startup,
     bench_trial,
     bench_campaign,
+    bench_activations,
     bench_curve,
     bench_workers,
     bench_inject,

@@ -15,8 +15,8 @@ from faultcli.report.trials import trials_jsonl
 from faultcli.workload.classifier import Workload
 
 DATA = Path(os.environ.get("FAULTCLI_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
-INPUTS = 50
-TRIALS = 6  # per layer
+INPUTS = 40
+TRIALS = 5  # per layer
 
 
 def run() -> Iterator[Row]:

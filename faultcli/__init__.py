@@ -14,7 +14,7 @@ answers at once. Everything else may move. From the bottom to the top:
     live        where a model that runs reads a stored tensor
     modules     which values of a tensor are an output channel, by the module that reads it
     memory      the checkpoint as it lies in the memory, and patches of what faults touch
-    activations what layers give, as it lies in a memory for one inference
+    activations  what layers give, as it lies in a memory for one inference
     injection   a corrupted copy of a checkpoint, and back
     difference  what differs between a checkpoint and a memory dump, and the law that looks like
     scaling     scaled checkpoints, and back

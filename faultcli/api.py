@@ -10,6 +10,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 from torch import Tensor, nn
 
+from faultcli.activations.guard import Guarded, guards_of_texts
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.executors import executor_of
 from faultcli.campaign.gates import Gate, parse_gate
@@ -71,16 +72,15 @@ class Result(CampaignResult):
         return campaign_fragment(self)
 
 
-class Conducting(TypedDict, total=False):
-    """How a campaign is conducted, beyond what is asked of it.
+class Conducting(Guarded, total=False):
+    """How a campaign is conducted, beyond what is asked of it, and how outputs of layers are guarded (`Guarded`).
 
     `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals, and
     that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a name: all
     others. `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file.
     `window`: how many unlabelled inputs it looks at. `unlabelled`: where these come from, a name or a data set.
     `workers`: processes; they import the program, so a script needs `if __name__ == "__main__":`. `budget_seconds`: no
-    trial starts later. `listener`: called with every trial and its arm so far. `command`: how reports say that the
-    campaign is run again.
+    trial starts later. `listener`: called with every trial and its arm so far. `command`: what reports say to run.
     """
 
     seed: int
@@ -139,6 +139,7 @@ def run_campaign(
         memories[1],
         [parse_recalibration(text) for text in how.get("recalibrate", ())],
         [None] if correct is None else [None, correct],
+        guards_of_texts(how.get("guard_activations", ()), how.get("guard_bounds")),
     )
     if trials is None:
         trials = default_trials(laws, sequential=bool(gates) or until_ci is not None)

@@ -6,30 +6,32 @@ has the elements of a weight that hit codes, scales, zero points or indices chan
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
 from faultcli.checkpoint import Checkpoint, TensorInfo
-from faultcli.checkpoint.packed import HeldWords, HitWords, Packed, PackedWeight
+from faultcli.checkpoint.packed import ROLES, Packed
 from faultcli.errors import CheckpointError, UsageError
 from faultcli.faults.law import FaultLaw
-from faultcli.faults.maps import NO_FAULTS, FaultMap, Layout, WordFaults
+from faultcli.faults.maps import FaultMap, WordFaults
 from faultcli.faults.selection import Selection
-from faultcli.formats import NumberFormat, bit_positions, format_for, word_format
+from faultcli.formats import format_for, word_format
 from faultcli.hardened.damage import HardenedMemory, memory_of_map
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import FileMemory, PlainMemory, word_shape
 from faultcli.memory import MemoryImage, TensorInMemory
-from faultcli.protect.base import Noticed, Words, codes_of, words_of
-from faultcli.protect.chain import UNPROTECTED, Chain, check_packed
-from faultcli.protect.protected_tensor import ReadElements, StoredTensor
-from faultcli.protect.regions import CheckRegion, TensorSlot
+from faultcli.protect.chain import UNPROTECTED, Chain
+from faultcli.protect.protected_tensor import StoredTensor
+from faultcli.protect.quantised_tensor import (
+    PartRegion,
+    QuantisedTensor,
+    hit_words,
+    refuse_idle,
+    refuse_other_memories,
+    with_checks,
+)
+from faultcli.protect.regions import TensorSlot
 
 
 @dataclass(frozen=True)
@@ -53,123 +55,41 @@ class PartInfo:
 
 
 @dataclass(frozen=True)
-class PartRegion:
-    """The words of a tensor of the file that is a part of a weight. Laws that change values do not hit them: a word is
-    no weight."""
+class Quantised:
+    """A quantised checkpoint, and which of its tensors faults can hit. Made by `of`, which reads no weight.
 
-    name: str
-    role: str
-    format: NumberFormat
-    words: Words
-
-    @property
-    def tensor(self) -> str:
-        """Its own name: `include=GLOB` of a law looks at the tensors of the file."""
-        return self.name
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(len(self.words), self.format.bits)
-
-    @property
-    def holds_values(self) -> bool:
-        return False
-
-    def positions(self, bits: str) -> tuple[int, ...]:
-        return bit_positions(self.format, bits)
-
-    def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
-        return self.words[words].astype(np.uint64)
-
-    decoded = codes  # nothing protects them
-
-    def encode_zero(self) -> int:
-        raise TypeError(f"{self.name} holds no values")
-
-    def encode_noisy(self, noise: NDArray[np.float64]) -> NDArray[np.uint64]:
-        raise TypeError(f"{self.name} holds no values")
-
-
-class QuantisedTensor:
-    """A weight as its parts lie in the memory.
-
-    Args:
-        weight: which weight.
-        held: the words of its parts.
-        file: where they are from.
-        at_risk: the parts that faults can hit.
-        chain: what protects them, by role.
+    `packed`: of a hardened file, the checkpoint as it reads. `names`: tensors of the file. `hardened`: what lies there
+    in their place.
     """
 
-    def __init__(
-        self, weight: PackedWeight, held: HeldWords, file: Packed, at_risk: Iterable[str], chain: Chain = UNPROTECTED
-    ) -> None:
-        self.name, self.weight, self._held, self._dtype = weight.name, weight, held, file.dtype
-        self.elements = math.prod(weight.shape)
-        self.regions: tuple[PartRegion | StoredTensor | CheckRegion, ...] = ()
-        self._protected: dict[str, StoredTensor] = {}
-        for part in at_risk:
-            words = held.words[part]
-            self.regions += (
-                PartRegion(part, weight.roles[part], word_format(file.checkpoint.info(part).dtype), words),
-            )
-            if links := chain.for_role(weight.roles[part]):
-                integers = word_format("U8" if words.itemsize == 1 else f"I{8 * words.itemsize}")
-                self._protected[part] = own = StoredTensor.write(part, codes_of(words.copy()), integers, links)
-                self.regions += own.regions[1:]  # beside the words themselves
-
-    @property
-    def extra_bits(self) -> int:
-        """Check words, and what completes their blocks; all else that it takes lies in the file."""
-        return sum(own.extra_bits for own in self._protected.values())
-
-    def read(self) -> Tensor:
-        """Return the weight as the model reads it."""
-        return self.weight.decode(self._held, self._dtype)
-
-    def faulty(self, faults: Mapping[str, WordFaults], *, on_values: bool = False) -> ReadElements:
-        """Return the elements that read another value, bit for bit, once the faults are there."""
-        left = {**faults, **{part: self._left(own, faults) for part, own in self._protected.items()}}
-        return ReadElements(*self.weight.touched(hit_words(self._held, self.weight, left), self._dtype))
-
-    def _left(self, own: StoredTensor, faults: Mapping[str, WordFaults]) -> WordFaults:
-        """Return the bits that differ in a part's words as its protection reads them."""
-        if not any(region.name in faults for region in own.regions):
-            return NO_FAULTS
-        read = own.faulty(faults)
-        index = read.index.numpy()
-        return WordFaults(index, (words_of(read.values) ^ own.data[index]).astype(np.uint64))
-
-    def noticed(self, faults: Mapping[str, WordFaults]) -> Noticed:
-        """Return what the check words beside its parts notice of the faults, by region."""
-        said = Noticed()
-        for own in self._protected.values():
-            said |= own.noticed(faults)
-        return said
-
-
-def hit_words(held: HeldWords, weight: PackedWeight, faults: Mapping[str, WordFaults]) -> HitWords:
-    """Return the words of a weight's parts with faults in them."""
-    return HitWords(held, {part: faults[part] for part in weight.roles if part in faults and len(faults[part].words)})
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """A quantised checkpoint, and which of its tensors faults can hit. Made by `of`, which reads no weight."""
-
     packed: Packed
-    names: Sequence[str]  # tensors of the file
+    names: Sequence[str]
+    hardened: Hardened | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, selection: Selection) -> Quantised | None:
+    def of(cls, checkpoint: Checkpoint, selection: Selection, hardened: Hardened | None = None) -> Quantised | None:
         """Return what of a checkpoint is at risk; None if its weights are not quantised.
 
+        Args:
+            checkpoint: plain, or hardened.
+            selection: of a plain one's tensors; of a hardened one, globs and parts of weights narrow what lies in its
+                memory.
+            hardened: what `Hardened.of` says of it.
+
         Raises:
-            CheckpointError: as `Packed.of`.
+            CheckpointError: as `Packed.of`; or the files beside a hardened one are not those that it was hardened with.
             UsageError: as `faults.selection.select`.
         """
-        packed = Packed.of(checkpoint)
-        return None if packed is None else cls(packed, selection.names(parts(packed)))
+        if hardened is None:
+            packed = Packed.of(checkpoint)
+            return None if packed is None else cls(packed, selection.names(parts(packed)))
+        if hardened.record.quantised is None:
+            return None
+        packed = hardened.packed()
+        own = [part for part in parts(packed) if part.name in hardened.slots]
+        if selection.target not in (*ROLES, "all-parts"):
+            selection = replace(selection, target="any")
+        return cls(packed, selection.names(own), hardened)
 
     @cached_property
     def weights(self) -> list[str]:
@@ -198,29 +118,49 @@ class Quantised:
     def image(self, weights: Iterable[str], chain: Chain = UNPROTECTED) -> MemoryImage:
         """Return those of `weights` as they lie in the memory that the file is, with check words beside them.
 
+        Args:
+            weights: of `weights`.
+            chain: what protects them; a hardened file has its own.
+
         Raises:
             UsageError: the chain protects parts that are not at risk.
         """
-        at_risk = {self.packed.roles.get(name) for name in self.names}
-        for role, link in chain.roles:
-            if role not in at_risk:
-                problem = f"{role}:{link.text}: no {role} are at risk, so nothing would be protected"
-                raise UsageError(problem, f"put them at risk with --target and --include, or leave {role} out")
+        if self.hardened is not None:
+            chain = self.hardened.chain
+        else:
+            refuse_idle(self.packed, self.names, chain)
         return MemoryImage.around(dict(self._stored(weights, chain)), "native", chain)
 
     def _stored(self, weights: Iterable[str], chain: Chain) -> Iterator[tuple[str, TensorInMemory]]:
         for name in weights:
             if name in self.packed.weights:
-                weight = self.packed.weights[name]
-                yield name, QuantisedTensor(weight, self.packed.held(name), self.packed, self.parts_of[name], chain)
+                weight, held = self.packed.weights[name], self.packed.held(name)
+                at_risk = {part: self._words(part, chain) for part in self.parts_of[name]}
+                parts = [(self._region(part, own), own if own.links else None) for part, own in at_risk.items()]
+                yield name, QuantisedTensor(weight, held, self.packed.dtype, parts)
             else:
-                dtype = self.packed.checkpoint.info(name).dtype
-                values, format = self.packed.checkpoint.read(name), format_for("native", dtype)
-                stored = StoredTensor.write(name, values, format, chain.links)
-                yield name, replace(stored, dtype=self.packed.read_dtype(name))
+                info = self.packed.checkpoint.info(name)
+                stored, format = self._words(name, chain), format_for("native", info.dtype)
+                yield (
+                    name,
+                    replace(stored, shape=info.shape, format=format, dtype=self.packed.read_dtype(name)),
+                )
 
-    def memory(self) -> QuantisedMemory:
+    def _words(self, name: str, chain: Chain) -> StoredTensor:
+        """Return a tensor of the file as it lies there, with its check words."""
+        if self.hardened is not None:
+            return self.hardened.stored(name)
+        links = chain.for_role(self.packed.roles.get(name))
+        return with_checks(name, self.packed.checkpoint.info(name).dtype, self.packed.words(name), links)
+
+    def _region(self, part: str, stored: StoredTensor) -> PartRegion:
+        format = word_format(self.packed.checkpoint.info(part).dtype)
+        return PartRegion(part, self.packed.roles[part], format, stored.data)
+
+    def memory(self) -> FileMemory:
         """Return the memory that the file is, for `inject`."""
+        if self.hardened is not None:
+            return HardenedQuantisedMemory(self)
         return QuantisedMemory(self.packed, [self.packed.checkpoint.info(name) for name in self.names])
 
 
@@ -259,6 +199,29 @@ class QuantisedMemory(PlainMemory):
         return changed
 
 
+class HardenedQuantisedMemory(HardenedMemory):
+    """The memory that a hardened file of a quantised checkpoint is.
+
+    Args:
+        quantised: the file, and what of it is at risk.
+    """
+
+    def __init__(self, quantised: Quantised) -> None:
+        assert quantised.hardened is not None
+        super().__init__(quantised.hardened, quantised.names)
+        self._quantised = quantised
+
+    def check_law(self, law: FaultLaw) -> None:
+        refuse_values(law, self._quantised.packed)
+
+    def values_changed(self, faults: Mapping[str, WordFaults]) -> int:
+        """Return how many weights read otherwise behind their check words, and other values."""
+        own = self._quantised.packed.weight_of
+        parts = (self.tensor_of(region) for region in faults)
+        image = self._quantised.image(dict.fromkeys(own.get(part, part) for part in parts))
+        return sum(len(stored.faulty(faults).index) for stored in image.tensors.values())
+
+
 @dataclass(frozen=True)
 class FileAtRisk:
     """What of a checkpoint's file faults can hit: tensors, or weights of a hardened file, in a number format. `memory`:
@@ -279,12 +242,13 @@ class FileAtRisk:
         hardened = Hardened.of(checkpoint)
         if hardened is not None:
             stored_as(hardened, [format], [])
-            names = names_at_risk(checkpoint, hardened, selection)
-            return cls(names, hardened.format, HardenedMemory(hardened, names))
-        quantised = Quantised.of(checkpoint, selection)
+        quantised = Quantised.of(checkpoint, selection, hardened)
         if quantised is not None:
             refuse_other_memories(quantised.packed, [format], [])
             return cls(quantised.names, format, quantised.memory())
+        if hardened is not None:
+            names = names_at_risk(checkpoint, hardened, selection)
+            return cls(names, hardened.format, HardenedMemory(hardened, names))
         return cls(selection.names(checkpoint.tensors.values()), format)
 
 
@@ -292,7 +256,10 @@ def memory_of(checkpoint: Checkpoint, faults: FaultMap) -> FileMemory | None:
     """Return the memory of a hardened or quantised file that a fault map was drawn over; None: it is of a plain one,
     or of the file's words as they lie there."""
     if (hardened := Hardened.of(checkpoint)) is not None:
-        return memory_of_map(hardened, faults)
+        memory = memory_of_map(hardened, faults)
+        if memory is None or hardened.record.quantised is None:
+            return memory
+        return HardenedQuantisedMemory(Quantised(hardened.packed(), memory.slots, hardened))
     packed = Packed.of(checkpoint)
     if packed is None or faults.format != "native":
         return None
@@ -316,24 +283,3 @@ def refuse_values(law: FaultLaw, packed: Packed) -> None:
             f"{law.spec}: changes values; {packed.checkpoint.path} is quantised, and holds codes and scales",
             "flip bits: --ber P, --fault flips:K, stuck-at-0:P or burst:P",
         )
-
-
-def refuse_other_memories(packed: Packed, formats: Sequence[str], chains: Sequence[Chain]) -> None:
-    """Refuse formats other than that of a quantised file, and protections other than check words beside its parts.
-
-    Raises:
-        UsageError: others are asked for, or the file has no such part.
-    """
-    path = packed.checkpoint.path
-    if set(formats) - {"native"}:
-        raise UsageError(
-            f"{path}: is quantised ({packed.layout.title}): its memory is the words of its file, and no other",
-            "leave --format out, or take the model as it was before it was quantised",
-        )
-    known = sorted(set(packed.roles.values()))
-    for chain in chains:
-        check_packed(chain)
-        for role, _ in chain.roles:
-            if role not in known:
-                problem = f"{path}: {chain.text}: the file ({packed.layout.title}) has no {role}"
-                raise UsageError(problem, f"name parts that it has: {', '.join(known)}")

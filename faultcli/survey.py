@@ -75,7 +75,7 @@ def _survey(
             word_bits = 8 * info.nbytes // max(1, math.prod(info.shape))
     low = high = std = None
     nonfinite = 0
-    if torch_dtype(info.dtype) is not None and info.dtype not in ("F4", "C64"):
+    if info.unread is None and torch_dtype(info.dtype) is not None and info.dtype not in ("F4", "C64"):
         words = checkpoint.read(info.name)
         low, high, std, nonfinite = _statistics(words)
         if look is not None and info.dtype in NATIVE:

@@ -10,8 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-NUMBERS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q3_K": 11, "Q4_K": 12, "Q6_K": 14, "I32": 26, "BF16": 30}
-SIZES = {"Q4_0": (32, 18), "Q8_0": (32, 34), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q6_K": (256, 210)}
+PLAIN = {"F32": 0, "F16": 1, "I32": 26, "BF16": 30}
+OF_32 = {"Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8}
+OF_256 = {"Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14}
+NUMBERS = PLAIN | OF_32 | OF_256
+BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34, "Q3_K": 110, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
+SIZES = {type: (32 if type in OF_32 else 256, nbytes) for type, nbytes in BYTES.items()}
 ALIGNMENT = 32
 
 
@@ -83,12 +87,39 @@ def _q4_0(block: bytes) -> list[np.float32]:
     return [d * np.float32((byte & 15) - 8) for byte in codes] + [d * np.float32((byte >> 4) - 8) for byte in codes]
 
 
+def _q4_1(block: bytes) -> list[np.float32]:
+    d, m, codes = half(block[:2]), half(block[2:4]), block[4:]
+    return [d * np.float32(byte & 15) + m for byte in codes] + [d * np.float32(byte >> 4) + m for byte in codes]
+
+
+def _of_five_bits(high: bytes, codes: bytes) -> list[int]:
+    bits, low = int.from_bytes(high, "little"), [byte & 15 for byte in codes] + [byte >> 4 for byte in codes]
+    return [code | (bits >> place & 1) << 4 for place, code in enumerate(low)]
+
+
+def _q5_0(block: bytes) -> list[np.float32]:
+    return [half(block[:2]) * np.float32(code - 16) for code in _of_five_bits(block[2:6], block[6:])]
+
+
+def _q5_1(block: bytes) -> list[np.float32]:
+    d, m = half(block[:2]), half(block[2:4])
+    return [d * np.float32(code) + m for code in _of_five_bits(block[4:8], block[8:])]
+
+
 def _q8_0(block: bytes) -> list[np.float32]:
     return [half(block[:2]) * np.float32(signed(byte)) for byte in block[2:]]
 
 
 def _q4_k(block: bytes) -> list[np.float32]:
-    d, dmin, packed, codes = half(block[:2]), half(block[2:4]), block[4:16], block[16:]
+    return _k(block, bytes(32), block[16:])
+
+
+def _q5_k(block: bytes) -> list[np.float32]:
+    return _k(block, block[16:48], block[48:])
+
+
+def _k(block: bytes, high: bytes, codes: bytes) -> list[np.float32]:
+    d, dmin, packed = half(block[:2]), half(block[2:4]), block[4:16]
     out = []
     for part in range(8):
         if part < 4:
@@ -98,6 +129,7 @@ def _q4_k(block: bytes) -> list[np.float32]:
             least = (packed[part + 4] >> 4) | (packed[part] >> 6) << 4
         for place in range(32):
             code = codes[32 * (part // 2) + place] >> 4 * (part % 2) & 15
+            code |= (high[place] >> part & 1) << 4
             out.append(d * np.float32(scale) * np.float32(code) - dmin * np.float32(least))
     return out
 
@@ -113,7 +145,16 @@ def _q6_k(block: bytes) -> list[np.float32]:
     return out
 
 
-SLOWLY: dict[str, Callable[[bytes], list[np.float32]]] = {"Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q6_K": _q6_k}
+SLOWLY: dict[str, Callable[[bytes], list[np.float32]]] = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+}
 
 
 def decoded(given: Given) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,3 +54,22 @@ def quantise(source: Path, target: Path) -> Path:
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True}
     (target / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
     return target
+
+
+def small_model(root: Path) -> Path:
+    """Write a Llama in a folder, quantised, as `model`; beside it `plain` and `tokens.safetensors`."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=48,
+        vocab_size=50,
+        max_position_embeddings=24,
+        tie_word_embeddings=True,
+    )
+    plain = transformers.LlamaForCausalLM(config)
+    plain.save_pretrained(root / "plain")
+    save_file({"input_ids": torch.randint(0, 50, (4, 12))}, root / "tokens.safetensors")
+    return quantise(root / "plain", root / "model")

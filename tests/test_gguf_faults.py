@@ -153,14 +153,28 @@ def test_tensors_of_other_types_are_left_out_or_refused(
 
 
 @pytest.mark.parametrize(
-    "command", [["scale", "--factor", "2"], ["harden", "--format", "q2.5"], ["harden", "--read"], ["scale", "--undo"]]
+    "command",
+    [
+        ["scale", "--factor", "2"],
+        ["scale", "--undo"],
+        ["harden", "--format", "q2.5"],
+        ["harden", "--read"],
+        ["seal"],
+        ["diff", "m.gguf"],
+        ["diff", "m.gguf", "--raw"],
+        ["convert"],
+    ],
+    ids=" ".join,
 )
-def test_commands_that_write_safetensors_refuse(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_commands_that_take_safetensors_alone_say_so(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_gguf(tmp_path / "m.gguf", {"a": Given("F32", (2, 2), bytes(16))})
-    assert run([command[0], str(path), *command[1:]]) == 2
-    assert "m.gguf: " in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    write_gguf(tmp_path / "m.gguf", {"a": Given("F32", (2, 2), bytes(16))})
+    assert run([command[0], "m.gguf", *command[1:]]) == 2
+    said = capsys.readouterr().err
+    assert "error: m.gguf: " in said
+    assert "\ntry: " in said
     assert [file.name for file in tmp_path.iterdir()] == ["m.gguf"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from quantised_models import quantise
+from quantised_models import small_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,7 +24,6 @@ from faultcli.cli import run
 from faultcli.errors import CheckpointError, UsageError, WorkloadError
 from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import Selection
-from faultcli.hardened.write import check_plain
 from faultcli.quantised import FileAtRisk, Quantised
 
 GOLDEN = Path(__file__).parent / "golden" / "packed"
@@ -33,22 +32,7 @@ CASES = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    transformers = pytest.importorskip("transformers")
-    root = tmp_path_factory.mktemp("quantised")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=48,
-        vocab_size=50,
-        max_position_embeddings=24,
-        tie_word_embeddings=True,
-    )
-    plain = transformers.LlamaForCausalLM(config)
-    plain.save_pretrained(root / "plain")
-    save_file({"input_ids": torch.randint(0, 50, (4, 12))}, root / "tokens.safetensors")
-    return quantise(root / "plain", root / "model")
+    return small_model(tmp_path_factory.mktemp("quantised"))
 
 
 @pytest.fixture
@@ -178,8 +162,6 @@ def test_what_makes_no_sense_is_refused(model: Path, subject: Callable[..., Subj
             ran.image(Arm("native", parse_law(law)))
     with pytest.raises(UsageError, match=r"--target codes: no tensor is left .the packed codes of quantised weights"):
         faultcli.inject(model.parent / "plain", "bitflip:1e-3", tmp_path / "out", target="codes")
-    with pytest.raises(CheckpointError, match="harden takes weights that are stored plain"):
-        check_plain(Checkpoint.open(model))
     assert not (tmp_path / "out").exists()
 
 

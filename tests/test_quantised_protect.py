@@ -20,7 +20,8 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
 from faultcli.faults.selection import Selection
 from faultcli.protect.chain import parse_chain
-from faultcli.quantised import Quantised, refuse_other_memories
+from faultcli.protect.quantised_tensor import refuse_other_memories
+from faultcli.quantised import Quantised
 
 GOLDEN = Path(__file__).parent / "golden" / "packed"
 CHAINS = ["secded=64", "parity", "tmr", "scales:tmr", "scales:tmr,codes:parity", "codes:secded=64"]

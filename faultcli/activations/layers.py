@@ -135,7 +135,7 @@ def writes_over(module: nn.Module) -> bool:
 
 
 @dataclass
-class Seen:
+class SeenOutputs:
     """What layers gave in a run without faults.
 
     Attributes:
@@ -155,7 +155,7 @@ class Seen:
     glob: str = "*"
 
     @classmethod
-    def of(cls, model: nn.Module, glob: str, run: Callable[[], object], *, bounds: bool = False) -> Seen:
+    def of(cls, model: nn.Module, glob: str, run: Callable[[], object], *, bounds: bool = False) -> SeenOutputs:
         """Look at what the layers that match a glob give in a run.
 
         Args:

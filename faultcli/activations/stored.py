@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from faultcli.activations.layers import (
     Given,
-    Seen,
+    SeenOutputs,
     leaves,
     listening,
     shares_memory,
@@ -33,6 +33,7 @@ from faultcli.faults.sampling import RowStream, bernoulli_rows
 from faultcli.formats import NATIVE, NumberFormat, ScaledFormat, bit_positions, container_dtype, parse_format
 from faultcli.formats.floats import FloatFormat
 
+_AHEAD, _AHEAD_FLIPS = 2048, 100_000  # inputs whose flips are drawn at once, and flips that may be kept
 _OWN = {f.native: f for f in NATIVE.values() if isinstance(f, FloatFormat)}
 
 
@@ -76,14 +77,16 @@ class ActivationMemory:
     Attributes:
         layers: those at risk, by name.
         glob: what they were selected by.
+        inputs: how many the model ran on when it was looked at.
     """
 
     layers: Mapping[str, LayerOutputs]
     glob: str = "*"
+    inputs: int = 0
 
     @classmethod
     def of(
-        cls, seen: Seen, format: str = "native", *, bounds: Mapping[str, tuple[float, float]] | None = None
+        cls, seen: SeenOutputs, format: str = "native", *, bounds: Mapping[str, tuple[float, float]] | None = None
     ) -> ActivationMemory:
         """Return the memory of outputs that were seen in a run over all inputs.
 
@@ -101,7 +104,7 @@ class ActivationMemory:
                 known = (bounds or {}).get(name, (0.0, 0.0))
                 chosen = chosen.fitted(torch.tensor([max(-known[0], known[1])], dtype=torch.float32))
             layers[name] = LayerOutputs(name, chosen, elements, native)
-        return cls(layers, seen.glob)
+        return cls(layers, seen.glob, seen.inputs)
 
     @property
     def bits(self) -> int:
@@ -143,10 +146,10 @@ class ActivationMemory:
             raise FaultError(
                 f"{law.spec}: matches none of the layers at risk", f"they are: {', '.join(list(self.layers)[:6])}"
             )
-        hit = ActivationHit()
+        hit, flips = ActivationHit(), _Flips(law, seed, trial, self.inputs)
 
         def draw(given: Given, elements: int) -> WordFaults:
-            drawn = drawn_flips(law, self.layers[given.layer], given, elements, seed=seed, trial=trial)
+            drawn = flips.of(self.layers[given.layer], given, elements)
             hit.flips += int(np.bitwise_count(drawn.masks).sum())
             return drawn
 
@@ -180,6 +183,37 @@ class ActivationMemory:
             return None if values is old else with_tensor(given.output, old, values)
 
         return visit
+
+
+class _Flips:
+    """The flips of one trial, drawn for many inputs ahead, which costs little more than for a few.
+
+    Args:
+        law, seed, trial: fix the faults.
+        inputs: how many there will be, as far as that is known.
+    """
+
+    def __init__(self, law: BitFlip, seed: int, trial: int, inputs: int) -> None:
+        self._law, self._which, self._inputs = law, {"seed": seed, "trial": trial}, inputs
+        self._ahead: dict[tuple[str, int], tuple[Given, int, WordFaults]] = {}
+
+    def of(self, layer: LayerOutputs, given: Given, elements: int) -> WordFaults:
+        """Return the flips in what a layer gave, as `drawn_flips`."""
+        place, end = (layer.name, given.call), given.first + given.inputs
+        known = self._ahead.get(place)
+        if (
+            known is None
+            or known[1] != elements
+            or not known[0].first <= given.first <= end <= known[0].first + known[0].inputs
+        ):
+            most = int(_AHEAD_FLIPS / max(1.0, elements * layer.format.bits * self._law.rate))
+            inputs = max(given.inputs, min(_AHEAD, most, self._inputs - given.first))
+            block = Given(layer.name, given.call, given.first, inputs, given.module, (), None)
+            known = self._ahead[place] = block, elements, drawn_flips(self._law, layer, block, elements, **self._which)
+        block, _, drawn = known
+        start, stop = ((at - block.first) * elements for at in (given.first, end))
+        low, high = np.searchsorted(drawn.words, (start, stop))
+        return WordFaults(drawn.words[low:high] - start, drawn.masks[low:high])
 
 
 def drawn_flips(law: BitFlip, layer: LayerOutputs, given: Given, elements: int, *, seed: int, trial: int) -> WordFaults:

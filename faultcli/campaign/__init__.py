@@ -1,7 +1,9 @@
 """Campaigns: many trials of a model whose memory fails, and what they say.
 
 subject     what is put to the test
+scoring     how a model in memory is judged
 plan        what is run: arms, trials, seed, and the hash of it
+activations  outputs of layers of a subject as a memory
 bench       the model with the values of one memory in it, on which trials run
 executors   who runs trials: this process, others, a cluster
 trials      what campaigns and curves share: a plan opened on a subject, and the trials of its arms

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from faultcli.activations.asked import has_scale
-from faultcli.activations.layers import Seen
+from faultcli.activations.guard import LayerBounds, Restrict
 from faultcli.activations.stored import ActivationMemory
-from faultcli.campaign.plan import Plan
+from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.subject import Subject
-from faultcli.errors import UsageError
+from faultcli.errors import FaultcliError
 from faultcli.workload.classifier import Workload
 
 CALIBRATION = 100  # clean inputs that scales are taken from
 
 
 def calibrating(subject: Subject, plan: Plan) -> Subject:
-    """Return the subject with the inputs that scales of a plan's arms are taken from; see `with_clean_inputs`."""
-    return with_clean_inputs(subject, [arm.format for arm in plan.arms])
+    """Return the subject with clean inputs, if an arm takes scales or bounds from some; see `with_clean_inputs`."""
+    needed = any(arm.calibrates(plan.selection) for arm in plan.arms)
+    return with_clean_inputs(subject) if needed else subject
 
 
-def with_clean_inputs(subject: Subject, formats: Iterable[str]) -> Subject:
-    """Return the subject with the inputs that scales of outputs are taken from, if any of the formats has such: those
-    it looks at already, or else the training split of its data, where there is one."""
-    if subject.layers is None or subject.unlabelled is not None or not any(map(has_scale, formats)):
+def with_clean_inputs(subject: Subject, unlabelled: str | None = None) -> Subject:
+    """Return the subject with the inputs that scales and bounds of outputs are taken from: those it looks at already,
+    those of this name, or else the training split of its data, where there is one."""
+    if subject.unlabelled is not None or not isinstance(subject.workload, Workload):
         return subject
-    if not isinstance(subject.workload, Workload) or subject.training_split is None:
+    if unlabelled is None and subject.training_split is None:
         return subject
     try:
-        return subject.looking_at()
-    except UsageError:
+        return subject.looking_at(unlabelled)
+    except FaultcliError:
+        if unlabelled is not None:
+            raise
         return subject
 
 
@@ -47,13 +50,26 @@ def activation_memory(subject: Subject, format: str) -> ActivationMemory | None:
         return None
     bounds = None
     if has_scale(format):
-        bounds = clean_outputs(subject, seen).bounds
+        bounds = clean_bounds(subject, seen.glob).layers
     return ActivationMemory.of(seen, format, bounds=bounds)
 
 
-def clean_outputs(subject: Subject, seen: Seen) -> Seen:
-    """Return what layers give on a few clean inputs, values included."""
+def clean_bounds(subject: Subject, glob: str = "*") -> LayerBounds:
+    """Return the bounds of what layers give on a few clean inputs; the model is as it is now."""
     workload = subject.workload
     if isinstance(workload, Workload) and subject.unlabelled is not None:
         workload = workload.beside(subject.unlabelled.first(CALIBRATION))
-    return Seen.of(workload.model, seen.glob, workload.outcome, bounds=True)
+    return LayerBounds.of(workload.model, workload.outcome, workload.data_name, glob)
+
+
+def guards_of(subject: Subject, arms: Mapping[int, Arm]) -> dict[int, tuple[LayerBounds, str]]:
+    """Return the bounds of arms whose outputs are guarded, and how: from a file, or else of clean inputs."""
+    guards, found = {}, None
+    for number, arm in arms.items():
+        if isinstance(arm.guard, Restrict):
+            if arm.guard.bounds is None:
+                found = found or clean_bounds(subject)
+            bounds = arm.guard.bounds or found
+            assert bounds is not None
+            guards[number] = bounds, arm.guard.mode
+    return guards

@@ -155,6 +155,7 @@ def paired_drop(result: CampaignResult, number: int) -> Interval | None:
 
 def _key(arm: Mapping[str, Any]) -> tuple[str | None, ...]:
     key = tuple(arm[part] for part in ("format", "fault", "protect", "recalibrate", "corrector"))
+    key = (*key, arm.get("guard_activations"))
     if not all(isinstance(part, str) or (part is None and place > 2) for place, part in enumerate(key)):
         raise TypeError("an arm is named by texts")
     return key

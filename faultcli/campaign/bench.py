@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from faultcli.activations.guard import LayerBounds
 from faultcli.activations.stored import ActivationMemory
-from faultcli.campaign.activations import activation_memory
+from faultcli.campaign.activations import activation_memory, guards_of
 from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import Record
 from faultcli.campaign.single_flip import one_flip, single_flip
@@ -75,6 +76,7 @@ class Bench:
     corrections: dict[int, AppliedCorrection]
     activations: ActivationMemory | None = None  # outputs of layers, where they are at risk
     late: LateStart | None = None
+    guards: dict[int, tuple[LayerBounds, str]] = field(default_factory=dict)  # as recalibrations, with their modes
 
     @classmethod
     def set_up(
@@ -109,10 +111,11 @@ class Bench:
                 assert isinstance(arm.correct, Correct)
                 assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
+        guards = guards_of(subject, arms)
         late = None
         if activations is None and isinstance(workload, Workload):
             late = workload.late_start(stored.golden, list(image.tensors))
-        return cls(workload, image, stored, seed, recalibrations, corrections, activations, late)
+        return cls(workload, image, stored, seed, recalibrations, corrections, activations, late, guards)
 
     @property
     def bits(self) -> int:
@@ -123,6 +126,8 @@ class Bench:
         """Return what the protections of an arm add, its recalibration included."""
         recalibration = self.recalibrations.get(arm)
         side_bits = recalibration.side_bits if recalibration else 0
+        if arm in self.guards and self.image.weights:
+            side_bits += self.guards[arm][0].bits
         return self.image.overhead_bits_per_weight + side_bits / max(1, self.image.weights)
 
     def run(self, trial: Trial) -> Record:
@@ -137,10 +142,16 @@ class Bench:
         patch = self.image.patch(faults)
         recalibration, correction = self.recalibrations.get(trial.arm), self.corrections.get(trial.arm)
         outcome = self.stored.outcome
-        if patch.values_changed or recalibration or correction:
-            # A recalibration changes further tensors.
-            run = self.late.run_with(patch.elements) if self.late is not None and recalibration is None else None
-            with patch.applied(self.workload.parameters), recalibration.applied() if recalibration else nullcontext():
+        guarded = trial.arm in self.guards
+        if patch.values_changed or recalibration or correction or guarded:
+            # A recalibration changes further tensors, a guard what layers give.
+            whole = self.late is None or recalibration is not None or guarded
+            run = None if whole or self.late is None else self.late.run_with(patch.elements)
+            with (
+                patch.applied(self.workload.parameters),
+                recalibration.applied() if recalibration else nullcontext(),
+                self._guarded(trial.arm),
+            ):
                 if correction is None and run is None:
                     outcome = self.workload.outcome(self.stored.golden)
                 else:
@@ -149,6 +160,12 @@ class Bench:
         flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None
         seconds = time.perf_counter() - start
         return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds, flip)
+
+    def _guarded(self, arm: int) -> AbstractContextManager[None]:
+        if arm not in self.guards:
+            return nullcontext()
+        bounds, mode = self.guards[arm]
+        return bounds.applied(self.workload.model, mode)
 
     def _run_activations(self, trial: Trial, activations: ActivationMemory) -> Record:
         """As `run`, with faults in outputs of layers, which are drawn as the model runs, and in tensors if any are at
@@ -159,6 +176,7 @@ class Bench:
         with (
             nullcontext() if patch is None else patch.applied(self.workload.parameters),
             activations.faulty(self.workload.model, trial.law, **which) as hit,
+            self._guarded(trial.arm),  # behind the memory
         ):
             outcome = self.workload.outcome(self.stored.golden)
         flips = hit.flips + (faults.flips if faults else 0)

@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any, TypedDict
 
 from faultcli.activations.asked import check_asked, has_scale
+from faultcli.activations.guard import GuardId
 from faultcli.campaign.gates import Gate
 from faultcli.campaign.statistics import StopRule
 from faultcli.errors import UsageError
@@ -37,6 +38,7 @@ class ArmTexts(TypedDict):
     fault: str
     corrector: str | None
     recalibrate: str | None
+    guard_activations: str | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Arm:
     protect: Chain = UNPROTECTED
     recalibrate: Recalibrate | None = None
     correct: CorrectorId | None = None
+    guard: GuardId | None = None  # of outputs of layers
 
     @property
     def texts(self) -> ArmTexts:
@@ -58,6 +61,7 @@ class Arm:
             "fault": self.fault.spec,
             "corrector": self.correct.text if self.correct else None,
             "recalibrate": self.recalibrate.text if self.recalibrate else None,
+            "guard_activations": self.guard.text if self.guard else None,
         }
 
     @property
@@ -74,7 +78,8 @@ class Arm:
     @property
     def _steps(self) -> list[str]:
         """What is done after reading the memory."""
-        return [text for text in (self.texts["recalibrate"], self.texts["corrector"]) if text]
+        steps = (self.texts["guard_activations"], self.texts["recalibrate"], self.texts["corrector"])
+        return [text for text in steps if text]
 
     @property
     def condition(self) -> str:
@@ -86,7 +91,9 @@ class Arm:
         """What makes it another arm, as plain values; `read_arm` reads them."""
         correct = self.correct
         corrector = [correct.name, correct.window, correct.sha256] if correct else None  # a hash in full
-        return {**self.texts, "corrector": corrector}
+        guard = {"guard_activations": [self.guard.mode, self.guard.sha256]} if self.guard else {}
+        texts = {name: text for name, text in self.texts.items() if name != "guard_activations"}
+        return {**texts, "corrector": corrector, **guard}
 
     @property
     def looks(self) -> bool:
@@ -100,14 +107,16 @@ class Arm:
             UsageError: there is such a thing.
         """
         check_asked(selection, self.format, self.fault, self.protect)
-        if selection.layers is not None and self._steps:
+        if selection.layers is not None and self.looks:
             raise UsageError(
-                f"{self._steps[0]}: looks at inputs of its own, and is not defined with --target {selection.target}",
+                f"{self._steps[-1]}: looks at inputs of its own, and is not defined with --target {selection.target}",
                 "leave out --recalibrate and --corrector",
             )
 
     def calibrates(self, selection: Selection) -> bool:
-        """Whether a scale of outputs of layers is taken from clean inputs."""
+        """Whether a scale or bounds of outputs of layers are taken from clean inputs."""
+        if self.guard is not None and self.guard.sha256 is None:
+            return True
         return selection.layers is not None and has_scale(self.format)
 
     @property
@@ -270,6 +279,7 @@ def read_arm(identity: Mapping[str, Any]) -> Arm:
         FaultcliError: a part of it is not known to this version.
     """
     name, recalibrate, corrector = identity["format"], identity["recalibrate"], identity["corrector"]
+    guard = identity.get("guard_activations")
     _check_format(name)
     return Arm(
         name,
@@ -277,6 +287,7 @@ def read_arm(identity: Mapping[str, Any]) -> Arm:
         parse_chain(identity["protect"]),
         parse_recalibration(recalibrate) if recalibrate else None,
         CorrectorId(*corrector) if corrector else None,
+        GuardId(*guard) if guard else None,
     )
 
 
@@ -286,9 +297,11 @@ def cross(
     protect: Sequence[Chain] = (),
     recalibrate: Sequence[Recalibrate | None] = (),
     correct: Sequence[CorrectorId | None] = (),
+    guard: Sequence[GuardId | None] = (),
 ) -> tuple[Arm, ...]:
     """Return every format under every law behind every chain (none: unprotected) with every recalibration (none: as
-    stored) and every corrector (none: logits as they are), formats outermost.
+    stored), every corrector (none: logits as they are) and every guard of outputs (none: as they are), formats
+    outermost.
 
     Raises:
         UsageError: no format or no law, or a format that is not in the table.
@@ -299,7 +312,9 @@ def cross(
         _check_format(name)
     return tuple(
         Arm(*conditions)
-        for conditions in product(formats, faults, protect or [UNPROTECTED], recalibrate or [None], correct or [None])
+        for conditions in product(
+            formats, faults, protect or [UNPROTECTED], recalibrate or [None], correct or [None], guard or [None]
+        )
     )
 
 

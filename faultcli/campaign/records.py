@@ -178,7 +178,7 @@ class CampaignResult:
     def gain_over_none(self, arm: ArmResult, confidence: float = 0.95) -> Interval | None:
         """Mean gain over the unprotected arm of the same format and law, paired by trial; None where there is no such
         arm, and for that arm itself."""
-        plain_arm = replace(arm.arm, protect=UNPROTECTED, recalibrate=None, correct=None)
+        plain_arm = replace(arm.arm, protect=UNPROTECTED, recalibrate=None, correct=None, guard=None)
         if arm.arm == plain_arm:
             return None
         plain = next((a for a in self.arms if a.arm == plain_arm), None)

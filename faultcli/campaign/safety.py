@@ -179,7 +179,7 @@ class SafetyResult:
     def coverage(self, figures: SafetyFigures) -> Coverage | None:
         """Return the coverage of an arm's hardening; None for an arm without any, and where the campaign has no
         unprotected arm of the same format."""
-        plain_arm = replace(figures.result.arm, protect=UNPROTECTED, recalibrate=None, correct=None)
+        plain_arm = replace(figures.result.arm, protect=UNPROTECTED, recalibrate=None, correct=None, guard=None)
         if figures.result.arm == plain_arm:
             return None
         plain = next((one for one in self.arms if one.result.arm == plain_arm), None)

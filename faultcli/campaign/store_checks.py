@@ -30,7 +30,7 @@ _MOST_SECONDS = 1e9  # of a trial: 30 years
 _LARGEST = (1 << 63) - 1  # integer that a database holds
 _LARGEST_FLOAT = 1.7e308
 _BASE = {"schema", "checkpoint", "workload", "seed", "selection"}
-_ARM = set(ArmTexts.__annotations__)
+_ARM = set(ArmTexts.__annotations__) - {"guard_activations"}  # arms without one do not name it
 _MEMORY = ("memory", "meaning", "source")  # what reports say of one
 _OF_TOKENS = (
     "correct1",
@@ -125,14 +125,15 @@ def read_arm_cell(cell: object) -> Arm:
         Damaged: it is none, or one that this version does not know.
     """
     arm = _table(decode(cell, "an arm"), "an arm", _ARM)
-    for name in ("format", "protect", "fault"):
+    for name in ("format", "protect", "fault", *(["recalibrate"] if arm["recalibrate"] is not None else [])):
         text(arm[name], f"the {name} of an arm")
-    if arm["recalibrate"] is not None:
-        text(arm["recalibrate"], "the recalibration of an arm")
     if arm["corrector"] is not None:
         name, window, sha256 = _list(arm["corrector"], "the corrector of an arm", 3)
         whole(window, "the window of a corrector")
         arm["corrector"] = [text(name, "the name of a corrector"), window, text(sha256, "the hash of a corrector")]
+    if guard := arm.get("guard_activations"):
+        mode, sha256 = _list(guard, "the guard of an arm", 2)
+        arm["guard_activations"] = [text(mode, "a guard"), None if sha256 is None else text(sha256, "a guard")]
     try:
         return read_arm(arm)
     except FaultcliError as error:

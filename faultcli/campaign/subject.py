@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack
 import torch
 from torch import Tensor, nn
 
-from faultcli.activations.layers import Seen
+from faultcli.activations.layers import SeenOutputs
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance, installed_versions
 from faultcli.campaign.scoring import Scoring, score_task
@@ -31,8 +31,9 @@ from faultcli.injection import about_checkpoint
 from faultcli.memory import MemoryImage, at_risk, first_names
 from faultcli.protect.factors import Factors
 from faultcli.protect.plan_file import Protect, read_chain
+from faultcli.protect.quantised_tensor import refuse_other_memories
 from faultcli.protect.unstorable import naming_all
-from faultcli.quantised import Quantised, refuse_other_memories, refuse_values
+from faultcli.quantised import Quantised, refuse_values
 from faultcli.scaling import read_state
 from faultcli.scaling.record import Scaling
 from faultcli.workload.base import BaseWorkload
@@ -97,7 +98,7 @@ class Subject:
     checkpoint: Checkpoint | None = None
     hardened: Hardened | None = None
     quantised: Quantised | None = None
-    layers: Seen | None = None
+    layers: SeenOutputs | None = None
 
     @classmethod
     def open(
@@ -132,7 +133,7 @@ class Subject:
                 f"{checkpoint.path}: is hardened; its memory holds tensors, and no outputs of layers",
                 "take the plain checkpoint: faultcli harden FILE --read -o PLAIN",
             )
-        quantised = None if hardened is not None else Quantised.of(checkpoint, of_tensors or Selection())
+        quantised = Quantised.of(checkpoint, of_tensors or Selection(), hardened)
         if of_tensors is None:
             names: Sequence[str] = ()
         else:
@@ -316,10 +317,11 @@ class Subject:
             return MemoryImage({}, format)
         if self.hardened is not None:
             stored_as(self.hardened, [format], [chain])
-            return self.hardened.image(list(self.tensors))
         if self.quantised is not None:
             refuse_other_memories(self.quantised.packed, [format], [chain])
             return self.quantised.image(list(self.tensors), chain)
+        if self.hardened is not None:
+            return self.hardened.image(list(self.tensors))
         try:
             return MemoryImage(self.tensors, format, chain, ber, self.factors, self.channels)
         except FormatError as error:
@@ -333,11 +335,11 @@ class Subject:
         return self.memory(*arm.memory)
 
 
-def _layers(workload: BaseWorkload, selection: Selection) -> Seen | None:
+def _layers(workload: BaseWorkload, selection: Selection) -> SeenOutputs | None:
     """Return what layers give, if their outputs are at risk."""
     if selection.layers is None:
         return None
-    return Seen.of(workload.model, selection.layers, workload.outcome)
+    return SeenOutputs.of(workload.model, selection.layers, workload.outcome)
 
 
 def _not_read(workload: BaseWorkload, tensors: Mapping[str, TensorInfo], unread: Sequence[str]) -> list[str]:

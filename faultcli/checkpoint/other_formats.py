@@ -60,7 +60,7 @@ _TORCHSCRIPT = OtherFormat(
 _KERAS = OtherFormat("a Keras file, not safetensors", _AS_TRAINED)
 _GGUF = OtherFormat(
     "a GGUF file, not safetensors",
-    "inspect and inject take it as it is: faultcli inspect {name}; all else, the safetensors that it was made from",
+    "most commands take it as it is: faultcli inspect {name}; for the others, the safetensors that it was made from",
 )
 _HDF5 = OtherFormat("an HDF5 file, as Keras writes them, not safetensors", _AS_TRAINED)
 _LFS = OtherFormat("a Git LFS pointer, not the file itself", "fetch it: git lfs pull")

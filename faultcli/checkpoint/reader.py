@@ -142,7 +142,7 @@ class Checkpoint:
         """Refuse a GGUF file for a command that takes safetensors alone; CheckpointError."""
         if self.is_gguf:
             raise CheckpointError(
-                f"{self.path}: is a GGUF file; {command} takes safetensors", "take the model as it was converted from"
+                f"{self.path}: is a GGUF file; {command} takes safetensors", "take the one that it was converted from"
             )
 
     def info(self, name: str) -> TensorInfo:
@@ -174,9 +174,14 @@ class Checkpoint:
         F4 has two elements in one byte: as in the safetensors library, its last dimension is halved.
 
         Raises:
-            CheckpointError: no such tensor, the file cannot be read or has changed, or torch has no such dtype.
+            CheckpointError: no such tensor, the file cannot be read or has changed, torch has no such dtype, or nobody
+                here knows what its bytes stand for.
         """
         info = self.info(name)
+        if info.unread is not None:
+            raise CheckpointError(
+                f"{info.file}: tensor {name!r} is {info.unread}, which is not read", "convert the model to another type"
+            )
         dtype = torch_dtype(info.dtype)
         shape = list(info.shape)
         if info.dtype == "F4" and shape:
@@ -185,8 +190,7 @@ class Checkpoint:
             message = f"{info.file}: tensor {name!r}: torch {torch.__version__} cannot hold {info.dtype}"
             raise CheckpointError(f"{message} of shape {list(info.shape)}", f"leave it out: --exclude {name!r}")
         data = torch.empty(info.nbytes, dtype=torch.uint8)
-        with self._shard(info).open() as file:
-            read_tensor(file, info, data.numpy())
+        self.read_bytes(name, data.numpy())
         return data.view(dtype).reshape(shape)
 
     def state(self) -> dict[str, Tensor]:

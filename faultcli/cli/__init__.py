@@ -12,7 +12,8 @@ convert          a checkpoint of another kind as safetensors
 evaluate         accuracy without faults
 campaign         many trials, one table
 curve            every bit-error rate from one set of trials
-where            which layers and bits carry the risk, from single flips
+where            which layers and bits carry the risk; the few flips that hurt most
+plan             the cheapest protection by tensor that meets a target
 merge            one store of several
 report           what a store holds
 inspect          what a checkpoint holds; what is built in
@@ -55,6 +56,7 @@ from faultcli.cli import (
     inject,
     inspect,
     merge,
+    plan,
     repair,
     report,
     scale,
@@ -98,6 +100,7 @@ for command in (
     diff.diff,
     inspect.inspect,
     merge.merge,
+    plan.plan,
     repair.repair,
     report.report,
     scale.scale,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from faultcli.cli import options
-from faultcli.cli.campaign_options import Gates, InParts
+from faultcli.cli.campaign_options import Gates, Guarding, InParts
 from faultcli.cli.console import note
 from faultcli.cli.grouping import grouped
 
@@ -20,7 +20,7 @@ def campaign(
     *,
     model: options.OptionalModel = None,
     faults: options.Faults,
-    hardening: options.Hardening,
+    hardening: Guarding,
     at_risk: options.AtRisk,
     workload: options.Judged,
     gates: Gates,
@@ -44,6 +44,7 @@ def campaign(
         command_line,
         conducting,
         corrector_of,
+        guards_asked,
         in_seconds,
         looking,
         opened_with_notes,
@@ -60,7 +61,7 @@ def campaign(
         if law.repeats:
             note(f"{law.spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
     correct = corrector_of(hardening)
-    arms = arms_of(model, hardening, laws, correct)
+    arms = arms_of(model, hardening, laws, correct, guards_asked(hardening))
     trials = gates.trials
     if trials is None:
         usual = default_trials(laws, sequential=bool(demands) or gates.until_ci is not None)

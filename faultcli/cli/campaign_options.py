@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from faultcli.cli.grouping import RARE
-from faultcli.cli.options import option
+from faultcli.cli.options import Hardening, option
+from faultcli.cli.options import workload as about_model
 from faultcli.cli.places import KEEPS, READS
 from faultcli.errors import UsageError
 
@@ -85,6 +86,27 @@ class Gates(Stopping):
                 raise UsageError(f"--bounds {text}: is no range", "try: --bounds 0:1, or --bounds mAP=0:1")
             found[name if equals else None] = low, high
         return found
+
+
+@dataclass(frozen=True)
+class Guarding(Hardening):
+    """As `Hardening`, and what is done about faults in what layers give."""
+
+    guard_activations: Annotated[
+        list[str] | None,
+        about_model(
+            "MODE",
+            "Keep what layers give inside the bounds that it has on clean inputs: clip, zero, or none. Repeatable.",
+            "--guard-activations",
+        ),
+        RARE,
+    ] = None
+    guard_bounds: Annotated[
+        Path | None,
+        about_model("FILE", "Take these bounds from a file that `evaluate --save-bounds` wrote."),
+        READS,
+        RARE,
+    ] = None
 
 
 @dataclass(frozen=True)

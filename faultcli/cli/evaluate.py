@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from faultcli.cli import options
-from faultcli.cli.console import stdout, write_json
-from faultcli.cli.grouping import grouped
+from faultcli.cli.console import note, stdout, write_json
+from faultcli.cli.grouping import RARE, grouped
+from faultcli.cli.places import WRITES
 
 
 @grouped
@@ -20,6 +22,15 @@ def evaluate(
         options.faults("P", "Bit-error rate that scale=auto and posterior are designed for; no faults are injected."),
     ] = None,
     correcting: options.Correcting,
+    save_bounds: Annotated[
+        Path | None,
+        options.output(
+            "FILE.json",
+            "Write the bounds of what layers give on clean inputs, for `campaign --guard-bounds` and for a device.",
+        ),
+        WRITES,
+        RARE,
+    ] = None,
     at_risk: options.AtRisk,
     shown: options.Shown,
 ) -> None:
@@ -29,14 +40,19 @@ def evaluate(
 
     Example: faultcli evaluate --format q2.5
     """
-    from faultcli.activations.asked import check_memory
-    from faultcli.campaign.activations import activation_memory, with_clean_inputs
+    from faultcli.activations.asked import check_memory, has_scale
+    from faultcli.campaign.activations import activation_memory, clean_bounds, with_clean_inputs
+    from faultcli.campaign.bench import as_stored
     from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
     from faultcli.cli.session import corrector_of, memories_of, note_doubts, note_original, note_what_runs, open_subject
+    from faultcli.files import check_output
     from faultcli.recover.applied import AppliedCorrection
     from faultcli.report.document import outcome_document
     from faultcli.report.table import evaluation_table
+    from faultcli.report.text import counted
 
+    if save_bounds is not None:
+        check_output(save_bounds, force=False)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     correct = corrector_of(correcting)
     subject = open_subject(model, workload, at_risk)
@@ -47,10 +63,17 @@ def evaluate(
     check_memory(subject.selection, format, chain)
     if correct is not None:
         subject.selection.check_tensors("--corrector")
-    subject = with_clean_inputs(subject, [format])
+    if has_scale(format) or save_bounds is not None:
+        subject = with_clean_inputs(subject, correcting.unlabelled)
     measured, image = subject.workload, subject.memory(format, chain, rate)
     original, stored = evaluate_stored(image, measured, subject.tensors, activation_memory(subject, format))
     note_original(subject, original, quiet=shown.quiet)
+    if save_bounds is not None:
+        with as_stored(image, measured, subject.tensors):
+            bounds = clean_bounds(subject, subject.selection.layers or "*")
+        bounds.save(save_bounds)
+        layers = counted(len(bounds.layers), "layer")
+        note(f"bounds of {layers} on {bounds.inputs:,} inputs of {bounds.data}: {save_bounds}", quiet=shown.quiet)
     corrected = None
     if correct is not None:
         answering = subject.classifier("--corrector")

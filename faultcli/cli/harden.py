@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from faultcli.cli import options
 from faultcli.cli.console import byte_progress, note, say, stdout, write_json
@@ -13,7 +13,10 @@ from faultcli.cli.grouping import grouped
 from faultcli.cli.places import WRITES, beside, writes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from faultcli.checkpoint import Checkpoint
+    from faultcli.hardened.write import HardenedRow
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,12 @@ def harden(
 ) -> None:
     """Write a checkpoint as it lies in its memory: stored words, check words and constants, in one safetensors file.
 
-    Every other command reads a hardened file as the model it is, and hits its words with faults. Example: faultcli
-    harden model.safetensors --format q2.5 --protect scale=max:channel,inplace=2
+    Every other command reads a hardened file as the model it is, and hits its words with faults. The tensors of a
+    quantised checkpoint stay as they are, beside check words. Example: faultcli harden model.safetensors --format q2.5
+    --protect scale=max:channel,inplace=2
     """
     from faultcli.checkpoint import Checkpoint
+    from faultcli.checkpoint.packed import Packed
     from faultcli.cli.session import note_left_out, note_not_at_risk, note_what_was_found, with_channels
     from faultcli.errors import UsageError
     from faultcli.faults.selection import Selection
@@ -63,7 +68,8 @@ def harden(
     from faultcli.hardened.write import check_plain, harden_checkpoint
     from faultcli.protect.chain import by_row
     from faultcli.protect.plan_file import read_chain
-    from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
+    from faultcli.quantised import parts
+    from faultcli.report.hardened import hardened_document, rows_of
     from faultcli.workload.process import prepare_to_stream
 
     prepare_to_stream()
@@ -83,21 +89,28 @@ def harden(
     if memory == options.OneMemory() and image.device is None:
         raise UsageError(
             "no --format and no --protect: the file would be the plain checkpoint",
-            "name one: --format q2.5 --protect scale=max:channel,inplace=2",
+            "name one: --format q2.5 --protect scale=max:channel,inplace=2; of a quantised one: --protect secded=64",
         )
     hardened = Hardened.of(checkpoint)
+    if hardened is not None and hardened.record.quantised is not None and image.device is not None:
+        _refuse_device(checkpoint.path, hardened.record.quantised)
     if hardened is not None and memory == options.OneMemory() and image.output is None and image.device is not None:
         write_json(hardened_document(None, hardened, rows_of(hardened), image.device), shown.json)
         _export(hardened, image.device, shown)
         return
     check_plain(checkpoint)
+    packed = Packed.of(checkpoint)
+    if packed is not None and image.device is not None:
+        _refuse_device(checkpoint.path, packed.layout.title)
     chain = read_chain(memory.protect)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
-    names = Selection(*at_risk.selection).names(checkpoint.tensors.values())
+    names = Selection(*at_risk.selection).names(checkpoint.tensors.values() if packed is None else parts(packed))
     note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
-    counts = by_row(memory.format, chain)
+    counts = packed is None and by_row(memory.format, chain)
     checkpoint = with_channels(checkpoint, names, at_risk.arch, counts=counts, quiet=shown.quiet)
     written = image.output or writes("--output", beside(checkpoint.path, "hardened"))
+    if packed is not None:
+        _note_config(checkpoint, written, shown)
     with byte_progress(shown.quiet, "hardening", checkpoint.nbytes) as advance:
         rows = harden_checkpoint(
             checkpoint,
@@ -110,17 +123,44 @@ def harden(
             progress=advance,
         )
     note_left_out(checkpoint, written, quiet=shown.quiet)
+    _show(written, rows, image.device, shown)
+
+
+def _show(written: Path, rows: Sequence[HardenedRow], device: Path | None, shown: options.Overwriting) -> None:
+    from faultcli.checkpoint import Checkpoint
+    from faultcli.hardened.read import Hardened
+    from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table
+
     made = Hardened.of(Checkpoint.open(written))
     assert made is not None
-    write_json(hardened_document(written, made, rows, image.device), shown.json)
+    write_json(hardened_document(written, made, rows, device), shown.json)
     if shown.json != "-":
         stdout().print(hardened_table(str(written), rows, made.chain))
         say(*hardened_summary(made, rows))
-    for doubt in dict.fromkeys(doubt for slot in made.slots.values() for doubt in chain.doubts(slot.format)):
+    for doubt in dict.fromkeys(doubt for slot in made.slots.values() for doubt in made.chain.doubts(slot.format)):
         note(f"warning: {doubt}", quiet=shown.quiet)
-    if image.device is not None:
-        _export(made, image.device, shown)
+    if device is not None:
+        _export(made, device, shown)
     note(f"back to a plain checkpoint: faultcli harden {written} --read", quiet=shown.quiet)
+
+
+def _refuse_device(path: Path, layout: str) -> NoReturn:
+    from faultcli.errors import UsageError
+
+    raise UsageError(
+        f"--device: the reader in C reads weights; {path} holds words of {layout}, which its own library reads",
+        "leave --device out",
+    )
+
+
+def _note_config(checkpoint: Checkpoint, written: Path, shown: options.Overwriting) -> None:
+    """Say that a file leaves behind what tells how it is quantised."""
+    from faultcli.checkpoint.packed.table import CONFIG, configuration
+
+    said = configuration(checkpoint.directory)
+    if checkpoint.kind == "file" and said and configuration(written.absolute().parent) != said:
+        text = f"warning: {written}: has no {CONFIG} beside it that says how it is quantised: copy that of the model"
+        note(text, quiet=shown.quiet)
 
 
 def _read(checkpoint: Checkpoint, image: Image, shown: options.Overwriting) -> None:

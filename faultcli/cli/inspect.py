@@ -73,7 +73,8 @@ def _inspect_checkpoint(
     from faultcli.injection import slots
     from faultcli.prediction import Prediction, Predictor
     from faultcli.protect.chain import by_row
-    from faultcli.quantised import parts, refuse_other_memories
+    from faultcli.protect.quantised_tensor import refuse_other_memories
+    from faultcli.quantised import parts
     from faultcli.report.inspection import inspection_document, inspection_summary, inspection_table, prediction_table
     from faultcli.survey import survey
 
@@ -83,8 +84,7 @@ def _inspect_checkpoint(
     if (hardened := Hardened.of(checkpoint)) is not None:
         _inspect_hardened(hardened, asked, law, format, at_risk, shown)
         return
-    packed = Packed.of(checkpoint)
-    if packed is not None:
+    if (packed := Packed.of(checkpoint)) is not None:
         refuse_other_memories(packed, [format], [])
     try:
         names = Selection(*at_risk.selection).names(checkpoint.tensors.values() if packed is None else parts(packed))
@@ -141,17 +141,15 @@ def _inspect_hardened(
     shown: options.Shown,
 ) -> None:
     from faultcli.faults.selection import Selection
-    from faultcli.hardened.damage import HardenedMemory
-    from faultcli.hardened.read import names_at_risk, stored_as
+    from faultcli.quantised import FileAtRisk
     from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table, rows_of
 
     path = hardened.checkpoint.path
-    stored_as(hardened, [format], [])
-    names = names_at_risk(hardened.checkpoint, hardened, Selection(*at_risk.selection))
-    rows = [row for row in rows_of(hardened) if row.name in names]
+    file = FileAtRisk.of(hardened.checkpoint, Selection(*at_risk.selection), format)
+    rows = [row for row in rows_of(hardened) if row.name in file.names]
     expected = None
-    if law is not None:
-        expected = law.expected_flips([site for site in HardenedMemory(hardened, names).sites if law.covers(site)])
+    if law is not None and file.memory is not None:
+        expected = law.expected_flips([site for site in file.memory.sites if law.covers(site)])
     spec = None if law is None else asked.fault or law.spec
     found = {**hardened_document(path, hardened, rows, None), "schema": "faultcli.inspect/1"}
     write_json({**found, "checkpoint": str(path), "fault": spec, "expected_flips": expected}, shown.json)

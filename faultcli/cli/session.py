@@ -14,14 +14,15 @@ from faultcli.errors import UsageError
 from faultcli.report.text import counted
 
 if TYPE_CHECKING:
-    from faultcli.activations.layers import Seen
+    from faultcli.activations.guard import GuardId, Restrict
+    from faultcli.activations.layers import SeenOutputs
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
     from faultcli.campaign.trials import RunWith
     from faultcli.checkpoint import Checkpoint
     from faultcli.checkpoint.packed import Packed
-    from faultcli.cli.campaign_options import Running
+    from faultcli.cli.campaign_options import Guarding, Running
     from faultcli.cli.options import AtRisk, Correcting, Hardening, ModelAndData
     from faultcli.faults.law import FaultLaw
     from faultcli.faults.memories import Rate
@@ -59,20 +60,25 @@ def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]
     from faultcli.checkpoint.packed import Packed
     from faultcli.hardened.read import Hardened, stored_as
     from faultcli.protect.plan_file import read_chain
-    from faultcli.quantised import refuse_other_memories
+    from faultcli.protect.quantised_tensor import refuse_other_memories
 
     parsed, checkpoint = [read_chain(text) for text in chains], open_checkpoint(model)
     hardened = Hardened.of(checkpoint)
-    if hardened is None and (packed := Packed.of(checkpoint)) is not None:
+    packed = Packed.of(checkpoint) if hardened is None else None
+    if packed is not None:
         refuse_other_memories(packed, formats, parsed)
-    else:
+    elif hardened is None:
         for chain in parsed:
             chain.check_plain()
     return stored_as(hardened, formats, parsed)
 
 
 def arms_of(
-    model: str | None, hardening: Hardening, laws: Sequence[FaultLaw], correct: Correct | None
+    model: str | None,
+    hardening: Hardening,
+    laws: Sequence[FaultLaw],
+    correct: Correct | None,
+    guards: Sequence[GuardId | None] = (),
 ) -> tuple[Arm, ...]:
     """Multiply the lists of formats, laws, protections and corrections into arms."""
     from faultcli.campaign.plan import cross
@@ -86,7 +92,15 @@ def arms_of(
         chains,
         [parse_recalibration(text) for text in hardening.recalibrate or []],
         [None] if correct is None else [None, correct],
+        guards,
     )
+
+
+def guards_asked(hardening: Guarding) -> list[Restrict | None]:
+    """Read how outputs of layers are guarded."""
+    from faultcli.activations.guard import guards_of_texts
+
+    return guards_of_texts(hardening.guard_activations or [], hardening.guard_bounds)
 
 
 def open_subject(model: str | None, workload: ModelAndData, at_risk: AtRisk, correct: Correct | None = None) -> Subject:
@@ -222,7 +236,7 @@ def note_original(subject: Subject, original: Outcome, *, quiet: bool) -> None:
     )
 
 
-def layers_note(seen: Seen) -> str:
+def layers_note(seen: SeenOutputs) -> str:
     """Say which layers have their outputs at risk."""
     names = list(seen.elements)
     shown = ", ".join(names[:_LAYERS]) + (f" and {len(names) - _LAYERS} more" if len(names) > _LAYERS else "")
@@ -268,6 +282,8 @@ def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unla
     """Load what recalibrations and correctors of a campaign look at, if any does."""
     if any(arm.looks for arm in arms):
         subject.classifier("--recalibrate" if correct is None else "--corrector")
+    if unlabelled is not None and any(arm.guard for arm in arms):
+        return subject.looking_at(unlabelled)
     if any(arm.recalibrate or (arm.correct and correct and correct.corrector.needs_window) for arm in arms):
         return subject.looking_at(unlabelled)
     return subject

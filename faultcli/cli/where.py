@@ -1,4 +1,4 @@
-"""faultcli where: which layers and bits carry the risk, from single flips."""
+"""faultcli where: which layers and bits carry the risk, from single flips; and the few that hurt most."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from faultcli.cli import options
 from faultcli.cli.campaign_options import Running
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
+from faultcli.cli.worst import Worst, check_alone, find
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class Sampled:
         str,
         strata(
             "C",
-            "A flip is critical by the share of inputs whose top-1 answer it changes or makes non-finite (share), if it"
-            " does so to any input (any), or if accuracy falls by more than X, a fraction (drop:X).",
+            "A flip is critical by the share of inputs whose top-1 answer changes or is not finite (share), if any does"
+            " (any), or if accuracy falls by more than X, a fraction (drop:X).",
             default=True,
         ),
     ] = "share"
@@ -40,14 +41,10 @@ class Sampled:
         float | None,
         strata("W", "Stop when the whole memory is known to ± W, a fraction.", default="0.005 without the next"),
     ] = None
-    stratum_half_width: Annotated[
-        float | None, strata("W", "Stop when every stratum, a layer's or channel's bit, is known to ± W.")
-    ] = None
-    by: Annotated[
-        str, strata("layer|channel", "Strata: bits of layers, or of their output channels.", default=True)
-    ] = "layer"
+    stratum_half_width: Annotated[float | None, strata("W", "Stop when every stratum is known to ± W.")] = None
+    by: Annotated[str, strata("layer|channel", "Strata: bits of layers or of channels.", default=True)] = "layer"
     trials: Annotated[int, strata("N", "Single flips, at the most.", default=True)] = MOST
-    budget: Annotated[float | None, strata("MINUTES", "Start no round later than this.")] = None
+    budget: Annotated[float | None, strata("MINUTES", "Start no round later than this."), RARE] = None
     blind: Annotated[
         bool, strata("", "Predict nothing from the stored codes: every bit gets the same pilot.", "--blind"), RARE
     ] = False
@@ -62,6 +59,7 @@ def where(
     at_risk: options.AtRisk,
     workload: options.Answering,
     asked: Sampled,
+    worst: Worst,
     running: Running,
     shown: options.Configured,
 ) -> None:
@@ -85,6 +83,10 @@ def where(
     from faultcli.where.running import Aim, Critical, run_where
 
     quiet = shown.quiet
+    check_alone(worst, asked, running)
+    if worst.worst is not None:
+        find(model, memory, at_risk, workload, worst, asked.seed, running.threads, shown)
+        return
     if asked.by not in _BY:
         raise UsageError(f"--by {asked.by}: strata are of layers or of channels", "--by layer, or --by channel")
     if running.plan_only:

@@ -53,9 +53,10 @@ def open_dump(
         tensor: the dump holds this tensor alone.
 
     Raises:
-        CheckpointError: the dump is missing, damaged, or no dump of these tensors.
+        CheckpointError: the dump is missing, damaged, or no dump of these tensors; or they lie in a GGUF file.
         UsageError: which tensor an array holds is not said.
     """
+    golden.refuse_gguf("diff")
     if tensor is not None:
         selection = Selection("any", [escaped(tensor)])
         golden.info(tensor)

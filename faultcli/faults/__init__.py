@@ -2,6 +2,8 @@
 
 law        what a fault law is
 laws       which there are
+rate       laws whose number is the probability of each fault
+columns    weak columns of memory arrays, as a law
 measured   the faults of one real device as a law
 memories   bit-error rates that were published, by memory
 one_bit    one named bit, as a law

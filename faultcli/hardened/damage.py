@@ -82,6 +82,15 @@ class HardenedMemory(FileMemory):
         return list(self._places)
 
     @property
+    def slots(self) -> Sequence[str]:
+        """The tensors at risk, whose words and check words these are."""
+        return self._names
+
+    def tensor_of(self, region: str) -> str:
+        """Return the tensor that a region belongs to."""
+        return self._places[region].tensor
+
+    @property
     def restorable(self) -> bool:
         return True
 
@@ -119,7 +128,7 @@ def _places(slot: Slot, tensor: str) -> list[_Place]:
     scales = slot.scales
     inner = scales.regions if scales else {}
     found = [
-        _Place(region, tensor, layout, slot.format if region == slot.name else None, own and region == slot.name)
+        _Place(region, tensor, layout, slot.law_format if region == slot.name else None, own and region == slot.name)
         for region, layout in slot.regions.items()
         if region not in inner
     ]

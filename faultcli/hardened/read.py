@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,19 +14,20 @@ from torch import Tensor
 
 from faultcli.checkpoint import Checkpoint, TensorInfo
 from faultcli.checkpoint.header import HEADER_RECORD, header_entries, parse_header, tensor_bytes
+from faultcli.checkpoint.packed import Packed
 from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import rebuild, recorded_header
 from faultcli.errors import CheckpointError, FaultcliError, UsageError
 from faultcli.faults.maps import Layout
 from faultcli.faults.selection import Selection
 from faultcli.files import reserve, write_all
-from faultcli.hardened.layout import file_dtype, file_shape, from_bytes
-from faultcli.hardened.record import COPIES, MemoryRecord
+from faultcli.hardened.layout import from_bytes
+from faultcli.hardened.record import COPIES, MemoryRecord, TensorRecord
 from faultcli.hardened.slot import Slot
 from faultcli.memory import MemoryImage
 from faultcli.protect.arranged import ArrangedTensor, arranged
 from faultcli.protect.base import Words
-from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
+from faultcli.protect.chain import UNPROTECTED, Chain, check_packed, parse_chain
 from faultcli.protect.protected_tensor import StoredTensor
 
 Progress = Callable[[int], None]
@@ -53,19 +54,47 @@ class Hardened:
             return None
         try:
             chain = parse_chain(record.protect)
-            slots = {name: Slot.of(name, record.format, chain.of(name), one) for name, one in record.tensors.items()}
+            if record.quantised is None:
+                chain.check_plain()
+                own = {name: chain.of(name) for name in record.tensors}
+                slots = {name: Slot.of(name, record.format, own[name], one) for name, one in record.tensors.items()}
+            else:
+                check_packed(chain)
+                slots = {name: _kept(name, chain, one) for name, one in record.tensors.items()}
         except (FaultcliError, KeyError, TypeError, ValueError, OverflowError) as error:
             problem = f"{checkpoint.path}: the record of its memory contradicts itself ({error})"
             raise CheckpointError(problem, "harden the original again") from None
         for slot in slots.values():
             for region, layout in slot.regions.items():
-                _check_region(checkpoint, region, layout, slot.shape if region == slot.name else None)
+                _check_region(checkpoint, region, *slot.lies_as(region, layout))
         return cls(checkpoint, record, chain, slots)
 
     @property
     def format(self) -> str:
         """The number format of the memory, as on the command line."""
         return self.record.format
+
+    def as_it_reads(self) -> Checkpoint:
+        """Return a quantised checkpoint that was hardened as it reads: without check words, every word of its tensors
+        as they leave it."""
+        own = {name: info for name, info in self.checkpoint.tensors.items() if name in self.infos}
+        settled = {field.name: getattr(self.checkpoint, field.name) for field in fields(Checkpoint)}
+        return _AsItReads(**settled | {"tensors": own, "metadata": self.metadata}, hardened=self)
+
+    def packed(self) -> Packed:
+        """Return the quantised checkpoint that was hardened, as it reads.
+
+        Raises:
+            CheckpointError: as `Packed.of`; or the files beside it make something else of it than those that it was
+                hardened with.
+        """
+        packed, layout = Packed.of(self.as_it_reads()), self.record.quantised
+        said = {name: one.role for name, one in self.record.tensors.items() if one.role is not None}
+        if packed is None or packed.layout.title != layout or not said.items() <= packed.roles.items():
+            found = "weights that are not quantised" if packed is None else packed.layout.title
+            problem = f"was hardened as {layout}, and reads as {found} by what lies beside it"
+            raise CheckpointError(f"{self.checkpoint.path}: {problem}", "put the config.json of the model beside it")
+        return packed
 
     @cached_property
     def regions(self) -> dict[str, Layout]:
@@ -113,12 +142,32 @@ class Hardened:
         return {name: self.read(name) for name in self.infos}
 
 
-def _check_region(checkpoint: Checkpoint, region: str, layout: Layout, shape: tuple[int, ...] | None) -> None:
+@dataclass(frozen=True)
+class _AsItReads(Checkpoint):
+    """A checkpoint whose tensors come out of a memory of which every tensor keeps its dtype and shape."""
+
+    hardened: Hardened = field(kw_only=True)
+
+    def read_bytes(self, name: str, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        slot = self.hardened.slots.get(name)
+        if slot is None or not slot.links:
+            return super().read_bytes(name, out)
+        data = self.hardened.read(name).numpy().view(np.uint8)
+        if out is None:
+            return data
+        out[: len(data)] = data
+        return out[: len(data)]
+
+
+def _kept(name: str, chain: Chain, record: TensorRecord) -> Slot:
+    return Slot.kept(name, record.dtype, record.shape, chain.for_role(record.role), record.links)
+
+
+def _check_region(checkpoint: Checkpoint, region: str, dtype: str, wanted: tuple[int, ...]) -> None:
     remedy = "bring it back from a seal (faultcli repair --seal), or harden the original again"
     info = checkpoint.tensors.get(region)
     if info is None:
         raise CheckpointError(f"{checkpoint.path}: a hardened file without its tensor {region!r}", remedy)
-    dtype, wanted = file_dtype(layout.bits), file_shape(layout, shape)
     if (info.dtype, info.shape) != (dtype, wanted):
         problem = f"tensor {region!r} is {info.dtype} {list(info.shape)}, the record says {dtype} {list(wanted)}"
         raise CheckpointError(f"{checkpoint.path}: {problem}", remedy)

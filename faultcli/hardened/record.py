@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from faultcli.checkpoint.header import DTYPES
+from faultcli.checkpoint.packed import ROLES
 from faultcli.errors import CheckpointError
 from faultcli.foreign import ForeignError, parse_json
 from faultcli.formats import Channels
@@ -31,6 +32,8 @@ from faultcli.version import __version__
 SCHEMA = "faultcli.hardened/1"
 SCHEMA_BY_ROWS = "faultcli.hardened/2"  # a tensor lies in another order than it has
 SCHEMA_BY_TENSOR = "faultcli.hardened/3"  # protections are not the same for all tensors
+SCHEMA_QUANTISED = "faultcli.hardened/4"  # the words of a quantised checkpoint, in the tensors that they are
+_SCHEMAS = (SCHEMA, SCHEMA_BY_ROWS, SCHEMA_BY_TENSOR, SCHEMA_QUANTISED)
 COPIES = ("faultcli.hardened", "faultcli.hardened.2", "faultcli.hardened.3")  # metadata keys
 _LISTED = 4  # constants that are written as numbers; more are packed
 _KINDS: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "i1": np.dtype("<i1")}
@@ -41,7 +44,8 @@ class TensorRecord:
     """One tensor: as it was, and the constants of its format and its protections.
 
     `dtype`: of safetensors. `scales`: float32 [groups], of formats whose scales lie beside the memory. `links`: one per
-    link of the chain. `channels`: as the rows of which it lies in the memory; None: as it is.
+    link of the chain. `channels`: as the rows of which it lies in the memory; None: as it is. `role`: of a part of a
+    quantised weight.
     """
 
     dtype: str
@@ -49,6 +53,7 @@ class TensorRecord:
     links: tuple[Constants, ...]
     scales: Tensor | None = None
     channels: Channels | None = None
+    role: str | None = None
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -61,17 +66,21 @@ class MemoryRecord:
     """How a checkpoint lies in its memory.
 
     `format`, `protect`: as on the command line; of chains by tensor their content. `ber`: what the memory was designed
-    for, if anybody said. `tensors`: those at risk, in the order of the checkpoint.
+    for, if anybody said. `tensors`: those at risk, in the order of the checkpoint. `quantised`: the layout of a
+    quantised checkpoint, whose tensors keep their dtypes and their bytes; None: words take the place of numbers.
     """
 
     format: str
     protect: str
     ber: float | None
     tensors: Mapping[str, TensorRecord]
+    quantised: str | None = None
 
     @property
     def schema(self) -> str:
         """The first version that can say all of this."""
+        if self.quantised is not None:
+            return SCHEMA_QUANTISED
         if self.protect.startswith("{"):
             return SCHEMA_BY_TENSOR
         return SCHEMA_BY_ROWS if any(tensor.channels for tensor in self.tensors.values()) else SCHEMA
@@ -93,7 +102,10 @@ class MemoryRecord:
                 tensors[name]["scales"] = _packed(tensor.scales)
             if tensor.channels is not None:
                 tensors[name]["channels"] = list(tensor.channels.numbers)
-        return {
+            if tensor.role is not None:
+                tensors[name]["role"] = tensor.role
+        layout = {} if self.quantised is None else {"quantised": self.quantised}
+        return layout | {
             "schema": self.schema,
             "version": __version__,
             "format": self.format,
@@ -119,8 +131,8 @@ class MemoryRecord:
         try:
             document = parse_json(text)
             schema = document["schema"]
-            if schema not in (SCHEMA, SCHEMA_BY_ROWS, SCHEMA_BY_TENSOR):
-                problem = f"is a hardened file of another version ({schema}), this faultcli reads {SCHEMA_BY_TENSOR}"
+            if schema not in _SCHEMAS:
+                problem = f"is a hardened file of another version ({schema}), this faultcli reads {_SCHEMAS[-1]}"
                 raise CheckpointError(f"{path}: {problem}", "use the faultcli that wrote it, or a newer one")
             order, tensors = document["order"], document["tensors"]
             if not order or sorted(order) != sorted(tensors):
@@ -130,6 +142,7 @@ class MemoryRecord:
                 str(document["protect"]),
                 None if document["ber"] is None else float(document["ber"]),
                 {name: _tensor(tensors[name]) for name in order},
+                str(document["quantised"]) if schema == SCHEMA_QUANTISED else None,
             )
         except (ForeignError, KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error) as error:
             problem = f"{path}: the record of its memory contradicts itself ({error})"
@@ -173,7 +186,10 @@ def _tensor(document: Mapping[str, Any]) -> TensorRecord:
     ):
         raise ValueError("channels")
     own_scales = None if scales is None else torch.as_tensor(_unpacked(scales)).reshape(-1)
-    return TensorRecord(document["dtype"], shape, links, own_scales, channels)
+    role = document.get("role")
+    if role is not None and role not in ROLES:
+        raise ValueError("role")
+    return TensorRecord(document["dtype"], shape, links, own_scales, channels, role)
 
 
 def _packed(constant: float | Tensor) -> Any:

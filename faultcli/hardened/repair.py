@@ -59,11 +59,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Repair:
-    """What was found in a file. `ber`: None where nothing can tell. `record`: how many of its copies were damaged."""
+    """What was found in a file. `ber`: None where nothing can tell. `record`: how many of its copies were damaged.
+    `unit`: what is counted as a weight: `words` in a quantised checkpoint, of which a weight is several or a part."""
 
     tensors: Sequence[RepairedTensor]
     ber: Estimate | None
     record: int
+    unit: str = "weights"
 
     @property
     def flips(self) -> int:
@@ -74,6 +76,11 @@ class Repair:
     def lost_weights(self) -> int:
         """Weights that lie in blocks beyond correction."""
         return sum(tensor.lost_weights for tensor in self.tensors)
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Tensors without anything that could tell damaged words from others."""
+        return [tensor.name for tensor in self.tensors if tensor.weights and not tensor.seen]
 
 
 def repair_checkpoint(
@@ -131,7 +138,8 @@ def repair_checkpoint(
                     write_all(file, data.data)
 
     rebuild(hardened.checkpoint, output, write, force=force, check=_open)
-    return Repair(found, estimate([one for tensor in found for one in tensor.seen], confidence), damaged)
+    ber = estimate([one for tensor in found for one in tensor.seen], confidence)
+    return Repair(found, ber, damaged, "weights" if hardened.record.quantised is None else "words")
 
 
 def _open(written: Path) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faultcli.checkpoint.header import torch_dtype
+from faultcli.checkpoint.header import tensor_bytes, torch_dtype
 from faultcli.faults.maps import Layout
-from faultcli.formats import NumberFormat, ScaledFormat, container_dtype, format_for
+from faultcli.formats import NumberFormat, ScaledFormat, container_dtype, format_for, word_format
+from faultcli.hardened.layout import file_dtype, file_shape
 from faultcli.hardened.record import TensorRecord
 from faultcli.protect.base import Constants, Fitted, Protection, Words, Written, words_of
 from faultcli.protect.protected_tensor import StoredTensor
+from faultcli.protect.quantised_tensor import integers
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Slot:
     """One tensor, or the scales of one, behind its protections, without its words.
 
     `dtype`: of what reads; None: the format's. `names`, `links`: of its protections. `scales`: those that lie in the
-    memory.
+    memory. `held`: dtype and shape of a tensor of a quantised checkpoint, which its words keep in the file; to its
+    protections they are integers.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Slot:
     links: tuple[Fitted, ...]
     dtype: torch.dtype | None = None
     scales: Slot | None = None
+    held: tuple[str, tuple[int, ...]] | None = None
 
     @classmethod
     def of(cls, name: str, format_name: str, chain: Sequence[Protection], record: TensorRecord) -> Slot:
@@ -58,6 +62,31 @@ class Slot:
         return cls._of(name, format, own, [None] * len(own), shape, None)
 
     @classmethod
+    def kept(
+        cls,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        chain: Sequence[Protection],
+        constants: Sequence[Constants | None] | None = None,
+    ) -> Slot:
+        """Return the place of a tensor of a quantised checkpoint, whose words stay as they are.
+
+        Args:
+            name, dtype, shape: of the tensor in the file.
+            chain: its protections, which add check words.
+            constants: of a file that is written; None: it will be.
+
+        Raises:
+            ValueError: the record contradicts itself.
+        """
+        nbytes, format = tensor_bytes(dtype, shape), integers(dtype)
+        if nbytes is None or (constants is not None and len(constants) != len(chain)):
+            raise ValueError("links or shape")
+        known = [None] * len(chain) if constants is None else constants
+        return replace(cls._of(name, format, chain, known, (8 * nbytes // format.bits,), None), held=(dtype, shape))
+
+    @classmethod
     def _of(
         cls,
         name: str,
@@ -77,6 +106,17 @@ class Slot:
             own = [link for link in chain if link.rank >= Protection.CHECK]
             scales = cls._of(f"{name}#scale", store, own, [None] * len(own), (format.scale_words(shape),), None)
         return cls(name, shape, format, tuple(link.name for link in chain), tuple(fitted), dtype, scales)
+
+    @property
+    def law_format(self) -> NumberFormat:
+        """What a word is to laws that look at the bits of a format."""
+        return self.format if self.held is None else word_format(self.held[0])
+
+    def lies_as(self, region: str, layout: Layout) -> tuple[str, tuple[int, ...]]:
+        """Return dtype and shape of the tensor of the file that holds a region."""
+        if region == self.name and self.held is not None:
+            return self.held
+        return file_dtype(layout.bits), file_shape(layout, self.shape if region == self.name else None)
 
     @property
     def elements(self) -> int:

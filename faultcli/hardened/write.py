@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint, LazyTensors, TensorInfo
 from faultcli.checkpoint.header import DTYPES, HEADER_RECORD, build_header, tensor_bytes
-from faultcli.checkpoint.packed import refuse_quantised
+from faultcli.checkpoint.packed import Packed
 from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import header_record, rebuild
 from faultcli.errors import CheckpointError, FormatError, UsageError
 from faultcli.files import reserve, write_all
 from faultcli.formats import ByRows, ChannelsOf, ScaledFormat
-from faultcli.hardened.layout import file_dtype, file_shape, to_bytes
+from faultcli.hardened.layout import to_bytes
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.record import COPIES, MemoryRecord, TensorRecord
 from faultcli.hardened.slot import Slot
@@ -29,6 +29,7 @@ from faultcli.protect.arranged import to_arrange
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import Chain
 from faultcli.protect.protected_tensor import StoredTensor
+from faultcli.protect.quantised_tensor import refuse_idle, refuse_other_memories, weights_by_part, with_checks
 from faultcli.scaling.record import METADATA_KEY
 
 Progress = Callable[[int], None]
@@ -41,13 +42,15 @@ _CONSTANTS = 200
 @dataclass(frozen=True)
 class HardenedRow:
     """What one tensor takes. `bits`: of its words. `check_bits`: of what lies in the memory beside them.
-    `constant_bits`: of what is needed to read it and kept in the record."""
+    `constant_bits`: of what is needed to read it and kept in the record. `role`: of a part of quantised weights; the
+    weights are told with one of the parts."""
 
     name: str
     weights: int
     bits: int
     check_bits: int
     constant_bits: int
+    role: str | None = None
 
 
 def harden_checkpoint(
@@ -62,7 +65,8 @@ def harden_checkpoint(
     progress: Progress | None = None,
 ) -> list[HardenedRow]:
     """Write a checkpoint as it lies in a memory: the tensors `names` as stored words, what their protections add beside
-    them, and what reading needs in the metadata. All other tensors come through byte for byte.
+    them, and what reading needs in the metadata. All other tensors come through byte for byte; of a quantised
+    checkpoint every tensor does, and check words are all that is added.
 
     Args:
         checkpoint: the input; never changed. What is stored per channel belongs to its `channels`.
@@ -82,6 +86,9 @@ def harden_checkpoint(
     Peak memory is a few times the largest tensor, whatever the file's size.
     """
     check_plain(checkpoint)
+    packed = Packed.of(checkpoint)
+    if packed is not None:
+        return _harden_packed(packed, output, names, _Settings(format_name, chain, ber, progress), force=force)
     try:
         formats = {slot.name: slot.format for slot in slots(checkpoint, names, format_name, numbers=True)}
         rows = to_arrange(checkpoint.channels, formats, chain.of)
@@ -90,26 +97,42 @@ def harden_checkpoint(
         shapes |= {name: own.shape for name, own in rows.items()}
         plans = {name: Slot.planned(name, formats[name], links[name], shapes[name]) for name in names}
         _check_names(checkpoint, plans)
-        writer = _Writer(checkpoint, plans, links, rows, format_name, chain, ber, progress)
+        writer = _Writer(checkpoint, plans, links, rows, _Settings(format_name, chain, ber, progress))
         rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
     except FormatError as error:
         raise about_checkpoint(error, checkpoint, names) from None
     return writer.rows
 
 
+def _harden_packed(
+    packed: Packed, output: Path, names: Sequence[str], settings: _Settings, *, force: bool
+) -> list[HardenedRow]:
+    chain, checkpoint = settings.chain, packed.checkpoint
+    refuse_other_memories(packed, [settings.format_name], [chain])
+    refuse_idle(packed, names, chain)
+    links = {name: chain.for_role(packed.roles.get(name)) for name in names}
+    infos = {name: checkpoint.info(name) for name in names}
+    plans = {name: Slot.kept(name, info.dtype, info.shape, links[name]) for name, info in infos.items()}
+    _check_names(checkpoint, plans)
+    writer = _Writer(checkpoint, plans, links, {}, settings, packed)
+    rebuild(checkpoint, output, writer.write_shard, force=force, check=writer.finish)
+    weights = weights_by_part(packed, names)
+    return [replace(row, weights=weights[row.name]) for row in writer.rows]
+
+
 def check_plain(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that is hardened or scaled already, or whose weights are quantised."""
+    """Refuse a checkpoint that is hardened or scaled already."""
     if any(key in checkpoint.metadata for key in COPIES):
         raise CheckpointError(
             f"{checkpoint.path}: is hardened already",
             f"take the plain checkpoint: faultcli harden {checkpoint.path} --read",
         )
+    checkpoint.refuse_gguf("harden")
     if METADATA_KEY in checkpoint.metadata:
         raise CheckpointError(
             f"{checkpoint.path}: is scaled already",
             "undo that, and let the chain scale: faultcli scale MODEL --undo; --protect scale=max",
         )
-    refuse_quantised(checkpoint, "harden")
 
 
 def _check_names(checkpoint: Checkpoint, plans: Mapping[str, Slot]) -> None:
@@ -124,18 +147,27 @@ def _check_names(checkpoint: Checkpoint, plans: Mapping[str, Slot]) -> None:
             taken[region] = name
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """What is the same for all tensors; as in `harden_checkpoint`."""
+
+    format_name: str
+    chain: Chain
+    ber: float | None
+    progress: Progress | None
+
+
 @dataclass
 class _Writer:
-    """Writes the bodies of all files, and their headers when all constants are known."""
+    """Writes the bodies of all files, and their headers when all constants are known. `packed`: a quantised checkpoint,
+    whose words stay as they are."""
 
     checkpoint: Checkpoint
     plans: Mapping[str, Slot]
     links: Mapping[str, tuple[Protection, ...]]
     channels: ChannelsOf  # of tensors that lie as the rows of these
-    format_name: str
-    chain: Chain
-    ber: float | None
-    progress: Progress | None
+    settings: _Settings
+    packed: Packed | None = None
     rows: list[HardenedRow] = field(default_factory=list)
     _records: dict[str, TensorRecord] = field(default_factory=dict)
     _entries: dict[str, tuple[bytes, dict[str, Any], int]] = field(default_factory=dict)
@@ -153,14 +185,11 @@ class _Writer:
                     self._write_tensor(file, info, entries, room)
                 else:
                     _put(file, room + entries[info.name]["data_offsets"][0], self.checkpoint.read_bytes(info.name))
-                if self.progress is not None:
-                    self.progress(info.nbytes)
+                if self.settings.progress is not None:
+                    self.settings.progress(info.nbytes)
 
     def _write_tensor(self, file: FileIO, info: TensorInfo, entries: Mapping[str, Any], room: int) -> None:
-        channels, links = self.channels.get(info.name), self.links[info.name]
-        values = self.checkpoint.read(info.name)
-        values = values if channels is None else channels.rows(values)
-        stored = StoredTensor.write(info.name, values, self.plans[info.name].format, links, ber=self.ber)
+        channels, stored = self.channels.get(info.name), self._stored(info)
         planned = self.plans[info.name].regions
         assert {region.name: region.layout for region in stored.regions} == planned
         for region in stored.regions:
@@ -170,22 +199,41 @@ class _Writer:
         format = stored.format
         scales = format.scales if isinstance(format, ScaledFormat) and not format.at_risk else None
         constants = tuple(link.constants() for link in stored.links)
-        self._records[info.name] = TensorRecord(info.dtype, info.shape, constants, scales, channels)
+        role = self._role(info.name)
+        self._records[info.name] = TensorRecord(info.dtype, info.shape, constants, scales, channels, role)
         whole = sum(layout.words * layout.bits for layout in planned.values())
         bits = planned[info.name].words * planned[info.name].bits
-        self.rows.append(HardenedRow(info.name, stored.elements, bits, whole - bits, _constant_bits(stored)))
+        self.rows.append(HardenedRow(info.name, stored.elements, bits, whole - bits, _constant_bits(stored), role))
+
+    def _stored(self, info: TensorInfo) -> StoredTensor:
+        name, links = info.name, self.links[info.name]
+        if self.packed is not None:
+            return with_checks(name, info.dtype, self.packed.words(name), links)
+        channels, values = self.channels.get(name), self.checkpoint.read(name)
+        values = values if channels is None else channels.rows(values)
+        return StoredTensor.write(name, values, self.plans[name].format, links, ber=self.settings.ber)
+
+    def _role(self, name: str) -> str | None:
+        return None if self.packed is None else self.packed.roles.get(name)
+
+    def _record(self, tensors: Mapping[str, TensorRecord]) -> Mapping[str, str]:
+        layout = None if self.packed is None else self.packed.layout.title
+        settings = self.settings
+        return MemoryRecord(settings.format_name, settings.chain.text, settings.ber, tensors, layout).metadata()
 
     def finish(self, written: Path) -> None:
         """Write the headers into all files, and open what was written as a reader does."""
         ordered = {name: self._records[name] for name in self.checkpoint.tensors if name in self._records}
-        record = MemoryRecord(self.format_name, self.chain.text, self.ber, ordered).metadata()
+        record = self._record(ordered)
         for name, (raw, entries, room) in self._entries.items():
             header = self._header(raw, entries, record)
             assert len(header) <= room
             path = written / name if written.is_dir() else written
             with path.open("r+b", buffering=0) as file:
                 write_all(file, memoryview((room - 8).to_bytes(8, "little") + header[8:].ljust(room - 8)))
-        Hardened.of(Checkpoint.open(written))
+        made = Hardened.of(Checkpoint.open(written))
+        if self.packed is not None and made is not None:
+            made.packed()
 
     def _header(self, raw: bytes, entries: Mapping[str, Any], record: Mapping[str, str]) -> bytes:
         kept = {key: text for key, text in self.checkpoint.metadata.items() if key != HEADER_RECORD}
@@ -194,13 +242,11 @@ class _Writer:
     def _room(self, raw: bytes, entries: Mapping[str, Any]) -> int:
         """Return bytes that suffice for a header, whatever the constants are."""
         empty = {
-            name: TensorRecord(info.dtype, info.shape, (), channels=self.channels.get(name))
+            name: TensorRecord(info.dtype, info.shape, (), channels=self.channels.get(name), role=self._role(name))
             for name, info in ((name, self.checkpoint.info(name)) for name in self.plans)
         }
-        without = self._header(
-            raw, entries, MemoryRecord(self.format_name, self.chain.text, self.ber, empty).metadata()
-        )
-        several = "channel" in self.chain.text + self.format_name
+        without = self._header(raw, entries, self._record(empty))
+        several = "channel" in self.settings.chain.text + self.settings.format_name
         packed = sum(_PACKED * slot.shape[0] for slot in self.plans.values() if several and slot.shape)
         most = 1 + max(map(len, self.links.values()), default=0)
         constants = (packed + _CONSTANTS * len(self.plans)) * most
@@ -220,8 +266,7 @@ def _laid_out(shard: ShardFile, plans: Mapping[str, Slot]) -> tuple[dict[str, An
             wanted.append((info.name, info.dtype, info.shape))
             continue
         for region, layout in plans[info.name].regions.items():
-            shape = plans[info.name].shape if region == info.name else None
-            wanted.append((region, file_dtype(layout.bits), file_shape(layout, shape)))
+            wanted.append((region, *plans[info.name].lies_as(region, layout)))
     rank = {dtype: number for number, dtype in enumerate(DTYPES)}
     entries: dict[str, Any] = {}
     end = 0

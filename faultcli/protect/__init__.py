@@ -7,6 +7,7 @@ parts      a tensor in parts of some rows
 encoding   weights into words
 protected_tensor  one tensor in the memory behind its protections
 arranged   such a tensor where its channels lie along another dimension than the first
+quantised_tensor  a quantised weight as the words of its file, with check words beside them
 unstorable  all tensors that cannot be stored because of NaN or infinities
 regions    what of it lies in the memory: words, scales, check words
 scale      store c·w

@@ -150,6 +150,7 @@ class Fitted:
     block: int = 1  # words that are written and read together
     per_block: int = 0  # check words that each block has in memory of their own
     check_bits: int = 0  # bits of a check word
+    copied_from: int | None = None  # every check word is a copy of its one-word block's bits from this one on
     fills_padding: bool = False  # whether a last, incomplete block is made complete with words that lie in the memory
 
     def constants(self) -> Constants:

@@ -69,8 +69,9 @@ class Chain:
         """Return the links of a tensor."""
         return next((links for glob, links in self.rules if fnmatchcase(name, glob)), self.links)
 
-    def for_role(self, role: str) -> Links:
-        """Return the links of the parts of quantised weights that have this role; none if others are named."""
+    def for_role(self, role: str | None) -> Links:
+        """Return the links of the parts of quantised weights that have this role; none if others are named. None: of a
+        tensor that is no such part."""
         return tuple(link for own, link in self.roles if own == role) if self.roles else self.links
 
     @property

@@ -100,6 +100,7 @@ class _FittedTmr(Fitted):
 
     def __init__(self, bits: int, shift: int, dtype: np.dtype[np.unsignedinteger]) -> None:
         self.check_bits, self.shift, self.dtype = bits, shift, dtype
+        self.copied_from = shift
 
     def unnoticed(self, ber: float) -> float:
         return (3 - 2 * ber) * ber**2  # two of the three, or all

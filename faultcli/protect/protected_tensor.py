@@ -165,6 +165,13 @@ class StoredTensor(TensorSlot):
         constants = sum(link.side_bits for link in self.links)
         return added + constants + self.format.side_bits + (self.scales.extra_bits if self.scales else 0)
 
+    @property
+    def code_words(self) -> int:
+        """Code words that are checked when all of it is read: blocks of every link that looks at words."""
+        looking = [link for link in self.links if type(link).read_words is not Fitted.read_words]
+        own = sum(len(self.words) // link.block for link in looking)
+        return own + (self.scales.code_words if self.scales else 0)
+
     def read(self, out: Tensor | None = None) -> Tensor:
         """Return the whole tensor as read back without faults, in the dtype of the weights.
 

@@ -17,6 +17,7 @@ curve        curves as tables, lines and JSON
 preview      a campaign before its first trial
 correction   what a corrector gives back
 where        where the risk lies
+planned      what to protect by what
 scaling      the factors that `scale` used
 hardened     a file that is a memory image
 repair       what was found in a damaged one

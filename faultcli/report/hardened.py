@@ -10,7 +10,8 @@ from rich.table import Table
 
 from faultcli.hardened.read import Hardened
 from faultcli.hardened.write import HardenedRow
-from faultcli.protect.chain import Chain
+from faultcli.protect.chain import Chain, Links
+from faultcli.protect.quantised_tensor import weights_by_part
 from faultcli.report.layout import new_table
 from faultcli.report.text import counted
 
@@ -24,6 +25,7 @@ def hardened_document(
         "output": None if output is None else str(output),
         "format": hardened.format,
         "protect": hardened.chain.text,
+        **({} if hardened.record.quantised is None else {"quantised": hardened.record.quantised}),
         "ber": hardened.record.ber,
         "device": None if device is None else str(device),
         "overhead_bits_per_weight": overhead(rows),
@@ -34,12 +36,17 @@ def hardened_document(
                 "bits": row.bits,
                 "check_bits": row.check_bits,
                 "constant_bits": row.constant_bits,
-                "protect": Chain(hardened.chain.of(row.name)).text,
-                "overhead_bits_per_weight": overhead([row]),
+                "protect": Chain(_links(hardened, row)).text,
+                **({"overhead_bits_per_weight": overhead([row])} if row.role is None else {"role": row.role}),
             }
             for row in rows
         ],
     }
+
+
+def _links(hardened: Hardened, row: HardenedRow) -> Links:
+    chain = hardened.chain
+    return chain.of(row.name) if hardened.record.quantised is None else chain.for_role(row.role)
 
 
 def overhead(rows: Sequence[HardenedRow]) -> float:
@@ -48,8 +55,16 @@ def overhead(rows: Sequence[HardenedRow]) -> float:
 
 
 def hardened_table(path: str, rows: Sequence[HardenedRow], chain: Chain) -> Table:
-    """Return one row per tensor that lies in the memory; with its protection and overhead where these differ."""
-    numbers = dict.fromkeys(("weights", "stored bits", "check bits", "constant bits"), "right")
+    """Return one row per tensor that lies in the memory; with its protection and overhead where these differ. Parts of
+    quantised weights have no constants."""
+    numbers = dict.fromkeys(("weights", "stored bits", "check bits"), "right")
+    if any(row.role is not None for row in rows):
+        table = new_table(path, tensor="left", part="left", **numbers)
+        for row in rows:
+            weights = f"{row.weights:,}" if row.weights else ""
+            table.add_row(row.name, row.role or "", weights, f"{row.bits:,}", f"{row.check_bits:,}")
+        return table
+    numbers["constant bits"] = "right"
     own = {"protect": "left", "bits per weight": "right"} if chain.rules else {}
     table = new_table(path, tensor="left", **numbers, **own)
     for row in rows:
@@ -63,20 +78,27 @@ def hardened_summary(hardened: Hardened, rows: Sequence[HardenedRow]) -> list[st
     """Say in two lines what the memory is, what is at risk, and where constants lie."""
     rest = len(hardened.infos) - len(rows)
     others = f"; {counted(rest, 'other tensor')} byte for byte" if rest else ""
+    layout = hardened.record.quantised
+    where = "Constants stand in the metadata three times, each with its checksum; faults are not drawn over them."
+    if layout is not None:
+        where = "Every tensor of the checkpoint is there as it was, byte for byte; check words are tensors beside them."
     return [
-        f"{counted(sum(row.weights for row in rows), 'weight')} in {hardened.format} behind {hardened.chain.label}: "
-        f"{sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
+        f"{counted(sum(row.weights for row in rows), 'weight')} in {layout or hardened.format} behind"
+        f" {hardened.chain.label}: {sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
         f"{overhead(rows):.3g} bits per weight beside the words{others}.",
-        "Constants stand in the metadata three times, each with its checksum; faults are not drawn over them.",
+        where,
     ]
 
 
 def rows_of(hardened: Hardened) -> list[HardenedRow]:
     """Return the rows of a file that was written before."""
     rows = []
+    record = hardened.record
+    weights = {} if record.quantised is None else weights_by_part(hardened.packed(), list(hardened.slots))
     for name, slot in hardened.slots.items():
         bits = slot.elements * slot.format.bits
         whole = sum(layout.words * layout.bits for layout in slot.regions.values())
         constants = sum(link.side_bits for link in slot.links) + slot.format.side_bits
-        rows.append(HardenedRow(name, slot.elements, bits, whole - bits, constants))
+        count, role = weights.get(name, slot.elements), record.tensors[name].role
+        rows.append(HardenedRow(name, count, bits, whole - bits, constants, role))
     return rows

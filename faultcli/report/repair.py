@@ -23,6 +23,8 @@ def repair_document(output: Path, found: Repair) -> dict[str, Any]:
         "output": str(output),
         "corrected": found.flips,
         "lost_weights": found.lost_weights,
+        "unit": found.unit,
+        "unchecked": found.unchecked,
         "record_copies_damaged": found.record,
         "ber": None if found.ber is None else asdict(found.ber),
         "tensors": [
@@ -34,7 +36,14 @@ def repair_document(output: Path, found: Repair) -> dict[str, Any]:
 
 def repair_table(path: str, found: Repair) -> Table:
     """Return one row per tensor: corrected flips, and which weights are lost."""
-    table = new_table(path, tensor="left", weights="right", corrected="right", lost="right", lost_weights_at="left")
+    sides = {
+        "tensor": "left",
+        found.unit: "right",
+        "corrected": "right",
+        "lost": "right",
+        f"lost_{found.unit}_at": "left",
+    }
+    table = new_table(path, **sides)
     for one in found.tensors:
         lost = f"{one.lost_weights:,}" if one.lost else ""
         table.add_row(one.name, f"{one.weights:,}", f"{one.flips:,}", lost, _runs(one))
@@ -49,6 +58,8 @@ def _runs(one: RepairedTensor) -> str:
 def repair_summary(output: Path, found: Repair) -> Iterator[str]:
     """Say what was corrected, what is lost, and which bit-error rate that implies."""
     yield f"{output}: {counted(found.flips, 'flip')} corrected, {_loss(found)}"
+    if found.unchecked:
+        yield f"{counted(len(found.unchecked), 'tensor')} without check words: flips there stay, unknown"
     if found.record:
         yield f"{found.record} of 3 copies of the record were damaged and are whole again"
     if found.ber is not None:
@@ -58,5 +69,5 @@ def repair_summary(output: Path, found: Repair) -> Iterator[str]:
 
 def _loss(found: Repair) -> str:
     if not found.lost_weights:
-        return "nothing is lost"
-    return f"{counted(found.lost_weights, 'weight')} in blocks beyond correction"
+        return "nothing with check words is lost" if found.unchecked else "nothing is lost"
+    return f"{counted(found.lost_weights, found.unit.removesuffix('s'))} in blocks beyond correction"

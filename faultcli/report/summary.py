@@ -101,7 +101,7 @@ def _worst(arm: ArmResult) -> str:
 
 
 def _is_plain(arm: Arm) -> bool:
-    return not (any(arm.protect.all_links) or arm.recalibrate or arm.correct)
+    return not (any(arm.protect.all_links) or arm.recalibrate or arm.correct or arm.guard)
 
 
 def _named(arm: ArmResult) -> str:

@@ -58,8 +58,9 @@ def write_seal(
     Raises:
         UsageError: `parity` or `block` is out of range.
         OutputError: the seal exists, is an input or cannot be written.
-        CheckpointError: a file cannot be read, or changed meanwhile.
+        CheckpointError: a file cannot be read, changed meanwhile, or is GGUF.
     """
+    checkpoint.refuse_gguf("seal")
     if not 0 <= parity <= MOST_PARITY:
         raise UsageError(f"--parity {parity}: a group has 0 to {MOST_PARITY} parity blocks", "--parity 2")
     if block is not None and not SMALLEST_BLOCK <= block <= LARGEST_BLOCK:

@@ -86,7 +86,7 @@ def find_signs(checkpoint: Checkpoint, *, progress: Progress | None = None) -> l
                 samples.setdefault((info.dtype, info.shape), []).append((info.name, sample))
 
     for info in checkpoint.tensors.values():
-        if info.elements and torch_dtype(info.dtype) is not None and info.dtype != "F4":
+        if info.elements and info.unread is None and torch_dtype(info.dtype) is not None and info.dtype != "F4":
             look(info)
         if progress is not None:
             progress(info.nbytes)

@@ -3,6 +3,7 @@
 base           what every workload can do
 building       a workload from what a command line says
 classifier     classifiers
+curvature      how fast their answers move when weights change
 causal         what language models have in common
 language       language models
 choice         language models on questions with choices

@@ -116,6 +116,18 @@ class BaseWorkload(ABC):
     def outcome(self, golden: Golden | None = None) -> Outcome:
         """Run the model and measure its answers."""
 
+    def losses(self, temperature: float = 1.0) -> Iterator[Tensor]:
+        """Yield, batch by batch, the cross entropy of every answer in nats, float32 [n], of logits that are divided by
+        `temperature`; NaN where a logit is not finite. With gradients, where the caller has them on.
+
+        Raises:
+            UsageError: the model is judged by something else.
+        """
+        raise UsageError(
+            f"{self.architecture.name}: is judged by something that has no gradient",
+            "pass labelled inputs, or sequences of tokens: --data D",
+        )
+
     def sample(self) -> Tensor | None:
         """Return what the model says of a few inputs now, [..., K]; None where two runs are compared elsewhere."""
         return None

@@ -14,9 +14,18 @@ def no_better_than_chance(correct: int, answers: int, classes: int) -> bool:
     """
     from scipy.special import betaincinv
 
+    if not down_to_chance(correct, answers, classes):
+        return False
+    chance, high = 1 / classes, float(betaincinv(correct + 1, answers - correct, _SURE))
+    return high < chance + _WORKING * (1 - chance)
+
+
+def down_to_chance(correct: int, answers: int, classes: int) -> bool:
+    """Return whether so many correct answers are no more than chance, or cannot be told from it: the exact one-sided
+    95 % lower bound of the true accuracy is not above 1/K."""
+    from scipy.special import betaincinv
+
     if classes < 2 or correct == answers:
         return False
-    chance = 1 / classes
     low = 0.0 if correct == 0 else float(betaincinv(correct, answers - correct + 1, 1 - _SURE))
-    high = float(betaincinv(correct + 1, answers - correct, _SURE))
-    return low <= chance and high < chance + _WORKING * (1 - chance)
+    return low <= 1 / classes

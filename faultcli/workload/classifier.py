@@ -15,7 +15,7 @@ from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.inputs import Inputs, cuts, numbers_in, prepared
 from faultcli.workload.late.starting import LateStart, Run
-from faultcli.workload.metrics import GoldenRun, Outcome, measure
+from faultcli.workload.metrics import GoldenRun, Outcome, cross_entropies, measure
 from faultcli.workload.models.architectures import Architecture
 
 DEFAULT_BATCH_SIZE = 100  # within 10 % of the fastest on a CPU for ResNet-20, LeNet and the demo
@@ -139,6 +139,28 @@ class Workload(BaseWorkload):
         assert out is not None  # a data set has at least one input
         return out
 
+    def losses(self, temperature: float = 1.0) -> Iterator[Tensor]:
+        for start, logits in self.logits_by_batch():
+            labels = self.labels[start : start + len(logits)].to(logits.device)
+            yield cross_entropies(logits / temperature, labels)
+
+    def logits_by_batch(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield where every batch starts, and its logits in float32; where gradients are enabled, with the graph that
+        they were computed by, if the model has one.
+
+        Raises:
+            WorkloadError: see `logits`.
+        """
+        with self.evaluating():
+            for start, batch in self._batches():
+                try:
+                    returned = batch.given_to(self.model)
+                    answer = self._pick(returned)
+                except Exception as error:
+                    self.explain(error)
+                self.ran = True
+                yield start, self._checked(answer, len(batch), returned).float()
+
     def sample(self) -> Tensor:
         """Return the logits of the first inputs: [n, K]."""
         rows = self.architecture.batch or min(self.batch_size, len(self), _SAMPLE)
@@ -232,6 +254,11 @@ class Workload(BaseWorkload):
         if correct is not None:
             logits = correct(logits.cpu()).to(self.device)
         return measure(logits, self.labels, golden)
+
+    def right_probability(self) -> float:
+        """Run the model; return the mean softmax probability of the labels, 0 where a logit is not finite."""
+        probabilities = self.answers().double().softmax(-1).nan_to_num(0.0)
+        return float(probabilities[torch.arange(len(self)), self.labels.to(self.device)].mean())
 
     def late_start(self, golden: Golden, names: Collection[str]) -> LateStart | None:
         """Return what runs the model faster while few tensors differ from the golden run; None where it takes several

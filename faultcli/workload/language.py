@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from faultcli.workload.base import Golden
 from faultcli.workload.causal import CausalWorkload
 from faultcli.workload.data.tokens import TokenDataset
-from faultcli.workload.metrics import Outcome
+from faultcli.workload.metrics import Outcome, cross_entropies
 from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.token_metrics import GoldenTokens, TokenMeter
 
@@ -58,18 +60,38 @@ class LanguageWorkload(CausalWorkload):
         assert golden is None or isinstance(golden, GoldenTokens)
         return self._run(TokenMeter(self.tokens.lengths, self.tokens.ids.shape[1], golden=golden)).outcome()
 
+    def beside(self, tokens: TokenDataset) -> LanguageWorkload:
+        """Return the same live model on other sequences."""
+        size = self.batch_size
+        return LanguageWorkload(self.architecture, self.model, tokens, batch_size=size, device=self.device)
+
+    def losses(self, temperature: float = 1.0) -> Iterator[Tensor]:
+        for ids, lengths, mask in self._batches():
+            try:
+                with self.evaluating():
+                    logits = self._logits(ids, mask)[:, :-1].float()
+            except Exception as error:
+                self.explain(error)
+            self.ran = True
+            scored = (torch.arange(1, ids.shape[1]) < lengths[:, None]).to(logits.device)
+            yield cross_entropies(logits[scored] / temperature, ids[:, 1:].to(logits.device)[scored])
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield ids [B, T], lengths [B] and mask [B, T] of every batch."""
+        for start in range(0, len(self), self.batch_size):
+            lengths = self.tokens.lengths[start : start + self.batch_size]
+            ids = self.tokens.ids[start : start + self.batch_size, : int(lengths.max())]
+            yield ids, lengths, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+
     def _one_sequence(self) -> Tensor:
         return self.tokens.ids[:1, : int(self.tokens.lengths[0])]
 
     def _run(self, meter: TokenMeter) -> TokenMeter:
-        for start in range(0, len(self), self.batch_size):
-            lengths = self.tokens.lengths[start : start + self.batch_size]
-            ids = self.tokens.ids[start : start + self.batch_size, : int(lengths.max())]
-            mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        for number, (ids, _, mask) in enumerate(self._batches()):
             try:
-                ids = ids.to(self.device)
+                here = ids.to(self.device)
                 with self.inference():
-                    meter.add(start, ids, self._logits(ids, mask))
+                    meter.add(number * self.batch_size, here, self._logits(here, mask))
             except Exception as error:
                 self.explain(error)
             self.ran = True

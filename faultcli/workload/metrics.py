@@ -112,6 +112,17 @@ class Outcome:
 _NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed", "correct_norm", "scores")
 
 
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross entropy of every row in nats, [N]; NaN where one of its logits is not finite.
+
+    Args:
+        logits: float32 [N, K].
+        labels: int64 [N], on the same device.
+    """
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    return losses.masked_fill(~_finite_rows(logits), torch.nan)
+
+
 class GoldenRun:
     """What outcomes are compared with: computed once from logits [N, K], used by every trial.
 

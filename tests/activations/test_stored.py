@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from faultcli.activations.layers import Given, Seen, leaves, listening, tensor_of
+from faultcli.activations.layers import Given, SeenOutputs, leaves, listening, tensor_of
 from faultcli.activations.stored import ActivationMemory, LayerOutputs, drawn_flips, write
 from faultcli.errors import FaultError, UsageError, WorkloadError
 from faultcli.faults.laws import BitFlip
@@ -24,7 +24,7 @@ FAULTS = WordFaults(np.array([1, 2, 4, 7]), np.array([1, 0x81, 2, 0x7F], dtype=n
 
 
 def memory_of(model: nn.Module, inputs: Tensor, format: str = "native", glob: str = "*") -> ActivationMemory:
-    seen = Seen.of(model, glob, lambda: model(inputs), bounds=True)
+    seen = SeenOutputs.of(model, glob, lambda: model(inputs), bounds=True)
     return ActivationMemory.of(seen, format, bounds=seen.bounds)
 
 
@@ -147,7 +147,7 @@ def test_whatever_layers_give() -> None:
     before = copy.deepcopy(model.state_dict())
     assert list(memory.layers) == ["first", "relu", "pair", "kept"]
     assert memory.layers["relu"].elements == 48  # it is called twice
-    seen = Seen.of(model, "*", lambda: model(inputs))
+    seen = SeenOutputs.of(model, "*", lambda: model(inputs))
     assert seen.left_out == {
         "flatten": "hands its input on",
         "dropout": "hands its input on",
@@ -262,10 +262,14 @@ def test_laws_are_narrowed_by_layer_and_by_bit() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda model, x: Seen.of(model, "conv*", lambda: model(x)), UsageError, "conv\\*: matches no layer"),
-        (lambda model, x: Seen.of(model, "2", lambda: model(x)), UsageError, "2 \\(hands its input on\\)"),
-        (lambda model, x: Seen.of(model, "*", lambda: model[0](x)), WorkloadError, "'0': was called without the model"),
-        (lambda model, x: Seen.of(model, "*", model), WorkloadError, "called without a tensor"),
+        (lambda model, x: SeenOutputs.of(model, "conv*", lambda: model(x)), UsageError, "conv\\*: matches no layer"),
+        (lambda model, x: SeenOutputs.of(model, "2", lambda: model(x)), UsageError, "2 \\(hands its input on\\)"),
+        (
+            lambda model, x: SeenOutputs.of(model, "*", lambda: model[0](x)),
+            WorkloadError,
+            "'0': was called without the model",
+        ),
+        (lambda model, x: SeenOutputs.of(model, "*", model), WorkloadError, "called without a tensor"),
     ],
 )
 def test_what_cannot_be_hit_is_said(call: Any, error: type[Exception], message: str) -> None:

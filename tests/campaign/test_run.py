@@ -26,6 +26,7 @@ from faultcli.report.document import campaign_document
 from faultcli.workload.building import WorkloadSpec, build_workload
 from faultcli.workload.classifier import Workload
 from faultcli.workload.demo import demo_checkpoint_path
+from faultcli.workload.late.starting import Run
 
 LIMIT = 60
 
@@ -113,11 +114,11 @@ def test_the_model_is_bit_identical_after_a_failing_forward(
     before = bits_of(workload)
     answers, calls = workload.answers, []
 
-    def fail() -> Tensor:
+    def fail(run: Run | None = None) -> Tensor:
         calls.append(1)
         if len(calls) > 2:  # in the first trial, with the faults applied
             raise RuntimeError("the device is gone")
-        return answers()
+        return answers(run)
 
     monkeypatch.setattr(workload, "answers", fail)
     with pytest.raises(RuntimeError, match="the device is gone"):
@@ -207,11 +208,12 @@ def count_forward_passes(workload: Workload, monkeypatch: pytest.MonkeyPatch) ->
     calls: list[int] = []
     answers = workload.answers
 
-    def counted() -> Tensor:
+    def counted(run: Run | None = None) -> Tensor:
         calls.append(1)
-        return answers()
+        return answers(run)
 
     monkeypatch.setattr(workload, "answers", counted)
+    monkeypatch.setattr(workload, "late_bytes", 0)
     return calls
 
 

@@ -36,7 +36,7 @@ def test_what_is_kept_is_not_run_again(tmp_path: Path, undisturbed: bytes) -> No
         run_demo(store, plan=replace(PLAN, trials=3))
         workload = demo_workload()
         answers = workload.answers
-        workload.answers = lambda: ran.append(1) or answers()  # type: ignore[assignment,func-returns-value]
+        workload.answers = lambda run=None: ran.append(1) or answers(run)  # type: ignore[assignment,func-returns-value]
         assert trials_jsonl(run_demo(store, workload=workload)) == undisturbed
         after_second = len(ran)
         assert trials_jsonl(run_demo(store, workload=workload)) == undisturbed

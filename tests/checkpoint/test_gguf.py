@@ -37,8 +37,12 @@ from faultcli.errors import CheckpointError
 # The bytes of a block by field, as the structs of ggml-common.h have them.
 FIELDS = {
     "Q4_0": {"d": ("F16", 2), "qs": ("U8", 16)},
+    "Q4_1": {"d": ("F16", 2), "m": ("F16", 2), "qs": ("U8", 16)},
+    "Q5_0": {"d": ("F16", 2), "qh": ("U8", 4), "qs": ("U8", 16)},
+    "Q5_1": {"d": ("F16", 2), "m": ("F16", 2), "qh": ("U8", 4), "qs": ("U8", 16)},
     "Q8_0": {"d": ("F16", 2), "qs": ("I8", 32)},
     "Q4_K": {"d": ("F16", 2), "dmin": ("F16", 2), "scales": ("U8", 12), "qs": ("U8", 128)},
+    "Q5_K": {"d": ("F16", 2), "dmin": ("F16", 2), "scales": ("U8", 12), "qh": ("U8", 32), "qs": ("U8", 128)},
     "Q6_K": {"ql": ("U8", 128), "qh": ("U8", 64), "scales": ("I8", 16), "d": ("F16", 2)},
 }
 
@@ -127,7 +131,7 @@ def test_a_patch_is_the_difference_of_two_decodes(one: tuple[Given, Packed]) -> 
 
 
 def test_a_flip_costs_what_it_touches(one: tuple[Given, Packed]) -> None:
-    """A byte of codes has 1 to 4, a scale its block or part; a byte of packed scales bits of 2, or of a scale and a
+    """A byte of codes has 1 to 8, a scale its block or part; a byte of packed scales bits of 2, or of a scale and a
     minimum."""
     given, packed = one
     weight, asked = packed.weights["w"], []
@@ -137,8 +141,8 @@ def test_a_flip_costs_what_it_touches(one: tuple[Given, Packed]) -> None:
         return weight.grid.formula(met, dtype)
 
     counted = replace(weight, grid=replace(weight.grid, formula=counting))
-    shared = {"Q4_0": 32, "Q8_0": 32}.get(given.type, 256)
-    most = {"d": shared, "dmin": shared, "scales": 64, "qs": 2, "ql": 2, "qh": 4}
+    shared = SIZES[given.type][0]
+    most = {"d": shared, "m": shared, "dmin": shared, "scales": 64, "qs": 2, "ql": 2, "qh": 8}
     for part in weight.roles:
         asked.clear()
         counted.touched(HitWords(packed.held("w"), {part: (np.array([1]), np.array([0x41], dtype=np.uint64))}))
@@ -231,6 +235,33 @@ def test_what_is_damaged_or_of_another_version(tmp_path: Path, raw: bytes, words
     assert caught.value.message.startswith(str(path))
     assert caught.value.remedy
     assert "\n" not in caught.value.message
+
+
+def test_damaged_bytes_are_refused_or_read(tmp_path: Path) -> None:
+    """Whatever is written over a header, nothing but a CheckpointError comes out of it."""
+    rng, path, refused = np.random.default_rng(7), tmp_path / "m.gguf", []
+    tensors = {
+        "w": random_blocks(rng, "Q4_K", 2, 256),
+        "a": Given("F32", (2,), bytes(8)),
+        "b": Given("I32", (), bytes(4)),
+    }
+    raw = write_gguf(path, tensors).read_bytes()
+    size = raw.index(tensors["w"].data)
+    for trial in range(120):
+        found = bytearray(raw[: rng.integers(8, len(raw))] if trial % 4 == 0 else raw)
+        for at in rng.integers(4, min(size, len(found)), rng.integers(1, 4)):
+            found[at] = rng.choice([0, 1, 8, 9, 127, 255, rng.integers(256)])
+        path.write_bytes(found)
+        try:
+            checkpoint = Checkpoint.open(path)
+            for info in checkpoint.tensors.values():
+                checkpoint.read_bytes(info.name)
+            if (packed := Packed.of(checkpoint)) is not None:
+                packed.state()
+        except CheckpointError as error:
+            refused.append(error.message)
+    assert 30 < len(refused) < 120
+    assert all(message.startswith(str(path)) for message in refused)
 
 
 def test_what_is_not_read_has_its_bytes(tmp_path: Path) -> None:

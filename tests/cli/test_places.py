@@ -28,7 +28,20 @@ NEEDED = {
 TAKES_A_MODEL = ("inject", "scale", "harden", "repair", "seal", "verify")
 # Options that take a text which never names a file; every other one has to say what it does to the file.
 NO_FILES = [
-    *("ber", "bers", "format", "protect", "recalibrate", "target", "include", "exclude", "device", "mean", "std"),
+    *(
+        "ber",
+        "bers",
+        "format",
+        "protect",
+        "recalibrate",
+        "guard_activations",
+        "target",
+        "include",
+        "exclude",
+        "device",
+        "mean",
+        "std",
+    ),
     *("base", "length", "tensor", "key"),
     *("critical", "by", "factor", "granularity", "method", "hidden", "ray", "shard", "rates", "gate", "bounds"),
 ]

@@ -39,6 +39,7 @@ def test_is_a_schema(path: Path) -> None:
 
 
 DEMO = str(demo_checkpoint_path())
+PACKED = str(Path(__file__).parents[1] / "golden" / "packed" / "nf4")
 SMALL = "--format q2.5 --limit 20 --quiet"
 MEMORY = "--format q2.5 --protect scale=max,inplace=1"
 # Schema and commands; all but the last one prepare it.
@@ -53,6 +54,8 @@ COMMANDS = {
         "harden",
         [f"harden {DEMO} {MEMORY} -o h.safetensors", "harden h.safetensors --read -o p.safetensors"],
     ),
+    "harden a quantised one": ("harden", [f"harden {PACKED} --protect scales:tmr -o h"]),
+    "repair a quantised one": ("repair", [f"harden {PACKED} --protect scales:tmr -o h", "repair h -o r"]),
     "repair": (
         "repair",
         [
@@ -84,6 +87,12 @@ COMMANDS = {
     ),
     "curve": ("curve", [f"curve 1e-4:1e-3 {SMALL} --trials 40"]),
     "where": ("where", ["where --include fc2* --limit 20 --trials 130 --quiet"]),
+    "worst": ("worst", ["where --worst 2 --limit 20 --random-maps 2 --tries 4 --format fp16 --protect tmr --quiet"]),
+    "harden by tensor": (
+        "harden",
+        [f"harden {DEMO} --format q2.5 --protect plan.toml -o h.safetensors"],
+    ),
+    "plan": ("plan", [f"plan --ber 1e-3 {SMALL} --trials 2 --choose-on 20 --candidate none --candidate secded=64"]),
     "rate of a memory": ("campaign", [f"campaign --ber sram-undervolt:volt=0.55 {SMALL} --trials 1"]),
     "scale": ("scale", [f"scale {DEMO} --factor max --granularity channel -o out.safetensors"]),
     "undo": ("scale", [f"scale {DEMO} --factor 4 -o s.safetensors", "scale s.safetensors --undo -o u.safetensors"]),
@@ -103,6 +112,7 @@ COMMANDS = {
 @pytest.mark.parametrize("case", COMMANDS)
 def test_what_commands_write_is_valid(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text('[tensors]\n"fc1.weight" = "parity"\n')
     name, commands = COMMANDS[case]
     for command in [*commands[:-1], f"{commands[-1]} --json result.json"]:
         assert run(command.split()) in (0, 1, 4)

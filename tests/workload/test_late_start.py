@@ -165,6 +165,19 @@ def test_a_run_ends_where_nothing_differs_any_more() -> None:
     assert found.late.early == 4 * 3  # of all batches
 
 
+def test_no_run_ends_before_its_last_changed_layer() -> None:
+    """Faults in every layer: after the first of them nothing differs, and later something does."""
+    model = subject(made(Dead), "weights")
+    found, full = bench(model), bench(model)
+    assert found.late is not None
+    found.late.run_with(["fc3.weight"])  # values are kept from here on
+    assert found.late._kept is not None
+    full.late = None
+    trial = Trial(0, 0, parse_law("flips:500,bits=15-20"))
+    assert record(found, trial) == record(full, trial)
+    assert full.run(trial).outcome != full.stored.outcome
+
+
 def test_bits_are_compared_and_not_numbers() -> None:
     nan, zero = torch.tensor([torch.nan]), torch.tensor([0.0])
     assert same_bits(nan, nan.clone())

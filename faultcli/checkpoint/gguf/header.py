@@ -7,6 +7,7 @@ offset; then, from a multiple of the alignment on, the tensors' bytes, padded to
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,7 +57,7 @@ def read_gguf_header(file: BinaryIO, path: Path, file_bytes: int) -> Header:
         metadata[key] = cursor.value(cursor.number("I"))
     found = [_tensor(cursor) for _ in range(tensors)]
     alignment = metadata.get(_ALIGNMENT, str(_DEFAULT_ALIGNMENT))
-    if not alignment.isdecimal() or int(alignment) == 0:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,18}", alignment):
         cursor.damaged(f"its {_ALIGNMENT} is {alignment:.40}")
     start = cursor.at + -cursor.at % int(alignment)
     found = sorted(

@@ -48,22 +48,23 @@ def _blocks(name: str, weights: int, *fields: Field) -> GgmlType:
     return GgmlType(name, weights, sum(field.nbytes for field in fields), None, fields)
 
 
-_D, _DMIN = Field("d", "F16", 1), Field("dmin", "F16", 1)  # scale of a block; of its minima
+# The scale of a block, its minimum, and the scale of the minima of its parts.
+_D, _M, _DMIN = Field("d", "F16", 1), Field("m", "F16", 1), Field("dmin", "F16", 1)
 
 # By the number that a file has for it. Those without fields are passed through.
 TYPES: dict[int, GgmlType] = {
     0: _values("F32"),
     1: _values("F16"),
     2: _blocks("Q4_0", 32, _D, Field("qs", "U8", 16)),
-    3: GgmlType("Q4_1", 32, 20),
-    6: GgmlType("Q5_0", 32, 22),
-    7: GgmlType("Q5_1", 32, 24),
+    3: _blocks("Q4_1", 32, _D, _M, Field("qs", "U8", 16)),
+    6: _blocks("Q5_0", 32, _D, Field("qh", "U8", 4), Field("qs", "U8", 16)),
+    7: _blocks("Q5_1", 32, _D, _M, Field("qh", "U8", 4), Field("qs", "U8", 16)),
     8: _blocks("Q8_0", 32, _D, Field("qs", "I8", 32)),
     9: GgmlType("Q8_1", 32, 40),
     10: GgmlType("Q2_K", 256, 84),
     11: GgmlType("Q3_K", 256, 110),
     12: _blocks("Q4_K", 256, _D, _DMIN, Field("scales", "U8", 12), Field("qs", "U8", 128)),
-    13: GgmlType("Q5_K", 256, 176),
+    13: _blocks("Q5_K", 256, _D, _DMIN, Field("scales", "U8", 12), Field("qh", "U8", 32), Field("qs", "U8", 128)),
     14: _blocks("Q6_K", 256, Field("ql", "U8", 128), Field("qh", "U8", 64), Field("scales", "I8", 16), _D),
     15: GgmlType("Q8_K", 256, 292),
     16: GgmlType("IQ2_XXS", 256, 66),

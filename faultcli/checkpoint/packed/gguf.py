@@ -1,14 +1,15 @@
 """What blocks of GGUF stand for (ggml 0.19, ggml-quants.c and gguf-py), in float32 as they are dequantised there.
 
 The fields of blocks are in `checkpoint.gguf.types`. What each weight has of its own is a code; what several share is a
-scale: of blocks and of their parts, and of Q4_K the minima that are subtracted, whose bits lie among those of the
-scales.
+scale: of blocks and of their parts, and the minima that are added or subtracted. In K blocks the bits of both lie in
+the same bytes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from faultcli.checkpoint.header import BlockField, TensorInfo, torch_dtype
 from faultcli.checkpoint.packed.arrays import CODES, SCALES, StoredNumbers
-from faultcli.checkpoint.packed.bits import BitPacking, Piece, folded
+from faultcli.checkpoint.packed.bits import BitPacking, Piece, dense, folded
 from faultcli.checkpoint.packed.files import Files
 from faultcli.checkpoint.packed.spread import Blocks
 from faultcli.checkpoint.packed.weight import Computed, Formula, Operand, PackedWeight
@@ -38,22 +39,30 @@ class BlockValues(NamedTuple):
     formula: Formula
 
 
-def _q4_0(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    return met["d"].float() * (met["code"].float() - 8)
+def _code(met: Mapping[str, Tensor]) -> Tensor:
+    """Return codes, put together where their bits above the lowest four lie apart."""
+    return (met["code"] | met["high"] << 4 if "high" in met else met["code"]).float()
 
 
-def _q8_0(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    return met["d"].float() * met["code"].float()
+def _scaled(zero: int, met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """d·(code − zero)"""
+    return met["d"].float() * (_code(met) - zero)
 
 
-def _q4_k(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+def _scaled_and_moved(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """d·code + m"""
+    return met["d"].float() * _code(met) + met["m"].float()
+
+
+def _scaled_by_parts(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """d·scale·(code − 32)"""
+    return met["d"].float() * met["scale"].float() * (_code(met) - 32)
+
+
+def _less_minima(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """d·scale·code − dmin·min"""
     scale, least = met["d"].float() * met["scale"].float(), met["dmin"].float() * met["min"].float()
-    return scale * met["code"].float() - least
-
-
-def _q6_k(met: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    code = (met["low"] | met["high"] << 4).float() - 32
-    return met["d"].float() * met["scale"].float() * code
+    return scale * _code(met) - least
 
 
 # The 6-bit scales and minima of the 8 parts of a K block, in 12 bytes: of the first four parts in the low bits of a
@@ -70,28 +79,33 @@ _K_SCALES, _K_MINIMA = (
     for first in (0, 4)  # bytes of the first parts, and bits in those of the others
 )
 
+_OF_32 = {"d": Number("d", 32), "code": Number("qs", 1, folded(4, 32))}
+_OF_K = {
+    "d": Number("d", 256),
+    "dmin": Number("dmin", 256),
+    "scale": Number("scales", 32, _K_SCALES),
+    "min": Number("scales", 32, _K_MINIMA),
+    "code": Number("qs", 1, folded(4, 64)),
+}
+_M, _FIFTH_BIT = {"m": Number("m", 32)}, {"high": Number("qh", 1, dense(1, 8))}
+
 # By the names of `checkpoint.gguf.types`: all of its types that have fields.
 BLOCKS: dict[str, BlockValues] = {
-    "Q4_0": BlockValues({"d": Number("d", 32), "code": Number("qs", 1, folded(4, 32))}, _q4_0),
-    "Q8_0": BlockValues({"d": Number("d", 32), "code": Number("qs", 1)}, _q8_0),
-    "Q4_K": BlockValues(
-        {
-            "d": Number("d", 256),
-            "dmin": Number("dmin", 256),
-            "scale": Number("scales", 32, _K_SCALES),
-            "min": Number("scales", 32, _K_MINIMA),
-            "code": Number("qs", 1, folded(4, 64)),
-        },
-        _q4_k,
-    ),
+    "Q4_0": BlockValues(_OF_32, partial(_scaled, 8)),
+    "Q4_1": BlockValues(_OF_32 | _M, _scaled_and_moved),
+    "Q5_0": BlockValues(_OF_32 | _FIFTH_BIT, partial(_scaled, 16)),
+    "Q5_1": BlockValues(_OF_32 | _M | _FIFTH_BIT, _scaled_and_moved),
+    "Q8_0": BlockValues({"d": Number("d", 32), "code": Number("qs", 1)}, partial(_scaled, 0)),
+    "Q4_K": BlockValues(_OF_K, _less_minima),
+    "Q5_K": BlockValues(_OF_K | {"high": Number("qh", 1, folded(1, 256))}, _less_minima),
     "Q6_K": BlockValues(
         {
             "d": Number("d", 256),
             "scale": Number("scales", 16),
-            "low": Number("ql", 1, folded(4, 128)),
+            "code": Number("ql", 1, folded(4, 128)),
             "high": Number("qh", 1, folded(2, 128)),
         },
-        _q6_k,
+        _scaled_by_parts,
     ),
 }
 

@@ -88,9 +88,10 @@ class Packed:
 
     def held(self, weight: str) -> HeldWords:
         """Read the words of a weight's tensors."""
-        return HeldWords({tensor: self._words(tensor) for tensor in self.weights[weight].roles})
+        return HeldWords({tensor: self.words(tensor) for tensor in self.weights[weight].roles})
 
-    def _words(self, tensor: str) -> Words:
+    def words(self, tensor: str) -> Words:
+        """Read the words of a tensor of the file, flat."""
         bits = word_format(self.checkpoint.info(tensor).dtype).bits
         words: Words = self.checkpoint.read_bytes(tensor).view(f"<u{bits // 8}")
         return words

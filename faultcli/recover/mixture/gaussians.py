@@ -152,8 +152,8 @@ class Rows:
         weight = posterior.sum(axis=-1) + _FEWEST
         means = (posterior @ self.x) / weight[..., None]
         between = np.swapaxes(means * weight[..., None], -1, -2) @ means / len(self.x)
-        covariance = _shrunk(self._second - between, len(self.x))
-        return means, np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+        metric = np.asarray(np.linalg.inv(_shrunk(self._second - between, len(self.x))), dtype=np.float64)
+        return means, metric
 
     def share_covariance(self, start: Array, rounds: int, weights: Array) -> Array:
         """Go so many rounds with one covariance for all components, which is cheap; return the responsibilities."""

@@ -51,6 +51,11 @@ class TokenDataset:
         lengths = self.lengths[:limit]
         return replace(self, ids=self.ids[:limit, : int(lengths.max())], lengths=lengths)
 
+    def rows(self, chosen: Tensor) -> TokenDataset:
+        """Return the sequences of these positions, in this order."""
+        lengths = self.lengths[chosen]
+        return replace(self, ids=self.ids[chosen, : int(lengths.max())], lengths=lengths)
+
     def sha256(self) -> str:
         """Return the hex SHA-256 of shape, tokens and lengths; neither the name nor what the padding is counts."""
         digest = hashlib.sha256(f"{list(self.ids.shape)}\n".encode())

@@ -22,6 +22,7 @@ from faultcli.workload.models.architectures import (
 from faultcli.workload.models.bounded import Shapes
 from faultcli.workload.models.exported import SUFFIX, exported_architecture
 from faultcli.workload.models.hf_config import CONFIG
+from faultcli.workload.models.hf_gguf import is_of_gguf
 from faultcli.workload.models.huggingface import hugging_face_architecture
 from faultcli.workload.models.timm_hub import timm_config, timm_hub_architecture
 from faultcli.workload.models.zoo import timm_architecture, torchvision_architecture
@@ -52,8 +53,9 @@ def resolve_architecture(
 
     Args:
         spec: what the user passed as --arch: a built-in name, or a spelling of `SOURCES`. None: what the metadata
-            names, if it is built in; else `hf`, if the checkpoint was named as a directory that has a config.json;
-            else the built-in whose tensor names and shapes are those of the checkpoint, whatever its number of classes.
+            names, if it is built in; else `hf`, if the checkpoint was named as a directory that has a config.json, or
+            is a GGUF file; else the built-in whose tensor names and shapes are those of the checkpoint, whatever its
+            number of classes.
         shapes: the checkpoint's tensors, name to shape.
         metadata: the checkpoint's metadata. Nothing that it names is ever imported.
         directory: where the checkpoint's files lie.
@@ -67,6 +69,8 @@ def resolve_architecture(
         named = (metadata or {}).get("faultcli.arch")
         if named not in ARCHITECTURES and is_directory and directory is not None and (directory / CONFIG).is_file():
             return _from_directory("hf", directory, shapes)
+        if is_of_gguf(shapes):
+            return hugging_face_architecture("hf", directory, shapes)
         return recognise(shapes, metadata or {}, [source.spelling for source in SOURCES])
     if spec in ARCHITECTURES:
         return fitted(ARCHITECTURES[spec], shapes)

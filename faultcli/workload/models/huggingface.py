@@ -1,7 +1,8 @@
 """Hugging Face model directories, through transformers and offline: classifiers and causal language models.
 
 Only config.json, the processor's file and the checkpoint's tensors are read; code that a directory brings along is
-never run. The tasks: hf_tasks; which class a checkpoint is of: hf_class; how tensors get into the model: hf_weights.
+never run. The tasks: hf_tasks; which class a checkpoint is of: hf_class; how tensors get into the model: hf_weights,
+those of GGUF files: hf_gguf.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.models.bounded import Shapes
 from faultcli.workload.models.hf_class import class_of, counted_labels, refusal
 from faultcli.workload.models.hf_config import CONFIG, OWN_NETWORK, first_line, read_config
+from faultcli.workload.models.hf_gguf import hf_names, is_of_gguf, load_gguf
 from faultcli.workload.models.hf_tasks import AnyModel
 from faultcli.workload.models.hf_weights import load
 
@@ -34,9 +36,10 @@ def hugging_face_architecture(spec: str, directory: Path | None, shapes: Shapes 
             transformers itself.
     """
     if directory is None or not (directory / CONFIG).is_file():
-        raise WorkloadError(
-            f"--arch {spec}: there is no {CONFIG} beside the checkpoint", "pass the model's directory as MODEL"
-        )
+        remedy = "pass the model's directory as MODEL"
+        if is_of_gguf(shapes or {}):
+            remedy = f"put the {CONFIG} of the model that the GGUF file was converted from beside it"
+        raise WorkloadError(f"--arch {spec}: there is no {CONFIG} beside the checkpoint", remedy)
     config = read_config(directory)
     try:
         return _architecture(directory, config, shapes or {})
@@ -48,13 +51,16 @@ def hugging_face_architecture(spec: str, directory: Path | None, shapes: Shapes 
 
 
 def _architecture(directory: Path, config: Any, shapes: Shapes) -> Architecture:
+    of_gguf = is_of_gguf(shapes)
+    if of_gguf:
+        shapes = {own: shapes[stored] for stored, own in hf_names(directory, config, shapes).items()}
     name, task, notes = class_of(directory, config, shapes)
     labels = () if task is None or task.mapping == "CAUSAL_LM" else counted_labels(directory, name, config, shapes)
     wrap = AnyModel if task is None else task.wrap
     made = Architecture(
         name=name,
         build=partial(_skeleton, name, config),
-        load=partial(load, directory, name, wrap, config),
+        load=partial(load_gguf if of_gguf else load, directory, name, wrap, config),
         notes=(*notes, *labels),
     )
     if task is None:
