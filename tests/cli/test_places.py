@@ -33,6 +33,7 @@ NO_FILES = [
         "bers",
         "format",
         "protect",
+        "candidate",
         "recalibrate",
         "guard_activations",
         "target",
