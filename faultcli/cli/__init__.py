@@ -167,6 +167,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. A mistake of the user is explained in two lines, no traceback."""
     try:
         _check_words(arguments)
+        arguments = _with_plan(arguments)
         code = app(args=_with_json_default(arguments), prog_name="faultcli", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
@@ -241,6 +242,13 @@ def _spelled(command: str, option: str, values: Sequence[str]) -> str:
     if "[," in str(getattr(found, "metavar", "")):
         return f"{option} {','.join(values)}"
     return f"one at a time: {option} {values[0]}"
+
+
+def _with_plan(arguments: Sequence[str]) -> Sequence[str]:
+    """Let `where --plan` be the command `plan`: the same question, and options of its own."""
+    if list(arguments[:1]) == ["where"] and "--plan" in arguments:
+        return ["plan", *(argument for argument in arguments[1:] if argument != "--plan")]
+    return arguments
 
 
 def _with_json_default(arguments: Sequence[str]) -> list[str]:

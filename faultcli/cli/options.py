@@ -44,7 +44,7 @@ faults = partial(option, "Faults")
 workload = partial(option, "Model and data")
 output = partial(option, "Output")
 
-_CHECKPOINT = "Checkpoint: a .safetensors file, a *.safetensors.index.json, a directory with either, or a .gguf file."
+_CHECKPOINT = "Checkpoint: a .safetensors, *.index.json or .gguf file, or a directory."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_CHECKPOINT, show_default=False), READS]
 OptionalModel = Annotated[
     str | None,
@@ -59,8 +59,8 @@ Target = Annotated[
     str,
     faults(
         "T",
-        "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices or all-parts; of `campaign`"
-        " also activations[:GLOB], what layers give.",
+        "At risk: weights (2-D and more), all floats, any, codes, scales, zeros, indices, all-parts, or in campaigns"
+        " activations[:GLOB].",
         default=True,
     ),
 ]

@@ -172,3 +172,8 @@ def test_bad_input_is_two_lines_and_exit_code_2(
     code, _, err = faultcli("plan", *SMALL, "--choose-on", "20", *options, "--quiet")
     assert (code, err.count("\n")) == (2, 2)
     assert said in err
+
+
+def test_where_with_plan_is_the_same_command(faultcli: Callable[..., tuple[int, str, str]]) -> None:
+    few = (*SMALL, *FEW, "--trials", "2", "--choose-on", "20")
+    assert faultcli("where", "--plan", *few) == faultcli("plan", *few)
