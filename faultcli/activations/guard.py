@@ -172,7 +172,7 @@ class GuardId:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(
-                f"--guard-activations {self.mode}: is not clip, zero or none", "one at a time: --guard-activations none --guard-activations clip"
+                f"--guard-activations {self.mode}: is not clip, zero or none", "one at a time: --guard-activations clip"
             )
 
     @property

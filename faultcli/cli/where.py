@@ -65,8 +65,7 @@ def where(
 ) -> None:
     """Find which layers and bits carry the risk: flip single bits, drawn by strata of layer and bit.
 
-    A few flips per stratum, then most where they narrow the answer most.
-    With --plan it finds the cheapest protection: see `faultcli plan --help`.
+    A few flips per stratum, then most where they narrow the answer most. --plan: as `faultcli plan`, what to protect.
 
     Example: faultcli where --include "*fc*" --half-width 0.01
     """
