@@ -70,3 +70,10 @@ def test_every_kind_of_report_is_explained() -> None:
     text = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
     for suffix in REPORTS:
         assert f"`{suffix}`" in text
+
+
+def test_the_picture_of_the_limit_is_that_of_its_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "limit.py"))
+    monkeypatch.setitem(drawn["main"].__globals__, "OUTPUT", tmp_path / "limit.svg")
+    drawn["main"]([])
+    assert (tmp_path / "limit.svg").read_bytes() == (ROOT / "docs" / "limit.svg").read_bytes()
