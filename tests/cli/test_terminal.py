@@ -61,15 +61,14 @@ def test_campaign_tables(columns: int, session: Callable[[str, int], list[str]])
     assert len({len(rule.rstrip()) for rule in rules}) <= 2  # one per table
 
 
-@pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize(
-    "command",
+    ("command", "columns"),
     [
-        "evaluate --format q2.5 --limit 20",
-        "inspect",
-        "inspect --formats",
-        "campaign --help",
-        "campaign --ber 1e-4 --format q2.5 --protect scale=max:channel,guard,secded=64 --limit 20 --plan-only",
+        ("evaluate --format q2.5 --limit 20", 80),
+        ("inspect", 120),
+        ("inspect --formats", 80),
+        ("campaign --help", 80),
+        ("campaign --ber 1e-4 --format q2.5 --protect scale=max:channel,guard,secded=64 --limit 20 --plan-only", 80),
     ],
 )
 def test_other_tables(command: str, columns: int, session: Callable[[str, int], list[str]]) -> None:
