@@ -84,7 +84,7 @@ def plan(
         format,
         rate.law,
         asked.min_accuracy,
-        0.01 if asked.max_drop is None else asked.max_drop,
+        PlanGoal.max_drop if asked.max_drop is None else asked.max_drop,
         tuple(map(parse_chain, asked.candidate or CANDIDATES)),
         asked.seed,
         asked.choose_on,

@@ -7,6 +7,7 @@ HPCA 2019; used as test chips by Stutz et al., "Bit error robustness for energy-
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,13 +48,19 @@ class Columns(RateLaw):
             raise FaultError(f"{self.spec}: the share of flips from 0 to 1 lies between 0 and 1", "columns:1e-3,up=0.5")
         if self._highest > 1:
             most = self.rate / self._highest
-            raise FaultError(
-                f"{self.spec}: its weak columns hold {most:.2g} of such flips at the most",
-                f"a lower rate or more weak columns: columns:{shortest(self.rate)},weak={min(1, self.weak * 2):g}",
-            )
+            raise FaultError(f"{self.spec}: its weak columns hold {most:.2g} of such flips at the most", self._remedy)
 
     def _options(self) -> list[str]:
         return [f"pitch={self.pitch}", f"weak={shortest(self.weak)}", f"up={shortest(self.up)}"]
+
+    @property
+    def _remedy(self) -> str:
+        """What to ask for instead of more flips than the weak columns hold."""
+        needed, up = 2 * self.rate * max(self.up, 1 - self.up), f",up={shortest(self.up)}" if self.up != 0.5 else ""
+        if needed > 1:
+            return f"a lower rate: columns:{math.floor(5 / max(self.up, 1 - self.up)) / 10:g},weak=1{up}"
+        weak = 2 * self.weak if needed <= self.weak * 1.9 else 1
+        return f"a lower rate or more weak columns: columns:{shortest(self.rate)},weak={weak:g}{up}"
 
     @property
     def _columns(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faultcli.faults.maps import NO_FAULTS
+from faultcli.faults.maps import NO_FAULTS, WordFaults
 from faultcli.where.readings import BlockRegion, Faults, Reading, StoredBit, with_flips, with_sites
 
 MOST_TOGETHER = 6  # flips of one block that are looked at as a set
@@ -169,7 +169,7 @@ class _Ranking:
         for bit in range(stored.format.bits):
             masks = np.full(len(words), 1 << bit, dtype=np.uint64)
             ranks, changed = self._ranks(
-                self.reading.read({stored.name: type(NO_FAULTS)(words, masks)}, on_values=True), self.reading.clean
+                self.reading.read({stored.name: WordFaults(words, masks)}, on_values=True), self.reading.clean
             )
             padded = np.full(blocks * group, -np.inf)
             padded[: len(ranks)] = np.where(changed, ranks, -np.inf)
@@ -229,7 +229,7 @@ def _of_block(faults: Faults, regions: list[BlockRegion], block: int) -> Faults:
         words, masks = faults.get(region.name, NO_FAULTS)
         inside = words // region.step == block
         if inside.any():
-            found[region.name] = type(NO_FAULTS)(words[inside], masks[inside])
+            found[region.name] = WordFaults(words[inside], masks[inside])
     return found
 
 

@@ -20,6 +20,7 @@ from faultcli.campaign.statistics import Interval, mean_interval
 from faultcli.campaign.subject import Subject
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
+from faultcli.faults.selection import escaped
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.where.frontier import Choice, Frontier
 from faultcli.where.options import Option, options_of
@@ -94,10 +95,11 @@ class Verified:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None: the interval holds it."""
-        assert self.accuracy.low is not None
-        assert self.accuracy.high is not None
-        return True if self.accuracy.low >= self.least else False if self.accuracy.high < self.least else None
+        """Whether the target is met; None: the interval holds it, or one map alone gives none."""
+        low, high = self.accuracy.low, self.accuracy.high
+        if low is None or high is None:
+            return None
+        return True if low >= self.least else False if high < self.least else None
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,7 @@ def find_plan(
 
 
 def by_tensor(choice: Choice) -> Chain:
-    """Return a choice as a chain: what most weights have by default, and a rule for every other tensor."""
-    from faultcli.faults.selection import escaped
-
+    """Return a choice as a chain: what most tensors have by default, and a rule for every other one."""
     kinds = [one.links for one in choice.values()]
     default = max(dict.fromkeys(kinds), key=kinds.count)
     return Chain(

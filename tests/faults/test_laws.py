@@ -193,6 +193,14 @@ def test_only_cells_of_weak_columns_flip_at_their_rates(format: str, pitch: int)
         assert stats.binomtest(flips[value], cells[value], chance).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("spec", ["columns:0.3", "columns:0.9", "columns:0.9,up=0.75", "columns:0.5,up=1,weak=0.3"])
+def test_what_weak_columns_cannot_hold_comes_with_what_they_can(spec: str) -> None:
+    with pytest.raises(FaultcliError) as caught:
+        parse_law(spec)
+    assert caught.value.remedy is not None
+    parse_law(caught.value.remedy.rpartition(": ")[2])
+
+
 def test_weak_columns_that_are_all_columns_are_bit_flips() -> None:
     memory = image("q2.5", w=torch.randn(3000, generator=torch.Generator().manual_seed(4)))
     flips = [memory.draw(parse_law("columns:0.03,weak=1"), seed=0, trial=trial).flips for trial in range(100)]

@@ -146,6 +146,12 @@ def test_a_plan_is_judged_as_a_campaign_judges_it(
     assert arm["stored_accuracy"] == last["stored_accuracy"]
 
 
+def test_one_map_decides_nothing(faultcli: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = faultcli("plan", *SMALL, *FEW, "--trials", "1", "--choose-on", "20")
+    assert code == 4, err
+    assert "not decided" in out
+
+
 def test_what_cannot_be_met_ends_with_1(faultcli: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = faultcli(
         "plan", *SMALL, "--trials", "3", "--choose-on", "50", "--candidate", "none", "--ber", "1e-2"
