@@ -145,8 +145,8 @@ class Bench:
         guarded = trial.arm in self.guards
         if patch.values_changed or recalibration or correction or guarded:
             # A recalibration changes further tensors, a guard what layers give.
-            whole = self.late is None or recalibration is not None or guarded
-            run = None if whole or self.late is None else self.late.run_with(patch.elements)
+            late = None if recalibration is not None or guarded else self.late
+            run = None if late is None else late.run_with(patch.elements)
             with (
                 patch.applied(self.workload.parameters),
                 recalibration.applied() if recalibration else nullcontext(),
