@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.warm import warm_programs
 
 
 def pytest_configure() -> None:
@@ -26,6 +29,13 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs real data: {path} is not there (set FAULTCLI_DATA)")
     return path
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """A folder for the path, whose `faultcli` starts at once; a process of its own all the same (tests/warm)."""
+    with tempfile.TemporaryDirectory() as folder, warm_programs(Path(folder)) as programs:
+        yield programs
 
 
 @pytest.fixture(autouse=True)

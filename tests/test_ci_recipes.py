@@ -17,18 +17,24 @@ from faultcli.workload.demo import demo_files
 
 CI = Path(__file__).parents[1] / "examples" / "ci"
 SMALL = ["--format", "q2.5", "--limit", "40", "--quiet"]
+Gate = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def gate(place: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", str(CI / "gate.sh"), *arguments],
-        cwd=place,
-        env={**os.environ, "PATH": path, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def gate(tmp_path: Path, warm: Path) -> Gate:
+    """Run gate.sh in a folder of its own."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(CI / "gate.sh"), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{warm}{os.pathsep}{os.environ['PATH']}", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -38,9 +44,11 @@ def gate(place: Path, *arguments: str, **environment: str) -> subprocess.Complet
         (["--ber", "1e-7", "--max-drop", "0.01", "--trials", "3", *SMALL], 4, "gate: not decided", 0, 1),
     ],
 )
-def test_gate_sh(arguments: list[str], code: int, said: str, failures: int, errors: int, tmp_path: Path) -> None:
+def test_gate_sh(
+    arguments: list[str], code: int, said: str, failures: int, errors: int, gate: Gate, tmp_path: Path
+) -> None:
     summary = tmp_path / "step-summary.md"
-    done = gate(tmp_path, *arguments, GITHUB_STEP_SUMMARY=str(summary))
+    done = gate(*arguments, GITHUB_STEP_SUMMARY=str(summary))
     assert done.returncode == code, done.stderr
     assert said in done.stdout
     reports = tmp_path / "faultcli-reports"
@@ -50,18 +58,18 @@ def test_gate_sh(arguments: list[str], code: int, said: str, failures: int, erro
     assert (reports / "report.html").stat().st_size > 10_000
 
 
-def test_gate_sh_with_bad_input(tmp_path: Path) -> None:
-    done = gate(tmp_path, "none.safetensors", "--ber", "1e-4")
+def test_gate_sh_with_bad_input(gate: Gate, tmp_path: Path) -> None:
+    done = gate("none.safetensors", "--ber", "1e-4")
     assert done.returncode == 2
     assert "gate: no result (exit code 2)" in done.stdout
     assert not (tmp_path / "faultcli-reports" / "junit.xml").exists()
 
 
-def test_gate_sh_against_a_baseline(tmp_path: Path) -> None:
+def test_gate_sh_against_a_baseline(gate: Gate, tmp_path: Path) -> None:
     """The JSON of one run is the baseline of the next."""
-    first = gate(tmp_path, "--ber", "1e-4", "--trials", "40", *SMALL, REPORTS="old")
+    first = gate("--ber", "1e-4", "--trials", "40", *SMALL, REPORTS="old")
     assert first.returncode == 0, first.stderr
-    done = gate(tmp_path, "--ber", "1e-4", "--baseline", "old/result.json", "--max-drop", "0.2", *SMALL)
+    done = gate("--ber", "1e-4", "--baseline", "old/result.json", "--max-drop", "0.2", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "below the baseline" in (tmp_path / "faultcli-reports" / "summary.md").read_text()
 
@@ -104,7 +112,7 @@ def gitlab_job() -> tuple[dict[str, str], list[str]]:
 
 @pytest.mark.parametrize(("recipe", "arch"), [(workflow, ""), (gitlab_job, "digits-cnn")])
 def test_recipes_run_in_another_repository(
-    recipe: Callable[[], tuple[dict[str, str], list[str]]], arch: str, tmp_path: Path
+    recipe: Callable[[], tuple[dict[str, str], list[str]]], arch: str, warm: Path, tmp_path: Path
 ) -> None:
     """As they are copied, but for `pip`, which says here what it is asked to install."""
     source, mine, programs = tmp_path / "source", tmp_path / "mine", tmp_path / "programs"
@@ -119,7 +127,7 @@ def test_recipes_run_in_another_repository(
     mine.mkdir()
     for name, content in demo_files().items():
         (mine / name).write_bytes(content)
-    path = f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{programs}{os.pathsep}{warm}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "RUNNER_TEMP": str(tmp_path / "runner")}
     variables, scripts = recipe()
     assert variables["ARCH"] == ""

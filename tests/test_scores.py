@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -290,21 +290,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "faultcli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture
+def shell(folder: Path, warm: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command where its task lies."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(warm / "faultcli"), *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    return run
 
 
 TESTED = ("net.safetensors", "--arch", "task:network", "--score", "task:score")
 
 
-def test_on_the_command_line(folder: Path) -> None:
+def test_on_the_command_line(shell: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     subject = fc.Subject.of(model(), score=score, changed=changed)
     wanted = fc.run_campaign(subject, "bitflip:1e-2", formats=["q2.5"], trials=5)
     documents = []
     for workers in ("1", "2"):
         arguments = ("--ber", "1e-2", "--format", "q2.5", "--trials", "5", "--workers", workers, "--threads", "1")
-        done = shell(folder, "campaign", *TESTED, *arguments, "--json", "-")
+        done = shell("campaign", *TESTED, *arguments, "--json", "-")
         assert done.returncode == 0, done.stderr
         documents.append(json.loads(done.stdout))
     for document in documents:
@@ -314,9 +320,9 @@ def test_on_the_command_line(folder: Path) -> None:
         [record.outcome.scores["error"] for record in wanted.arms[0].records]  # type: ignore[index]
     )
     assert documents[0]["arms"][0]["sdc"] == wanted.arms[0].mean_rates()["sdc"]
-    table = shell(folder, "evaluate", *TESTED, "--format", "q2.5").stdout
+    table = shell("evaluate", *TESTED, "--format", "q2.5").stdout
     assert "closeness" in table
-    assert "\\n" not in shell(folder, "campaign", *TESTED, "--ber", "1e-2", "--format", "q2.5", "--trials", "3").stdout
+    assert "\\n" not in shell("campaign", *TESTED, "--ber", "1e-2", "--format", "q2.5", "--trials", "3").stdout
 
 
 def test_a_curve_draws_accuracies() -> None:
@@ -336,8 +342,10 @@ def test_a_curve_draws_accuracies() -> None:
         (["--min-accuracy", "0.9"], 2, "are no accuracies"),
     ],
 )
-def test_exit_codes(folder: Path, arguments: list[str], code: int, said: str) -> None:
-    done = shell(folder, "campaign", *TESTED, "--ber", "1e-2", "--format", "q2.5", *arguments)
+def test_exit_codes(
+    shell: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str], code: int, said: str
+) -> None:
+    done = shell("campaign", *TESTED, "--ber", "1e-2", "--format", "q2.5", *arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -35,15 +35,23 @@ def faultcli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Callable[..., Done]:
+def shell(tmp_path: Path, warm: Path) -> Callable[..., Done]:
     """Run a line of shell in a folder of its own, with `faultcli` on the path."""
+    return in_a_shell(tmp_path, warm)
 
+
+@pytest.fixture
+def fresh_shell(tmp_path: Path) -> Callable[..., Done]:
+    """The same with the program as it is installed, for what its interpreter does when it starts."""
+    return in_a_shell(tmp_path, Path(sys.executable).parent)
+
+
+def in_a_shell(folder: Path, programs: Path) -> Callable[..., Done]:
     def call(line: str, **environment: str) -> Done:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", line],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path, **environment},
+            cwd=folder,
+            env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **environment},
             capture_output=True,
             text=True,
             check=False,

@@ -368,9 +368,9 @@ def test_place_where_nothing_can_be_made(faultcli: Callable[..., object]) -> Non
     assert_explained(done, "/proc/out: cannot be written", "")
 
 
-def test_full_disk_in_a_process_of_its_own(shell: Callable[..., object], tmp_path: Path) -> None:
+def test_full_disk_in_a_process_of_its_own(fresh_shell: Callable[..., object], tmp_path: Path) -> None:
     shutil.copy(demo_checkpoint_path(), tmp_path / "model.safetensors")
-    done = shell("ulimit -f 100; faultcli inject model.safetensors --ber 1e-4 -o new")
+    done = fresh_shell("ulimit -f 100; faultcli inject model.safetensors --ber 1e-4 -o new")
     assert_explained(done, "new: cannot be written: .*ulimit -f", "write to another place")
     assert os.listdir(tmp_path) == ["model.safetensors"]
 

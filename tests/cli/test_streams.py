@@ -112,9 +112,9 @@ COLOURS = {"NO_COLOR": "1", "GITHUB_ACTIONS": "true", "TERM": "dumb", "FORCE_COL
 
 @pytest.mark.parametrize("variable", COLOURS)
 def test_no_colours_in_a_pipe(
-    variable: str, shell: Callable[..., object], faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    variable: str, fresh_shell: Callable[..., object], faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = shell("faultcli campaign --help && faultcli campain", **{variable: COLOURS[variable]})
+    done = fresh_shell("faultcli campaign --help && faultcli campain", **{variable: COLOURS[variable]})
     assert done.code == 2
     assert "Usage: faultcli campaign" in done.out
     assert "\x1b" not in done.out + done.err
@@ -125,15 +125,15 @@ def test_no_colours_in_a_pipe(
 
 
 @pytest.mark.parametrize("line", ["faultcli inspect", "faultcli campaign --help"])
-def test_closed_pipe(line: str, shell: Callable[..., object]) -> None:
-    done = shell(f"{line} -q | true; exit ${{PIPESTATUS[0]}}")
+def test_closed_pipe(line: str, fresh_shell: Callable[..., object]) -> None:
+    done = fresh_shell(f"{line} -q | true; exit ${{PIPESTATUS[0]}}")
     assert done.code in (0, 141)
     assert "Traceback" not in done.err
     assert "error" not in done.err
 
 
-def test_locale_without_our_letters(shell: Callable[..., object]) -> None:
-    done = shell("faultcli inspect", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+def test_locale_without_our_letters(fresh_shell: Callable[..., object]) -> None:
+    done = fresh_shell("faultcli inspect", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     assert (done.code, "Traceback" in done.err) == (0, False)
     assert "conv1.weight" in done.out
 
@@ -316,8 +316,8 @@ def test_streams_as_daemons_leave_them(line: str, streams: str, shell: Callable[
         ("mkdir gone; cd gone; rmdir ../gone", "faultcli inspect", "the working directory does not exist"),
     ],
 )
-def test_limits_of_the_system_are_said(limit: str, line: str, said: str, shell: Callable[..., object]) -> None:
-    done = shell(f"{limit}; {line}")
+def test_limits_of_the_system_are_said(limit: str, line: str, said: str, fresh_shell: Callable[..., object]) -> None:
+    done = fresh_shell(f"{limit}; {line}")
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err

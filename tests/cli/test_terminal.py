@@ -3,7 +3,6 @@
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ CAMPAIGN = (
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Callable[[str, int], list[str]]]:
+def session(tmp_path: Path, warm: Path) -> Iterator[Callable[[str, int], list[str]]]:
     """Type a command into a terminal of so many columns and return the lines that it then shows, joined where the
     terminal itself had to wrap them."""
     if TMUX is None:
@@ -32,8 +31,7 @@ def session(tmp_path: Path) -> Iterator[Callable[[str, int], list[str]]]:
 
     def show(command: str, columns: int) -> list[str]:
         done = tmp_path / f"done-{columns}"
-        python, mark = shlex.quote(sys.executable), shlex.quote(str(done))
-        line = f"unset COLUMNS LINES; {python} -m faultcli {command}; touch {mark}; sleep 60"
+        line = f"unset COLUMNS LINES; {warm}/faultcli {command}; touch {shlex.quote(str(done))}; sleep 60"
         tmux("new-session", "-d", "-s", f"at{columns}", "-x", str(columns), "-y", "300", "bash", "-c", line)
         deadline = time.monotonic() + 120
         while not done.exists():
@@ -88,9 +86,9 @@ def test_other_tables(command: str, columns: int, session: Callable[[str, int], 
     ],
     ids=lambda environment: next(iter(environment)),
 )
-def test_modest_terminals_and_pipes(environment: dict[str, str], shell: Callable[..., Any]) -> None:
+def test_modest_terminals_and_pipes(environment: dict[str, str], fresh_shell: Callable[..., Any]) -> None:
     """A pipe gets plain text of a fixed width whatever the environment says; no locale is too small for a table."""
-    done = shell(f"faultcli {CAMPAIGN} | cat", **environment)
+    done = fresh_shell(f"faultcli {CAMPAIGN} | cat", **environment)
     assert done.code == 0
     assert "\x1b" not in done.out
     assert "Traceback" not in done.err
