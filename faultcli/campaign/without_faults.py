@@ -17,7 +17,7 @@ from faultcli.recover.applied import AppliedCorrection
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.classifier import Workload
 from faultcli.workload.metrics import Outcome
-from faultcli.workload.models.hf_kernels import Compared, library_model
+from faultcli.workload.models.hf_kernels import SideBySide, library_model
 
 
 def evaluate_stored(
@@ -73,6 +73,6 @@ def evaluate_by_library(subject: Subject) -> LibraryRun:
     packed, workload = subject.quantised.packed, subject.workload
     loaded = library_model(packed, workload.device)
     golden, _ = workload.fault_free()
-    model = Compared(workload.model, loaded.module, f"{subject.model}: the library of {packed.layout.title}")
+    model = SideBySide(workload.model, loaded.module, f"{subject.model}: the library of {packed.layout.title}")
     outcome = workload.answered_by(model).outcome(golden)
     return LibraryRun(outcome, model.largest, loaded.layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,17 +17,10 @@ if TYPE_CHECKING:
 KERNELS = ("decoded", "library")
 
 
-@grouped
-def evaluate(
-    *,
-    model: options.OptionalModel = None,
-    workload: options.Judged,
-    memory: options.OneMemory,
-    ber: Annotated[
-        str | None,
-        options.faults("P", "Bit-error rate that scale=auto and posterior are designed for; no faults are injected."),
-    ] = None,
-    correcting: options.Correcting,
+@dataclass(frozen=True)
+class WithKernel(options.Judged):
+    """What runs on what, what its answers are judged by, and by whose kernels."""
+
     kernel: Annotated[
         str,
         options.workload(
@@ -35,7 +29,32 @@ def evaluate(
             default=True,
         ),
         RARE,
-    ] = "decoded",
+    ] = "decoded"
+
+    @property
+    def by_library(self) -> bool:
+        """Whether the library of a quantised checkpoint's layout is to run it, too."""
+        from faultcli.errors import UsageError, unknown_name
+
+        if self.kernel not in KERNELS:
+            raise unknown_name("kernel", self.kernel, KERNELS)
+        if self.kernel == "library" and self.arch not in (None, "hf"):
+            problem = f"--kernel library: runs the network that config.json describes, and not --arch {self.arch}"
+            raise UsageError(problem, "leave one of the two out")
+        return self.kernel == "library"
+
+
+@grouped
+def evaluate(
+    *,
+    model: options.OptionalModel = None,
+    workload: WithKernel,
+    memory: options.OneMemory,
+    ber: Annotated[
+        str | None,
+        options.faults("P", "Bit-error rate that scale=auto and posterior are designed for; no faults are injected."),
+    ] = None,
+    correcting: options.Correcting,
     save_bounds: Annotated[
         Path | None,
         options.output(
@@ -66,7 +85,7 @@ def evaluate(
 
     if save_bounds is not None:
         check_output(save_bounds, force=False)
-    compares = _by_library(kernel, workload.arch)
+    compares = workload.by_library
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     correct = corrector_of(correcting)
     subject = open_subject(model, workload, at_risk)
@@ -114,18 +133,6 @@ def evaluate(
         stdout().print(evaluation_table(states, len(measured)))
         if by_library is not None:
             stdout().print(library_line(by_library), soft_wrap=True)
-
-
-def _by_library(kernel: str, arch: str | None) -> bool:
-    """Return whether the library of a quantised checkpoint's layout is to run it, too."""
-    from faultcli.errors import UsageError, unknown_name
-
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
-    if kernel == "library" and arch not in (None, "hf"):
-        problem = f"--kernel library: runs the network that config.json describes, and not --arch {arch}"
-        raise UsageError(problem, "leave one of the two out")
-    return kernel == "library"
 
 
 def _save_bounds(subject: Subject, path: Path, *, quiet: bool) -> None:

@@ -116,7 +116,7 @@ def _layers(packed: Packed, model: nn.Module) -> tuple[str, ...]:
     return tuple(sorted({modules[owner] for owner in owners if owner in modules}))
 
 
-class Compared(nn.Module):
+class SideBySide(nn.Module):
     """Answers as `other` does, and keeps by how much the logits differ from those of `own` on the same inputs.
 
     Attributes:
