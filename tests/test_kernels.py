@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import torch
 from gguf_files import Given, write_gguf
@@ -44,8 +44,7 @@ def evaluate(model: Path, capfd: pytest.CaptureFixture[str]) -> Evaluate:
 
 def built(directory: Path, words: Mapping[str, Tensor], shift: float) -> Any:
     """A library that decodes the words and has one weight of its own way: its output layer is off by `shift`."""
-    import transformers
-
+    transformers: Any = pytest.importorskip("transformers")
     packed = Packed.of(Checkpoint.open(directory))
     assert packed is not None
     assert words.keys() == packed.checkpoint.tensors.keys()
@@ -102,6 +101,22 @@ def test_a_library_that_computes_otherwise_is_seen(
 
 def words_of(model: Path) -> dict[str, Tensor]:
     return load_file(model / "model.safetensors")
+
+
+def test_a_hardened_one_is_run_as_it_reads(
+    model: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert run(["harden", str(model), "--protect", "tmr", "-o", str(tmp_path / "hardened")]) == 0
+    faultcli.inject(tmp_path / "hardened", "flips:1", tmp_path / "damaged", target="codes")
+    assert words_of(tmp_path / "damaged").keys() != words_of(model).keys()
+
+    def loaded(name: str, config: Any, words: dict[str, Tensor], *_: object) -> Any:
+        return built(model, words, 0.0), {"missing_keys": [], "mismatched_keys": []}  # which compares the words
+
+    monkeypatch.setattr(hf_kernels, "_loaded", loaded)
+    code, out, err = evaluate(tmp_path / "damaged", "--json", "-")
+    assert code == 0, err
+    assert json.loads(out[out.index("{\n") :])["library"]["largest_logit_difference"] == 0
 
 
 def test_decoded_is_the_default(model: Path, evaluate: Evaluate) -> None:
@@ -180,8 +195,7 @@ def test_kernels_of_gguf_are_not_run(tmp_path: Path) -> None:
 def test_bitsandbytes_runs_what_inject_writes(evaluate: Evaluate, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("accelerate")
-    import transformers
-
+    transformers: Any = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128, vocab_size=50,
