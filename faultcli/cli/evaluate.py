@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from faultcli.cli import options
 from faultcli.cli.console import note, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
 from faultcli.cli.places import WRITES
 
+if TYPE_CHECKING:
+    from faultcli.campaign.subject import Subject
+
+KERNELS = ("decoded", "library")
+
+
+@dataclass(frozen=True)
+class WithKernel(options.Judged):
+    """What runs on what, what its answers are judged by, and by whose kernels."""
+
+    kernel: Annotated[
+        str,
+        options.workload(
+            "K",
+            "Of a quantised MODEL: decoded, or library: run it with the library of its layout as well, and compare.",
+            default=True,
+        ),
+        RARE,
+    ] = "decoded"
+
+    @property
+    def by_library(self) -> bool:
+        """Whether the library of a quantised checkpoint's layout is to run it, too."""
+        from faultcli.errors import UsageError, unknown_name
+
+        if self.kernel not in KERNELS:
+            raise unknown_name("kernel", self.kernel, KERNELS)
+        if self.kernel == "library" and self.arch not in (None, "hf"):
+            problem = f"--kernel library: runs the network that config.json describes, and not --arch {self.arch}"
+            raise UsageError(problem, "leave one of the two out")
+        return self.kernel == "library"
+
 
 @grouped
 def evaluate(
     *,
     model: options.OptionalModel = None,
-    workload: options.Judged,
+    workload: WithKernel,
     memory: options.OneMemory,
     ber: Annotated[
         str | None,
@@ -41,22 +74,23 @@ def evaluate(
     Example: faultcli evaluate --format q2.5
     """
     from faultcli.activations.asked import check_memory, has_scale
-    from faultcli.campaign.activations import activation_memory, clean_bounds, with_clean_inputs
+    from faultcli.campaign.activations import activation_memory, with_clean_inputs
     from faultcli.campaign.bench import as_stored
-    from faultcli.campaign.without_faults import evaluate_corrected, evaluate_stored
+    from faultcli.campaign.without_faults import evaluate_by_library, evaluate_corrected, evaluate_stored
     from faultcli.cli.session import corrector_of, memories_of, note_doubts, note_original, note_what_runs, open_subject
     from faultcli.files import check_output
     from faultcli.recover.applied import AppliedCorrection
-    from faultcli.report.document import outcome_document
-    from faultcli.report.table import evaluation_table
-    from faultcli.report.text import counted
+    from faultcli.report.document import library_document, outcome_document
+    from faultcli.report.table import LIBRARY, evaluation_table, library_line
 
     if save_bounds is not None:
         check_output(save_bounds, force=False)
+    compares = workload.by_library
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     correct = corrector_of(correcting)
     subject = open_subject(model, workload, at_risk)
     note_what_runs(subject, quiet=shown.quiet)
+    by_library = evaluate_by_library(subject) if compares else None
     formats, chains = memories_of(model, [memory.format], [memory.protect])
     format, chain = formats[0], chains[0]
     note_doubts(subject, [(format, chain)], quiet=shown.quiet)
@@ -70,10 +104,7 @@ def evaluate(
     note_original(subject, original, quiet=shown.quiet)
     if save_bounds is not None:
         with as_stored(image, measured, subject.tensors):
-            bounds = clean_bounds(subject, subject.selection.layers or "*")
-        bounds.save(save_bounds)
-        layers = counted(len(bounds.layers), "layer")
-        note(f"bounds of {layers} on {bounds.inputs:,} inputs of {bounds.data}: {save_bounds}", quiet=shown.quiet)
+            _save_bounds(subject, save_bounds, quiet=shown.quiet)
     corrected = None
     if correct is not None:
         answering = subject.classifier("--corrector")
@@ -92,9 +123,24 @@ def evaluate(
             "original": outcome_document(original),
             "stored": outcome_document(stored),
             "corrected": None if corrected is None else outcome_document(corrected),
+            "library": None if by_library is None else library_document(by_library),
         },
         shown.json,
     )
     if shown.json != "-":
         states = {"original": original, f"stored as {format}": stored, "corrected": corrected}
+        states[LIBRARY] = None if by_library is None else by_library.outcome
         stdout().print(evaluation_table(states, len(measured)))
+        if by_library is not None:
+            stdout().print(library_line(by_library), soft_wrap=True)
+
+
+def _save_bounds(subject: Subject, path: Path, *, quiet: bool) -> None:
+    """Write the bounds of what layers give now."""
+    from faultcli.campaign.activations import clean_bounds
+    from faultcli.report.text import counted
+
+    bounds = clean_bounds(subject, subject.selection.layers or "*")
+    bounds.save(path)
+    layers = counted(len(bounds.layers), "layer")
+    note(f"bounds of {layers} on {bounds.inputs:,} inputs of {bounds.data}: {path}", quiet=quiet)

@@ -11,6 +11,7 @@ from typing import Any
 from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.plan import RESULT_SCHEMA
 from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.campaign.without_faults import LibraryRun
 from faultcli.faults.memories import Rate
 from faultcli.workload.metrics import Outcome
 
@@ -178,3 +179,9 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
     return {name: rates[name] for name in ("top1", "top5", "loss", "due")} | {
         name: value for name, value in rates.items() if value is not None
     }
+
+
+def library_document(run: LibraryRun) -> dict[str, Any]:
+    """Return what a library made of a quantised checkpoint: rates, and by how much logits differ from decoded ones."""
+    own = {"largest_logit_difference": run.largest_difference, "layers": list(run.layers)}
+    return outcome_document(run.outcome) | own

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.campaign.without_faults import LibraryRun
 from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.report.layout import FittedTable, in_lines, new_table, wrapped
@@ -30,6 +31,8 @@ from faultcli.report.numbers import (
 )
 from faultcli.report.text import counted
 from faultcli.workload.metrics import Outcome
+
+LIBRARY = "library kernel"  # the row of a run by the library of a quantised checkpoint's layout
 
 
 def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTable]:
@@ -296,6 +299,16 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
                 *([percent(outcome.acc_norm, 2)] if choices else []),
             )
     return table
+
+
+def library_line(run: LibraryRun) -> str:
+    """Say which modules computed with quantised weights in a library, and how far its answers are from decoded ones."""
+    by = {None: "no two logits are finite", 0.0: "the same logits as decoded weights give, bit for bit"}
+    most = by.get(
+        run.largest_difference,
+        f"logits differ from those of decoded weights by up to {run.largest_difference or 0:.3g}",
+    )
+    return f"{LIBRARY} ({', '.join(run.layers)}): {most}"
 
 
 def _scores_table(rows: dict[str, Outcome | None], inputs: int) -> Table:

@@ -6,7 +6,8 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NoReturn
+from copy import copy
+from typing import NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,13 @@ class BaseWorkload(ABC):
     def _settings(self) -> dict[str, object]:
         """Return what else its `identity` consists of."""
         return {"batch_size": self.batch_size}
+
+    def answered_by(self, model: nn.Module) -> Self:
+        """Return the workload with a model in place of its own, which takes the same inputs and is on its device; none
+        of its tensors can be loaded or hit."""
+        other = copy(self)
+        other.model, other.binding, other.parameters, other.ran = model, None, {}, False
+        return other
 
     @abstractmethod
     def fault_free(self) -> tuple[Golden, Outcome]:

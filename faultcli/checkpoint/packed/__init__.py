@@ -24,7 +24,7 @@ opened              a checkpoint with such weights
 
 from faultcli.checkpoint.packed.arrays import CODES, INDICES, ROLES, SCALES, ZEROS, HeldWords, HitWords
 from faultcli.checkpoint.packed.opened import Packed, refuse_quantised
-from faultcli.checkpoint.packed.table import LAYOUTS, known, method_of
+from faultcli.checkpoint.packed.table import LAYOUTS, configuration, known, method_of
 from faultcli.checkpoint.packed.weight import PackedWeight
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "HitWords",
     "Packed",
     "PackedWeight",
+    "configuration",
     "known",
     "method_of",
     "refuse_quantised",

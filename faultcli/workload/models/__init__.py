@@ -14,6 +14,7 @@ hf_settings     what one is set to
 hf_labels       what they call their classes
 hf_weights      their tensors into a model, and found again in it
 hf_gguf         their tensors as GGUF files have them
+hf_kernels      quantised ones as the library of their layout runs them
 zoo             torchvision and timm, by name
 zoo_heads       as many classes and channels as a checkpoint shows
 timm_hub        model directories of timm
