@@ -53,7 +53,8 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     arms = []
     for number, (arm, memory) in enumerate(zip(identity.arms, memories.values(), strict=True)):
         records = store.records(arm, number)
-        watch = Watch(plan, number, FaultFreeAccuracy.of(store.original, memory.stored), plan.measure(store.original))
+        measure = plan.measure_in(store.original, memory.stored)
+        watch = Watch(plan, number, FaultFreeAccuracy.of(store.original, memory.stored), measure)
         arms.append(_arm_result(plan, watch, memory, records, store.failures(arm, number)))
     seconds = sum(record.seconds for arm in arms for record in arm.records)
     found = (tuple(arms), seconds, store.provenance, missing)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from faultcli.cli import options
-from faultcli.cli.campaign_options import Running
+from faultcli.cli.campaign_options import SOME_INPUTS, Running, inputs_per_trial
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
 from faultcli.cli.worst import Worst, check_alone, find
@@ -48,6 +48,7 @@ class Sampled:
     blind: Annotated[
         bool, strata("", "Predict nothing from the stored codes: every bit gets the same pilot.", "--blind"), RARE
     ] = False
+    inputs_per_trial: Annotated[str | None, strata(*SOME_INPUTS), RARE] = None
     confidence: Annotated[float, strata("C", "Confidence of the intervals.", default=True), RARE] = 0.95
 
 
@@ -102,7 +103,15 @@ def where(
             f"{arms[0].protect.label}: depends on the bit-error rate, and a single flip has none",
             "name the rate it is designed for: posterior=P; scale=max or a number instead of scale=auto",
         )
-    plan = Plan(arms, asked.trials, asked.seed, *at_risk.selection, confidence=asked.confidence)
+    size = inputs_per_trial(asked.inputs_per_trial)
+    plan = Plan(
+        arms,
+        asked.trials,
+        asked.seed,
+        *at_risk.selection,
+        confidence=asked.confidence,
+        inputs_per_trial=size,
+    )
     threads = set_threads(running.threads, several=running.several)
     subject = opened_with_notes(model, workload, at_risk, arms, quiet=quiet)
     seconds, provenance = in_seconds(asked.budget), provenance_of(subject, command_line(), [])

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from faultcli.campaign.statistics import Interval
 from faultcli.report.layout import PlainTable, new_table
-from faultcli.report.numbers import UNDEFINED, percent, percent_interval
+from faultcli.report.numbers import UNDEFINED, inputs_text, percent, percent_interval
 from faultcli.report.text import counted, plain
 from faultcli.where.running import WHERE_SCHEMA, WhereResult
 from faultcli.where.sizes import leveugle, per_part
@@ -49,6 +49,7 @@ def where_document(result: WhereResult) -> dict[str, Any]:
         "seed": result.plan.seed,
         "confidence": result.plan.confidence,
         "inputs": result.inputs,
+        "inputs_per_trial": result.plan.inputs_per_trial,
         **{name: text for name, text in arm.texts.items() if name in ("format", "protect")},
         "critical": result.aim.critical.text,
         "bits": result.memory.bits,
@@ -137,7 +138,7 @@ def where_lines(result: WhereResult) -> list[str]:
     whole = allocation.estimate()
     seen = (
         f"{arm.format}, {arm.hardening}: of {result.memory.bits:,} single flips {percent_interval(whole, 3)} % are"
-        f" critical, from {counted(trials, 'trial')} on {counted(result.inputs, 'input')}"
+        f" critical, from {counted(trials, 'trial')} on {inputs_text(result)}"
         f" (SDC {percent(means['sdc'], 3)} %, DUE {percent(means['due'], 3)} %, accuracy"
         f" {percent(-means['drop'], 3)} points)"
     )

@@ -6,15 +6,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Unpack
 
+import numpy as np
+
 from faultcli.campaign.bench import Trial
-from faultcli.campaign.plan import Plan
+from faultcli.campaign.pilot import MAPS
+from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, RunWith, opened
 from faultcli.errors import UsageError
+from faultcli.faults.one_bit import OneBit
+from faultcli.faults.sampling import Stream
+from faultcli.memory import MemoryImage
 from faultcli.where.allocation import Allocation, Seen, Turn
 from faultcli.where.strata import Stratum, strata_of
 from faultcli.workload.metrics import Outcome
@@ -134,17 +141,21 @@ def run_where(
         StoreError: the store holds another campaign.
         WorkloadError: the model fails.
     """
-    with opened(plan, subject, **means) as run:
+    if plan.inputs_per_trial is not None and aim.critical.kind != "share":
+        problem = f"--critical {aim.critical.kind}: is of all inputs of a trial, and --inputs-per-trial runs a part"
+        raise UsageError(problem, "leave one of the two out")
+    draws = partial(_pilot, plan.seed, channels=channels, blind=blind)
+    with opened(plan, subject, draws=draws, **means) as run:
         if run.original.outcome.masked is None or run.original.outcome.correct1 is None:
             raise UsageError("where counts answers that change, and this model has a score of its own", "pass --data D")
         arm = next(run.arms())
         memory = arm.memory()
         image = subject.image(plan.arms[0])
         strata = strata_of(image, plan.seed, channels=channels, blind=blind)
-        allocation = Allocation(strata, plan.confidence)
+        allocation = Allocation(strata, plan.confidence, sampled=run.plan.inputs_per_trial is not None)
         found, failures, reached = _grow(aim, arm, memory, allocation, run.budget_seconds, on_round)
         return WhereResult(
-            plan,
+            run.plan,
             run.identity.sha256,
             aim,
             len(subject.workload),
@@ -186,10 +197,29 @@ def _take(
     record: Record, draw: Turn, aim: Aim, memory: ArmMemory, allocation: Allocation, others: dict[str, Seen]
 ) -> None:
     outcome, stored = record.outcome, memory.stored
-    allocation.add(draw, aim.critical.value(outcome, stored))
+    allocation.add(draw, aim.critical.value(outcome, stored), _within(outcome))
     others["sdc"].add(draw, (outcome.sdc or 0) / outcome.n)
     others["due"].add(draw, outcome.due / outcome.n)
     others["drop"].add(draw, stored.top1 - outcome.top1)
+
+
+def _within(outcome: Outcome) -> float:
+    """Return the variance of a trial's part of changed answers by the choice of its inputs, as far as it shows."""
+    if outcome.sample is None or outcome.n < 2:
+        return 0.0
+    part = 1 - (outcome.masked or 0) / outcome.n
+    return part * (1 - part) / (outcome.n - 1) * (1 - outcome.n / outcome.sample.inputs)
+
+
+def _pilot(seed: int, number: int, arm: Arm, image: MemoryImage, *, channels: bool, blind: bool) -> Iterator[Trial]:
+    """Yield flips where they are predicted to do something, about as often as an allocation asks for them."""
+    strata = strata_of(image, seed, channels=channels, blind=blind)
+    worth = np.cumsum([stratum.size * stratum.predicted + 1e-9 for stratum in strata])
+    chances = Stream("faultcli where", seed, "pilot").uniform(2 * MAPS).reshape(MAPS, 2)
+    for trial, (first, second) in enumerate(chances):
+        stratum = strata[int(np.searchsorted(worth, first * worth[-1]))]
+        law = OneBit(stratum.region, stratum.first_word + int(second * stratum.size), stratum.bit)
+        yield Trial(number, image.bits + trial, law)
 
 
 @dataclass(frozen=True)

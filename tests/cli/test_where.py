@@ -51,6 +51,23 @@ def test_agrees_with_an_unstratified_campaign(faultcli: Cli, tmp_path: Path) -> 
     assert found["means"]["sdc"] + found["means"]["due"] == pytest.approx(found["network"]["mean"])
 
 
+def test_a_part_of_the_inputs_says_the_same(faultcli: Cli, tmp_path: Path) -> None:
+    """And which part it was, the store knows."""
+    store, path, again = (tmp_path / name for name in ("s.db", "w.json", "again.json"))
+    common = ("where", "--limit", "80", "--quiet", "--include", "fc2*", "--trials", "200", "--half-width", "0.004")
+    assert faultcli(*common, "--json", path).code == 0
+    full = document(path)["network"]
+    assert faultcli(*common, "--inputs-per-trial", "10", "--json", path, "--store", store).code == 0
+    found = document(path)
+    assert found["inputs_per_trial"] == 10
+    assert full["low"] - 0.004 <= found["network"]["mean"] <= full["high"] + 0.004
+    done = faultcli(*common, "--inputs-per-trial", "auto", "--json", again, "--store", store)
+    assert "10 of 80 inputs per trial" in " ".join(done.out.split())
+    other = document(again)
+    del found["timing"], other["timing"]
+    assert found == other
+
+
 def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
     done = faultcli("where", *SMALL, "--trials", "130", "--by", "channel", "--critical", "drop:0.1")
     assert done.code == 0
@@ -68,6 +85,8 @@ def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
         (("--by", "weight"), "--by weight"),
         (("--protect", "scale=auto", "--format", "q2.5"), "depends on the bit-error rate"),
         (("--plan-only",), "--plan-only"),
+        (("--inputs-per-trial", "5", "--critical", "any"), "--critical any"),
+        (("--inputs-per-trial", "20"), "there are 20 inputs"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: tuple[str, ...], said: str, faultcli: Cli) -> None:

@@ -108,6 +108,33 @@ def test_intervals_hold_the_truth() -> None:
     assert abs(np.mean(means) - whole) < 0.0015  # 0.0004 is the standard error: no half decides on its own trials
 
 
+def test_intervals_count_the_inputs_that_a_flip_was_not_run_on() -> None:
+    """Each flip on 6 of 60 inputs: even with all of them tried, the truth of the 60 is not known, and the interval says
+    so. With the variance within left out it would have no width there."""
+    memory = MemoryImage({"a.weight": next(iter(dict(image().values()).values()))[:4, :6].contiguous()})
+    rng, inputs, size = np.random.default_rng(4), 60, 6
+    truth = [np.round(60 * values).astype(int) for values in _truth(memory)]
+    whole = sum(int(values.sum()) for values in truth) / (60 * memory.bits)
+    hits, strata_hit, means = 0, [], []
+    for seed in range(60):
+        allocation = Allocation(strata_of(memory, seed), sampled=True)
+        while chosen := allocation.next_round(64):
+            for draw in chosen:
+                changed = truth[draw.stratum][allocation.strata[draw.stratum].law(draw.number).word]
+                part = rng.hypergeometric(changed, inputs - changed, size) / size
+                allocation.add(draw, part, part * (1 - part) / (size - 1) * (1 - size / inputs))
+        found = allocation.estimate()
+        assert found is not None
+        assert allocation.counts.sum() == memory.bits
+        means.append(found.mean)
+        hits += _holds(found, whole)
+        strata_hit += [_holds(allocation.of(h), values.mean() / 60) for h, values in enumerate(truth) if values.any()]
+        assert found.half_width
+    assert hits >= 53  # 57 of 60 are expected
+    assert np.mean(strata_hit) >= 0.94
+    assert found.half_width == pytest.approx(1.96 * np.std(means), rel=0.35)
+
+
 def _holds(found: Interval | None, value: float) -> bool:
     assert found is not None
     assert found.low is not None
