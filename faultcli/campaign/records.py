@@ -189,7 +189,9 @@ class CampaignResult:
         pairs = ((arm.measure.of(record.outcome), without.get(record.trial)) for record in arm.records)
         gains = [value - before for value, before in pairs if value is not None and before is not None]
         (low, high), (least, most) = arm.measure.bounds, plain.measure.bounds
-        return arm.mean(gains, confidence, (low - most, high - least))
+        found = arm.mean(gains, confidence, (low - most, high - least))
+        low, high = arm.measure.of_means
+        return found and found.within((low - high, high - low))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

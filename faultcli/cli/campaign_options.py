@@ -56,8 +56,7 @@ class Gates(Stopping):
     """What the verdict asks for, and with it how many trials there are."""
 
     trials: Annotated[
-        int | None,
-        trials("N", "Fault maps per arm, at the most: 30; 300 of part of the inputs; 1000 with a gate or --until-ci."),
+        int | None, trials("N", "Fault maps per arm, at the most: 30, or 1000 with a gate or --until-ci.")
     ] = None
     min_accuracy: Annotated[float | None, trials("A", "Gate: mean accuracy A or more, a fraction.")] = None
     max_drop: Annotated[
