@@ -13,7 +13,6 @@ from faultcli.report.numbers import (
     flips_text,
     gain_text,
     headline_text,
-    inputs_text,
     percent,
     percent_interval,
     perplexity_interval,
@@ -207,7 +206,11 @@ def provenance_rows(result: CampaignResult) -> list[tuple[str, str]]:
         ("Fault laws", ", ".join(dict.fromkeys(arm.arm.fault.spec for arm in result.arms))),
         ("Bits at risk", f"{max(arm.bits for arm in result.arms):,} at the most"),
         ("Trials", f"{sum(len(arm.records) for arm in result.arms):,} in {counted(len(result.arms), 'arm')}"),
-        *([] if result.plan.inputs_per_trial is None else [("Inputs per trial", inputs_text(result))]),
+        *(
+            []
+            if result.plan.inputs_per_trial is None
+            else [("Inputs per trial", f"{result.plan.inputs_per_trial:,} of {result.inputs:,}")]
+        ),
     ]
     return _tested(result, arms)
 
