@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.campaign.statistics.intervals import Interval, error_rate
+from faultcli.where.layers import LayerStratum
 from faultcli.where.strata import Stratum
 
 Floats = NDArray[np.float64]
@@ -96,7 +97,9 @@ class Allocation:
         sampled: whether a trial runs a part of the inputs.
     """
 
-    def __init__(self, strata: Sequence[Stratum], confidence: float = 0.95, *, sampled: bool = False) -> None:
+    def __init__(
+        self, strata: Sequence[Stratum] | Sequence[LayerStratum], confidence: float = 0.95, *, sampled: bool = False
+    ) -> None:
         from scipy.special import ndtri
 
         self.strata, self.sampled = strata, sampled

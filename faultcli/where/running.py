@@ -13,16 +13,17 @@ import numpy as np
 
 from faultcli.campaign.bench import Trial
 from faultcli.campaign.pilot import MAPS
-from faultcli.campaign.plan import Arm, Plan
+from faultcli.campaign.plan import MOST_TRIALS, Arm, Plan
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, RunWith, opened
 from faultcli.errors import UsageError
-from faultcli.faults.one_bit import OneBit
+from faultcli.faults.one_bit import EachLayer, OneBit
 from faultcli.faults.sampling import Stream
 from faultcli.memory import MemoryImage
 from faultcli.where.allocation import Allocation, Seen, Turn
+from faultcli.where.layers import Effects, LayerStratum, layers_at_risk
 from faultcli.where.strata import Stratum, strata_of
 from faultcli.workload.metrics import Outcome
 
@@ -107,6 +108,7 @@ class WhereResult:
     memory: ArmMemory
     allocation: Allocation
     means: dict[str, float]
+    effects: Effects | None  # of each layer, where each is hit alone; None: single flips
     failures: tuple[Failure, ...]
     reached: bool  # every half-width that was asked for
     seconds: float
@@ -125,10 +127,11 @@ def run_where(
     on_round: Look = lambda trials, allocation: None,
     **means: Unpack[RunWith],
 ) -> WhereResult:
-    """Flip single bits, stratum by stratum, until the half-widths are reached or the trials are used up.
+    """Flip single bits, stratum by stratum, or the bits of one layer at a time, until the half-widths are reached or
+    the trials are used up.
 
     Args:
-        plan: one arm, with the law `bit:any`.
+        plan: one arm, with the law `bit:any`, or that of `EachLayer`: each layer alone at a rate.
         subject: in the same state, bit for bit, when this returns or raises.
         aim: when it is enough.
         channels: strata are output channels by bits, not tensors by bits.
@@ -151,9 +154,15 @@ def run_where(
         arm = next(run.arms())
         memory = arm.memory()
         image = subject.image(plan.arms[0])
-        strata = strata_of(image, plan.seed, channels=channels, blind=blind)
+        law, effects = plan.arms[0].fault, None
+        strata: list[Stratum] | list[LayerStratum]
+        if isinstance(law, EachLayer):
+            strata = layers_at_risk(image, law.rate)
+            effects = Effects(len(strata))
+        else:
+            strata = strata_of(image, plan.seed, channels=channels, blind=blind)
         allocation = Allocation(strata, plan.confidence, sampled=run.plan.inputs_per_trial is not None)
-        found, failures, reached = _grow(aim, arm, memory, allocation, run.budget_seconds, on_round)
+        found, failures, reached = _grow(aim, arm, memory, allocation, effects, run.budget_seconds, on_round)
         return WhereResult(
             run.plan,
             run.identity.sha256,
@@ -162,6 +171,7 @@ def run_where(
             memory,
             allocation,
             found,
+            effects,
             tuple(failures),
             reached,
             run.seconds,
@@ -169,7 +179,13 @@ def run_where(
 
 
 def _grow(
-    aim: Aim, arm: ArmTrials, memory: ArmMemory, allocation: Allocation, seconds: float | None, on_round: Look
+    aim: Aim,
+    arm: ArmTrials,
+    memory: ArmMemory,
+    allocation: Allocation,
+    effects: Effects | None,
+    seconds: float | None,
+    on_round: Look,
 ) -> tuple[dict[str, float], list[Failure], bool]:
     start = time.perf_counter()
     strata, failures, done = allocation.strata, list[Failure](), 0
@@ -188,6 +204,8 @@ def _grow(
                     failures.append(result)
                     continue
                 _take(result, draw, aim, memory, allocation, others)
+                if effects is not None:
+                    effects.add(draw.stratum, result, memory.stored)
         on_round(done, allocation)
     means = {name: float(allocation.weights @ own.means()) for name, own in others.items()}
     return means, failures, _phase(aim, allocation) is None
@@ -213,6 +231,11 @@ def _within(outcome: Outcome) -> float:
 
 def _pilot(seed: int, number: int, arm: Arm, image: MemoryImage, *, channels: bool, blind: bool) -> Iterator[Trial]:
     """Yield flips where they are predicted to do something, about as often as an allocation asks for them."""
+    if isinstance(arm.fault, EachLayer):
+        layers = layers_at_risk(image, arm.fault.rate)
+        for trial in range(max(MAPS, len(layers))):
+            yield Trial(number, MOST_TRIALS + trial, layers[trial % len(layers)].law(trial))
+        return
     strata = strata_of(image, seed, channels=channels, blind=blind)
     worth = np.cumsum([stratum.size * stratum.predicted + 1e-9 for stratum in strata])
     chances = Stream("faultcli where", seed, "pilot").uniform(2 * MAPS).reshape(MAPS, 2)
@@ -237,7 +260,7 @@ def _phase(aim: Aim, allocation: Allocation) -> _Phase | None:
     return None
 
 
-def _trials(arm: int, strata: Sequence[Stratum], chosen: Iterable[Turn]) -> Iterator[Trial]:
+def _trials(arm: int, strata: Sequence[Stratum] | Sequence[LayerStratum], chosen: Iterable[Turn]) -> Iterator[Trial]:
     for draw in chosen:
         stratum = strata[draw.stratum]
         yield Trial(arm, stratum.number(draw.number), stratum.law(draw.number))

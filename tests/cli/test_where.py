@@ -68,6 +68,36 @@ def test_a_part_of_the_inputs_says_the_same(faultcli: Cli, tmp_path: Path) -> No
     assert found == other
 
 
+def test_each_layer_alone_is_what_a_campaign_says_of_it(faultcli: Cli, tmp_path: Path) -> None:
+    store, path, again, campaign = (tmp_path / name for name in ("s.db", "w.json", "again.json", "c.json"))
+    common = ("--limit", "20", "--quiet", "--format", "q2.5", "--include", "conv1*", "--include", "fc2*")
+    where = ("where", *common, "--fault", "bitflip:3e-3", "--half-width", "0.02", "--threads", "1")
+    done = faultcli(*where, "--json", path)
+    assert done.code == 0
+    assert "█" in done.out
+    found = document(path)
+    assert found["fault"] == "bitflip:0.003"
+    assert found["reached"]
+    assert found["bit_positions"] == found["strata"] == []
+    layers = {one["name"]: one for one in found["layers"]}
+    assert found["network"]["mean"] == pytest.approx(sum(one["mean"] for one in layers.values()) / len(layers))
+    assert sum(one["sites"] for one in layers.values()) == found["bits"]
+    assert faultcli(*where, "--json", again, "--store", store, "--trials", "30").code == 0
+    assert faultcli(*where, "--json", again, "--store", store).code == 0
+    other = document(again)
+    del found["timing"], other["timing"]
+    assert found == other
+    assert faultcli("report", store, "-o", tmp_path / "r.json").code == 2
+    for name, layer in layers.items():
+        law = ("--fault", f"bitflip:3e-3,include={name}", "--trials", "25", "--threads", "1")
+        assert faultcli("campaign", *common, *law, "--json", campaign).code == 0
+        arm = document(campaign)["arms"][0]
+        low, high = (arm["accuracy"][end] - arm["stored_accuracy"] for end in ("low", "high"))
+        change = layer["accuracy_change"]
+        assert change["low"] - 0.02 <= high
+        assert low <= change["high"] + 0.02
+
+
 def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
     done = faultcli("where", *SMALL, "--trials", "130", "--by", "channel", "--critical", "drop:0.1")
     assert done.code == 0
@@ -80,6 +110,10 @@ def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
     [
         (("--critical", "much"), "--critical much"),
         (("--critical", "drop"), "--critical drop"),
+        (("--fault", "flips:2"), "--fault flips:2"),
+        (("--fault", "bitflip:1e-3,bits=30"), "--fault bitflip:1e-3"),
+        (("--fault", "bitflip:0"), "bitflip:0"),
+        (("--fault", "bitflip:1e-3", "--by", "channel"), "--by channel"),
         (("--half-width", "0"), "--half-width 0"),
         (("--stratum-half-width", "2"), "--stratum-half-width 2"),
         (("--by", "weight"), "--by weight"),

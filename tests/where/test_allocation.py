@@ -8,6 +8,7 @@ import pytest
 from faultcli.campaign.statistics import Interval
 from faultcli.memory import MemoryImage
 from faultcli.where.allocation import Allocation
+from faultcli.where.layers import LayerStratum
 from faultcli.where.sizes import leveugle, per_part
 from faultcli.where.strata import strata_of
 
@@ -133,6 +134,29 @@ def test_intervals_count_the_inputs_that_a_flip_was_not_run_on() -> None:
     assert hits >= 53  # 57 of 60 are expected
     assert np.mean(strata_hit) >= 0.94
     assert found.half_width == pytest.approx(1.96 * np.std(means), rel=0.35)
+
+
+def test_layers_get_maps_by_how_much_these_differ() -> None:
+    """Made-up layers: harmless, alike, spread, and one of which some maps ruin all."""
+    rng, hits, means = np.random.default_rng(8), 0, []
+    layers = [LayerStratum(f"layer{place}", 100, place, 4, 1e-3) for place in range(4)]
+    truth = (0.0 + 0.3 + 0.2 + 0.36) / 4
+    for _ in range(60):
+        allocation = Allocation(layers)
+        for _ in range(5):
+            for turn in allocation.next_round(64):
+                beta, ruined = float(rng.beta(2, 8)), 0.9 * float(rng.random() < 0.4)
+                allocation.add(turn, (0.0, 0.3, beta, ruined)[turn.stratum])
+        found = allocation.estimate()
+        assert found is not None
+        means.append(found.mean)
+        hits += _holds(found, truth)
+    assert allocation.counts.argmax() == 3
+    assert allocation.counts[3] > 3 * allocation.counts[0]
+    assert hits >= 53  # 57 of 60 are expected
+    assert abs(np.mean(means) - truth) < 0.006  # 0.002 is the standard error
+    numbers = [layer.number(turn) for layer in layers for turn in range(5)]
+    assert sorted(numbers) == list(range(20))
 
 
 def _holds(found: Interval | None, value: float) -> bool:
