@@ -34,7 +34,7 @@ class Sampled:
         str,
         strata(
             "C",
-            "Share of inputs that change or are not finite (share), if any does (any), or accuracy falls by X (drop:X)",
+            "Share of inputs that change or are not finite (share), any does (any), or accuracy falls by X (drop:X).",
             default=True,
         ),
     ] = "share"
