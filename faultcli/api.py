@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from faultcli.activations.guard import Guarded, guards_of_texts
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.executors import executor_of
 from faultcli.campaign.gates import Gate, parse_gate
-from faultcli.campaign.plan import Plan, cross
+from faultcli.campaign.plan import Plan, cross, default_trials
 from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.result import result_of
 from faultcli.campaign.runner import Listener
@@ -47,9 +47,6 @@ from faultcli.report.formats import render, report_format
 from faultcli.report.html import campaign_fragment
 from faultcli.report.trials import trial_rows
 
-FIXED_TRIALS = 30
-SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
-
 
 class Result(CampaignResult):
     """What a campaign found: `arms`, `original`, `verdict` ("pass", "fail", "inconclusive"; None without gates)."""
@@ -77,16 +74,18 @@ class Conducting(Guarded, total=False):
 
     `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals, and
     that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a name: all
-    others. `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file.
-    `window`: how many unlabelled inputs it looks at. `unlabelled`: where these come from, a name or a data set.
-    `workers`: processes; they import the program, so a script needs `if __name__ == "__main__":`. `budget_seconds`: no
-    trial starts later. `listener`: called with every trial and its arm so far. `command`: what reports say to run.
+    others. `inputs_per_trial`: how many inputs a trial runs, drawn anew for each; or "auto". `recalibrate`: as
+    `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file. `window`: how many unlabelled inputs it
+    looks at. `unlabelled`: where these come from, a name or a data set. `workers`: processes; they import the program,
+    so a script needs `if __name__ == "__main__":`. `budget_seconds`: no trial starts later. `listener`: called with
+    every trial and its arm so far. `command`: what reports say to run.
     """
 
     seed: int
     until_ci: float | None
     confidence: float
     bounds: Mapping[str | None, tuple[float, float]]
+    inputs_per_trial: int | Literal["auto"] | None
     recalibrate: Sequence[str]
     corrector: str | Path | None
     window: int
@@ -120,7 +119,8 @@ def run_campaign(
         faults: laws, as `--fault` takes them.
         formats: number formats of the memory.
         protect: chains of protections, as `--protect` takes them, and what a plan's file says (a mapping), one an arm.
-        trials: fault maps per arm, at the most; None: 30, or 1000 where gates or `until_ci` say when there are enough.
+        trials: fault maps per arm, at the most; None: 30; 300 of part of the inputs; 1000 where gates or `until_ci`
+            say when there are enough.
         gates: thresholds by the gates' names, e.g. `{"max-drop": 0.01}`, or demands, e.g. `["mAP>=0.4"]`.
         store: a file that keeps every trial; the same call continues from there.
         how: see `Conducting`.
@@ -142,7 +142,8 @@ def run_campaign(
         guards_of_texts(how.get("guard_activations", ()), how.get("guard_bounds")),
     )
     if trials is None:
-        trials = default_trials(laws, sequential=bool(gates) or until_ci is not None)
+        part = how.get("inputs_per_trial") is not None
+        trials = default_trials(laws, sequential=bool(gates) or until_ci is not None, subsets=part)
     chosen = subject.selection
     plan = Plan(
         arms,
@@ -155,6 +156,7 @@ def run_campaign(
         until_ci,
         confidence,
         bounds=tuple((name, low, high) for name, (low, high) in bounds.items()),
+        inputs_per_trial=how.get("inputs_per_trial"),
     )
     if any(arm.looks for arm in arms):
         subject.classifier("recalibrate=" if correct is None else "corrector=")
@@ -179,13 +181,6 @@ def _gates(
     if isinstance(gates, Mapping):
         return tuple(Gate(name, threshold) for name, threshold in gates.items())
     return tuple(parse_gate(text, bounds) for text in gates)
-
-
-def default_trials(laws: Sequence[FaultLaw], *, sequential: bool) -> int:
-    """Return how many fault maps an arm gets if nobody says."""
-    if laws and all(law.repeats for law in laws):
-        return 1
-    return SEQUENTIAL_TRIALS if sequential else FIXED_TRIALS
 
 
 def read_result(store: str | Path) -> Result:

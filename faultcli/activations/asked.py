@@ -5,7 +5,7 @@ from __future__ import annotations
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import AnyFlips, BitFlip
-from faultcli.faults.one_bit import AnyBit
+from faultcli.faults.one_bit import BY_STRATA
 from faultcli.faults.selection import Selection
 from faultcli.formats import NumberFormat, ScaledFormat, parse_format
 from faultcli.protect.chain import UNPROTECTED, Chain
@@ -21,7 +21,7 @@ def check_asked(selection: Selection, format: str, law: FaultLaw, chain: Chain) 
     if selection.layers is None:
         return
     check_memory(selection, format, chain)
-    if isinstance(law, AnyFlips | AnyBit):
+    if isinstance(law, (AnyFlips, *BY_STRATA)):
         selection.check_tensors("this command")
     if not isinstance(law, BitFlip):
         raise UsageError(

@@ -4,6 +4,8 @@ subject     what is put to the test
 scoring     how a model in memory is judged
 plan        what is run: arms, trials, seed, and the hash of it
 activations  outputs of layers of a subject as a memory
+subsets     trials on a part of the inputs
+pilot       how many inputs a trial should run
 bench       the model with the values of one memory in it, on which trials run
 executors   who runs trials: this process, others, a cluster
 trials      what campaigns and curves share: a plan opened on a subject, and the trials of its arms
@@ -22,6 +24,7 @@ safety      figures of functional safety, from trials of one flip
 store       where trials are kept
 database    the file of a store
 store_checks  what a store may hold: every value is checked when it is read
+outcome_checks  the same of runs of the model
 flip_checks  the same of single flips
 merge       one store of several
 provenance  where numbers come from

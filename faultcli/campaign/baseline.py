@@ -50,6 +50,9 @@ class Baseline:
         if schema != RESULT_SCHEMA:
             found = schema if isinstance(schema, str) else "something else"
             raise BaselineError(f"{path}: is {found}, a baseline is {RESULT_SCHEMA}", remedy)
+        if (size := document.get("inputs_per_trial")) is not None:
+            problem = f"{path}: its trials ran {_short(size)} of the inputs each, and pairs are of all inputs"
+            raise BaselineError(problem, "measure the baseline without --inputs-per-trial")
         again = "measure it again with this faultcli"
         try:
             self._arms = {_key(arm): _accuracies(arm["trial_accuracies"]) for arm in document["arms"]}

@@ -20,6 +20,7 @@ from faultcli.campaign.plan import Arm
 from faultcli.campaign.records import Record
 from faultcli.campaign.single_flip import one_flip, single_flip
 from faultcli.campaign.subject import Subject
+from faultcli.campaign.subsets import Subsets, check_subsets
 from faultcli.faults.law import FaultLaw
 from faultcli.formats import as_words
 from faultcli.memory import MemoryImage
@@ -77,6 +78,7 @@ class Bench:
     activations: ActivationMemory | None = None  # outputs of layers, where they are at risk
     late: LateStart | None = None
     guards: dict[int, tuple[LayerBounds, str]] = field(default_factory=dict)  # as recalibrations, with their modes
+    subsets: Subsets | None = None  # where trials do not run all inputs
 
     @classmethod
     def set_up(
@@ -86,6 +88,7 @@ class Bench:
         original: FaultFree,
         *,
         seed: int,
+        inputs_per_trial: int | None = None,
     ) -> Bench:
         """Put the values as they lie in the memory into the model and run it without faults.
 
@@ -93,14 +96,20 @@ class Bench:
             subject: its workload holds the checkpoint; afterwards, the values as stored.
             arms: those of one memory, by position in the plan.
             original: the run of the checkpoint as it is.
-            seed: of all faults.
+            seed: of all faults, and of the inputs of trials.
+            inputs_per_trial: how many of the inputs a trial runs; None: all of them.
         """
         workload, tensors, unlabelled = subject.workload, subject.tensors, subject.unlabelled
         image = subject.image(next(iter(arms.values())))
         differs = write_stored(image, workload, tensors)
         activations = activation_memory(subject, next(iter(arms.values())).format)
-        with nullcontext() if activations is None else activations.stored(workload.model):
-            stored = fault_free(workload) if differs or (activations and activations.rounds) else original
+        subsets = None
+        if inputs_per_trial is not None:
+            subsets = Subsets.of(check_subsets(workload, inputs_per_trial), seed, inputs_per_trial)
+            stored = FaultFree(subsets.golden, subsets.outcome, subsets.seconds)
+        else:
+            with nullcontext() if activations is None else activations.stored(workload.model):
+                stored = fault_free(workload) if differs or (activations and activations.rounds) else original
         recalibrations, corrections = {}, {}
         for number, arm in arms.items():
             if arm.recalibrate is not None:
@@ -113,9 +122,9 @@ class Bench:
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
         guards = guards_of(subject, arms)
         late = None
-        if activations is None and isinstance(workload, Workload):
+        if activations is None and subsets is None and isinstance(workload, Workload):
             late = workload.late_start(stored.golden, list(image.tensors))
-        return cls(workload, image, stored, seed, recalibrations, corrections, activations, late, guards)
+        return cls(workload, image, stored, seed, recalibrations, corrections, activations, late, guards, subsets)
 
     @property
     def bits(self) -> int:
@@ -141,7 +150,8 @@ class Bench:
         faults = self.image.draw(trial.law, seed=self.seed, trial=trial.number)
         patch = self.image.patch(faults)
         recalibration, correction = self.recalibrations.get(trial.arm), self.corrections.get(trial.arm)
-        outcome = self.stored.outcome
+        rows = None if self.subsets is None else self.subsets.rows(trial.number)
+        outcome = self.stored.outcome if self.subsets is None or rows is None else self.subsets.healthy(rows)
         guarded = trial.arm in self.guards
         if patch.values_changed or recalibration or correction or guarded:
             # A recalibration changes further tensors, a guard what layers give.
@@ -152,7 +162,9 @@ class Bench:
                 recalibration.applied() if recalibration else nullcontext(),
                 self._guarded(trial.arm),
             ):
-                if correction is None and run is None:
+                if self.subsets is not None and rows is not None:
+                    outcome = self.subsets.run(rows)
+                elif correction is None and run is None:
                     outcome = self.workload.outcome(self.stored.golden)
                 else:
                     assert isinstance(self.workload, Workload)

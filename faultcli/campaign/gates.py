@@ -275,19 +275,24 @@ class GateCheck:
         gate: the demand.
         clean: what accuracy is compared with in this arm.
         alpha: the probability, at most, of a false pass, and of a false fail.
+        bounds: the least and the largest value of a trial, where estimates leave what the mean lies between.
     """
 
-    def __init__(self, gate: Gate, *, clean: FaultFreeAccuracy, alpha: float) -> None:
+    def __init__(self, gate: Gate, *, clean: FaultFreeAccuracy, alpha: float, bounds: Bounds | None = None) -> None:
         self.gate = gate
+        self._bounds = bounds or gate.bounds
         self.limit = gate.limit(clean)
         self.trials = 0
         self._alpha = alpha
         self._values: list[float] = []
         bad: Side = "below" if gate.direction == "above" else "above"
-        self._good = MeanTest(self.limit, alpha=alpha, direction=gate.direction, bounds=gate.bounds)
-        self._bad = MeanTest(self.limit, alpha=alpha, direction=bad, bounds=gate.bounds)
+        self._good = MeanTest(self.limit, alpha=alpha, direction=gate.direction, bounds=self._bounds)
+        self._bad = MeanTest(self.limit, alpha=alpha, direction=bad, bounds=self._bounds)
         self._verdict = Verdict.INCONCLUSIVE
         self._settle()
+        low, high = gate.bounds
+        if not low <= self.limit <= high:  # beyond every mean there is, though not beyond every estimate of one
+            self._verdict = Verdict.PASS if (self.limit < low) == (gate.direction == "above") else Verdict.FAIL
         # A limit at the very end of what is possible is met by every mean there is.
         if self.limit == gate.bounds[0 if gate.direction == "above" else 1]:
             self._verdict = Verdict.PASS
@@ -331,7 +336,7 @@ class GateCheck:
             self.limit,
             alpha=self._alpha,
             direction="above" if above else "below",
-            bounds=self.gate.bounds,
+            bounds=self._bounds,
         )
 
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from faultcli.activations.asked import check_asked, has_scale
 from faultcli.activations.guard import GuardId
@@ -24,9 +24,12 @@ from faultcli.protect.chain import UNPROTECTED, Chain, parse_chain
 from faultcli.recover.applied import CorrectorId
 from faultcli.recover.batchnorm import Recalibrate, parse_recalibration
 from faultcli.workload.measures import ACCURACY, UNBOUNDED, Measure
-from faultcli.workload.metrics import Outcome
+from faultcli.workload.metrics import Outcome, estimate_bounds
 
 RESULT_SCHEMA = "faultcli.campaign/1"  # a change of what a trial's numbers mean is a new version
+FIXED_TRIALS = 30
+SUBSET_TRIALS = 300  # where each of them runs a part of the inputs
+SEQUENTIAL_TRIALS = 1000  # where the trials themselves say when there are enough
 MOST_TRIALS = 10_000_000  # per arm; a store that has a trial of a higher number is damaged
 
 
@@ -162,6 +165,7 @@ class Plan:
         tuple[float | None, ...], ...
     ] = ()  # per arm and trial, the accuracy of the checkpoint to compare with
     bounds: tuple[tuple[str | None, float, float], ...] = ()  # what scores lie between, by name; None: all others
+    inputs_per_trial: int | Literal["auto"] | None = None  # drawn anew for every trial (`campaign.subsets`); None: all
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -180,9 +184,29 @@ class Plan:
             raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0", "--seed 0")
         for arm in self.arms:
             arm.check_activations(self.selection)
+        self._check_subsets()
         repeated = {arm for arm in self.arms if self.arms.count(arm) > 1}
         if repeated:
             raise UsageError(f"the arm {next(iter(repeated)).label} is asked for twice", "name every level once")
+
+    def _check_subsets(self) -> None:
+        """Refuse what does not go together with trials that run a part of the inputs."""
+        option = f"--inputs-per-trial {self.inputs_per_trial}"
+        if self.inputs_per_trial is None:
+            return
+        if self.inputs_per_trial != "auto" and self.inputs_per_trial < 1:
+            raise UsageError(f"{option}: a trial runs at least 1 input", "--inputs-per-trial auto")
+        repeating = [arm.fault.spec for arm in self.arms if arm.fault.repeats]
+        needs = {
+            "a curve": self.question is not None,
+            "outputs of layers at risk (--target)": self.selection.layers is not None,
+            "--baseline": bool(self.baseline),
+            "--corrector": any(arm.correct is not None for arm in self.arms),
+            f"{''.join(repeating[:1])}, the same faults in every trial,": bool(repeating),
+        }
+        for what, asked in needs.items():
+            if asked:
+                raise UsageError(f"{option}: {what} needs all inputs in every trial", "leave one of the two out")
 
     @property
     def selection(self) -> Selection:
@@ -197,6 +221,14 @@ class Plan:
         bounds = {known: (low, high) for known, low, high in self.bounds}
         good = {gate.direction for gate in self.gates if gate.score == name}
         return Measure(name, bounds.get(name, bounds.get(None, UNBOUNDED)), good.pop() if len(good) == 1 else None)
+
+    def measure_in(self, original: Outcome, stored: Outcome) -> Measure:
+        """Return what the campaign is about in an arm whose memory gives `stored` without faults: where trials run a
+        part of the inputs, their estimates may leave 0 to 1."""
+        measure, size = self.measure(original), self.inputs_per_trial
+        if size is None or size == "auto" or stored.correct1 is None:
+            return measure
+        return replace(measure, bounds=estimate_bounds(stored.correct1, stored.n, size))
 
     def check_measure(self, original: Outcome) -> None:
         """Refuse what a score cannot be asked, and bounds that it leaves.
@@ -243,6 +275,7 @@ class Plan:
             "seed": self.seed,
             "selection": [self.target, list(self.include), list(self.exclude)],
             **({"unread": sorted(unread)} if unread else {}),
+            **({} if self.inputs_per_trial is None else {"inputs_per_trial": self.inputs_per_trial}),
         }
         looking = (arm.looks or (unlabelled is not None and arm.calibrates(self.selection)) for arm in self.arms)
         arms = (
@@ -270,6 +303,13 @@ class Identity:
 
 def _text(content: object) -> str:
     return json.dumps(content, sort_keys=True)
+
+
+def default_trials(laws: Sequence[FaultLaw], *, sequential: bool, subsets: bool = False) -> int:
+    """Return how many fault maps an arm gets if nobody says."""
+    if laws and all(law.repeats for law in laws):
+        return 1
+    return SEQUENTIAL_TRIALS if sequential else SUBSET_TRIALS if subsets else FIXED_TRIALS
 
 
 def read_arm(identity: Mapping[str, Any]) -> Arm:

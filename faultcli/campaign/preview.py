@@ -15,6 +15,8 @@ from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.statistics import sample_size, trials_needed
 from faultcli.campaign.store import Store
 from faultcli.campaign.subject import Subject
+from faultcli.campaign.subsets import check_subsets
+from faultcli.errors import UsageError
 from faultcli.faults.laws import Flips
 from faultcli.memory import MemoryImage
 
@@ -54,7 +56,7 @@ class Preview:
     plan_hash: str
     inputs: int
     half_width: float
-    seconds_per_trial: float  # one run of the model over all inputs, measured
+    seconds_per_trial: float  # one run of the model over a trial's inputs, measured
     arms: tuple[ArmPreview, ...]
 
 
@@ -74,12 +76,17 @@ def preview(
     """
     if plan.question is not None:
         check_arms(plan, subject)
+    size = plan.inputs_per_trial
+    if size == "auto":
+        raise UsageError("--inputs-per-trial auto: is settled by running trials", "name a number with --plan-only")
+    if size is not None:
+        check_subsets(subject.workload, size)
     subject = calibrating(subject, plan)
     identity, workload = subject.identity(plan), subject.workload
     original = fault_free(workload).outcome
     plan.check_measure(original)
     measure = plan.measure(original)
-    seconds = fault_free(workload).seconds
+    seconds = fault_free(workload).seconds * (1 if size is None else size / len(workload))
     half_width = plan.until_half_width or HALF_WIDTH
     images: dict[object, tuple[MemoryImage, ActivationMemory | None]] = {}
     arms = []

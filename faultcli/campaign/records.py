@@ -87,7 +87,8 @@ class ArmResult:
     def headline(self, confidence: float = 0.95) -> Interval | None:
         """Mean over trials of what the campaign is about, with its interval; see `mean`."""
         if confidence not in self._headlines:
-            self._headlines[confidence] = self.mean(self.values, confidence, self.measure.bounds)
+            found = self.mean(self.values, confidence, self.measure.bounds)
+            self._headlines[confidence] = found and found.within(self.measure.of_means)
         return self._headlines[confidence]
 
     @cached_property
@@ -129,8 +130,8 @@ class ArmResult:
 
     @property
     def worst(self) -> float | None:
-        """The worst trial's value; None where nobody said which side is worse."""
-        if self.measure.good is None:
+        """The worst trial's value; None where nobody said which side is worse, and where no trial ran all inputs."""
+        if self.measure.good is None or (self.records and self.records[0].outcome.sample is not None):
             return None
         return (min if self.measure.good == "above" else max)(self.values, default=None)
 
@@ -187,7 +188,10 @@ class CampaignResult:
         without = {record.trial: arm.measure.of(record.outcome) for record in plain.records}
         pairs = ((arm.measure.of(record.outcome), without.get(record.trial)) for record in arm.records)
         gains = [value - before for value, before in pairs if value is not None and before is not None]
-        return arm.mean(gains, confidence, arm.measure.differences)
+        (low, high), (least, most) = arm.measure.bounds, plain.measure.bounds
+        found = arm.mean(gains, confidence, (low - most, high - least))
+        low, high = arm.measure.of_means
+        return found and found.within((low - high, high - low))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

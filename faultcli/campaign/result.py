@@ -10,7 +10,7 @@ from faultcli.campaign.records import ArmResult, CampaignResult, Failure, Record
 from faultcli.campaign.store import ArmMemory, Store, StoreError
 from faultcli.campaign.watch import Watch
 from faultcli.faults.laws import AnyFlips
-from faultcli.faults.one_bit import AnyBit
+from faultcli.faults.one_bit import BY_STRATA
 
 
 def result_of(store: Store, plan: Plan | None = None, identity: Identity | None = None) -> CampaignResult:
@@ -32,17 +32,17 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     memories = {
         number: memory
         for number, arm in enumerate(identity.arms)
-        if (memory := store.memory(arm)) is not None and not isinstance(plan.arms[number].fault, AnyFlips | AnyBit)
+        if (memory := store.memory(arm)) is not None and not isinstance(plan.arms[number].fault, (AnyFlips, *BY_STRATA))
     }
     missing = tuple(
         arm.label
         for number, arm in enumerate(plan.arms)
-        if number not in memories and not isinstance(arm.fault, AnyFlips | AnyBit)
+        if number not in memories and not isinstance(arm.fault, (AnyFlips, *BY_STRATA))
     )
     if not memories:
-        if any(isinstance(arm.fault, AnyBit) for arm in plan.arms):
+        if any(isinstance(arm.fault, BY_STRATA) for arm in plan.arms):
             raise StoreError(
-                f"{store.name}: holds single flips of `faultcli where`, drawn by strata, and no campaign",
+                f"{store.name}: holds single flips or layers of `faultcli where`, drawn by strata, and no campaign",
                 "the `where` command that wrote it shows them again, with --json FILE as a document",
             )
         raise no_trials(store)
@@ -53,7 +53,8 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
     arms = []
     for number, (arm, memory) in enumerate(zip(identity.arms, memories.values(), strict=True)):
         records = store.records(arm, number)
-        watch = Watch(plan, number, FaultFreeAccuracy.of(store.original, memory.stored), plan.measure(store.original))
+        measure = plan.measure_in(store.original, memory.stored)
+        watch = Watch(plan, number, FaultFreeAccuracy.of(store.original, memory.stored), measure)
         arms.append(_arm_result(plan, watch, memory, records, store.failures(arm, number)))
     seconds = sum(record.seconds for arm in arms for record in arm.records)
     found = (tuple(arms), seconds, store.provenance, missing)

@@ -18,6 +18,7 @@ from faultcli.campaign.shard import WHOLE, Shard
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, Run, RunWith, opened
 from faultcli.campaign.watch import Watch
+from faultcli.errors import UsageError
 
 Listener = Callable[[Record | Failure, Watch], None]  # what a trial gave, and all of its arm's so far
 
@@ -48,18 +49,22 @@ def run_campaign(
         WorkloadError: the model fails, or workers are lost again and again.
     """
     if shard.count > 1:
+        if plan.inputs_per_trial == "auto":
+            problem = "--inputs-per-trial auto: measures, and the parts of a campaign would not agree"
+            raise UsageError(problem, "name what one run chose: --inputs-per-trial 16")
         plan = replace(plan, gates=(), until_half_width=None)
     with opened(plan, subject, **means) as run:
         for arm in run.arms():
             _run(run, arm, shard.trials(plan.trials), on_record)
-    return replace(result_of(run.store, plan, run.identity), seconds=run.seconds)
+    return replace(result_of(run.store, run.plan, run.identity), seconds=run.seconds)
 
 
 def _run(run: Run, arm: ArmTrials, numbers: range, on_record: Listener) -> None:
     """Run the trials of an arm until they are enough, or the time is over."""
     original, law = run.original.outcome, run.plan.arms[arm.number].fault
-    clean = FaultFreeAccuracy.of(original, arm.memory().stored)
-    watch = Watch(run.plan, arm.number, clean, run.plan.measure(original))
+    stored = arm.memory().stored
+    clean = FaultFreeAccuracy.of(original, stored)
+    watch = Watch(run.plan, arm.number, clean, run.plan.measure_in(original, stored))
     watch.known = sum(number in arm.known for number in numbers)
     trials = (Trial(arm.number, number, law) for number in _in_time(run, arm, numbers))
     with closing(arm.run(trials)) as found:

@@ -215,6 +215,8 @@ def _unfit(arm: ArmResult) -> str | None:
         return "has gates or --until-ci, so its trials decided how many there are, and one-sided bounds do not hold"
     if not arm.records:
         return "has no trials"
+    if any(record.outcome.sample is not None for record in arm.records):
+        return "has trials of a part of the inputs each, and whether another answer changes nobody looked"
     if any(record.outcome.sdc is None for record in arm.records):
         return "has a score that says of no answer whether it is another one"
     if arm.arm.protect != UNPROTECTED and any(record.flip is None for record in arm.records):

@@ -30,20 +30,17 @@ from faultcli.campaign.database import (
     transaction,
 )
 from faultcli.campaign.flip_checks import read_flip
+from faultcli.campaign.outcome_checks import ArmMemory, EvaluatedOn, read_memory, read_outcome, read_record
 from faultcli.campaign.plan import Arm, Identity, Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store_checks import (
-    ArmMemory,
     Damaged,
     read_arm_cell,
     read_base,
     read_failure,
-    read_memory,
-    read_outcome,
     read_plan,
     read_provenance,
-    read_record,
     whole,
 )
 from faultcli.workload.metrics import Outcome
@@ -209,8 +206,9 @@ class Store:
         rows = self._connection.execute(query, (self._ids[arm],)).fetchall()
         if not rows:
             return {}
-        about, bits, inputs, original = self._arm(arm), self._bits(arm), self.inputs, self.original
-        found = (read_record(row, number, about, bits, inputs=inputs, like=original) for row in rows)
+        about, bits, size = self._arm(arm), self._bits(arm), self.inputs_per_trial
+        given: EvaluatedOn = {"inputs": self.inputs, "like": self.original, "size": size}
+        found = (read_record(row, number, about, bits, **given) for row in rows)
         return self._with_flips({record.trial: record for record in found}, arm)
 
     def _with_flips(self, records: dict[int, Record], arm: str) -> dict[int, Record]:
@@ -265,8 +263,21 @@ class Store:
 
     @property
     @_guarded
+    def begun(self) -> bool:
+        """Whether it holds a campaign."""
+        return self._one("base") is not None
+
+    @property
+    @_guarded
+    def inputs_per_trial(self) -> int | None:
+        """How many inputs every trial runs, where these are not all."""
+        size: int | None = read_base(self._one("base")).get("inputs_per_trial")
+        return size
+
+    @property
+    @_guarded
     def inputs(self) -> int:
-        """How many inputs every trial evaluates."""
+        """How many inputs there are."""
         return whole(self._one("inputs"), "the number of inputs", 1)
 
     @property

@@ -9,47 +9,32 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from faultcli.campaign.gates import GATES, Gate
 from faultcli.campaign.plan import MOST_TRIALS, RESULT_SCHEMA, Arm, ArmTexts, Plan, Question, read_arm
 from faultcli.campaign.provenance import Provenance
-from faultcli.campaign.records import Failure, Record
+from faultcli.campaign.records import Failure
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips
 from faultcli.faults.memories import parse_range
 from faultcli.faults.one_bit import AnyBit
 from faultcli.workload.measures import Bounds
-from faultcli.workload.metrics import Outcome
 
 MOST_REPEATS = 1_000_000  # trials of a curve with one number of flips: they are numbered flips · MOST_REPEATS + repeat
-_MOST_BITS = 1 << 50  # of a memory: 140 TB
-_MOST_OVERHEAD = 1e6  # bits per weight
-_MOST_SECONDS = 1e9  # of a trial: 30 years
+MOST_BITS = 1 << 50  # of a memory: 140 TB
+MOST_OVERHEAD = 1e6  # bits per weight
+MOST_SECONDS = 1e9  # of a trial: 30 years
 _LARGEST = (1 << 63) - 1  # integer that a database holds
-_LARGEST_FLOAT = 1.7e308
+LARGEST_FLOAT = 1.7e308
 _BASE = {"schema", "checkpoint", "workload", "seed", "selection"}
 _ARM = set(ArmTexts.__annotations__) - {"guard_activations"}  # arms without one do not name it
 _MEMORY = ("memory", "meaning", "source")  # what reports say of one
-_OF_TOKENS = (
-    "correct1",
-    "correct5",
-    "agreed",
-)  # counts of a language model that are of scored positions, not of inputs
 
 
 class Damaged(Exception):  # noqa: N818
     """A cell holds what no campaign writes; the message says which, and what."""
-
-
-@dataclass(frozen=True)
-class ArmMemory:
-    """What is known of the memory of an arm before its first trial."""
-
-    bits: int
-    overhead_bits_per_weight: float
-    stored: Outcome
 
 
 def decode(cell: object, what: str) -> Any:
@@ -71,7 +56,7 @@ def whole(value: object, what: str, least: int = 0, most: int = _LARGEST) -> int
         Damaged: it is something else.
     """
     if type(value) is not int or not least <= value <= most:
-        raise Damaged(f"{what} is {_shown(value)}, not a whole number from {least} to {most}")
+        raise Damaged(f"{what} is {shown(value)}, not a whole number from {least} to {most}")
     return value
 
 
@@ -82,8 +67,8 @@ def real(value: object, what: str, least: float = 0.0, most: float = math.inf) -
         Damaged: it is something else.
     """
     # Compared before it is converted: an integer may be larger than any float.
-    if type(value) not in (int, float) or not least <= value <= min(most, _LARGEST_FLOAT):  # type: ignore[operator]
-        raise Damaged(f"{what} is {_shown(value)}, not a number from {least:g} to {most:g}")
+    if type(value) not in (int, float) or not least <= value <= min(most, LARGEST_FLOAT):  # type: ignore[operator]
+        raise Damaged(f"{what} is {shown(value)}, not a number from {least:g} to {most:g}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -94,7 +79,7 @@ def text(value: object, what: str) -> str:
         Damaged: it is something else.
     """
     if not isinstance(value, str):
-        raise Damaged(f"{what} is {_shown(value)}, not text")
+        raise Damaged(f"{what} is {shown(value)}, not text")
     return value.encode("utf-8", "backslashreplace").decode()
 
 
@@ -104,17 +89,19 @@ def read_base(cell: object) -> dict[str, Any]:
     Raises:
         Damaged: it is none, or one of another schema.
     """
-    base = _table(decode(cell, "the campaign"), "the campaign", _BASE)
+    base = table_of(decode(cell, "the campaign"), "the campaign", _BASE)
     if base["schema"] != RESULT_SCHEMA:
-        raise Damaged(f"the campaign is {_shown(base['schema'])}, not {RESULT_SCHEMA}")
+        raise Damaged(f"the campaign is {shown(base['schema'])}, not {RESULT_SCHEMA}")
     text(base["checkpoint"], "its checkpoint")
     if type(base["seed"]) is not int or base["seed"] < 0:
-        raise Damaged(f"its seed is {_shown(base['seed'])}, not a whole number from 0")
+        raise Damaged(f"its seed is {shown(base['seed'])}, not a whole number from 0")
     target, include, exclude = _list(base["selection"], "its selection", 3)
     text(target, "its target")
     for globs in (include, exclude):
         for glob in _list(globs, "its selection"):
             text(glob, "a name in its selection")
+    if "inputs_per_trial" in base:
+        whole(base["inputs_per_trial"], "its inputs per trial", 1)
     return base
 
 
@@ -124,7 +111,7 @@ def read_arm_cell(cell: object) -> Arm:
     Raises:
         Damaged: it is none, or one that this version does not know.
     """
-    arm = _table(decode(cell, "an arm"), "an arm", _ARM)
+    arm = table_of(decode(cell, "an arm"), "an arm", _ARM)
     for name in ("format", "protect", "fault", *(["recalibrate"] if arm["recalibrate"] is not None else [])):
         text(arm[name], f"the {name} of an arm")
     if arm["corrector"] is not None:
@@ -138,95 +125,6 @@ def read_arm_cell(cell: object) -> Arm:
         return read_arm(arm)
     except FaultcliError as error:
         raise Damaged(f"an arm is not known here: {error.message}") from None
-
-
-def read_outcome(cell: object, what: str, *, inputs: int, like: Outcome | None = None) -> Outcome:
-    """Return an outcome.
-
-    Args:
-        cell: JSON of `Outcome`.
-        what: for messages.
-        inputs: how many the campaign evaluates.
-        like: another outcome of the same model on the same inputs; None: there is none yet.
-
-    Raises:
-        Damaged: counts that are none, exceed what they are counts of, or do not add up; a kind of model other than
-            that of `like`.
-    """
-    found = _table(decode(cell, what), what, {"n", "correct1", "correct5", "loss", "due"})
-    unknown = found.keys() - {field.name for field in fields(Outcome)}
-    if unknown:
-        raise Damaged(f"{what} has {_shown(min(unknown))}, which no outcome has")
-    whole(found["n"], f"the inputs of {what}", inputs, inputs)
-    scored = found.get("scored")
-    if scored is not None:
-        whole(scored, f"the positions of {what}", 1)
-    scores = found.get("scores")
-    if scores is not None:
-        for name, value in _table(scores, f"the scores of {what}", set()).items():
-            if value is not None:
-                real(value, f"{text(name, 'the name of a score')} of {what}", -_LARGEST_FLOAT)
-    for name, value in found.items():
-        if name == "loss":
-            if value is not None:
-                real(value, f"the loss of {what}")
-        elif name not in ("scored", "scores") and (value is not None or name in _certain(scores)):
-            most = inputs if scored is None or name not in _OF_TOKENS else scored
-            whole(value, f"{name} of {what}", 0, most)
-    outcome = Outcome(**found)
-    parts = (outcome.masked, outcome.sdc)
-    if parts != (None, None) and (None in parts or sum(map(int, parts)) + outcome.due != inputs):  # type: ignore[arg-type]
-        raise Damaged(f"{what}: masked, SDC and DUE do not add up to the {inputs} inputs")
-    if like is not None and _kind(outcome) != _kind(like):
-        raise Damaged(f"{what} is of another kind of model than the fault-free run")
-    return outcome
-
-
-def _certain(scores: object) -> tuple[str, ...]:
-    """The counts that every outcome has."""
-    return ("correct1", "due") if scores is None else ("due",)
-
-
-def _kind(outcome: Outcome) -> tuple[object, ...]:
-    counts = outcome.correct1, outcome.correct5, outcome.correct_norm, outcome.masked, outcome.sdc5
-    return outcome.scored, [count is None for count in counts], sorted(outcome.scores or ())
-
-
-def read_memory(row: Sequence[object], *, inputs: int, like: Outcome) -> ArmMemory:
-    """Return what is known of an arm from bits, overhead and fault-free run.
-
-    Raises:
-        Damaged: they cannot be.
-    """
-    bits, overhead, stored = row
-    return ArmMemory(
-        whole(bits, "the bits of an arm", 1, _MOST_BITS),
-        real(overhead, "the overhead of an arm", 0, _MOST_OVERHEAD),
-        read_outcome(stored, "the fault-free run of an arm", inputs=inputs, like=like),
-    )
-
-
-def read_record(row: Sequence[object], number: int, arm: Arm, bits: int, *, inputs: int, like: Outcome) -> Record:
-    """Return a trial.
-
-    Args:
-        row: trial, flips, changed values, outcome, seconds.
-        number: position of the arm in the plan.
-        arm: whose trial it is.
-        bits: of its memory.
-        inputs, like: as `read_outcome`.
-
-    Raises:
-        Damaged: it cannot be.
-    """
-    trial = read_trial(row[0], arm, bits)
-    what = f"trial {trial}"
-    flips = whole(row[1], f"the flips of {what}", 0, bits)
-    if isinstance(arm.fault, AnyFlips) and flips != trial // MOST_REPEATS:
-        raise Damaged(f"{what} has {flips} flips; by its number it has {trial // MOST_REPEATS}")
-    changed = whole(row[2], f"the changed values of {what}", 0, bits)
-    outcome = read_outcome(row[3], what, inputs=inputs, like=like)
-    return Record(number, trial, flips, changed, outcome, real(row[4], f"the time of {what}", 0, _MOST_SECONDS))
 
 
 def read_failure(row: Sequence[object], number: int, arm: Arm, bits: int) -> Failure:
@@ -260,7 +158,7 @@ def read_provenance(cell: object) -> Provenance | None:
     """
     if cell is None:
         return None
-    about = _table(decode(cell, "the provenance"), "the provenance", set())
+    about = table_of(decode(cell, "the provenance"), "the provenance", set())
     named = {field.name for field in fields(Provenance)}
     if about.keys() - named or named - about.keys() - {"tensors", "memories", "preprocessing"}:
         raise Damaged("the provenance has other entries than it should")
@@ -269,11 +167,11 @@ def read_provenance(cell: object) -> Provenance | None:
         if name in ("batch_size", "threads"):
             whole(value, what, 1)
         elif name == "versions":
-            about[name] = {text(key, what): text(item, what) for key, item in _table(value, what, set()).items()}
+            about[name] = {text(key, what): text(item, what) for key, item in table_of(value, what, set()).items()}
         elif name == "tensors":
             about[name] = {
                 text(key, what): [whole(size, what) for size in _list(shape, what)]
-                for key, shape in _table(value, what, set()).items()
+                for key, shape in table_of(value, what, set()).items()
             }
         elif name == "memories":
             about[name] = tuple(_explained(item, what) for item in _list(value, what))
@@ -283,7 +181,7 @@ def read_provenance(cell: object) -> Provenance | None:
 
 
 def _explained(item: object, what: str) -> dict[str, object]:
-    found = _table(item, what, set(_MEMORY))
+    found = table_of(item, what, set(_MEMORY))
     for key, value in found.items():
         if type(value) in (int, float):
             real(value, what)
@@ -303,7 +201,7 @@ def read_plan(cell: object, base: Mapping[str, Any], arms: Mapping[str, Arm]) ->
     Raises:
         Damaged: it asks for what cannot be asked for.
     """
-    asked = _table(
+    asked = table_of(
         decode(cell, "what was asked for"), "what was asked for", {"trials", "until_half_width", "confidence", "gates"}
     )
     target, include, exclude = base["selection"]
@@ -324,8 +222,9 @@ def read_plan(cell: object, base: Mapping[str, Any], arms: Mapping[str, Arm]) ->
             until_half_width=None if width is None else real(width, "the width asked for"),
             confidence=real(asked["confidence"], "the confidence"),
             question=_question(asked.get("question")),
-            baseline=() if not baseline else _baseline(_table(baseline, "the baseline", set()), arms, trials),
+            baseline=() if not baseline else _baseline(table_of(baseline, "the baseline", set()), arms, trials),
             bounds=tuple(bounds),
+            inputs_per_trial=base.get("inputs_per_trial"),
         )
     except FaultcliError as error:
         raise Damaged(f"what was asked for makes no sense: {error.message}") from None
@@ -333,7 +232,7 @@ def read_plan(cell: object, base: Mapping[str, Any], arms: Mapping[str, Arm]) ->
 
 def _bounds(item: object) -> tuple[str | None, float, float]:
     name, low, high = _list(item, "the bounds of a score", 3)
-    ends = [real(end, "the bound of a score", -_LARGEST_FLOAT) for end in (low, high)]
+    ends = [real(end, "the bound of a score", -LARGEST_FLOAT) for end in (low, high)]
     return None if name is None else text(name, "the name of a score"), ends[0], ends[1]
 
 
@@ -341,7 +240,7 @@ def _gate(name: str, limit: object, bounds: Mapping[str | None, Bounds]) -> Gate
     if name in GATES:
         return Gate(name, real(limit, "a threshold"))
     score = name[:-2]
-    return Gate(name, real(limit, "a threshold", -_LARGEST_FLOAT), bounds.get(score, bounds.get(None)))
+    return Gate(name, real(limit, "a threshold", -LARGEST_FLOAT), bounds.get(score, bounds.get(None)))
 
 
 def _question(asked: object) -> Question | None:
@@ -367,9 +266,14 @@ def _baseline(
     return found
 
 
-def _table(value: object, what: str, keys: set[str]) -> dict[str, Any]:
+def table_of(value: object, what: str, keys: set[str]) -> dict[str, Any]:
+    """Return an object that has these keys.
+
+    Raises:
+        Damaged: it is something else, or lacks one.
+    """
     if not isinstance(value, dict):
-        raise Damaged(f"{what} is {_shown(value)}, not an object")
+        raise Damaged(f"{what} is {shown(value)}, not an object")
     missing = keys - value.keys()
     if missing:
         raise Damaged(f"{what} has no {min(missing)!r}")
@@ -378,7 +282,7 @@ def _table(value: object, what: str, keys: set[str]) -> dict[str, Any]:
 
 def _list(value: object, what: str, length: int | None = None) -> list[Any]:
     if not isinstance(value, list) or length not in (None, len(value)):
-        raise Damaged(f"{what} is {_shown(value)}, not a list{'' if length is None else f' of {length}'}")
+        raise Damaged(f"{what} is {shown(value)}, not a list{'' if length is None else f' of {length}'}")
     return value
 
 
@@ -386,7 +290,8 @@ def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as a message has it."""
     if isinstance(value, (dict, list, bytes)):
         return {dict: "an object", list: "a list", bytes: "bytes"}[type(value)]
     if isinstance(value, int) and abs(value) > _LARGEST:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import tee
 from typing import TypedDict, Unpack
@@ -15,11 +15,13 @@ from faultcli.campaign.activations import calibrating
 from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
 from faultcli.campaign.executors.base import Executor, Serial
 from faultcli.campaign.gates import gate_values
+from faultcli.campaign.pilot import Draws, Pilot, evenly, pilot
 from faultcli.campaign.plan import Identity, Plan
 from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory, Store
 from faultcli.campaign.subject import Subject
+from faultcli.campaign.subsets import check_subsets
 from faultcli.errors import WorkloadError
 from faultcli.workload.metrics import Outcome
 
@@ -119,7 +121,10 @@ class Run:
         """Yield the arms, memory by memory: there is one test bench at a time, and none if no trial has to be run."""
         for memory in dict.fromkeys(arm.memory for arm in self.plan.arms):
             arms = {number: arm for number, arm in enumerate(self.plan.arms) if arm.memory == memory}
-            bench = cache(partial(Bench.set_up, self.subject, arms, self.original, seed=self.plan.seed))
+            size = self.plan.inputs_per_trial
+            assert size != "auto"
+            about = self.subject, arms, self.original
+            bench = cache(partial(Bench.set_up, *about, seed=self.plan.seed, inputs_per_trial=size))
             for number in arms:
                 yield ArmTrials(self.store, self.identity.arms[number], number, bench, self.executor)
                 self._waiting -= 1
@@ -131,7 +136,8 @@ class RunWith(TypedDict, total=False):
     `executor`: who runs the trials; this process if nobody is named. It is left open. `store`: where trials are kept;
     nowhere if none is named. `budget_seconds`: no trial, and no round of a curve, starts later than this; what is left
     is shared out evenly among the arms to come. `provenance`: for reports. `on_original`: called with the run without
-    faults of the checkpoint as it is, before any trial.
+    faults of the checkpoint as it is, before any trial. `on_inputs`: called with how many inputs a trial runs, where
+    the plan leaves that open (None: all), and with the pilot that said so, if there was one.
     """
 
     executor: Executor
@@ -139,11 +145,18 @@ class RunWith(TypedDict, total=False):
     budget_seconds: float | None
     provenance: Provenance | None
     on_original: Callable[[Outcome], None]
+    on_inputs: Callable[[int | None, Pilot | None], None]
 
 
 @contextmanager
-def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[Run]:
+def opened(plan: Plan, subject: Subject, *, draws: Draws = evenly, **means: Unpack[RunWith]) -> Iterator[Run]:
     """Open a plan on a subject for the length of a `with` block; afterwards the model is as before, bit for bit.
+
+    Args:
+        plan: what to run.
+        subject: what it is run on.
+        draws: the trials of a pilot, where the plan leaves open how many inputs a trial runs.
+        means: see `RunWith`.
 
     Raises:
         StoreError: the store holds another campaign.
@@ -155,7 +168,9 @@ def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[R
     for arm in plan.arms if subject.hardened is None else ():
         arm.protect.check_names(subject.tensors)  # now, and not when the turn of its arm comes
     subject = calibrating(subject, plan)
-    identity, workload = subject.identity(plan), subject.workload
+    workload = subject.workload
+    if isinstance(plan.inputs_per_trial, int):
+        check_subsets(workload, plan.inputs_per_trial)
     original = fault_free(workload, listen=True)
     if (look := means.get("on_original")) is not None:
         look(original.outcome)
@@ -168,9 +183,26 @@ def opened(plan: Plan, subject: Subject, **means: Unpack[RunWith]) -> Iterator[R
                 "let the model answer alike every time (model.eval(), no noise of its own), or leave the gate out",
             )
     plan.check_measure(original.outcome)
+    if plan.inputs_per_trial == "auto":
+        size, found = _inputs_per_trial(plan, subject, original, store, draws)
+        plan = replace(plan, inputs_per_trial=size)
+        if (told := means.get("on_inputs")) is not None:
+            told(size, found)
+    identity = subject.identity(plan)
     store.join(identity, plan, inputs=len(workload), original=original.outcome, provenance=means.get("provenance"))
     try:
         budget = means.get("budget_seconds")
         yield Run(plan, subject, identity, original, store, executor, budget, start, len(plan.arms))
     finally:
         workload.load(subject.tensors)
+
+
+def _inputs_per_trial(
+    plan: Plan, subject: Subject, original: FaultFree, store: Store, draws: Draws
+) -> tuple[int | None, Pilot | None]:
+    """Return how many inputs a trial runs: as many as in the store, if it has a campaign; else what a pilot says."""
+    check_subsets(subject.workload, subject.workload.architecture.batch or 1)
+    if store.begun:
+        return store.inputs_per_trial, None
+    found = pilot(plan, subject, original, draws)
+    return (None, None) if found is None else (found.best(subject.workload.architecture.batch or 1), found)

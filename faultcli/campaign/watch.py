@@ -29,7 +29,10 @@ class Watch:
         alpha = (1 - plan.confidence) / max(1, len(plan.gates) * len(plan.arms))
         self._baseline = plan.baseline[number] if plan.baseline else ()
         gates = [gate for gate in plan.gates if self._baseline or not gate.needs_baseline]
-        self._checks = [GateCheck(gate, clean=clean, alpha=alpha) for gate in gates]
+        self._checks = [
+            GateCheck(gate, clean=clean, alpha=alpha, bounds=measure.bounds if gate.quantity == "accuracy" else None)
+            for gate in gates
+        ]
 
     def enough(self, record: Record) -> bool:
         """Take the next trial; return whether the arm stops here."""
@@ -68,5 +71,7 @@ class Watch:
         if self._repeats and self._values:
             return certain(self._values[0])
         if self.rule.sequential and self.measure.bounded:
-            return self._sequence.interval
-        return mean_interval(self._values, confidence=self._confidence, bounds=self.measure.bounds)
+            found = self._sequence.interval
+        else:
+            found = mean_interval(self._values, confidence=self._confidence, bounds=self.measure.bounds)
+        return found and found.within(self.measure.of_means)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from faultcli.cli import options
-from faultcli.cli.campaign_options import Gates, Guarding, InParts
+from faultcli.cli.campaign_options import Gates, Guarding, InParts, inputs_per_trial
 from faultcli.cli.console import note
 from faultcli.cli.grouping import grouped
 
@@ -33,8 +33,7 @@ def campaign(
 
     Example: faultcli campaign --ber 1e-5,1e-4 --format fp16,q2.5
     """
-    from faultcli.api import default_trials
-    from faultcli.campaign.plan import Plan
+    from faultcli.campaign.plan import Plan, default_trials
     from faultcli.campaign.runner import run_campaign
     from faultcli.campaign.shard import WHOLE, parse_shard
     from faultcli.cli.progress import watching
@@ -62,9 +61,9 @@ def campaign(
             note(f"{law.spec}: has the same faults in every trial, so there is one trial", quiet=quiet)
     correct = corrector_of(hardening)
     arms = arms_of(model, hardening, laws, correct, guards_asked(hardening))
-    trials = gates.trials
+    trials, size = gates.trials, inputs_per_trial(gates.inputs_per_trial)
     if trials is None:
-        usual = default_trials(laws, sequential=bool(demands) or gates.until_ci is not None)
+        usual = default_trials(laws, sequential=bool(demands) or gates.until_ci is not None, subsets=size is not None)
         trials = older.trials(arms) if older else usual
     plan = Plan(
         arms,
@@ -75,6 +74,7 @@ def campaign(
         gates.until_ci,
         gates.confidence,
         bounds=tuple((name, low, high) for name, (low, high) in bounds.items()),
+        inputs_per_trial=size,
     )
     part = parse_shard(running.shard) if running.shard else WHOLE
     threads = set_threads(running.threads, several=running.several)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from faultcli.cli.grouping import RARE
 from faultcli.cli.options import Hardening, option
@@ -16,6 +16,25 @@ from faultcli.errors import UsageError
 
 trials = partial(option, "Trials and gates")
 running = partial(option, "Running")
+
+
+SOME_INPUTS = (
+    "auto|N",
+    "Run N inputs per fault map, others in each, in place of all: means stay right, and more maps fit into the time."
+    " auto: as many as pay most.",
+    "--inputs-per-trial",
+)
+
+
+def inputs_per_trial(text: str | None) -> int | Literal["auto"] | None:
+    """Read --inputs-per-trial."""
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"--inputs-per-trial {text}: is no number of inputs", "--inputs-per-trial auto, or 16")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,8 @@ class Gates(Stopping):
         trials("[NAME=]LOW:HIGH", "What scores lie between, which a gate on one has to know. Repeatable."),
         RARE,
     ] = None
+
+    inputs_per_trial: Annotated[str | None, trials(*SOME_INPUTS), RARE] = None
 
     def between(self) -> dict[str | None, tuple[float, float]]:
         """Read what scores lie between: `LOW:HIGH` for all, or `NAME=LOW:HIGH`, by name; None as a name: all others."""

@@ -16,6 +16,7 @@ from faultcli.report.text import counted
 if TYPE_CHECKING:
     from faultcli.activations.guard import GuardId, Restrict
     from faultcli.activations.layers import SeenOutputs
+    from faultcli.campaign.pilot import Pilot
     from faultcli.campaign.plan import Arm
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
@@ -236,6 +237,19 @@ def note_original(subject: Subject, original: Outcome, *, quiet: bool) -> None:
     )
 
 
+def note_inputs(inputs: int, size: int | None, pilot: Pilot | None, *, quiet: bool) -> None:
+    """Say how many inputs a trial runs, and why."""
+    chosen = f"all {inputs:,} inputs" if size is None else f"{size:,} of {inputs:,} inputs"
+    why = "as in the store" if size is not None else "so few that fewer save nothing"
+    if pilot is not None:
+        between, within = 100 * pilot.between**0.5, 100 * pilot.within**0.5
+        why = (
+            f"of the answers that change, fault maps vary by ± {between:.1f} points and single inputs by"
+            f" ± {within:.1f}; a map costs {1000 * pilot.map_seconds:.3g} ms, an input {1000 * pilot.input_seconds:.3g}"
+        )
+    note(f"--inputs-per-trial auto: {chosen} per trial: {why}", quiet=quiet)
+
+
 def layers_note(seen: SeenOutputs) -> str:
     """Say which layers have their outputs at risk."""
     names = list(seen.elements)
@@ -319,6 +333,7 @@ def conducting(
             yield {
                 **{"executor": executor, "store": kept, "budget_seconds": seconds, "provenance": provenance},
                 "on_original": partial(note_original, subject, quiet=quiet),
+                "on_inputs": partial(note_inputs, len(subject.workload), quiet=quiet),
             }
         except KeyboardInterrupt:
             note(_where_trials_are(running.store, kept.trials), quiet=quiet)

@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from faultcli.cli import options
-from faultcli.cli.campaign_options import Running
+from faultcli.cli.campaign_options import SOME_INPUTS, Running, inputs_per_trial
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
 from faultcli.cli.worst import Worst, check_alone, find
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from faultcli.faults.law import FaultLaw
     from faultcli.where.allocation import Allocation
     from faultcli.where.running import WhereResult
 
@@ -27,13 +28,13 @@ _BY = ("layer", "channel")
 class Sampled:
     """What is to be known, and when it is known well enough."""
 
+    fault: Annotated[str, strata("SPEC", "flips:1, or by layer bitflip:P.", default=True)] = "flips:1"
     seed: options.Seed = 0
     critical: Annotated[
         str,
         strata(
             "C",
-            "A flip is critical by the share of inputs whose top-1 answer changes or is not finite (share), if any does"
-            " (any), or if accuracy falls by more than X, a fraction (drop:X).",
+            "Share of inputs that change or are not finite (share), any does (any), or accuracy falls by X (drop:X).",
             default=True,
         ),
     ] = "share"
@@ -43,11 +44,12 @@ class Sampled:
     ] = None
     stratum_half_width: Annotated[float | None, strata("W", "Stop when every stratum is known to ± W.")] = None
     by: Annotated[str, strata("layer|channel", "Strata: bits of layers or of channels.", default=True)] = "layer"
-    trials: Annotated[int, strata("N", "Single flips, at the most.", default=True)] = MOST
+    trials: Annotated[int, strata("N", "Trials, at the most.", default=True)] = MOST
     budget: Annotated[float | None, strata("MINUTES", "Start no round later than this."), RARE] = None
     blind: Annotated[
         bool, strata("", "Predict nothing from the stored codes: every bit gets the same pilot.", "--blind"), RARE
     ] = False
+    inputs_per_trial: Annotated[str | None, strata(*SOME_INPUTS), RARE] = None
     confidence: Annotated[float, strata("C", "Confidence of the intervals.", default=True), RARE] = 0.95
 
 
@@ -91,18 +93,26 @@ def where(
         raise UsageError(f"--by {asked.by}: strata are of layers or of channels", "--by layer, or --by channel")
     if running.plan_only:
         raise UsageError("--plan-only: the trials of where follow from one another", "--trials 1000 bounds them")
-    half = asked.half_width
+    law, half = _law(asked), asked.half_width
     if half is None and asked.stratum_half_width is None:
-        half = 0.005
+        half = 0.005 if isinstance(law, AnyBit) else 0.02
     aim = Aim(half, asked.stratum_half_width, asked.trials, Critical.parse(asked.critical))
     formats, chains = memories_of(model, [memory.format], [memory.protect] if memory.protect else [])
-    arms = cross(formats, [AnyBit()], chains)
-    if any(arm.protect.needs_ber for arm in arms):
+    arms = cross(formats, [law], chains)
+    if law.ber is None and any(arm.protect.needs_ber for arm in arms):
         raise UsageError(
             f"{arms[0].protect.label}: depends on the bit-error rate, and a single flip has none",
             "name the rate it is designed for: posterior=P; scale=max or a number instead of scale=auto",
         )
-    plan = Plan(arms, asked.trials, asked.seed, *at_risk.selection, confidence=asked.confidence)
+    size = inputs_per_trial(asked.inputs_per_trial)
+    plan = Plan(
+        arms,
+        asked.trials,
+        asked.seed,
+        *at_risk.selection,
+        confidence=asked.confidence,
+        inputs_per_trial=size,
+    )
     threads = set_threads(running.threads, several=running.several)
     subject = opened_with_notes(model, workload, at_risk, arms, quiet=quiet)
     seconds, provenance = in_seconds(asked.budget), provenance_of(subject, command_line(), [])
@@ -110,25 +120,50 @@ def where(
         conducting(subject, running, threads, seconds, provenance, quiet=quiet) as how,
         progress(quiet) as display,
     ):
-        task = display.add_task("single flips", total=asked.trials, free=0)
+        what = "single flips" if isinstance(law, AnyBit) else "fault maps"
+        task = display.add_task(what, total=asked.trials, free=0)
 
         def look(trials: int, allocation: Allocation) -> None:
             if not display.disable:
                 whole = allocation.estimate()
                 width = "" if whole is None else f" ± {100 * (whole.half_width or 0.0):.2f}"
-                display.update(task, completed=trials, description=f"single flips{width}")
+                display.update(task, completed=trials, description=f"{what}{width}")
 
         result = run_where(plan, subject, aim, channels=asked.by == "channel", blind=asked.blind, on_round=look, **how)
     show_where(result, shown.json, quiet=quiet)
 
 
+def _law(asked: Sampled) -> FaultLaw:
+    """Read --fault: what the trials of all strata follow."""
+    from faultcli.faults.laws import BitFlip, Flips, parse_law
+    from faultcli.faults.one_bit import AnyBit, EachLayer
+
+    law = parse_law(asked.fault)
+    if law == Flips(1):
+        return AnyBit()
+    if not isinstance(law, BitFlip) or law != BitFlip(law.rate):
+        raise UsageError(
+            f"--fault {asked.fault}: where flips single bits, or the bits of one layer at a rate",
+            "--fault flips:1, or --fault bitflip:1e-4; --include narrows it",
+        )
+    if asked.by != "layer" or asked.blind:
+        given = "--blind" if asked.blind else f"--by {asked.by}"
+        raise UsageError(f"{given}: is for single flips, and --fault {asked.fault} hits layers", "leave it out")
+    return EachLayer(law.rate)
+
+
 def show_where(result: WhereResult, json: str | None, *, quiet: bool) -> None:
     """Print where the risk lies."""
     from faultcli.report.where import where_document, where_lines, where_map, where_tables
+    from faultcli.report.where_layers import layers_lines, layers_table
 
     write_json(where_document(result), json)
     if json != "-":
-        for table in (*where_tables(result, _ROWS), where_map(result, _ROWS)):
+        if result.effects is None:
+            tables, lines = (*where_tables(result, _ROWS), where_map(result, _ROWS)), where_lines(result)
+        else:
+            tables, lines = (layers_table(result, _ROWS),), layers_lines(result)
+        for table in tables:
             stdout().print(table)
-        say(*where_lines(result))
+        say(*lines)
         note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)

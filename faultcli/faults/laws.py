@@ -21,7 +21,7 @@ from faultcli.faults.columns import Columns
 from faultcli.faults.law import FaultLaw, Region, Site, StreamOf
 from faultcli.faults.maps import NO_FAULTS, FaultMap, WordFaults, combine
 from faultcli.faults.measured import Measured, is_digest
-from faultcli.faults.one_bit import AnyBit
+from faultcli.faults.one_bit import AnyBit, EachLayer
 from faultcli.faults.rate import RateLaw, hits
 from faultcli.faults.sampling import Stream, bernoulli_positions, distinct_positions, first_events
 from faultcli.foreign import whole_number
@@ -268,6 +268,8 @@ def parse_law(spec: str) -> FaultLaw:
     name, colon, level = head.partition(":")
     if spec == AnyBit.spelling:
         return AnyBit()
+    if name == EachLayer.name and spec.endswith(EachLayer.ending):
+        return EachLayer(_number(spec, level))
     law = AnyFlips if (name, level) == (AnyFlips.name, AnyFlips.unit) else LAWS.get(name)
     if law is None and name == "ber":
         raise FaultError(f"{spec}: unknown fault law 'ber'", f"bitflip:{level or 'P'}; or --ber {level or 'P'}")

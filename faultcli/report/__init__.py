@@ -18,6 +18,7 @@ preview      a campaign before its first trial
 correction   what a corrector gives back
 where        where the risk lies
 planned      what to protect by what
+where_layers  the same of layers that are hit one at a time
 worst        the flips that hurt most
 scaling      the factors that `scale` used
 hardened     a file that is a memory image

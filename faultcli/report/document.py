@@ -49,6 +49,7 @@ def campaign_document(result: CampaignResult, confidence: float) -> dict[str, An
         },
         "confidence": confidence,
         "inputs": result.inputs,
+        "inputs_per_trial": result.plan.inputs_per_trial,
         "bits": max(arm.bits for arm in result.arms),
         "arms": [_arm(number, result, confidence) for number in range(len(result.arms))],
         "gates": [

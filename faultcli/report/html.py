@@ -9,7 +9,7 @@ from faultcli.campaign.gates import Verdict
 from faultcli.campaign.records import CampaignResult
 from faultcli.report.curve import curve_lines
 from faultcli.report.curve_plots import curve_plots
-from faultcli.report.numbers import UNDEFINED, original_text, percent, unit, value_text, worst_text
+from faultcli.report.numbers import inputs_text, original_text, percent, unit, value_text, worst_text
 from faultcli.report.page import html_text, model_name, page, table, tested
 from faultcli.report.plot import Plot
 from faultcli.report.sections import CURVES, SECTIONS, Section, words
@@ -87,7 +87,7 @@ def _subtitle(result: CampaignResult) -> str:
         ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms)),
         counted(len(result.arms), "arm"),
         counted(trials, "trial"),
-        counted(result.inputs, "input"),
+        inputs_text(result),
     ]
     return " · ".join([result.provenance.architecture, *parts] if result.provenance else parts)
 
@@ -121,12 +121,11 @@ def _summary(result: CampaignResult) -> list[str]:
         ("As stored", _range(stored, measure), "in the memory, without faults"),
         ("Under faults", _range(means, measure), "mean of an arm"),
     ]
-    if measure.good:
+    ruined = [arm for arm in known if arm.worst is not None]
+    if ruined:
         side = 1 if measure.good == "above" else -1
-        ruined = [arm for arm in known if arm.worst is not None]
-        worst = min(ruined, key=lambda arm: side * (arm.worst or 0.0), default=None)
-        text = (worst_text(worst) if worst else UNDEFINED) + unit(measure)
-        tiles.append(("Worst trial", text, worst.arm.label if worst else ""))
+        worst = min(ruined, key=lambda arm: side * (arm.worst or 0.0))
+        tiles.append(("Worst trial", worst_text(worst) + unit(measure), worst.arm.label))
     lines = ['<section id="summary">', '<dl class="tiles">']
     lines += [
         f"<div><dt>{html_text(name)}</dt><dd>{html_text(value)}<small>{html_text(remark)}</small></dd></div>"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import Interval
+from faultcli.report.text import counted
+from faultcli.where.running import WhereResult
 from faultcli.workload.measures import Measure
 
 UNDEFINED = "–"
@@ -93,6 +95,12 @@ def gain_text(arm: ArmResult, result: CampaignResult, confidence: float = 0.95) 
 def original_text(result: CampaignResult) -> str:
     """Write it of the checkpoint as it is."""
     return value_text(result.measure.of(result.original), result.measure)
+
+
+def inputs_text(result: CampaignResult | WhereResult) -> str:
+    """Write how many inputs trials ran: `500 inputs`, or `16 of 500 inputs per trial`."""
+    size, every = result.plan.inputs_per_trial, counted(result.inputs, "input")
+    return every if size is None else f"{size:,} of {every} per trial"
 
 
 def scale(measure: Measure) -> float:

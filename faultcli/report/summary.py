@@ -97,7 +97,7 @@ def findings(result: CampaignResult) -> list[tuple[str, str]]:
 
 
 def _worst(arm: ArmResult) -> str:
-    return f", worst map {worst_text(arm)}" if arm.measure.good else ""
+    return "" if arm.worst is None else f", worst map {worst_text(arm)}"
 
 
 def _is_plain(arm: Arm) -> bool:
@@ -206,6 +206,11 @@ def provenance_rows(result: CampaignResult) -> list[tuple[str, str]]:
         ("Fault laws", ", ".join(dict.fromkeys(arm.arm.fault.spec for arm in result.arms))),
         ("Bits at risk", f"{max(arm.bits for arm in result.arms):,} at the most"),
         ("Trials", f"{sum(len(arm.records) for arm in result.arms):,} in {counted(len(result.arms), 'arm')}"),
+        *(
+            []
+            if result.plan.inputs_per_trial is None
+            else [("Inputs per trial", f"{result.plan.inputs_per_trial:,} of {result.inputs:,}")]
+        ),
     ]
     return _tested(result, arms)
 

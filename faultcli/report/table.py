@@ -19,6 +19,7 @@ from faultcli.report.numbers import (
     flips_text,
     gain_text,
     headline_text,
+    inputs_text,
     original_text,
     percent,
     percent_interval,
@@ -45,7 +46,7 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
     """
     trials = trials_text(result.arms)
     language = result.original.scored is not None
-    what = f"{_subject(result)}, {trials}, {counted(result.inputs, 'input')}, original {original_text(result)}"
+    what = f"{_subject(result)}, {trials}, {inputs_text(result)}, original {original_text(result)}"
     if language:
         what = f"next token: {what}, perplexity {perplexity(result.original.perplexity)}"
     condition: Columns = {"format": lambda arm: arm.arm.format, "fault": lambda arm: arm.arm.fault.spec}
@@ -88,7 +89,8 @@ def _headline_columns(result: CampaignResult, confidence: float) -> Columns:
     interval = interval_name(result, confidence)
     if result.measure.score is None:
         mean = partial(headline_text, confidence=confidence)
-        return {"stored": stored_text, f"accuracy [{interval}]": mean, "worst": worst_text}
+        worst: Columns = {"worst": worst_text} if result.plan.inputs_per_trial is None else {}
+        return {"stored": stored_text, f"accuracy [{interval}]": mean, **worst}
     columns: Columns = {}
     for name in result.original.scores or ():
         columns[f"{name} stored"] = partial(_stored_score, name)
@@ -181,6 +183,11 @@ def interval_lines(result: CampaignResult, confidence: float) -> list[str]:
     excluded = "cannot exclude that up to"
     said = [f"{counted(n, 'trial')} {excluded} {percent(share)} %" for n, share in sorted(shares.items())]
     lines = [f"Intervals are of the kinds of fault map seen; {' and '.join(said)} of maps are of another."]
+    if result.plan.inputs_per_trial is not None:
+        lines = [
+            "Intervals count both, fault maps and the inputs that each was run on;"
+            f" {' and '.join(said)} of such pairs are of a kind that was not seen."
+        ]
     if not result.measure.bounded:
         lines.append(f"{result.measure.name}: no --bounds are known, so nothing is said of maps that were not seen.")
     return lines

@@ -7,7 +7,8 @@ import io
 import json
 from typing import Any
 
-from faultcli.campaign.records import CampaignResult
+from faultcli.campaign.records import CampaignResult, Record
+from faultcli.campaign.subsets import rows_of
 from faultcli.errors import UsageError, install
 from faultcli.report.text import shown
 
@@ -27,8 +28,18 @@ def trial_rows(result: CampaignResult) -> list[dict[str, Any]]:
                 "flips": record.flips,
                 "values_changed": record.values_changed,
             }
-            rows.append(identity | counts | {"inputs": record.outcome.n} | record.outcome.rates())
+            rows.append(identity | counts | _inputs(record, result.plan.seed) | record.outcome.rates())
     return rows
+
+
+def _inputs(record: Record, seed: int) -> dict[str, Any]:
+    """Return how many inputs a trial ran; where it were not all, which, and how many of them are right without faults
+    (`top1` is the estimate for all of them)."""
+    outcome = record.outcome
+    if outcome.sample is None:
+        return {"inputs": outcome.n}
+    rows = rows_of(seed, record.trial, outcome.sample.inputs, outcome.n)
+    return {"inputs": outcome.n, "input_positions": rows.tolist(), "right_without_faults": outcome.sample.right_here}
 
 
 def trials_jsonl(result: CampaignResult) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from rich.text import Text
 
 from faultcli.campaign.statistics import Interval
 from faultcli.report.layout import PlainTable, new_table
-from faultcli.report.numbers import UNDEFINED, percent, percent_interval
+from faultcli.report.numbers import UNDEFINED, inputs_text, percent, percent_interval
 from faultcli.report.text import counted, plain
+from faultcli.where.layers import LayerStratum
 from faultcli.where.running import WHERE_SCHEMA, WhereResult
 from faultcli.where.sizes import leveugle, per_part
+from faultcli.where.strata import Stratum
 
 SHADES = ((0.5, "█"), (0.1, "▓"), (0.01, "▒"), (0.001, "░"), (0.0, "·"))  # at least this much is critical
 _NONE = " "  # no critical flip was seen
@@ -49,7 +52,9 @@ def where_document(result: WhereResult) -> dict[str, Any]:
         "seed": result.plan.seed,
         "confidence": result.plan.confidence,
         "inputs": result.inputs,
+        "inputs_per_trial": result.plan.inputs_per_trial,
         **{name: text for name, text in arm.texts.items() if name in ("format", "protect")},
+        "fault": "flips:1" if result.effects is None else f"bitflip:{arm.fault.level:g}",
         "critical": result.aim.critical.text,
         "bits": result.memory.bits,
         "trials": int(allocation.counts.sum()),
@@ -60,7 +65,31 @@ def where_document(result: WhereResult) -> dict[str, Any]:
         "stored_accuracy": result.memory.stored.top1,
         "network": _interval(allocation.estimate()),
         "means": result.means if allocation.counts.all() else None,
-        "layers": [{"name": name, **_group(result, which)} for name, which in layers_of(result).items()],
+        "layers": [
+            {"name": name, **_group(result, which), **_effects(result, which)}
+            for name, which in layers_of(result).items()
+        ],
+        **_by_bit(result),
+        "sample_sizes": _sizes(result),
+        "timing": {"seconds": round(result.seconds, 3)},
+    }
+
+
+def _effects(result: WhereResult, which: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return what a layer that is hit alone does to the answers; nothing for single flips."""
+    if result.effects is None:
+        return {}
+    found = result.effects.of(int(np.flatnonzero(which)[0]), result.plan.confidence)
+    return {name: _interval(one) for name, one in found.items()}
+
+
+def _by_bit(result: WhereResult) -> dict[str, Any]:
+    """Return bit positions and strata; none where layers are hit as a whole."""
+    if result.effects is not None:
+        return {"bit_positions": [], "strata": []}
+    allocation = result.allocation
+    strata: Sequence[Stratum | LayerStratum] = allocation.strata
+    return {
         "bit_positions": [{"bit": name, **_group(result, which)} for name, which in bits_of(result).items()],
         "strata": [
             {
@@ -72,10 +101,8 @@ def where_document(result: WhereResult) -> dict[str, Any]:
                 "predicted": stratum.predicted,
                 **(_interval(allocation.of(h)) or dict.fromkeys(("mean", "low", "high"))),
             }
-            for h, stratum in enumerate(allocation.strata)
+            for h, stratum in enumerate(strata)
         ],
-        "sample_sizes": _sizes(result),
-        "timing": {"seconds": round(result.seconds, 3)},
     }
 
 
@@ -137,7 +164,7 @@ def where_lines(result: WhereResult) -> list[str]:
     whole = allocation.estimate()
     seen = (
         f"{arm.format}, {arm.hardening}: of {result.memory.bits:,} single flips {percent_interval(whole, 3)} % are"
-        f" critical, from {counted(trials, 'trial')} on {counted(result.inputs, 'input')}"
+        f" critical, from {counted(trials, 'trial')} on {inputs_text(result)}"
         f" (SDC {percent(means['sdc'], 3)} %, DUE {percent(means['due'], 3)} %, accuracy"
         f" {percent(-means['drop'], 3)} points)"
     )
@@ -161,7 +188,7 @@ def _sizes(result: WhereResult) -> dict[str, Any]:
     """Return published sample sizes at p = 0.5 for the half-width that was asked, or that came out."""
     whole = result.allocation.estimate()
     margin = result.aim.half_width or result.aim.per_stratum or (whole.half_width if whole else None)
-    if not margin:
+    if not margin or result.effects is not None:
         return {"margin": margin, "network": None, "layers": None, "strata": None}
     sizes, confidence = result.allocation.sizes, result.plan.confidence
     layers = [int(sizes[which].sum()) for which in layers_of(result).values()]
@@ -185,7 +212,12 @@ def _interval(found: Interval | None) -> dict[str, float | None] | None:
 def _group(result: WhereResult, which: NDArray[np.bool_]) -> dict[str, Any]:
     allocation = result.allocation
     found = _interval(allocation.estimate(which)) or dict.fromkeys(("mean", "low", "high"))
-    return {"sites": int(allocation.sizes[which].sum()), "trials": int(allocation.counts[which].sum()), **found}
+    sites = int(allocation.sizes[which].sum())
+    if result.effects is not None:
+        sites = sum(
+            s.bits for s, own in zip(allocation.strata, which, strict=True) if own and isinstance(s, LayerStratum)
+        )
+    return {"sites": sites, "trials": int(allocation.counts[which].sum()), **found}
 
 
 def _mean(result: WhereResult, which: NDArray[np.bool_]) -> float:

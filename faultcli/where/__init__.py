@@ -1,6 +1,7 @@
 """Which layers and bits carry the risk: single flips by strata, the few that hurt most, and what to protect by.
 
 strata      the strata of a memory, their sites, and how much a flip there changes a value
+layers      layers as strata, each hit alone at a bit-error rate
 allocation  how many trials each stratum gets, and what they say together
 sizes       published sample sizes to compare with
 running     the trials

@@ -1,7 +1,10 @@
 """How many trials every stratum gets, and what they say: a pilot, then Neyman's allocation, in rounds.
 
 A stratum of N_h of all N sites has the weight W_h = N_h / N. Its trials give numbers from 0 to 1; the mean over the
-memory is Σ W_h·ȳ_h, whatever the allocation, and its variance Σ W_h²·(1 − n_h/N_h)·s_h²/n_h.
+memory is Σ W_h·ȳ_h, whatever the allocation, and its variance Σ W_h²·(1 − n_h/N_h)·s_h²/n_h. Where trials run a part
+of the inputs, s_h² holds what that does, and Σ W_h²·(n_h/N_h)·v_h/n_h is added, with v_h the mean variance of a trial's
+number by the choice of its inputs: two-stage sampling (Cochran, Sampling Techniques, 1977, section 10.4). Even all
+sites leave it.
 
 Where trials decide how many follow, their mean leans: a stratum whose first flips look harmless is left alone, and one
 that looks bad is looked at again. So the sites of every stratum are two halves, at random, with trials of their own,
@@ -11,7 +14,7 @@ decide). ȳ_h is the mean of both, each weighted by its sites.
 s_h² of a few trials that all say the same is 0 and means little. So each stratum borrows one trial's worth of spread
 from its bit position: the pooled squares of that bit's trials in all layers, and half a trial more at what the codes
 predict. A layer-by-bit interval borrows nothing: it is Wilson's, which for numbers between 0 and 1 is at least as wide
-as their own variance asks for (y² ≤ y), with the finite population taken into account.
+as their own variance asks for (y² ≤ y), with the finite population taken into account where trials run all inputs.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultcli.campaign.statistics.intervals import Interval, error_rate
+from faultcli.where.layers import LayerStratum
 from faultcli.where.strata import Stratum
 
 Floats = NDArray[np.float64]
@@ -53,13 +57,15 @@ class Seen:
         self.sizes = np.stack([np.ceil(sizes / 2), np.floor(sizes / 2)])  # of the halves
         self.counts = np.zeros(self.sizes.shape, dtype=np.int64)
         self.sums, self.squares = np.zeros(self.sizes.shape), np.zeros(self.sizes.shape)
+        self.within = np.zeros(self.sizes.shape)
 
-    def add(self, draw: Turn, value: float) -> None:
-        """Take a trial back."""
+    def add(self, draw: Turn, value: float, within: float = 0.0) -> None:
+        """Take a trial back: its number, and the variance of that by the choice of its inputs."""
         place = draw.number % HALVES, draw.stratum
         self.counts[place] += 1
         self.sums[place] += value
         self.squares[place] += value * value
+        self.within[place] += within
 
     def means(self) -> Floats:
         """Return the mean of every stratum: of its halves, weighted by their sites; where one has no trial, the
@@ -72,6 +78,11 @@ class Seen:
         left = np.maximum(0.0, 1 - self.counts / np.maximum(self.sizes, 1.0)) / np.maximum(self.counts, 1)
         return np.asarray((self._weights() ** 2 * left).sum(axis=0), dtype=np.float64)
 
+    def left_by_inputs(self) -> Floats:
+        """Return what the choice of inputs adds to the variance of `means`: Σ (N_half/N)²·(n/N_half)·v/n."""
+        each = self.within / np.maximum(self.counts, 1) / np.maximum(self.sizes, 1.0)
+        return np.asarray((self._weights() ** 2 * each).sum(axis=0), dtype=np.float64)
+
     def _weights(self) -> Floats:
         known = np.where(self.counts > 0, self.sizes, 0.0)
         return np.asarray(known / np.maximum(known.sum(axis=0), 1.0), dtype=np.float64)
@@ -83,12 +94,15 @@ class Allocation:
     Args:
         strata: of the memory.
         confidence: of intervals.
+        sampled: whether a trial runs a part of the inputs.
     """
 
-    def __init__(self, strata: Sequence[Stratum], confidence: float = 0.95) -> None:
+    def __init__(
+        self, strata: Sequence[Stratum] | Sequence[LayerStratum], confidence: float = 0.95, *, sampled: bool = False
+    ) -> None:
         from scipy.special import ndtri
 
-        self.strata = strata
+        self.strata, self.sampled = strata, sampled
         self.z = float(ndtri(1 - error_rate(confidence) / 2))
         self.sizes = np.array([stratum.size for stratum in strata], dtype=np.float64)
         self.weights = self.sizes / self.sizes.sum()
@@ -107,9 +121,9 @@ class Allocation:
         total: NDArray[np.int64] = self.seen.counts.sum(axis=0)
         return total
 
-    def add(self, draw: Turn, value: float) -> None:
-        """Take a trial back: a number from 0 to 1."""
-        self.seen.add(draw, value)
+    def add(self, draw: Turn, value: float, within: float = 0.0) -> None:
+        """Take a trial back: a number from 0 to 1, and the variance of it by the choice of its inputs."""
+        self.seen.add(draw, value, within)
 
     def next_round(self, most: int, *, per_stratum: float | None = None) -> list[Turn]:
         """Return the next `most` trials; fewer, or none, where nothing is left to ask.
@@ -161,7 +175,8 @@ class Allocation:
             return self.of(int(which[0]))
         weights = self.sizes[which] / self.sizes[which].sum()
         mean = float(weights @ self.seen.means()[which])
-        half = self.z * math.sqrt(float(weights**2 @ (self._variances() * self.seen.spreads())[which]))
+        variances = self._variances() * self.seen.spreads() + self.seen.left_by_inputs()
+        half = self.z * math.sqrt(float(weights**2 @ variances[which]))
         return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
 
     def of(self, stratum: int) -> Interval | None:
@@ -180,6 +195,8 @@ class Allocation:
         n, p = np.maximum(self.counts, 1), self.seen.means()
         whole = self.counts >= self.sizes
         effective = n * (self.sizes - 1) / np.maximum(self.sizes - n, 1e-9)  # all sites seen: nothing is uncertain
+        if self.sampled:  # but what their inputs leave, of which the trials of one stratum say too little
+            whole, effective = np.zeros_like(whole), n.astype(np.float64)
         q = self.z**2 / np.maximum(effective, 1e-9)
         centre, half = (p + q / 2) / (1 + q), np.sqrt(q * p * (1 - p) + q * q / 4) / (1 + q)
         low, high = np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)

@@ -6,16 +6,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Unpack
 
+import numpy as np
+
 from faultcli.campaign.bench import Trial
-from faultcli.campaign.plan import Plan
+from faultcli.campaign.pilot import MAPS
+from faultcli.campaign.plan import MOST_TRIALS, Arm, Plan
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store import ArmMemory
 from faultcli.campaign.subject import Subject
 from faultcli.campaign.trials import ArmTrials, RunWith, opened
 from faultcli.errors import UsageError
+from faultcli.faults.one_bit import EachLayer, OneBit
+from faultcli.faults.sampling import Stream
+from faultcli.memory import MemoryImage
 from faultcli.where.allocation import Allocation, Seen, Turn
+from faultcli.where.layers import Effects, LayerStratum, layers_at_risk
 from faultcli.where.strata import Stratum, strata_of
 from faultcli.workload.metrics import Outcome
 
@@ -100,6 +108,7 @@ class WhereResult:
     memory: ArmMemory
     allocation: Allocation
     means: dict[str, float]
+    effects: Effects | None  # of each layer, where each is hit alone; None: single flips
     failures: tuple[Failure, ...]
     reached: bool  # every half-width that was asked for
     seconds: float
@@ -118,10 +127,11 @@ def run_where(
     on_round: Look = lambda trials, allocation: None,
     **means: Unpack[RunWith],
 ) -> WhereResult:
-    """Flip single bits, stratum by stratum, until the half-widths are reached or the trials are used up.
+    """Flip single bits, stratum by stratum, or the bits of one layer at a time, until the half-widths are reached or
+    the trials are used up.
 
     Args:
-        plan: one arm, with the law `bit:any`.
+        plan: one arm, with the law `bit:any`, or that of `EachLayer`: each layer alone at a rate.
         subject: in the same state, bit for bit, when this returns or raises.
         aim: when it is enough.
         channels: strata are output channels by bits, not tensors by bits.
@@ -134,23 +144,34 @@ def run_where(
         StoreError: the store holds another campaign.
         WorkloadError: the model fails.
     """
-    with opened(plan, subject, **means) as run:
+    if plan.inputs_per_trial is not None and aim.critical.kind != "share":
+        problem = f"--critical {aim.critical.kind}: is of all inputs of a trial, and --inputs-per-trial runs a part"
+        raise UsageError(problem, "leave one of the two out")
+    draws = partial(_pilot, plan.seed, channels=channels, blind=blind)
+    with opened(plan, subject, draws=draws, **means) as run:
         if run.original.outcome.masked is None or run.original.outcome.correct1 is None:
             raise UsageError("where counts answers that change, and this model has a score of its own", "pass --data D")
         arm = next(run.arms())
         memory = arm.memory()
         image = subject.image(plan.arms[0])
-        strata = strata_of(image, plan.seed, channels=channels, blind=blind)
-        allocation = Allocation(strata, plan.confidence)
-        found, failures, reached = _grow(aim, arm, memory, allocation, run.budget_seconds, on_round)
+        law, effects = plan.arms[0].fault, None
+        strata: list[Stratum] | list[LayerStratum]
+        if isinstance(law, EachLayer):
+            strata = layers_at_risk(image, law.rate)
+            effects = Effects(len(strata))
+        else:
+            strata = strata_of(image, plan.seed, channels=channels, blind=blind)
+        allocation = Allocation(strata, plan.confidence, sampled=run.plan.inputs_per_trial is not None)
+        found, failures, reached = _grow(aim, arm, memory, allocation, effects, run.budget_seconds, on_round)
         return WhereResult(
-            plan,
+            run.plan,
             run.identity.sha256,
             aim,
             len(subject.workload),
             memory,
             allocation,
             found,
+            effects,
             tuple(failures),
             reached,
             run.seconds,
@@ -158,7 +179,13 @@ def run_where(
 
 
 def _grow(
-    aim: Aim, arm: ArmTrials, memory: ArmMemory, allocation: Allocation, seconds: float | None, on_round: Look
+    aim: Aim,
+    arm: ArmTrials,
+    memory: ArmMemory,
+    allocation: Allocation,
+    effects: Effects | None,
+    seconds: float | None,
+    on_round: Look,
 ) -> tuple[dict[str, float], list[Failure], bool]:
     start = time.perf_counter()
     strata, failures, done = allocation.strata, list[Failure](), 0
@@ -177,6 +204,8 @@ def _grow(
                     failures.append(result)
                     continue
                 _take(result, draw, aim, memory, allocation, others)
+                if effects is not None:
+                    effects.add(draw.stratum, result, memory.stored)
         on_round(done, allocation)
     means = {name: float(allocation.weights @ own.means()) for name, own in others.items()}
     return means, failures, _phase(aim, allocation) is None
@@ -186,10 +215,34 @@ def _take(
     record: Record, draw: Turn, aim: Aim, memory: ArmMemory, allocation: Allocation, others: dict[str, Seen]
 ) -> None:
     outcome, stored = record.outcome, memory.stored
-    allocation.add(draw, aim.critical.value(outcome, stored))
+    allocation.add(draw, aim.critical.value(outcome, stored), _within(outcome))
     others["sdc"].add(draw, (outcome.sdc or 0) / outcome.n)
     others["due"].add(draw, outcome.due / outcome.n)
     others["drop"].add(draw, stored.top1 - outcome.top1)
+
+
+def _within(outcome: Outcome) -> float:
+    """Return the variance of a trial's part of changed answers by the choice of its inputs, as far as it shows."""
+    if outcome.sample is None or outcome.n < 2:
+        return 0.0
+    part = 1 - (outcome.masked or 0) / outcome.n
+    return part * (1 - part) / (outcome.n - 1) * (1 - outcome.n / outcome.sample.inputs)
+
+
+def _pilot(seed: int, number: int, arm: Arm, image: MemoryImage, *, channels: bool, blind: bool) -> Iterator[Trial]:
+    """Yield flips where they are predicted to do something, about as often as an allocation asks for them."""
+    if isinstance(arm.fault, EachLayer):
+        layers = layers_at_risk(image, arm.fault.rate)
+        for trial in range(max(MAPS, len(layers))):
+            yield Trial(number, MOST_TRIALS + trial, layers[trial % len(layers)].law(trial))
+        return
+    strata = strata_of(image, seed, channels=channels, blind=blind)
+    worth = np.cumsum([stratum.size * stratum.predicted + 1e-9 for stratum in strata])
+    chances = Stream("faultcli where", seed, "pilot").uniform(2 * MAPS).reshape(MAPS, 2)
+    for trial, (first, second) in enumerate(chances):
+        stratum = strata[int(np.searchsorted(worth, first * worth[-1]))]
+        law = OneBit(stratum.region, stratum.first_word + int(second * stratum.size), stratum.bit)
+        yield Trial(number, image.bits + trial, law)
 
 
 @dataclass(frozen=True)
@@ -207,7 +260,7 @@ def _phase(aim: Aim, allocation: Allocation) -> _Phase | None:
     return None
 
 
-def _trials(arm: int, strata: Sequence[Stratum], chosen: Iterable[Turn]) -> Iterator[Trial]:
+def _trials(arm: int, strata: Sequence[Stratum] | Sequence[LayerStratum], chosen: Iterable[Turn]) -> Iterator[Trial]:
     for draw in chosen:
         stratum = strata[draw.stratum]
         yield Trial(arm, stratum.number(draw.number), stratum.law(draw.number))

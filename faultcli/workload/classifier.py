@@ -115,9 +115,26 @@ class Workload(BaseWorkload):
         Args:
             run: gives what the model returns for a batch; None: the model itself.
         """
+        return self._answers(len(self), self._batches(), run)
+
+    def answers_to(self, rows: Tensor, batch_size: int) -> Tensor:
+        """Return the logits of some inputs, float32 [n, K], on the device of the model.
+
+        All batches have the same size, the last one filled up with repeats: what a kernel computes of an input can
+        depend on the number of inputs beside it, so runs that are compared with each other have to agree in that.
+
+        Args:
+            rows: positions of inputs, int64 [n] on the CPU, n at least 1.
+            batch_size: inputs per forward pass.
+        """
+        filled = torch.arange(-(-len(rows) // batch_size) * batch_size) % len(rows)
+        return self._answers(len(rows), self._chosen(rows[filled], batch_size))
+
+    def _answers(self, count: int, batches: Iterator[tuple[int, Inputs]], run: Run | None = None) -> Tensor:
+        """Return the logits of batches, [count, K]; what is beyond `count` is dropped."""
         out: Tensor | None = None
         with self.inference():
-            for start, batch in self._batches():
+            for start, batch in batches:
                 version = batch.version
                 try:
                     returned = batch.given_to(self.model) if run is None else run(start, batch)
@@ -133,11 +150,23 @@ class Workload(BaseWorkload):
                 answer = self._checked(answer, len(batch), returned)
                 if out is None:
                     with torch.inference_mode(mode=False):
-                        out = torch.empty(len(self), answer.shape[1], device=self.device)
-                out[start : start + len(batch)] = answer
+                        out = torch.empty(count, answer.shape[1], device=self.device)
+                out[start : start + len(batch)] = answer[: count - start]
                 self.ran = True
-        assert out is not None  # a data set has at least one input
+        assert out is not None  # there is at least one input
         return out
+
+    def _chosen(self, rows: Tensor, batch_size: int) -> Iterator[tuple[int, Inputs]]:
+        """Yield where every batch starts, and the batch, of inputs of these positions."""
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            with torch.inference_mode(mode=False):  # tensors whose versions are counted
+                batch = (
+                    prepared(self.architecture, self.dataset.rows(chosen), self._shape, self.device)
+                    if self._cache is None
+                    else self._cache[chosen.to(self.device)]
+                )
+            yield start, batch
 
     def losses(self, temperature: float = 1.0) -> Iterator[Tensor]:
         for start, logits in self.logits_by_batch():

@@ -36,7 +36,7 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.first)
 
-    def __getitem__(self, rows: slice) -> Inputs:
+    def __getitem__(self, rows: slice | Tensor) -> Inputs:
         return Inputs(
             self.first[rows],
             {name: tensor[rows] for name, tensor in self.others.items()},

@@ -21,7 +21,7 @@ class Measure:
 
     Attributes:
         score: its name among the scores of a task; None: top-1 accuracy.
-        bounds: the least and the largest value it can have; infinite where nobody said.
+        bounds: the least and the largest value it can have in a trial; infinite where nobody said.
         good: where better values lie, as far as a gate says it.
     """
 
@@ -40,9 +40,9 @@ class Measure:
         return math.isfinite(self.bounds[0]) and math.isfinite(self.bounds[1])
 
     @property
-    def differences(self) -> Bounds:
-        """What differences of two values lie between."""
-        return self.bounds[0] - self.bounds[1], self.bounds[1] - self.bounds[0]
+    def of_means(self) -> Bounds:
+        """What its mean lies between: an accuracy is a fraction, whatever a trial's estimate of it is."""
+        return (0.0, 1.0) if self.score is None else self.bounds
 
     def of(self, outcome: Outcome) -> float | None:
         """Return it of a run; None where a score is not finite."""

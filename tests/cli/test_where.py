@@ -51,6 +51,53 @@ def test_agrees_with_an_unstratified_campaign(faultcli: Cli, tmp_path: Path) -> 
     assert found["means"]["sdc"] + found["means"]["due"] == pytest.approx(found["network"]["mean"])
 
 
+def test_a_part_of_the_inputs_says_the_same(faultcli: Cli, tmp_path: Path) -> None:
+    """And which part it was, the store knows."""
+    store, path, again = (tmp_path / name for name in ("s.db", "w.json", "again.json"))
+    common = ("where", "--limit", "80", "--quiet", "--include", "fc2*", "--trials", "200", "--half-width", "0.004")
+    assert faultcli(*common, "--json", path).code == 0
+    full = document(path)["network"]
+    assert faultcli(*common, "--inputs-per-trial", "10", "--json", path, "--store", store).code == 0
+    found = document(path)
+    assert found["inputs_per_trial"] == 10
+    assert full["low"] - 0.004 <= found["network"]["mean"] <= full["high"] + 0.004
+    done = faultcli(*common, "--inputs-per-trial", "auto", "--json", again, "--store", store)
+    assert "10 of 80 inputs per trial" in " ".join(done.out.split())
+    other = document(again)
+    del found["timing"], other["timing"]
+    assert found == other
+
+
+def test_each_layer_alone_is_what_a_campaign_says_of_it(faultcli: Cli, tmp_path: Path) -> None:
+    store, path, again, campaign = (tmp_path / name for name in ("s.db", "w.json", "again.json", "c.json"))
+    common = ("--limit", "20", "--quiet", "--format", "q2.5", "--include", "conv1*", "--include", "fc2*")
+    where = ("where", *common, "--fault", "bitflip:3e-3", "--half-width", "0.02", "--threads", "1")
+    done = faultcli(*where, "--json", path)
+    assert done.code == 0
+    assert "█" in done.out
+    found = document(path)
+    assert found["fault"] == "bitflip:0.003"
+    assert found["reached"]
+    assert found["bit_positions"] == found["strata"] == []
+    layers = {one["name"]: one for one in found["layers"]}
+    assert found["network"]["mean"] == pytest.approx(sum(one["mean"] for one in layers.values()) / len(layers))
+    assert sum(one["sites"] for one in layers.values()) == found["bits"]
+    assert faultcli(*where, "--json", again, "--store", store, "--trials", "30").code == 0
+    assert faultcli(*where, "--json", again, "--store", store).code == 0
+    other = document(again)
+    del found["timing"], other["timing"]
+    assert found == other
+    assert faultcli("report", store, "-o", tmp_path / "r.json").code == 2
+    for name, layer in layers.items():
+        law = ("--fault", f"bitflip:3e-3,include={name}", "--trials", "25", "--threads", "1")
+        assert faultcli("campaign", *common, *law, "--json", campaign).code == 0
+        arm = document(campaign)["arms"][0]
+        low, high = (arm["accuracy"][end] - arm["stored_accuracy"] for end in ("low", "high"))
+        change = layer["accuracy_change"]
+        assert change["low"] - 0.02 <= high
+        assert low <= change["high"] + 0.02
+
+
 def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
     done = faultcli("where", *SMALL, "--trials", "130", "--by", "channel", "--critical", "drop:0.1")
     assert done.code == 0
@@ -63,11 +110,17 @@ def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
     [
         (("--critical", "much"), "--critical much"),
         (("--critical", "drop"), "--critical drop"),
+        (("--fault", "flips:2"), "--fault flips:2"),
+        (("--fault", "bitflip:1e-3,bits=30"), "--fault bitflip:1e-3"),
+        (("--fault", "bitflip:0"), "bitflip:0"),
+        (("--fault", "bitflip:1e-3", "--by", "channel"), "--by channel"),
         (("--half-width", "0"), "--half-width 0"),
         (("--stratum-half-width", "2"), "--stratum-half-width 2"),
         (("--by", "weight"), "--by weight"),
         (("--protect", "scale=auto", "--format", "q2.5"), "depends on the bit-error rate"),
         (("--plan-only",), "--plan-only"),
+        (("--inputs-per-trial", "5", "--critical", "any"), "--critical any"),
+        (("--inputs-per-trial", "20"), "there are 20 inputs"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: tuple[str, ...], said: str, faultcli: Cli) -> None:

@@ -8,6 +8,7 @@ import pytest
 from faultcli.campaign.statistics import Interval
 from faultcli.memory import MemoryImage
 from faultcli.where.allocation import Allocation
+from faultcli.where.layers import LayerStratum
 from faultcli.where.sizes import leveugle, per_part
 from faultcli.where.strata import strata_of
 
@@ -106,6 +107,56 @@ def test_intervals_hold_the_truth() -> None:
     assert hits >= 26  # 28 or 29 of 30 are expected
     assert np.mean(strata_hit) >= 0.95
     assert abs(np.mean(means) - whole) < 0.0015  # 0.0004 is the standard error: no half decides on its own trials
+
+
+def test_intervals_count_the_inputs_that_a_flip_was_not_run_on() -> None:
+    """Each flip on 6 of 60 inputs: even with all of them tried, the truth of the 60 is not known, and the interval says
+    so. With the variance within left out it would have no width there."""
+    memory = MemoryImage({"a.weight": next(iter(dict(image().values()).values()))[:4, :6].contiguous()})
+    rng, inputs, size = np.random.default_rng(4), 60, 6
+    truth = [np.round(60 * values).astype(int) for values in _truth(memory)]
+    whole = sum(int(values.sum()) for values in truth) / (60 * memory.bits)
+    hits, strata_hit, means = 0, [], []
+    for seed in range(60):
+        allocation = Allocation(strata_of(memory, seed), sampled=True)
+        while chosen := allocation.next_round(64):
+            for draw in chosen:
+                changed = truth[draw.stratum][allocation.strata[draw.stratum].law(draw.number).word]
+                part = rng.hypergeometric(changed, inputs - changed, size) / size
+                allocation.add(draw, part, part * (1 - part) / (size - 1) * (1 - size / inputs))
+        found = allocation.estimate()
+        assert found is not None
+        assert allocation.counts.sum() == memory.bits
+        means.append(found.mean)
+        hits += _holds(found, whole)
+        strata_hit += [_holds(allocation.of(h), values.mean() / 60) for h, values in enumerate(truth) if values.any()]
+        assert found.half_width
+    assert hits >= 53  # 57 of 60 are expected
+    assert np.mean(strata_hit) >= 0.94
+    assert found.half_width == pytest.approx(1.96 * np.std(means), rel=0.35)
+
+
+def test_layers_get_maps_by_how_much_these_differ() -> None:
+    """Made-up layers: harmless, alike, spread, and one of which some maps ruin all."""
+    rng, hits, means = np.random.default_rng(8), 0, []
+    layers = [LayerStratum(f"layer{place}", 100, place, 4, 1e-3) for place in range(4)]
+    truth = (0.0 + 0.3 + 0.2 + 0.36) / 4
+    for _ in range(60):
+        allocation = Allocation(layers)
+        for _ in range(5):
+            for turn in allocation.next_round(64):
+                beta, ruined = float(rng.beta(2, 8)), 0.9 * float(rng.random() < 0.4)
+                allocation.add(turn, (0.0, 0.3, beta, ruined)[turn.stratum])
+        found = allocation.estimate()
+        assert found is not None
+        means.append(found.mean)
+        hits += _holds(found, truth)
+    assert allocation.counts.argmax() == 3
+    assert allocation.counts[3] > 3 * allocation.counts[0]
+    assert hits >= 53  # 57 of 60 are expected
+    assert abs(np.mean(means) - truth) < 0.006  # 0.002 is the standard error
+    numbers = [layer.number(turn) for layer in layers for turn in range(5)]
+    assert sorted(numbers) == list(range(20))
 
 
 def _holds(found: Interval | None, value: float) -> bool:

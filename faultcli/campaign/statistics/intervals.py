@@ -22,6 +22,13 @@ class Interval:
         ends = "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"
         return f"{self.mean:.4g}{ends}"
 
+    def within(self, bounds: tuple[float, float]) -> Interval:
+        """Return it cut at bounds that the true mean is known to keep."""
+        low, high = bounds
+        mean, *ends = (None if one is None else min(high, max(low, one)) for one in (self.mean, self.low, self.high))
+        assert mean is not None
+        return Interval(mean, *ends)
+
     @property
     def half_width(self) -> float | None:
         """Half of the interval's length; None where it has no end."""
