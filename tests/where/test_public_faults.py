@@ -13,7 +13,7 @@ from benchmarks.public_faults import MEAN, STD, PublicFault, agreement, as_liste
 from faultcli.campaign.subject import Subject
 from faultcli.workload.classifier import Workload
 
-IMAGES = 40
+IMAGES = 20
 NAN, SOME, LATE, NOTHING = 471, 7544, 16595, 0  # all answers NaN; some; some of the last layer; none
 
 
