@@ -16,6 +16,7 @@ from benchmarks import (
     bench_seal,
     bench_startup,
     bench_trial,
+    bench_where,
     bench_workers,
 )
 from faultcli.workload.process import prepare
@@ -30,6 +31,7 @@ BENCHMARKS = (
     bench_inject,
     bench_large,
     bench_late,
+    bench_where,
     bench_seal,
     bench_device,
     bench_hardened,

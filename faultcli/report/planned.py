@@ -27,7 +27,7 @@ def planned_document(planned: Planned, output: str | None) -> dict[str, Any]:
         "original_accuracy": planned.original_accuracy,
         "least_accuracy": last.least,
         "verdict": VERDICTS[last.met],
-        "overhead_bits_per_weight": planned.overhead(last.choice),
+        "overhead_bits_per_weight": last.overhead,
         "code_words": sum(one.code_words for one in last.choice.values()),
         "tensors": [
             {"name": name, "weights": planned.weights[name], **_option(planned, name, one)}
@@ -37,7 +37,7 @@ def planned_document(planned: Planned, output: str | None) -> dict[str, Any]:
         "looked": [{"overhead_bits_per_weight": bits, "drop": drop} for bits, drop in planned.looked],
         "verified": [
             {
-                "overhead_bits_per_weight": planned.overhead(one.choice),
+                "overhead_bits_per_weight": one.overhead,
                 "stored_accuracy": one.stored_accuracy,
                 "seed": one.seed,
                 "trial_accuracies": list(one.accuracies),
@@ -82,7 +82,8 @@ def planned_tables(planned: Planned) -> list[PlainTable]:
             rows[chain.text] = chosen
     for called, chosen in rows.items():
         words, damage = (sum(one.code_words for one in chosen.values()), sum(one.damage for one in chosen.values()))
-        all_of_them.add_row(called, f"{planned.overhead(chosen):.3g}", f"{words:,}", f"{damage:.2g}")
+        overhead = planned.rounds[-1].overhead if called == "the plan" else planned.overhead(chosen)
+        all_of_them.add_row(called, f"{overhead:.3g}", f"{words:,}", f"{damage:.2g}")
     return [own, all_of_them]
 
 
@@ -94,7 +95,7 @@ def planned_lines(planned: Planned) -> list[str]:
 def _judged(planned: Planned, one: Verified) -> str:
     asked = planned.asked
     return (
-        f"{planned.overhead(one.choice):.3g} bits per weight, {asked.format}, {asked.law.spec}:"
+        f"{one.overhead:.3g} bits per weight, {asked.format}, {asked.law.spec}:"
         f" {percent_interval(one.accuracy)} % on {counted(len(one.accuracies), 'fault map')} that nothing was chosen on"
         f" (seed {one.seed}), {counted(planned.inputs, 'input')}; stored {percent(one.stored_accuracy)}, original"
         f" {percent(planned.original_accuracy)}; at least {percent(one.least)} was asked: {VERDICTS[one.met]}"

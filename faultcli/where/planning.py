@@ -84,9 +84,14 @@ class PlanGoal:
 
 @dataclass(frozen=True)
 class Verified:
-    """What new fault maps said of a plan. `accuracies`: one per map, on all inputs; `seed`: of the maps."""
+    """What new fault maps said of a plan.
+
+    `overhead`: bits per weight beside the words of the whole memory, where a code may keep check words for its smallest
+    tensors. `accuracies`: one per map, on all inputs. `seed`: of the maps.
+    """
 
     choice: Choice
+    overhead: float
     stored_accuracy: float
     accuracies: tuple[float, ...]
     seed: int
@@ -122,7 +127,7 @@ class Planned:
         return self.rounds[-1].choice
 
     def overhead(self, choice: Choice) -> float:
-        """Return bits per weight beside the words."""
+        """Return bits per weight beside the words, each tensor's own added up."""
         return sum(one.bits for one in choice.values()) / max(1, sum(self.weights.values()))
 
 
@@ -269,4 +274,7 @@ def _verified(
         subject.workload.load(subject.tensors)
     accuracy = mean_interval(found, confidence=asked.confidence)
     assert accuracy is not None
-    return Verified(choice, bench.stored.outcome.top1, tuple(found), seed, accuracy, original.outcome.top1 - drop)
+    overhead = bench.image.overhead_bits_per_weight
+    return Verified(
+        choice, overhead, bench.stored.outcome.top1, tuple(found), seed, accuracy, original.outcome.top1 - drop
+    )

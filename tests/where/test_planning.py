@@ -17,9 +17,10 @@ from faultcli.campaign.subject import Subject, state_sha256
 from faultcli.cli import run
 from faultcli.faults.laws import parse_law
 from faultcli.protect.chain import Chain, parse_chain
+from faultcli.report.planned import planned_document, planned_lines
 from faultcli.where.frontier import Frontier, hull
 from faultcli.where.options import Option, options_of
-from faultcli.where.planning import by_tensor
+from faultcli.where.planning import PlanGoal, by_tensor, find_plan
 from faultcli.workload.classifier import Workload
 from faultcli.workload.curvature import curvature
 
@@ -144,6 +145,18 @@ def test_a_plan_is_judged_as_a_campaign_judges_it(
     assert arm["overhead_bits_per_weight"] == pytest.approx(found["overhead_bits_per_weight"])
     assert arm["protect"] == found["protect"]
     assert arm["stored_accuracy"] == last["stored_accuracy"]
+
+
+def test_a_plan_costs_what_its_memory_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ldpc` pays for the smallest tensors out of what all of them have, which no tensor by itself shows."""
+    monkeypatch.setattr("faultcli.where.options.MAPS", 1)
+    subject, chain = Subject.open(limit=20), parse_chain("ldpc=0.5")
+    goal = PlanGoal("q2.5", parse_law("bitflip:1e-3"), max_drop=0.5, candidates=(chain,), choose_maps=1, verify_maps=1)
+    found = find_plan(subject, goal)
+    whole = subject.memory("q2.5", chain, None).overhead_bits_per_weight
+    assert found.rounds[-1].overhead == whole > found.overhead(found.choice)
+    assert planned_document(found, None)["overhead_bits_per_weight"] == whole
+    assert f"{whole:.3g} bits per weight" in planned_lines(found)[-1]
 
 
 def test_one_map_decides_nothing(faultcli: Callable[..., tuple[int, str, str]]) -> None:
