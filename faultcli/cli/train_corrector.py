@@ -28,8 +28,8 @@ class Training:
         _training(
             "METHOD",
             "edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per class "
-            "on a window. many: means and class shares over a window, for hundreds of classes. adaptive: a blend by "
-            "estimated severity, that leaves alone what it cannot help; with more than 64 classes the same as many.",
+            "on a window. many: for hundreds of classes. adaptive: a blend by estimated severity, or many, that leaves "
+            "alone what it cannot help.",
             default=True,
         ),
     ] = "adaptive"
