@@ -28,8 +28,8 @@ class Training:
         _training(
             "METHOD",
             "edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per class "
-            "on a window. many: for hundreds of classes. adaptive: a blend by estimated severity, or many, that leaves "
-            "alone what it cannot help.",
+            "on a window. many: for hundreds of classes. adaptive: a blend by severity, or many; leaves alone what it "
+            "cannot help.",
             default=True,
         ),
     ] = "adaptive"
