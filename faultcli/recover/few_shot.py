@@ -21,7 +21,7 @@ _PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on squares of weights and biases, besid
 _ON_WARMTH = 4.0  # on the square of the logarithm of the temperature
 _FOLDS = 5
 _FEWEST = 10
-_SURELY = 2.0  # standard errors that the loss has to fall by
+_SURELY, _FEW = 2.0, 10.0  # the loss has to fall by 2 + 10 / √n standard errors: those of few inputs mean little
 _ROUNDS = 100
 
 
@@ -158,6 +158,7 @@ def _chosen(features: tuple[Array, Array], labels: NDArray[np.int64]) -> float |
             right[row, own] = fitted.scores(held).argmax(axis=1) == labels[own]
     best = int(losses.sum(axis=1).argmin())
     better = losses[0] - losses[best]
-    if better.mean() <= _SURELY * better.std() / np.sqrt(len(labels)) or right[best].sum() < right[0].sum():
+    root = np.sqrt(len(labels))
+    if better.mean() <= (_SURELY + _FEW / root) * better.std() / root or right[best].sum() < right[0].sum():
         return None
     return _PENALTIES[best - 1]
