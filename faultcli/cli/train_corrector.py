@@ -28,7 +28,8 @@ class Training:
         _training(
             "METHOD",
             "edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per class "
-            "on a window. adaptive: a blend by estimated severity, that leaves alone what it cannot help.",
+            "on a window. many: for hundreds of classes. adaptive: a blend by severity, or many; leaves alone what it "
+            "cannot help.",
             default=True,
         ),
     ] = "adaptive"
@@ -132,7 +133,7 @@ def train_corrector(
     """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
 
     It is trained on some fault maps and reported on others, on data that it has not seen. Without a window of its own
-    the device needs nothing; align, mixture and adaptive look at unlabelled inputs as they come in.
+    the device needs nothing; align, mixture, many and adaptive look at unlabelled inputs as they come in.
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """

@@ -11,10 +11,11 @@ from faultcli.recover.base import Card, Corrector, CorrectorError
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.edmn import Edmn, EdmnOptions
 from faultcli.recover.known_damage import KnownDamageCorrector
+from faultcli.recover.many_classes import ManyClasses
 from faultcli.recover.mixture.corrector import Mixture
-from faultcli.recover.reference import Reference
+from faultcli.recover.reference import MOST_CLASSES, Reference
 
-METHODS: dict[str, type[Corrector]] = {method.name: method for method in (Edmn, Align, Mixture, Adaptive)}
+METHODS: dict[str, type[Corrector]] = {method.name: method for method in (Edmn, Align, Mixture, Adaptive, ManyClasses)}
 DEFAULT_WINDOW = 1000
 
 
@@ -59,6 +60,8 @@ def train_corrector(method: str, data: LabelledLogits, card: Card, options: Trai
         return Edmn.train(data, card, options.edmn)
     if kind is KnownDamageCorrector:
         return KnownDamageCorrector.train(data, card, options.edmn)
+    if kind is ManyClasses or (kind is Adaptive and data.classes > MOST_CLASSES):
+        return ManyClasses.train(data, card, options.window)
     if kind is Adaptive:
         return Adaptive.train(data, card, options.window, card.seed)
     reference = Reference.measure(data.clean.double().numpy(), data.labels.numpy())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from faultcli.recover.base import Correction, Corrector, identity
+from faultcli.recover.few_shot import few_shot, labelled_rows
 
 
 class StreamingCorrector:
@@ -19,24 +20,34 @@ class StreamingCorrector:
         window: answers that it looks at; memory is window × K numbers.
         refresh: answers between two looks; None: as many as the window holds.
         strength: see `Corrector.observe`.
+        labelled: logits [n, K] of the device as it is now and labels int64 [n], 10 inputs or more; see `few_shot`.
 
     Raises:
-        CorrectorError: the window is smaller than the corrector takes.
+        CorrectorError: the window is smaller than the corrector takes, or labels and logits do not belong together.
     """
 
     def __init__(
-        self, corrector: Corrector, *, window: int = 1000, refresh: int | None = None, strength: float = 1.0
+        self,
+        corrector: Corrector,
+        *,
+        window: int = 1000,
+        refresh: int | None = None,
+        strength: float = 1.0,
+        labelled: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         corrector.check_window(window)
+        if labelled is not None:
+            labelled_rows(corrector, *labelled)
         self.corrector = corrector
         self.strength = strength
+        self._labelled = labelled
         self.correction: Correction = identity(f"waiting for {window} answers")
         self._seen = torch.empty(window, corrector.card.classes)
         self._count = 0  # answers so far
         self._refresh = refresh or window
         self._due = window
         if not corrector.needs_window:
-            self.correction = corrector.observe(strength=strength)
+            self.correction = self._made(None)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Take note of logits [n, K], and return them corrected: float32 [n, K]."""
@@ -52,5 +63,10 @@ class StreamingCorrector:
         self._seen[(first + torch.arange(len(newest))) % size] = newest
         self._count += len(logits)
         if self._count >= self._due:
-            self.correction = self.corrector.observe(self._seen, strength=self.strength)
+            self.correction = self._made(self._seen)
             self._due = self._count + self._refresh
+
+    def _made(self, window: Tensor | None) -> Correction:
+        if self._labelled is None:
+            return self.corrector.observe(window, strength=self.strength)
+        return few_shot(self.corrector, window, *self._labelled, strength=self.strength)

@@ -182,7 +182,7 @@ def test_mistakes_in_training_are_explained() -> None:
         EdmnOptions(hidden=(0,))
 
 
-def test_many_classes_get_alignment_only() -> None:
+def test_many_classes_get_no_mixture() -> None:
     labels = labels_of(1400, 3, 70)
     clean = clean_logits(labels, 4, 70)
     copies = tuple(Copy("x", i, torch.from_numpy(damaged(clean, 0.2, i)).float()) for i in range(3))

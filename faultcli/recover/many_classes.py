@@ -1,0 +1,287 @@
+"""Hundreds of classes: biases of the logits, from a window that holds few inputs of any class or none.
+
+A mixture cannot be fitted there, and the spread of a logit over some sixty inputs is mostly noise. What such a window
+does tell:
+
+- the mean of every logit. The part of it that the clean model has, too, comes back; damage takes the rest of the
+  meaning out of the clean means, so it comes back in part only;
+- which classes are given too often. Biases are fitted until the probabilities, over the window, add up to the class mix
+  of training as far as a penalty on large biases lets them (class-marginal matching, as for label shift: Saerens,
+  Latinne and Decaestecker 2002, with the logits and not the mix as what has moved).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.recover.align import SMALLEST_WINDOW
+from faultcli.recover.base import (
+    NOTHING_TO_LEARN,
+    Array,
+    Card,
+    Correction,
+    Corrector,
+    CorrectorError,
+    identity,
+    usable_rows,
+)
+from faultcli.recover.damaged_logits import LabelledLogits
+from faultcli.recover.mixture.gaussians import log_normalised, softmax
+from faultcli.recover.parts import array, number
+from faultcli.recover.reference import Reference
+
+_WARMTH = 1.5  # temperature that classes are counted at
+_PENALTY = 0.05  # on the square of a bias, per row that a class is counted in
+_DAMPED = 0.7  # part of a Newton step that is gone
+_ROUNDS = 40
+_NEAR = 1e-3  # change of a bias that ends the rounds
+_COUNTED = 2000  # rows of a window that classes are counted in
+_JUDGED = 2000  # labelled inputs per window in training
+_DRAWS = 2  # windows per damaged copy in training
+_CLEAN_WINDOWS = 12
+_MARGIN = 4.0  # standard deviations between windows of the clean model's severity, above the mean
+_LESS_SHARP = 2.0  # standard deviations between windows of the clean model's sharpness, below the mean
+_BEYOND = 2.0  # times the severest window of training: up to here a window is believed
+_WINDOWS_PER_STEP = 8
+_MOST_STEPS = 5
+_SURELY = 2.0  # standard errors over copies that a gain has to be
+_HEATS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to correct.
+
+    `kept`: part of the clean mean that comes back. `evened`: power of the spreads of the window's logits that these
+    are divided by. `share`: how far to go from the raw logits to the corrected ones.
+    """
+
+    kept: float
+    evened: float
+    share: float = 1.0
+
+
+WAYS = (Way(0.6, 0.0, 0.0), Way(0.6, 0.0, 0.5), Way(0.6, 0.0), Way(0.6, 0.3), Way(0.3, 0.3))  # the first: leave alone
+
+
+@dataclass(frozen=True)
+class ManyClasses(Corrector):
+    """Means and class marginals over a window, as far as that helped on copies of this severity in training.
+
+    Attributes:
+        upper: [S], ascending, the severity up to which a step goes; the last one is where windows stop being believed.
+        ways: [S], the place in `WAYS` of what did best there.
+        heats: [S], temperatures that corrected logits are divided by.
+        gains: [S], gain in top-1 accuracy to be expected, from copies that the way was not chosen by.
+        intact_below: severity up to which the model counts as intact.
+        sharp_above: sharpness from which on it does, too: an intact model whose window has another class mix.
+    """
+
+    name: ClassVar[str] = "many"
+    summary: ClassVar[str] = "for many classes: give logits their means and classes their shares back, over a window"
+
+    reference: Reference
+    upper: Array
+    ways: Array
+    heats: Array
+    gains: Array
+    intact_below: float
+    sharp_above: float
+
+    @property
+    def smallest_window(self) -> int:
+        return SMALLEST_WINDOW
+
+    def adapt(self, window: Array) -> Correction:
+        severity = _severity(window, self.reference)
+        if severity <= self.intact_below:
+            return identity("the logits lie where those of the clean model lie", 0.0)
+        if _sharpness(window) >= self.sharp_above:
+            return identity("the answers are as sharp as those of the clean model", 0.0)
+        if severity > self.upper[-1]:
+            return identity("worse damage, or another class mix, than any in training", severity)
+        step = int(np.searchsorted(self.upper, severity))
+        way = WAYS[int(self.ways[step])]
+        if not way.share:
+            return identity("nothing helps surely at this severity", severity)
+        heat, numbers = float(self.heats[step]), (2 if way.evened else 1) * len(self.reference.mean)
+        corrected = _corrected(way, window, self.reference)
+        gain = float(self.gains[step])
+        return Correction(lambda z: corrected(z) / heat, numbers, _name(way), predicted_gain=gain, severity=severity)
+
+    @classmethod
+    def train(cls, data: LabelledLogits, card: Card, window: int) -> Self:
+        """Learn from which severity on which way helps, from windows of damaged copies.
+
+        Args:
+            data: at least twice as many inputs as `window`.
+            card: what it is trained for; its seed is that of the windows.
+            window: inputs per window in training; use about as many.
+
+        Raises:
+            CorrectorError: too few inputs, or no damaged copy with a usable window.
+        """
+        if len(data.labels) < 2 * window:
+            raise CorrectorError(
+                f"{len(data.labels)} training inputs are too few for windows of {window}: twice as many are needed",
+                "give more --data, or a smaller --window",
+            )
+        random, labels = np.random.default_rng(card.seed), data.labels.numpy()
+        clean = data.clean.double().numpy()
+        if not np.isfinite(clean).all():
+            raise CorrectorError("the clean model's own logits are not finite", "no corrector can be trained for it")
+        counts = np.bincount(labels, minlength=data.classes)
+        reference = Reference(clean.mean(axis=0), np.maximum(clean.std(axis=0), 1e-9), class_mix(counts))
+        cases: list[_Case] = []
+        for number_, copy in enumerate(data.copies):
+            logits = copy.logits.double().numpy()
+            for _ in range(_DRAWS):
+                order = random.permutation(len(labels))
+                rows = usable_rows(logits[order[:window]])
+                if len(rows) >= SMALLEST_WINDOW:
+                    rest = order[window:][:_JUDGED]
+                    rest = rest[np.isfinite(logits[rest]).all(axis=1)]
+                    cases.append(_judge(number_, rows, logits[rest], labels[rest], reference))
+        if not cases:
+            raise CorrectorError("no damaged copy has usable logits to learn from", NOTHING_TO_LEARN)
+        windows = [clean[random.permutation(len(labels))[:window]] for _ in range(_CLEAN_WINDOWS)]
+        apart = (len(labels) + window) / (len(labels) - window)  # windows of new inputs scatter more than these parts
+        moved = apart * np.array([_severity(rows, reference) for rows in windows])
+        sharp = np.array([_sharpness(rows) for rows in windows])
+        intact = float(moved.mean() + _MARGIN * moved.std())
+        return cls(reference, *_steps(cases), intact, float(sharp.mean() - _LESS_SHARP * sharp.std()), card=card)
+
+    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        steps = {
+            "steps.upper": self.upper,
+            "steps.ways": self.ways,
+            "steps.heats": self.heats,
+            "steps.gains": self.gains,
+        }
+        return self.reference.arrays() | steps, {"intact_below": self.intact_below, "sharp_above": self.sharp_above}
+
+    @classmethod
+    def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
+        steps = arrays["steps.upper"].size
+        upper, ways = array(arrays, "steps.upper", steps), array(arrays, "steps.ways", steps)
+        if not steps or not (np.diff(upper) >= 0).all() or not np.isin(ways, np.arange(len(WAYS))).all():
+            raise ValueError("its steps of severity contradict each other")
+        heats, gains = array(arrays, "steps.heats", steps, positive=True), array(arrays, "steps.gains", steps)
+        reference = Reference.from_arrays(arrays)
+        ends = number(values, "intact_below"), number(values, "sharp_above")
+        return cls(reference, upper, ways, heats, gains, *ends, card=card)
+
+
+def class_mix(counts: NDArray[np.int64]) -> Array:
+    """Return the class mix [K] that counts tell: near the counts where these are many, else near uniform.
+
+    It is the mean of the posterior under a Dirichlet prior of the concentration that makes the counts likeliest.
+    """
+    from scipy.special import gammaln
+
+    n, k = counts.sum(), len(counts)
+    pseudo = np.geomspace(0.01, 1000, 41)
+    likelihood = [gammaln(a * k) - gammaln(n + a * k) + (gammaln(counts + a) - gammaln(a)).sum() for a in pseudo]
+    best = pseudo[int(np.argmax(likelihood))]
+    result: Array = (counts + best) / (n + best * k)
+    return result
+
+
+def marginal_biases(scores: Array, mix: Array) -> Array:
+    """Return biases [K] with which the probabilities of rows [n, K] add up to n · `mix`, but for the penalty.
+
+    A Newton step per class and round, damped; classes are taken to be independent in it.
+    """
+    biases = np.zeros(scores.shape[1])
+    for _ in range(_ROUNDS):
+        p = softmax((scores + biases) / _WARMTH)
+        slope = p.sum(axis=0) - len(scores) * mix + _PENALTY * _WARMTH * biases
+        step = _DAMPED * slope / ((p * (1 - p)).sum(axis=0) / _WARMTH + _PENALTY * _WARMTH)
+        biases -= step
+        if np.abs(step).max() < _NEAR:
+            break
+    return biases
+
+
+def _severity(window: Array, reference: Reference) -> float:
+    """Return how far the means of a window lie from the clean ones: about 1 for the clean model, whatever the size."""
+    moved = (window.mean(axis=0) - reference.mean) / reference.spread
+    return float((moved**2).mean() * len(window))
+
+
+def _sharpness(window: Array) -> float:
+    """Return by how many spreads the largest logit of a row lies above the row's mean, on average."""
+    above = window.max(axis=1) - window.mean(axis=1)
+    return float((above / np.maximum(window.std(axis=1), 1e-9)).mean())
+
+
+def _corrected(way: Way, window: Array, reference: Reference) -> Callable[[Array], Array]:
+    """Return what a way makes of logits, from a window."""
+    mean, scale = window.mean(axis=0), np.ones(window.shape[1])
+    if way.evened:
+        spread = np.maximum(window.std(axis=0), 1e-9)
+        scale = np.exp(-way.evened * (np.log(spread) - np.log(spread).mean()))
+    base = way.kept * reference.mean - mean * scale
+    biases = base + marginal_biases(window[:_COUNTED] * scale + base, reference.prior)
+    share = way.share
+    slope, offset = 1 + share * (scale - 1), share * biases
+    return lambda z: z * slope + offset
+
+
+def _name(way: Way) -> str:
+    evened = f", spread^{way.evened:g}" if way.evened else ""
+    return f"{way.share:g} of means and marginals{evened}" if way.share < 1 else f"means and marginals{evened}"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One window of one damaged copy in training. `gains`: [W], of every way. `losses`: [W, H], by temperature."""
+
+    copy: int
+    severity: float
+    gains: Array
+    losses: Array
+
+
+def _judge(copy: int, window: Array, logits: Array, labels: NDArray[np.int64], reference: Reference) -> _Case:
+    """Try every way on labelled inputs that are not in the window."""
+    at = np.arange(len(labels))
+    right, losses = [], []
+    for way in WAYS:
+        scores = _corrected(way, window, reference)(logits) if way.share else logits
+        right.append(float((scores.argmax(axis=1) == labels).mean()) if len(labels) else 0.0)
+        losses.append([-float(log_normalised(scores / heat)[at, labels].mean()) for heat in _HEATS])
+    gains = np.array(right)
+    return _Case(copy, _severity(window, reference), gains - gains[0], np.array(losses))
+
+
+def _steps(cases: Sequence[_Case]) -> tuple[Array, Array, Array, Array]:
+    """Cut windows, sorted by severity, into steps; return their upper ends, ways, temperatures and expected gains."""
+    ordered = sorted(cases, key=lambda case: case.severity)
+    count = max(1, min(_MOST_STEPS, len(ordered) // _WINDOWS_PER_STEP))
+    groups = [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), count)]
+    found = []
+    for at, group in enumerate(groups):
+        table, copies = np.stack([case.gains for case in group]), np.array([case.copy for case in group])
+        best = int(table.mean(axis=0).argmax())
+        each = []
+        for copy in np.unique(copies):
+            own = copies == copy
+            each.append(table[own, int(table[~own].mean(axis=0).argmax()) if not own.all() else best].mean())
+        gain, error = (
+            float(np.mean(each)),
+            float(np.std(each, ddof=1) / np.sqrt(len(each))) if len(each) > 1 else np.inf,
+        )
+        if gain <= _SURELY * error:
+            best, gain = 0, 0.0
+        heat = _HEATS[int(np.stack([case.losses[best] for case in group]).mean(axis=0).argmin())] if best else 1.0
+        last = at + 1 == len(groups)
+        upper = _BEYOND * group[-1].severity if last else (group[-1].severity + groups[at + 1][0].severity) / 2
+        found.append((upper, best, heat, gain))
+    upper, ways, heats, gains = np.array(found, dtype=np.float64).T
+    return upper.copy(), ways.copy(), heats.copy(), gains.copy()
