@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only-kept", action="store_true", help="print what was measured; measure nothing")
+    parser.add_argument("--adaptive-only", action="store_true", help="leave out other methods and known damage")
     options = parser.parse_args()
     results = options.results or options.kept / "results"
     torch.set_num_threads(1)
@@ -252,8 +253,8 @@ def main() -> None:
         lab, others = setting.lab(options.data, options.kept), options.kept / "others"
         own = kept(path, partial(own_methods, lab, setting.name, results))
         beside = others / ("quick" if options.quick else "") / f"{setting.name}.jsonl"
-        missing = options.only_kept and not beside.exists()
-        more = [] if missing else kept(beside, partial(other_methods, lab, setting.name, beside.parent))
+        left_out = (options.only_kept or options.adaptive_only) and not beside.exists()
+        more = [] if left_out else kept(beside, partial(other_methods, lab, setting.name, beside.parent))
         found.append(Measured(setting, [*own, *more]))
     if not found:
         sys.exit(f"{results}: nothing was measured yet; leave out --only-kept")

@@ -152,13 +152,14 @@ class Lab:
 
     def _damaged(self, level: str, trial: int, parts: Sequence[tuple[str, NDArray[np.int64] | None]]) -> list[Tensor]:
         """Return the logits of rows of sets of inputs (None: all of them) under one fault map."""
+        healthy = self.healthy  # before the damage
         law = parse_law(level.format(head=f"{self.network.head}.weight"))
         patch = self._image.patch(self._image.draw(law, seed=SEED, trial=trial))
         only_head = all(name.startswith(f"{self.network.head}.") for name in patch.elements)
         found = []
         with patch.applied(self._subject.workload.parameters):
             for name, rows in parts:
-                x = self.healthy[f"{name}.features"] if only_head else self._split[name][0]
+                x = healthy[f"{name}.features"] if only_head else self._split[name][0]
                 x = x if rows is None else x[torch.from_numpy(rows)]
                 with torch.inference_mode():
                     found.append(self._head(x).clone() if only_head else self._run(x))
