@@ -23,10 +23,10 @@ from faultcli.recover.base import (
     usable_rows,
 )
 from faultcli.recover.damaged_logits import LabelledLogits
-from faultcli.recover.mixture.cluster_matching import MeanStructure
-from faultcli.recover.mixture.corrector import FittedMixture, structure_arrays, structure_from
+from faultcli.recover.mixture.corrector import FittedMixture
+from faultcli.recover.mixture.law import DamageLaw, MovedMeans
 from faultcli.recover.parts import array, number
-from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
+from faultcli.recover.reference import MOST_CLASSES, Reference
 
 _ROWS_PER_CLASS = 20  # of a window that a mixture is fitted to
 _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a small window
@@ -53,7 +53,7 @@ class Adaptive(Corrector):
     summary: ClassVar[str] = "estimate the severity on a window and blend identity, alignment and mixture; no labels"
 
     reference: Reference
-    structure: MeanStructure | None  # None with more classes than a mixture takes
+    law: DamageLaw | None  # None with more classes than a mixture takes
     policy: Policy
     intact_below: float  # `Reference.shift` up to which the model counts as intact
     trust: Trust | None  # None where there is no mixture
@@ -67,12 +67,12 @@ class Adaptive(Corrector):
         if shift <= self.intact_below:
             return identity("the logits lie where those of the clean model lie", 0.0)
         alignment = Alignment.between(window, self.reference)
-        if self.structure is not None and len(window) < _ROWS_PER_CLASS * self.reference.classes:
+        if self.law is not None and len(window) < _ROWS_PER_CLASS * self.reference.classes:
             reason = f"a mixture needs {_ROWS_PER_CLASS * self.reference.classes} inputs or more"
             if shift <= _CLEARLY * self.intact_below:
                 return identity(f"{reason}, and the damage is too light to align so few", 0.0)
             return Correction(alignment, alignment.numbers, "align", reason)
-        alignment, fitted = self._look(window, self.structure)
+        alignment, fitted = self._look(window, self.law)
         severity = _severity(window, alignment, fitted)
         if self.trust is not None and fitted is not None and self.trust.refuses(fitted.explained):
             return identity("the classes in the window cannot be told from each other with certainty", severity)
@@ -115,18 +115,18 @@ class Adaptive(Corrector):
         clean = data.clean.double().numpy()
         reference = Reference.measure(clean, labels)
         moved = damaged_means(data, reference)
-        structure = law_of(reference, moved)
-        draft = cls(reference, structure, _NO_POLICY, 0.0, None, card=card)
+        law = law_of(reference, moved)
+        draft = cls(reference, law, _NO_POLICY, 0.0, None, card=card)
         cases: list[Case] = []
         explained: dict[str, list[float]] = {}
         for copy, (fault, logits) in enumerate([("none", clean), *_usable_copies(data)]):
             own = copy - 1
             others = [means for at, means in enumerate(moved) if at % _FOLDS != own % _FOLDS]
-            law = structure if own < 0 else law_of(reference, others)
+            for_copy = law if own < 0 else law_of(reference, others)
             found = []
             for _ in range(_DRAWS):
                 order = random.permutation(len(labels))
-                case, one = draft._try(copy, logits, order[:window], order[window:][:_JUDGED], labels, law)
+                case, one = draft._try(copy, logits, order[:window], order[window:][:_JUDGED], labels, for_copy)
                 cases.append(case)
                 found.append(one)
             if own >= 0:
@@ -137,12 +137,12 @@ class Adaptive(Corrector):
             for rows in unfair_windows(labels, window, random)
         ]
         intact = float(np.mean(shifts) + _MARGIN * np.std(shifts))
-        trust = None if structure is None else Trust.learn(list(explained.values()))
-        return cls(reference, structure, Policy.learn(cases), intact, trust, card=card)
+        trust = None if law is None else Trust.learn(list(explained.values()))
+        return cls(reference, law, Policy.learn(cases), intact, trust, card=card)
 
     def _try(
         self, copy: int, logits: Array, window: NDArray[np.int64], rest: NDArray[np.int64], labels: NDArray[np.int64],
-        law: MeanStructure | None,
+        law: DamageLaw | None,
     ) -> tuple[Case, float]:  # fmt: skip
         """Look at the window's rows of logits [N, K], judge every blend on the rest, and say what the law explains."""
         rows = usable_rows(logits[window])
@@ -154,7 +154,7 @@ class Adaptive(Corrector):
         case = Case.judge(copy, severity, labels[rest], judged, alignment(judged), posterior)
         return case, 1.0 if fitted is None else fitted.explained
 
-    def _look(self, window: Array, law: MeanStructure | None) -> tuple[Alignment, FittedMixture | None]:
+    def _look(self, window: Array, law: DamageLaw | None) -> tuple[Alignment, FittedMixture | None]:
         if law is None:
             return Alignment.between(window, self.reference), None
         fitted = FittedMixture.fit(window, self.reference, law)
@@ -166,8 +166,8 @@ class Adaptive(Corrector):
 
     def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays = self.reference.arrays()
-        if self.structure is not None:
-            arrays |= structure_arrays(self.structure)
+        if self.law is not None:
+            arrays |= self.law.arrays()
         policy = self.policy
         arrays |= {f"policy.{name}": getattr(policy, name) for name in _STEPS}
         values: dict[str, Any] = {"intact_below": self.intact_below}
@@ -181,7 +181,7 @@ class Adaptive(Corrector):
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
         reference = Reference.from_arrays(arrays)
         mixed = any(name.startswith("structure.") for name in arrays)
-        structure = structure_from(reference, arrays) if mixed else None
+        law = DamageLaw.from_arrays(reference, arrays) if mixed else None
         steps = arrays["policy.upper"].size
         policy = Policy(
             array(arrays, "policy.upper", steps),
@@ -192,14 +192,14 @@ class Adaptive(Corrector):
         if not steps or not (np.diff(policy.upper) >= 0).all():
             raise ValueError("its steps of severity contradict each other")
         trust = None
-        if structure is not None:
+        if law is not None:
             maps = int(number(values, "trust_maps"))
             if not isinstance(values["trust_enough"], bool):
                 raise TypeError("trust_enough is neither true nor false")
             trust = Trust(
                 number(values, "least_explained"), number(values, "false_refusals"), maps, values["trust_enough"]
             )
-        return cls(reference, structure, policy, number(values, "intact_below"), trust, card=card)
+        return cls(reference, law, policy, number(values, "intact_below"), trust, card=card)
 
 
 _NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))
@@ -212,29 +212,29 @@ def _severity(window: Array, alignment: Alignment, fitted: FittedMixture | None)
     return float((alignment(window).argmax(axis=1) != other.argmax(axis=1)).mean())
 
 
-def learn_structure(data: LabelledLogits, reference: Reference) -> MeanStructure | None:
+def learn_law(data: LabelledLogits, reference: Reference) -> DamageLaw | None:
     """Learn how class means move, from all damaged copies; None with more classes than a mixture takes."""
     return law_of(reference, damaged_means(data, reference))
 
 
-def law_of(reference: Reference, moved: Sequence[Array | None]) -> MeanStructure | None:
+def law_of(reference: Reference, moved: Sequence[MovedMeans | None]) -> DamageLaw | None:
     """Learn it from class means as `damaged_means` gives them."""
     if reference.classes > MOST_CLASSES:
         return None
-    return MeanStructure.learn(reference.standard_means, [means for means in moved if means is not None])
+    return DamageLaw.learn(reference, [means for means in moved if means is not None])
 
 
-def damaged_means(data: LabelledLogits, reference: Reference) -> list[Array | None]:
-    """Return the class means [K, K] of every usable copy's standardised logits; None where a class is lost in NaNs."""
+def damaged_means(data: LabelledLogits, reference: Reference) -> list[MovedMeans | None]:
+    """Return the class means of every usable copy's logits; None where a class is lost in NaNs."""
     labels = data.labels.numpy()
-    found: list[Array | None] = []
+    found: list[MovedMeans | None] = []
     for _, logits in _usable_copies(data):
         finite = np.isfinite(logits).all(axis=1)
         if reference.classes > MOST_CLASSES or len(np.unique(labels[finite])) < reference.classes:
             found.append(None)
             continue
         alignment = Alignment.between(usable_rows(logits), reference)
-        found.append(class_means(alignment.standardise(logits[finite]), labels[finite], reference.classes))
+        found.append(MovedMeans.of(logits[finite], labels[finite], alignment, reference))
     return found
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-_SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
+SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
 _FLIP_FLOPS = 5
 _LEFT = (0.3, 0.8)  # share of the class means' squares that is still clean, in what is drawn
 _THREE_CYCLES_UP_TO = 12  # classes; above, only swaps are tried: there are K³/3 cycles
@@ -40,10 +40,15 @@ class MeanStructure:
     logit_precision: Array
 
     @classmethod
-    def learn(cls, means: Array, damaged: Sequence[Array]) -> MeanStructure:
+    def learn(cls, means: Array, damaged: Sequence[Array], shrinkage: float = SHRINKAGE) -> MeanStructure:
         """Estimate both covariances by turns (Dutilleul 1999) from class means of damaged copies, each [K, K].
 
         Every copy counts alike, however far its damage moved the means. Without copies both are the identity.
+
+        Args:
+            means: [K, K], of the clean model.
+            damaged: of the copies.
+            shrinkage: of the covariance between classes towards the identity, 0 to 1.
         """
         classes = len(means)
         class_precision = logit_precision = np.eye(classes)
@@ -56,8 +61,8 @@ class MeanStructure:
         if noise:
             stack = np.stack(noise)
             for _ in range(_FLIP_FLOPS):
-                class_precision = _precision(np.einsum("tik,kl,tjl->ij", stack, logit_precision, stack))
-                logit_precision = _precision(np.einsum("tik,ij,tjl->kl", stack, class_precision, stack))
+                class_precision = _precision(np.einsum("tik,kl,tjl->ij", stack, logit_precision, stack), shrinkage)
+                logit_precision = _precision(np.einsum("tik,ij,tjl->kl", stack, class_precision, stack), SHRINKAGE)
         return cls(means, class_precision, logit_precision)
 
     def agreement(self, means: Array, labels: Labels) -> Array:
@@ -110,15 +115,16 @@ class MeanStructure:
         """Return the means [K, K] of all classes, those [C, K] of the classes `labels` and where the law expects the
         others, given these; and [K, K, K], the covariance of what is expected: 0 for classes that are given.
 
-        It is the conditional law of a matrix normal whose scale is that of the given means' noise.
+        It is the conditional law of a matrix normal. What is left of the clean means, and the scale of the noise, are
+        those of the given means (generalised least squares).
         """
         others = np.setdiff1d(np.arange(len(self.means)), labels)
-        left = max(0.0, _overlap(means, self.means[labels]))
-        noise = means - left * self.means[labels]
         covariance = np.linalg.inv(self.class_precision)
-        metric = np.linalg.inv(covariance[np.ix_(labels, labels)])
+        metric, clean = np.linalg.inv(covariance[np.ix_(labels, labels)]), self.means[labels]
+        left = max(0.0, self._inner(metric, means, clean)) / self._inner(metric, clean, clean)
+        noise = means - left * clean
         slopes = covariance[np.ix_(others, labels)] @ metric
-        size = float(((metric @ noise) * (noise @ self.logit_precision)).sum()) / means.size
+        size = self._inner(metric, noise, noise) / means.size
         unknown = np.diag(covariance[np.ix_(others, others)] - slopes @ covariance[np.ix_(labels, others)])
         result, spread = np.empty_like(self.means), np.zeros((len(self.means), *self.means.shape))
         result[labels] = means
@@ -130,12 +136,11 @@ class MeanStructure:
         """Return ρ², the part of the means [C, K] of the classes `labels` that is the clean means', 0 to 1."""
         covariance = np.linalg.inv(self.class_precision)[np.ix_(labels, labels)]
         metric, clean = np.linalg.inv(covariance), self.means[labels]
+        size = self._inner(metric, means, means) * self._inner(metric, clean, clean)
+        return max(0.0, self._inner(metric, means, clean)) ** 2 / max(size, float(np.finfo(float).tiny))
 
-        def inner(one: Array, other: Array) -> float:
-            return float(((metric @ one) * (other @ self.logit_precision)).sum())
-
-        size = inner(means, means) * inner(clean, clean)
-        return max(0.0, inner(means, clean)) ** 2 / max(size, float(np.finfo(float).tiny))
+    def _inner(self, metric: Array, one: Array, other: Array) -> float:
+        return float(((metric @ one) * (other @ self.logit_precision)).sum())
 
     def draw(self, size: float, random: np.random.Generator) -> Array:
         """Return class means [K, K], of root mean square `size`, as damage of this law may leave them."""
@@ -159,10 +164,10 @@ def _overlap(moved: Array, means: Array) -> float:
     return float((moved * means).sum() / (means * means).sum())
 
 
-def _precision(scatter: Array) -> Array:
+def _precision(scatter: Array, shrinkage: float) -> Array:
     classes = len(scatter)
     covariance = scatter * (classes / np.trace(scatter))
-    return np.linalg.inv((1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.eye(classes))
+    return np.linalg.inv((1 - shrinkage) * covariance + shrinkage * np.eye(classes))
 
 
 _MOVES: dict[int, list[Labels]] = {}
