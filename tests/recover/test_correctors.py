@@ -119,6 +119,22 @@ def test_adaptive_counts_few_numbers_and_predicts_its_gain(trained: dict[str, Co
     assert correction.predicted_gain > 0.03
 
 
+def test_the_predicted_gain_is_what_comes_and_its_interval_covers_it(trained: dict[str, Corrector]) -> None:
+    errors, covered = [], 0
+    for seed in range(620, 632):
+        logits, labels = unseen(0.6, seed)  # a level between those of the training
+        correction = trained["adaptive"].observe(logits[:600])
+        gain = accuracy(correction(logits[600:]), labels[600:]) - accuracy(logits[600:], labels[600:])
+        assert correction.predicted_gain is not None
+        assert correction.predicted_interval is not None
+        low, high = correction.predicted_interval
+        assert low <= correction.predicted_gain <= high
+        errors.append(correction.predicted_gain - gain)
+        covered += low <= gain <= high
+    assert abs(np.mean(errors)) < 0.03
+    assert covered >= 10
+
+
 def test_a_window_of_garbage_leaves_everything_alone(trained: dict[str, Corrector]) -> None:
     window = torch.full((200, CLASSES), torch.nan)
     window[:3] = 0.0

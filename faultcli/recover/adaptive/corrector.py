@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.recover.adaptive.policy import ALIGN, IDENTITY, Case, Policy, blend, blend_name
+from faultcli.recover.adaptive.forecast import Forecast, expected_gain
+from faultcli.recover.adaptive.policy import ALIGN, BLENDS, IDENTITY, Answers, Case, Policy, blend_name
 from faultcli.recover.adaptive.trust import Trust
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import (
@@ -33,7 +34,7 @@ _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a
 _JUDGED = 2000  # labelled inputs per window in training
 _CLEAN_WINDOWS = 8
 _MARGIN = 4.0  # standard deviations between windows of the clean model's shift, above the mean
-_STEPS = ("upper", "blends", "heats", "gains")  # what a policy is made of
+_STEPS = ("upper", "blends", "heats")  # what a policy is made of
 _DRAWS = 2  # windows that are looked at per damaged copy in training
 _FOLDS = 3  # of the damaged copies: each is looked at with a law of the damage that was learned from the others
 
@@ -57,6 +58,7 @@ class Adaptive(Corrector):
     policy: Policy
     intact_below: float  # `Reference.shift` up to which the model counts as intact
     trust: Trust | None  # None where there is no mixture
+    forecast: Forecast
 
     @property
     def smallest_window(self) -> int:
@@ -76,18 +78,18 @@ class Adaptive(Corrector):
         severity = _severity(window, alignment, fitted)
         if self.trust is not None and fitted is not None and self.trust.refuses(fitted.explained):
             return identity("the classes in the window cannot be told from each other with certainty", severity)
-        step = self.policy.step(severity)
-        weights, heat = self.policy.blend(step), float(self.policy.heats[step])
+        weights, heat = self.policy.chosen(severity)
         if weights == IDENTITY:
             return identity("no blend helps surely at this severity", severity)
 
         def apply(logits: Array) -> Array:
-            posterior = fitted.log_posterior(logits) if fitted is not None and weights[2] else None
-            return blend(weights, logits, alignment(logits), posterior) / heat
+            return _answers(logits, alignment, fitted).blended(weights) / heat
 
         numbers = (alignment.numbers if weights[1] else 0) + (fitted.numbers if fitted and weights[2] else 0)
-        gain = float(self.policy.gains[step])
-        return Correction(apply, numbers, blend_name(weights), predicted_gain=gain, severity=severity)
+        gain, interval = self.forecast.gain(expected_gain(window, apply(window)))
+        return Correction(
+            apply, numbers, blend_name(weights), predicted_gain=gain, predicted_interval=interval, severity=severity
+        )
 
     @classmethod
     def train(cls, data: LabelledLogits, card: Card, window: int, seed: int) -> Self:
@@ -116,7 +118,7 @@ class Adaptive(Corrector):
         reference = Reference.measure(clean, labels)
         moved = damaged_means(data, reference)
         law = law_of(reference, moved)
-        draft = cls(reference, law, _NO_POLICY, 0.0, None, card=card)
+        draft = cls(reference, law, _NO_POLICY, 0.0, None, Forecast(), card=card)
         cases: list[Case] = []
         explained: dict[str, list[float]] = {}
         for copy, (fault, logits) in enumerate([("none", clean), *_usable_copies(data)]):
@@ -138,7 +140,7 @@ class Adaptive(Corrector):
         ]
         intact = float(np.mean(shifts) + _MARGIN * np.std(shifts))
         trust = None if law is None else Trust.learn(list(explained.values()))
-        return cls(reference, law, Policy.learn(cases), intact, trust, card=card)
+        return cls(reference, law, Policy.learn(cases), intact, trust, _forecast(cases), card=card)
 
     def _try(
         self, copy: int, logits: Array, window: NDArray[np.int64], rest: NDArray[np.int64], labels: NDArray[np.int64],
@@ -148,10 +150,8 @@ class Adaptive(Corrector):
         rows = usable_rows(logits[window])
         alignment, fitted = self._look(rows, law)
         rest = rest[np.isfinite(logits[rest]).all(axis=1)]
-        judged = logits[rest]
-        posterior = None if fitted is None else fitted.log_posterior(judged)
-        severity = _severity(rows, alignment, fitted)
-        case = Case.judge(copy, severity, labels[rest], judged, alignment(judged), posterior)
+        seen, judged = (_answers(x, alignment, fitted) for x in (rows, logits[rest]))
+        case = Case.judge(copy, _severity(rows, alignment, fitted), seen, judged, labels[rest])
         return case, 1.0 if fitted is None else fitted.explained
 
     def _look(self, window: Array, law: DamageLaw | None) -> tuple[Alignment, FittedMixture | None]:
@@ -171,6 +171,9 @@ class Adaptive(Corrector):
         policy = self.policy
         arrays |= {f"policy.{name}": getattr(policy, name) for name in _STEPS}
         values: dict[str, Any] = {"intact_below": self.intact_below}
+        values |= {"forecast_slope": self.forecast.slope}
+        if np.isfinite(self.forecast.margin):
+            values |= {"forecast_margin": self.forecast.margin}
         if self.trust is not None:
             trust = self.trust
             values |= {"least_explained": trust.least, "false_refusals": trust.expected}
@@ -187,7 +190,6 @@ class Adaptive(Corrector):
             array(arrays, "policy.upper", steps),
             array(arrays, "policy.blends", steps, 3),
             array(arrays, "policy.heats", steps, positive=True),
-            array(arrays, "policy.gains", steps),
         )
         if not steps or not (np.diff(policy.upper) >= 0).all():
             raise ValueError("its steps of severity contradict each other")
@@ -199,10 +201,12 @@ class Adaptive(Corrector):
             trust = Trust(
                 number(values, "least_explained"), number(values, "false_refusals"), maps, values["trust_enough"]
             )
-        return cls(reference, law, policy, number(values, "intact_below"), trust, card=card)
+        margin = number(values, "forecast_margin") if "forecast_margin" in values else np.inf
+        forecast = Forecast(number(values, "forecast_slope"), margin)
+        return cls(reference, law, policy, number(values, "intact_below"), trust, forecast, card=card)
 
 
-_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))
+_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1))
 
 
 def _severity(window: Array, alignment: Alignment, fitted: FittedMixture | None) -> float:
@@ -210,6 +214,26 @@ def _severity(window: Array, alignment: Alignment, fitted: FittedMixture | None)
     between raw and aligned logits."""
     other = window if fitted is None else fitted.log_posterior(window)
     return float((alignment(window).argmax(axis=1) != other.argmax(axis=1)).mean())
+
+
+def _answers(logits: Array, alignment: Alignment, fitted: FittedMixture | None) -> Answers:
+    return Answers(logits, alignment(logits), None if fitted is None else fitted.log_posterior(logits))
+
+
+def _forecast(cases: Sequence[Case]) -> Forecast:
+    """Learn it from damaged copies, each corrected as a policy says that was learned from others."""
+    expected: dict[int, list[float]] = {}
+    gained: dict[int, list[float]] = {}
+    for fold in range(_FOLDS):
+        policy = Policy.learn([case for case in cases if not case.copy or case.copy % _FOLDS != fold] or cases)
+        for case in cases:
+            weights, heat = policy.chosen(case.severity)
+            if not case.copy or case.copy % _FOLDS != fold or weights == IDENTITY:
+                continue
+            corrected = case.window.blended(weights) / heat
+            expected.setdefault(case.copy, []).append(expected_gain(case.window.raw, corrected))
+            gained.setdefault(case.copy, []).append(float(case.gains[BLENDS.index(weights)]))
+    return Forecast.learn([np.array(x) for x in expected.values()], [np.array(x) for x in gained.values()])
 
 
 def learn_law(data: LabelledLogits, reference: Reference) -> DamageLaw | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ class Rows:
     """
 
     def __init__(self, x: Array, exact: bool = True) -> None:
-        self._kind = np.float64 if exact else np.float32
+        self._kind: Any = np.float64 if exact else np.float32
         self.x = x = np.ascontiguousarray(x, dtype=self._kind)
         self._pairs = i, j = np.triu_indices(x.shape[1])
         self._twice = np.where(i == j, 1.0, 2.0)
