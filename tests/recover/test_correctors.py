@@ -96,7 +96,7 @@ def test_adaptive_corrects_windows_in_which_classes_are_missing(trained: dict[st
     for seed in range(700, 708):
         random = np.random.default_rng(seed)
         seen = random.permutation(CLASSES)[: CLASSES // 2]
-        window = torch.from_numpy(damaged(clean_logits(random.choice(seen, 600), seed), 1.0, seed)).float()
+        window = torch.from_numpy(damaged(clean_logits(random.choice(seen, 1000), seed), 1.0, seed)).float()
         labels = labels_of(900, seed)
         logits = torch.from_numpy(damaged(clean_logits(labels, seed + 1), 1.0, seed)).float()
         corrected = trained["adaptive"].observe(window)(logits)

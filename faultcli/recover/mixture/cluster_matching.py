@@ -115,21 +115,27 @@ class MeanStructure:
         """Return the means [K, K] of all classes, those [C, K] of the classes `labels` and where the law expects the
         others, given these; and [K, K, K], the covariance of what is expected: 0 for classes that are given.
 
-        It is the conditional law of a matrix normal. What is left of the clean means, and the scale of the noise, are
-        those of the given means (generalised least squares).
+        It is the conditional law of a matrix normal (universal kriging). What is left of the clean means, an offset of
+        every logit and the scale of the noise are those of the given means, by generalised least squares.
         """
         others = np.setdiff1d(np.arange(len(self.means)), labels)
-        covariance = np.linalg.inv(self.class_precision)
-        metric, clean = np.linalg.inv(covariance[np.ix_(labels, labels)]), self.means[labels]
-        left = max(0.0, self._inner(metric, means, clean)) / self._inner(metric, clean, clean)
+        covariance, clean = np.linalg.inv(self.class_precision), self.means[labels]
+        metric = np.linalg.inv(covariance[np.ix_(labels, labels)])
+        ones = metric.sum(axis=1)
+        contrasts = metric - np.outer(ones, ones) / ones.sum()  # blind to offsets
+        size = self._inner(contrasts, clean, clean)
+        left = max(0.0, self._inner(contrasts, means, clean)) / size if size > 0 else 0.0
         noise = means - left * clean
+        offset = ones @ noise / ones.sum()
+        noise = noise - offset
         slopes = covariance[np.ix_(others, labels)] @ metric
-        size = self._inner(metric, noise, noise) / means.size
+        scale = self._inner(metric, noise, noise) / max(1, noise.size - len(offset))
         unknown = np.diag(covariance[np.ix_(others, others)] - slopes @ covariance[np.ix_(labels, others)])
+        unknown = unknown + (1 - slopes.sum(axis=1)) ** 2 / ones.sum()  # of the offset
         result, spread = np.empty_like(self.means), np.zeros((len(self.means), *self.means.shape))
         result[labels] = means
-        result[others] = left * self.means[others] + slopes @ noise
-        spread[others] = size * unknown[:, None, None] * np.linalg.inv(self.logit_precision)
+        result[others] = left * self.means[others] + offset + slopes @ noise
+        spread[others] = scale * unknown[:, None, None] * np.linalg.inv(self.logit_precision)
         return result, spread
 
     def explained(self, means: Array, labels: Labels) -> float:

@@ -45,10 +45,10 @@ class FittedMixture:
         fit = search(x, over_all(window), reference.prior, law.names, np.random.default_rng(0))
         labels = np.arange(reference.classes)
         if reference.classes <= MOST_COUNTED:
-            naming = PartNaming(law.names, reference.within)
+            naming = PartNaming(law.places, over_all.spread / reference.spread)
             present = present_classes(Rows(x, exact=False), fit, window.argmax(axis=1), naming)
-            if len(present.labels) < reference.classes:
-                fit, labels = present.fit, present.labels
+            labels = present.labels
+            fit = present.fit if len(labels) < reference.classes else fit
         shares = np.zeros(reference.classes)
         shares[labels] = fit.posterior.mean(axis=1)
         alignment = over_all.for_shares(reference, shares)

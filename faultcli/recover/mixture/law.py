@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from faultcli.recover.parts import precision
 from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
 
 _FARTHEST = 1e6  # spreads, of a class mean from the mean
-_PLACE_SHRINKAGE = 0.1  # of the covariance between classes: an offset that all classes share is most of it
+_PLACE_SHRINKAGE = 0.1  # of the covariance between classes
 _ARRAYS = (("structure", "names"), ("places", "places"))
 
 
@@ -44,9 +44,9 @@ class DamageLaw:
 
     Attributes:
         names: of logits that are standardised over a window: which cluster is which class.
-        places: of logits as they come, in clean spreads: where classes are that a window does not hold. Mean and spread
-            of a window in which classes are missing say little about the others; in this law they need not be taken
-            out first.
+        places: of logits as they come, in clean spreads, but for an offset of every logit: which part of the classes a
+            window holds, and where the others are. The spread of a window in which classes are missing says little
+            about the others; in this law it need not be taken out first.
     """
 
     names: MeanStructure
@@ -56,10 +56,13 @@ class DamageLaw:
     def learn(cls, reference: Reference, moved: Sequence[MovedMeans]) -> Self:
         """Learn it from damaged copies; without any, all covariances are the identity."""
         means = reference.standard_means
-        return cls(
-            MeanStructure.learn(means, [one.standard for one in moved], SHRINKAGE),
-            MeanStructure.learn(means, [one.placed for one in moved], _PLACE_SHRINKAGE),
-        )
+
+        def contrasts(placed: Array) -> Array:
+            result: Array = placed - placed.mean(axis=0)
+            return result
+
+        places = MeanStructure.learn(contrasts(means), [contrasts(one.placed) for one in moved], _PLACE_SHRINKAGE)
+        return cls(MeanStructure.learn(means, [one.standard for one in moved], SHRINKAGE), replace(places, means=means))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the inverse covariances; the means come from the reference."""
