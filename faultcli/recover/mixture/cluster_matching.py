@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,11 @@ class MeanStructure:
     means: Array
     class_precision: Array
     logit_precision: Array
+
+    @cached_property
+    def class_covariance(self) -> Array:
+        """[K, K], of the noise between classes."""
+        return np.linalg.inv(self.class_precision)
 
     @classmethod
     def learn(cls, means: Array, damaged: Sequence[Array], shrinkage: float = SHRINKAGE) -> MeanStructure:
@@ -78,9 +84,10 @@ class MeanStructure:
         inner = means @ self.logit_precision
         towards = (self.class_precision @ self.means) @ inner.T  # [class, cluster]
         among = means @ inner.T  # [cluster, cluster]
-        classes = np.arange(len(means))
-        along = towards[classes, labels].sum(axis=1)
-        size = (self.class_precision * among[labels[:, :, None], labels[:, None, :]]).sum(axis=(1, 2))
+        count = len(means)
+        along = towards.ravel().take(count * np.arange(count) + labels).sum(axis=1)
+        pairs = (count * labels[:, :, None] + labels[:, None, :]).reshape(len(labels), -1)
+        size = among.ravel().take(pairs) @ self.class_precision.ravel()
         clean = float((self.class_precision * (self.means @ self.logit_precision @ self.means.T)).sum())
         squared = np.maximum(along, 0) ** 2 / np.maximum(size * clean, np.finfo(float).tiny)
         result: Array = -0.5 * means.size * np.log(np.maximum(1 - squared, 1e-12))
@@ -93,8 +100,8 @@ class MeanStructure:
 
         classes = len(means)
         towards = self.class_precision @ self.means @ self.logit_precision @ means.T
-        starts = [np.arange(classes), np.asarray(linear_sum_assignment(-towards)[1])]
-        climbed = [self._climb(means, start) for start in starts]
+        starts = sorted({tuple(range(classes)), tuple(int(c) for c in linear_sum_assignment(-towards)[1])})
+        climbed = [self._climb(means, np.array(start)) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
     def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
@@ -119,7 +126,7 @@ class MeanStructure:
         every logit and the scale of the noise are those of the given means, by generalised least squares.
         """
         others = np.setdiff1d(np.arange(len(self.means)), labels)
-        covariance, clean = np.linalg.inv(self.class_precision), self.means[labels]
+        covariance, clean = self.class_covariance, self.means[labels]
         metric = np.linalg.inv(covariance[np.ix_(labels, labels)])
         ones = metric.sum(axis=1)
         contrasts = metric - np.outer(ones, ones) / ones.sum()  # blind to offsets
@@ -140,8 +147,7 @@ class MeanStructure:
 
     def explained(self, means: Array, labels: Labels) -> float:
         """Return ρ², the part of the means [C, K] of the classes `labels` that is the clean means', 0 to 1."""
-        covariance = np.linalg.inv(self.class_precision)[np.ix_(labels, labels)]
-        metric, clean = np.linalg.inv(covariance), self.means[labels]
+        metric, clean = np.linalg.inv(self.class_covariance[np.ix_(labels, labels)]), self.means[labels]
         size = self._inner(metric, means, means) * self._inner(metric, clean, clean)
         return max(0.0, self._inner(metric, means, clean)) ** 2 / max(size, float(np.finfo(float).tiny))
 

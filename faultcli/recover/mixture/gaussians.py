@@ -113,22 +113,27 @@ class Rows:
         self._kind: Any = np.float64 if exact else np.float32
         self.x = x = np.ascontiguousarray(x, dtype=self._kind)
         self._pairs = i, j = np.triu_indices(x.shape[1])
+        self._square = np.empty((x.shape[1], x.shape[1]), dtype=np.int64)  # where a product is among the moments
+        self._square[i, j] = self._square[j, i] = x.shape[1] + np.arange(len(i))
         self._twice = np.where(i == j, 1.0, 2.0)
-        self._moments = np.ascontiguousarray(np.concatenate([x, x[:, i] * x[:, j]], axis=1).T)  # of first, second order
-        self._transposed = np.ascontiguousarray(x.T)
+        ones = np.ones((len(x), 1), dtype=self._kind)
+        self._first = np.ascontiguousarray(np.concatenate([x, ones], axis=1).T)
+        self._counted = np.ascontiguousarray(np.concatenate([x, x[:, i] * x[:, j], ones], axis=1).T)
+        self._transposed, self._moments = self._first[:-1], self._counted[:-1]  # of first, of first and second order
         self._second = (x.T @ x).astype(np.float64) / len(x)
 
     def maximise(self, posterior: Array) -> tuple[Array, Array]:
         """Return the means and covariances that suit responsibilities [C, n] best."""
-        (n, d), (i, j) = self.x.shape, self._pairs
-        weight = posterior.sum(axis=-1, dtype=np.float64) + _FEWEST
-        moments = (posterior @ self._moments.T).astype(np.float64) / weight[..., None]
+        n, d = self.x.shape
+        sums = (posterior @ self._counted.T).astype(np.float64)
+        weight = sums[..., -1] + _FEWEST
+        moments = sums / weight[..., None]
         means = moments[..., :d]
-        own = np.empty((*means.shape, d))
-        own[..., i, j] = own[..., j, i] = moments[..., d:]
+        own = moments.take(self._square, axis=-1)
         own -= means[..., :, None] * means[..., None, :]
         parts = weight / weight.sum(axis=-1, keepdims=True)
-        pooled = _shrunk(np.einsum("...c,...cij->...ij", parts, own), n)
+        flat = own.reshape(*weight.shape, d * d)
+        pooled = _shrunk((parts[..., None, :] @ flat).reshape(*weight.shape[:-1], d, d), n)
         share = (_OWN / (weight + _OWN))[..., None, None]
         covariances: Array = (1 - share) * own + share * pooled[..., None, :, :]
         return means, covariances
@@ -160,8 +165,9 @@ class Rows:
 
     def metric(self, posterior: Array) -> tuple[Array, Array]:
         """Return the means that suit responsibilities, and the inverse of the covariance that all components share."""
-        weight = posterior.sum(axis=-1, dtype=np.float64) + _FEWEST
-        means = (posterior @ self.x).astype(np.float64) / weight[..., None]
+        sums = (posterior @ self._first.T).astype(np.float64)
+        weight = sums[..., -1] + _FEWEST
+        means = sums[..., :-1] / weight[..., None]
         between = np.swapaxes(means * weight[..., None], -1, -2) @ means / len(self.x)
         metric = np.asarray(np.linalg.inv(_shrunk(self._second - between, len(self.x))), dtype=np.float64)
         return means, metric

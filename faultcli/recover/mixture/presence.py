@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from faultcli.recover.mixture.gaussians import Array, Fit, Rows
 
 MOST_COUNTED = 20  # classes; with more, all are taken to be there: there are too many namings of a part of them
 _LIKELIHOOD_WEIGHT = 0.01  # of the window's rows beside the law of the damage: a cut class is always a bit likelier
-_ROUNDS = 5  # of expectation maximisation after two components became one
+_ROUNDS = 3  # of expectation maximisation after two components became one
+_LAST_ROUNDS = 15  # of the fit that is taken
 _HOPELESS = 10.0  # below the best score: the search ends
 _FEWEST_CLASSES = 2
 _PER_NAMING = 1.5  # taken off for the logarithm of the number of namings: of many, one agrees by chance
@@ -61,8 +62,7 @@ class PartNaming:
             nothing.
         """
         moved, clean = means * self.spread, self.law.means[labels]
-        covariance = np.linalg.inv(self.law.class_precision)
-        metric = np.linalg.inv(covariance[labels[:, :, None], labels[:, None, :]])
+        metric = np.linalg.inv(self.law.class_covariance[labels[:, :, None], labels[:, None, :]])
         ones = metric.sum(axis=2)
         metric -= ones[:, :, None] * ones[:, None, :] / ones.sum(axis=1)[:, None, None]
         in_logits, along_clean = moved @ self.law.logit_precision, metric @ clean
@@ -137,4 +137,4 @@ def present_classes(rows: Rows, fit: Fit, raw: NDArray[np.int64], naming: PartNa
         merged = np.concatenate([np.delete(posterior, [one, other], axis=0), [posterior[one] + posterior[other]]])
         found = look(rows.fit(merged, _ROUNDS))
         best = max(best, found, key=lambda present: present.score)
-    return best
+    return replace(best, fit=rows.fit(best.fit.posterior, _LAST_ROUNDS)) if len(best.labels) < classes else best
