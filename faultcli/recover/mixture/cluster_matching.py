@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,13 @@ class MeanStructure:
     @cached_property
     def class_covariance(self) -> Array:
         """[K, K], of the noise between classes."""
-        return np.linalg.inv(self.class_precision)
+        return _inverse(self.class_precision)
+
+    @cached_property
+    def _factors(self) -> tuple[Array, Array]:
+        between: Array = np.linalg.cholesky(self.class_covariance)
+        within: Array = np.linalg.cholesky(_inverse(self.logit_precision))
+        return between, within
 
     @classmethod
     def learn(cls, means: Array, damaged: Sequence[Array], shrinkage: float = SHRINKAGE) -> MeanStructure:
@@ -127,7 +133,7 @@ class MeanStructure:
         """
         others = np.setdiff1d(np.arange(len(self.means)), labels)
         covariance, clean = self.class_covariance, self.means[labels]
-        metric = np.linalg.inv(covariance[np.ix_(labels, labels)])
+        metric = _inverse(covariance[np.ix_(labels, labels)])
         ones = metric.sum(axis=1)
         contrasts = metric - np.outer(ones, ones) / ones.sum()  # blind to offsets
         size = self._inner(contrasts, clean, clean)
@@ -147,7 +153,7 @@ class MeanStructure:
 
     def explained(self, means: Array, labels: Labels) -> float:
         """Return ρ², the part of the means [C, K] of the classes `labels` that is the clean means', 0 to 1."""
-        metric, clean = np.linalg.inv(self.class_covariance[np.ix_(labels, labels)]), self.means[labels]
+        metric, clean = _inverse(self.class_covariance[np.ix_(labels, labels)]), self.means[labels]
         size = self._inner(metric, means, means) * self._inner(metric, clean, clean)
         return max(0.0, self._inner(metric, means, clean)) ** 2 / max(size, float(np.finfo(float).tiny))
 
@@ -156,7 +162,7 @@ class MeanStructure:
 
     def draw(self, size: float, random: np.random.Generator) -> Array:
         """Return class means [K, K], of root mean square `size`, as damage of this law may leave them."""
-        between, within = (np.linalg.cholesky(np.linalg.inv(p)) for p in (self.class_precision, self.logit_precision))
+        between, within = self._factors
         noise = between @ random.standard_normal(self.means.shape) @ within.T
         left = random.uniform(*_LEFT)
         result: Array = size * (np.sqrt(left) * _unit(self.means) + np.sqrt(1 - left) * _unit(noise))
@@ -165,6 +171,10 @@ class MeanStructure:
     def retention(self, means: Array) -> float:
         """Return r: the share of the clean class means that is still in `means`, at least 0."""
         return max(0.0, _overlap(means, self.means))
+
+
+def _inverse(matrix: Array) -> Array:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
 def _unit(means: Array) -> Array:
@@ -182,22 +192,23 @@ def _precision(scatter: Array, shrinkage: float) -> Array:
     return np.linalg.inv((1 - shrinkage) * covariance + shrinkage * np.eye(classes))
 
 
-_MOVES: dict[int, list[Labels]] = {}
+def swaps(classes: int) -> Labels:
+    """Return every swap of two, as permutations [M, K]."""
+    return _moves(classes)[0]
 
 
+@cache
 def _moves(classes: int) -> list[Labels]:
     """Return every swap of two and, for few classes, every cycle of three, as permutations [M, K]."""
-    if classes not in _MOVES:
-        swaps, cycles = [], []
-        for i, j in itertools.combinations(range(classes), 2):
-            row = list(range(classes))
-            row[i], row[j] = j, i
-            swaps.append(row)
-        if 3 <= classes <= _THREE_CYCLES_UP_TO:
-            for i, j, k in itertools.combinations(range(classes), 3):
-                for first, second in ((j, k), (k, j)):
-                    row = list(range(classes))
-                    row[i], row[first], row[second] = first, second, i
-                    cycles.append(row)
-        _MOVES[classes] = [np.array(rows, dtype=np.int64).reshape(-1, classes) for rows in (swaps, cycles) if rows]
-    return _MOVES[classes]
+    pairs, cycles = [], []
+    for i, j in itertools.combinations(range(classes), 2):
+        row = list(range(classes))
+        row[i], row[j] = j, i
+        pairs.append(row)
+    if 3 <= classes <= _THREE_CYCLES_UP_TO:
+        for i, j, k in itertools.combinations(range(classes), 3):
+            for first, second in ((j, k), (k, j)):
+                row = list(range(classes))
+                row[i], row[first], row[second] = first, second, i
+                cycles.append(row)
+    return [np.array(rows, dtype=np.int64).reshape(-1, classes) for rows in (pairs, cycles) if rows]

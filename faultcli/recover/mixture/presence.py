@@ -7,14 +7,13 @@ components' weights fitted, and of all numbers of classes the one is taken whose
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure
+from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure, swaps
 from faultcli.recover.mixture.gaussians import Array, Fit, Rows
 
 MOST_COUNTED = 20  # classes; with more, all are taken to be there: there are too many namings of a part of them
@@ -99,17 +98,11 @@ class PartNaming:
 
 def _neighbours(labels: Labels, classes: int) -> Labels:
     """Return namings [M, C] with two names swapped, or one changed for one that is free."""
-    found = []
-    for i, j in itertools.combinations(range(len(labels)), 2):
-        row = labels.copy()
-        row[i], row[j] = row[j], row[i]
-        found.append(row)
-    for free in sorted(set(range(classes)) - set(labels.tolist())):
-        for i in range(len(labels)):
-            row = labels.copy()
-            row[i] = free
-            found.append(row)
-    return np.array(found, dtype=np.int64).reshape(-1, len(labels))
+    swapped = labels[swaps(len(labels))]
+    free = np.setdiff1d(np.arange(classes), labels)
+    changed = np.tile(labels, (len(free) * len(labels), 1))
+    changed[np.arange(len(changed)), np.tile(np.arange(len(labels)), len(free))] = np.repeat(free, len(labels))
+    return np.concatenate([swapped, changed])
 
 
 def present_classes(rows: Rows, fit: Fit, raw: NDArray[np.int64], naming: PartNaming) -> Present:
