@@ -47,9 +47,8 @@ class MeanStructure:
 
     @cached_property
     def _factors(self) -> tuple[Array, Array]:
-        between: Array = np.linalg.cholesky(self.class_covariance)
-        within: Array = np.linalg.cholesky(_inverse(self.logit_precision))
-        return between, within
+        between, within = (np.linalg.cholesky(c) for c in (self.class_covariance, _inverse(self.logit_precision)))
+        return np.asarray(between, dtype=np.float64), np.asarray(within, dtype=np.float64)
 
     @classmethod
     def learn(cls, means: Array, damaged: Sequence[Array], shrinkage: float = SHRINKAGE) -> MeanStructure:
