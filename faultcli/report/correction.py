@@ -108,7 +108,7 @@ def _cells(level: Level) -> list[str]:
         percent(level.mean("corrected"), 2),
         "+0.00" if verdict(level) == "left alone" else points(gain),
         UNDEFINED if back is None or abs(level.clean.top1 - level.mean("corrupted")) < 1e-4 else f"{100 * back:.0f} %",
-        UNDEFINED if predicted is None else _predicted(predicted, level.predicted_interval),
+        UNDEFINED if predicted is None else f"{100 * predicted:+.2f}",
         verdict(level),
     ]
 
@@ -172,6 +172,8 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
     ]
     for level in levels:
         cells = [markdown(level.fault), *_cells(level)[1:]]
+        if level.predicted_gain is not None:
+            cells[-2] = _predicted(level.predicted_gain, level.predicted_interval)
         severity = UNDEFINED if level.severity is None else f"{level.severity:.3f}"
         lines.append("| " + " | ".join([*cells[:2], severity, *cells[2:]]) + " |")
     sure = [markdown(level.fault) for level in levels if verdict(level) == "helps"]
