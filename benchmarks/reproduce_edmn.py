@@ -116,11 +116,22 @@ def main_table(found: Sequence[Measured]) -> None:
             rows.append([
                 one.setting.name, one.role, plain(level), f"{100 * mean([o.corrupted_all for o in fair]):.2f}",
                 points(gains), percent(one.back(level, everything=True)), f"{100 * predicted:+.2f}",
+                f"{sum(bool(o.covered) for o in fair)} of {sum(o.covered is not None for o in fair)}",
                 f"{sum(o.refused for o in fair)} of {len(fair)}",
                 points([o.gain for o in half]), percent(one.back(level, mix=HALF)),
                 points([o.gain_all for o in half]), percent(one.back(level, mix=HALF, everything=True)),
             ])  # fmt: skip
-    columns = ["network", "role", "fault", "corrupted %", "fair window: gain", "back", "predicted", "refused"]
+    columns = [
+        "network",
+        "role",
+        "fault",
+        "corrupted %",
+        "fair window: gain",
+        "back",
+        "predicted",
+        "covered",
+        "refused",
+    ]
     columns += ["half, same classes: gain", "back", "half, all classes: gain", "back"]
     table("Adaptive on unseen damage", columns, rows)
 

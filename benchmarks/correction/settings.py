@@ -23,7 +23,7 @@ FLIPS = Levels(*(("bitflip:3e-5", "bitflip:1e-4", "bitflip:2e-4"),) * 2, format=
 
 MNIST = Sizes(training=4000, pool=12_000, test=2500, training_maps=6, maps=20, mixed_maps=4, largest=5000, known_maps=0)
 CIFAR = Sizes(training=3000, pool=2000, test=1000, training_maps=6, maps=20, mixed_maps=4, largest=1000, known_maps=0)
-COMPARED = ("cnn",)  # where all methods are compared, and known damage is looked at: minutes more
+COMPARED = ("cnn", "mlp-deep")  # where all methods are compared, and known damage is looked at: minutes more
 FEWER = replace(CIFAR, training=2000, maps=8, mixed_maps=0)  # where every map is a run through a large network
 QUICK = Sizes(
     training=600, pool=600, test=200, training_maps=2, maps=2, mixed_maps=1, largest=300, known_maps=1, window=250

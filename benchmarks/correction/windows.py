@@ -70,6 +70,7 @@ class Outcome:
     alone: bool  # left alone, for whatever reason
     refused: bool  # because the window was not trusted
     predicted: float | None  # gain
+    covered: bool | None = None  # whether the predicted interval holds the gain; None where there is none
 
     @property
     def gain(self) -> float:
@@ -103,9 +104,11 @@ class Judge:
         right = [self._right(logits) for logits in (self.clean, test, correction(test))]
         inside, over_all = [float(weights @ one) for one in right], [float(one.mean()) for one in right]
         refused = correction.is_identity and REFUSED in correction.reason
+        interval, gain = correction.predicted_interval, inside[2] - inside[1]
+        covered = None if interval is None else interval[0] <= gain <= interval[1]
         return Outcome(
             self.network, level, trial, method, mix, size, len(seen), *inside, *over_all,
-            correction.is_identity, refused, correction.predicted_gain,
+            correction.is_identity, refused, correction.predicted_gain, covered,
         )  # fmt: skip
 
     def _right(self, logits: Tensor) -> Array:
