@@ -203,10 +203,11 @@ ALL = (
         "cnn-deep", "4 convolutions of 8 to 32 channels, 64 hidden",
         lambda: _strided((8, 16, 24, 32), 1, 28, 64, nn.ReLU, norm=False), 3, 9106,
     ),
+    Network("lenet", "Caffe's LeNet, weights of others", "mnist", file="lenet.safetensors"),
     Network(
         "cifar-cnn", "4 convolutions of 16 to 64 channels, batch norm, 64 hidden", "cifar10",
         build=lambda: _strided((16, 32, 48, 64), 3, 32, 64, nn.ReLU, norm=True), epochs=12, seed=9107,
     ),
-    Network("resnet20", "akamaster's weights", "cifar10", head="linear", file="resnet20.safetensors"),
-    Network("resnet56", "akamaster's weights", "cifar10", head="linear", file="resnet56.safetensors"),
+    Network("resnet20", "weights of others", "cifar10", head="linear", file="resnet20.safetensors"),
+    Network("resnet56", "weights of others", "cifar10", head="linear", file="resnet56.safetensors"),
 )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.correction.logits import JudgedMap, Lab
 from benchmarks.correction.windows import Judge, Outcome
 from faultcli.campaign.statistics import mean_interval
+from faultcli.errors import FaultcliError
 from faultcli.recover.base import Card, Corrector
 from faultcli.recover.file import load_corrector, save_corrector
 from faultcli.recover.methods import TrainingOptions, train_corrector
@@ -22,13 +23,16 @@ from faultcli.recover.methods import TrainingOptions, train_corrector
 def trained(lab: Lab, method: str, name: str, results: Path) -> Corrector:
     """Return the corrector of a method for unseen damage, trained with its defaults; it is kept as a file."""
     path = results / f"{name}-{method}.safetensors"
-    if not path.exists():
+    try:
+        return load_corrector(path)
+    except FaultcliError:  # there is none yet, or one of another version
         started = time.perf_counter()
         path.parent.mkdir(parents=True, exist_ok=True)
         options = TrainingOptions(window=lab.sizes.window)
-        save_corrector(train_corrector(method, lab.training_data(), Card(10), options), path)
+        corrector = train_corrector(method, lab.training_data(), Card(10), options)
+        save_corrector(corrector, path, force=True)
         print(f"{name} {method} trained: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return load_corrector(path)
+        return corrector
 
 
 def kept(path: Path, measure: Callable[[], Iterator[Outcome]]) -> list[Outcome]:
