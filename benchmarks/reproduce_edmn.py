@@ -45,6 +45,7 @@ from faultcli.recover.methods import train_corrector
 OWN = ("mixture", "adaptive")
 METHODS = ("edmn", "align", *OWN)
 KNOWN = "known damage: "
+LEAST_FAIR = 0.05  # share back by a fair window, below which there is nothing to compare half a window with
 FAIR, HALF = "as in training", "half of the classes"
 
 
@@ -201,7 +202,7 @@ def _accepted(one: Measured, level: str) -> float | None:
 def _half_beside_fair(one: Measured, level: str) -> float | None:
     """Return what half windows give back, of what fair ones do, in %; both on inputs like their own."""
     half, fair = one.back(level, mix=HALF), one.back(level)
-    return None if half is None or fair is None or fair <= 0 else 100 * half / fair
+    return None if half is None or fair is None or fair < LEAST_FAIR else 100 * half / fair
 
 
 def _miscalibrated(one: Measured, level: str) -> float | None:
