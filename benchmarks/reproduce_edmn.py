@@ -1,275 +1,283 @@
-"""Both tables of the EDMN paper, with EDMN as published and with `adaptive`, as Markdown on stdout.
+"""Logits correction over many networks, as Markdown on stdout: EDMN as published beside the methods of this package.
 
-    python -m benchmarks.reproduce_edmn MNIST_DIR mnist-cnn.safetensors [--maps 20] [--known-maps 5] [--processes 2]
+    python -m benchmarks.reproduce_edmn DATA [NETWORK...] [--kept DIR] [--results DIR] [--quick]
 
-MNIST_DIR holds the four IDX files, the checkpoint comes from examples/train_mnist.py. Accuracy is measured on all
-10,000 test images, on fault maps that nothing was trained on; correctors are trained, and windows of unlabelled inputs
-taken, on 5,000 training images. `--cache DIR` keeps the logits for the next run. Systems that cannot fork need
-`--processes 1`.
+DATA holds `mnist/` (the four IDX files) and `cifar10/` (the two .npz files and, for the networks that are not trained
+here, their checkpoints). Networks are those of benchmarks/correction/networks.py, all if none is named; the tables say
+which the method was developed on and which are held out. FILE.safetensors is a network, too, if its architecture is
+built in. Everything is trained with its defaults, and judged on fault maps, inputs and, but for one, levels that it was
+not trained on.
+
+Weights, logits and what published methods did are kept in DIR (default `correction-runs`), what `mixture` and
+`adaptive` did in `--results` (default DIR/results): the same command goes on where it stopped, and after a change of
+the method another `--results` costs minutes. Processes may share a DIR if they work on different networks. `--quick` is
+a look at whether it runs, not a result.
 """
 
 import argparse
-import multiprocessing
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
-from faultcli.campaign.statistics import mean_interval
-from faultcli.checkpoint import Checkpoint
-from faultcli.faults.laws import parse_law
-from faultcli.faults.selection import select
-from faultcli.memory import MemoryImage
-from faultcli.recover.adaptive.corrector import unfair_windows
-from faultcli.recover.base import Card, Corrector
+from benchmarks.correction.logits import Lab, plain
+from benchmarks.correction.outcomes import (
+    bounds,
+    judge_of,
+    kept,
+    looked_at,
+    mean,
+    percent,
+    points,
+    share_back,
+    table,
+    trained,
+)
+from benchmarks.correction.settings import Setting, asked
+from benchmarks.correction.windows import Outcome
+from faultcli.recover.base import Card
 from faultcli.recover.damaged_logits import Copy, LabelledLogits
-from faultcli.recover.edmn import EdmnOptions
-from faultcli.recover.methods import TrainingOptions, train_corrector
-from faultcli.workload.classifier import Workload
-from faultcli.workload.data.datasets import load_data
-from faultcli.workload.data.labelled import make_dataset
-from faultcli.workload.models.architectures import ARCHITECTURES
-from faultcli.workload.models.loading import load_model
+from faultcli.recover.methods import train_corrector
 
-GAUSSIAN = [f"gaussian:{sigma}" for sigma in (0.05, 0.1, 0.15, 0.2)]  # on every tensor
-ZERO = [f"zero:{rho},include=fc2.weight" for rho in (0.2, 0.5, 0.8, 0.9)]
-LEVELS = GAUSSIAN + ZERO
-POOL, WINDOW, KNOWN = 5000, 1000, 20_000  # training images: drawn at random; of these, the window; the first ones
-TRAINING_SEED, TRAINING_MAPS, REPORT_SEED, KNOWN_SEED = 1000, 6, 8, 0
-
-Scores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (window, logits) → corrected logits
-Way = Callable[[str], Scores]  # level → how logits are corrected there
+OWN = ("mixture", "adaptive")
+METHODS = ("edmn", "align", *OWN)
+KNOWN = "known damage: "
+LEAST_FAIR = 0.05  # share back by a fair window, below which there is nothing to compare half a window with
+FAIR, HALF = "as in training", "half of the classes"
 
 
-class Lab:
-    """The model in its memory, and its logits under fault maps."""
+@dataclass(frozen=True)
+class Measured:
+    """What one network gave."""
 
-    def __init__(self, directory: str, path: Path, cache: Path | None) -> None:
-        checkpoint, self.cache = Checkpoint.open(path), cache
-        test, train = load_data(f"mnist:{directory}"), load_data(f"mnist:{directory},split=train")
-        self.pool = torch.from_numpy(np.random.default_rng(123).permutation(len(train))[:POOL])
-        architecture = ARCHITECTURES["mnist-cnn"]
-        model = load_model(architecture, checkpoint.state())
+    setting: Setting
+    outcomes: Sequence[Outcome]
 
-        def workload(images: torch.Tensor, labels: torch.Tensor) -> Workload:
-            return Workload(architecture, model, make_dataset(images, labels, "MNIST", layout="NHW"))
+    @property
+    def role(self) -> str:
+        return self.setting.network.role
 
-        self.test = workload(test.inputs, test.labels)
-        self.window = workload(train.inputs[self.pool], train.labels[self.pool])
-        self.known = workload(train.inputs[:KNOWN], train.labels[:KNOWN])
-        names = select(checkpoint.tensors.values(), target="all")
-        self.image = MemoryImage({name: checkpoint.read(name) for name in names})
+    @property
+    def levels(self) -> list[str]:
+        return list(self.setting.levels.judged)
 
-    def logits(self, spec: str, seed: int, maps: int, workload: Workload, what: str) -> torch.Tensor:
-        """Return [maps, N, 10]; `none` is the healthy model, once."""
-        file = self.cache / f"{what}-{seed}-{spec}.safetensors" if self.cache else None
-        if file is not None and file.exists():
-            return load_file(file)["logits"][:maps]
-        found = []
-        for trial in range(maps if spec != "none" else 1):
-            patch = (
-                self.image.patch(self.image.draw(parse_law(spec), seed=seed, trial=trial)) if spec != "none" else None
-            )
-            if patch is None:
-                found.append(workload.logits())
-                continue
-            with patch.applied(workload.parameters):
-                found.append(workload.logits())
-        print(f"{what} {spec}", file=sys.stderr)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"logits": torch.stack(found)}, file)
-        return torch.stack(found)
+    def of(self, level: str, method: str = "adaptive", mix: str = FAIR) -> list[Outcome]:
+        return [o for o in self.outcomes if (o.level, o.method, o.mix) == (level, method, mix)]
+
+    def back(self, level: str, method: str = "adaptive", mix: str = FAIR, *, everything: bool = False) -> float | None:
+        """Return the share of the loss that is back, on inputs like the window's or on all classes."""
+        found, end = self.of(level, method, mix), "_all" if everything else ""
+        if not found:
+            return None
+        return share_back(*([getattr(o, part + end) for o in found] for part in ("clean", "corrupted", "corrected")))
 
 
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    return float((logits.argmax(1) == labels).double().mean())
+def own_methods(lab: Lab, name: str, results: Path) -> Iterator[Outcome]:
+    """Judge them on every map, for windows of the class mix of training; `adaptive` for half of the classes, too."""
+    judge = judge_of(lab, name)
+    methods = OWN if lab.sizes.known_maps else OWN[-1:]
+    correctors = {method: trained(lab, method, name, results) for method in methods}
+    for level in ("none", *lab.levels.judged):
+        for one in lab.judged(level):
+            for method, corrector in correctors.items():
+                for mix in (FAIR, HALF) if method == "adaptive" else (FAIR,):
+                    yield looked_at(lab, judge, corrector, method, level, one, mix, lab.sizes.window)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    print(f"\n### {title}\n\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    sys.stdout.flush()
+def other_methods(lab: Lab, name: str, results: Path) -> Iterator[Outcome]:
+    """Judge `align`, and where known damage is looked at, EDMN for unseen damage and both methods for known damage."""
+    judge = judge_of(lab, name)
+    methods = ("edmn", "align") if lab.sizes.known_maps else ("align",)
+    correctors = {method: trained(lab, method, name, results) for method in methods}
+    for level in ("none", *lab.levels.judged):
+        for one in lab.judged(level):
+            for method, corrector in correctors.items():
+                yield looked_at(lab, judge, corrector, method, level, one, FAIR, lab.sizes.window)
+    if not lab.sizes.known_maps:
+        return
+    clean, labels = lab.healthy["training.logits"], lab.healthy["training.labels"]
+    for level in lab.levels.judged:
+        for trial, (training, test) in enumerate(lab.known(level)):
+            data = LabelledLogits(clean, labels, (Copy(plain(level), trial, training),))
+            for method in ("edmn", "adaptive"):
+                correction = train_corrector(method, data, Card(10, "known damage")).observe()
+                yield judge.outcome(level, trial, KNOWN + method, FAIR, 0, labels.numpy(), correction, test)
 
 
-def cell(corrupted: list[float], corrected: list[float], clean: float) -> str:
-    """Mean gain in points with its 95 % interval over maps, and the share of the lost accuracy that is back."""
-    gains = [b - a for a, b in zip(corrupted, corrected, strict=True)]
-    interval = mean_interval(gains, bounds=(-1, 1))
-    lost = clean - float(np.mean(corrupted))
-    share = f", {100 * float(np.mean(gains)) / lost:.0f} %" if lost > 5e-4 else ""
-    if interval.low is None or min(gains) == max(gains):
-        return f"{100 * interval.mean:+.2f}{share}"
-    return f"{100 * interval.mean:+.2f} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]{share}"
-
-
-def side_by_side(function: Callable[[Any], Any], items: Sequence[Any], processes: int) -> list[Any]:
-    """Return function(item) of every item, worked out by forked processes."""
-    if processes == 1:
-        return [function(item) for item in items]
-    _work[:] = [function, items]
-    sys.stdout.flush()
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        return pool.map(_one, range(len(items)), chunksize=1)
-
-
-_work: list[Any] = []  # what forked processes find: a function of the parent, and what to apply it to
-
-
-def _one(index: int) -> Any:
-    function, items = _work
-    return function(items[index])
-
-
-def trained(lab: Lab, processes: int) -> dict[str, Corrector]:
-    """Train every corrector for unseen damage: by method, and `edmn` once more per level."""
-    clean = lab.logits("none", 0, 1, lab.window, "window")[0]
-    copies = [
-        Copy(level, trial, logits)
-        for level in LEVELS
-        for trial, logits in enumerate(lab.logits(level, TRAINING_SEED, TRAINING_MAPS, lab.window, "window"))
+def main_table(found: Sequence[Measured]) -> None:
+    rows = []
+    for one in found:
+        for level in one.levels:
+            fair, half = one.of(level), one.of(level, mix=HALF)
+            gains = [o.gain_all for o in fair]
+            predicted = mean([o.predicted or 0.0 for o in fair])
+            rows.append([
+                one.setting.name, one.role, plain(level), f"{100 * mean([o.corrupted_all for o in fair]):.2f}",
+                points(gains), percent(one.back(level, everything=True)), f"{100 * predicted:+.2f}",
+                f"{sum(bool(o.covered) for o in fair)} of {sum(o.covered is not None for o in fair)}",
+                f"{sum(o.refused for o in fair)} of {len(fair)}",
+                points([o.gain for o in half]), percent(one.back(level, mix=HALF)),
+                points([o.gain_all for o in half]), percent(one.back(level, mix=HALF, everything=True)),
+            ])  # fmt: skip
+    columns = [
+        "network",
+        "role",
+        "fault",
+        "corrupted %",
+        "fair window: gain",
+        "back",
+        "predicted",
+        "covered",
+        "refused",
     ]
-    rows = np.arange(WINDOW, POOL)  # what is trained on is not in the window
-    data = LabelledLogits(clean, lab.window.labels, tuple(copies)).rows(rows)
-
-    def train(name: str) -> Corrector:
-        started = time.perf_counter()
-        if name in LEVELS:
-            own = replace(data, copies=tuple(c for c in data.copies if c.fault == name))
-            found = train_corrector("edmn", own, Card(10))
-        else:
-            options = TrainingOptions(edmn=EdmnOptions(aligned=name == "edmn on aligned"))
-            found = train_corrector(name.split(maxsplit=1)[0], data, Card(10), options)
-        print(f"trained {name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-        return found
-
-    names = ["adaptive", "edmn", "edmn on aligned", "mixture", "align", *LEVELS]
-    return dict(zip(names, side_by_side(train, names, processes), strict=True))
+    columns += ["half, same classes: gain", "back", "half, all classes: gain", "back"]
+    table("Adaptive on unseen damage", columns, rows)
 
 
-def ways_to_correct(lab: Lab, correctors: dict[str, Corrector]) -> dict[str, Way]:
-    """Return every column of the tables of unseen damage."""
-    centre = lab.logits("none", 0, 1, lab.window, "window")[0][WINDOW:].mean(0)
-
-    def windowed(name: str, size: int = WINDOW) -> Way:
-        return lambda level: lambda window, logits: correctors[name].observe(window[:size])(logits)
-
-    def learned(name: str | None = None) -> Way:
-        def way(level: str) -> Scores:
-            correction = correctors[name or (level if level in LEVELS else "edmn")].observe()
-            return lambda window, logits: correction(logits)
-
-        return way
-
-    def of_other_mix(kind: int) -> Way:
-        def way(level: str) -> Scores:
-            random = np.random.default_rng(LEVELS.index(level) if level in LEVELS else 99)
-
-            def correct(window: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-                rows = list(unfair_windows(lab.window.labels.numpy(), WINDOW, random))[kind]
-                return correctors["adaptive"].observe(window[rows])(logits)
-
-            return correct
-
-        return way
-
-    return {
-        "edmn, one per level": learned(),
-        "edmn, one for all": learned("edmn"),
-        "temperature": lambda level: lambda window, logits: logits / 2,
-        "bias": lambda level: lambda window, logits: logits - window[:WINDOW].mean(0) + centre,
-        **{name: windowed(name) for name in ("align", "mixture", "edmn on aligned", "adaptive")},
-        **{f"window of {size}": windowed("adaptive", size) for size in (50, 200, 5000)},
-        "half of the classes": of_other_mix(0),
-        "every class at its own rate": of_other_mix(2),
-    }
+def healthy_table(found: Sequence[Measured]) -> None:
+    rows = []
+    for one in found:
+        healthy = one.of("none")
+        if healthy:
+            gains = [[o.gain_all for o in one.of("none", method)] for method in METHODS]
+            cells = [points(some) if some else "" for some in gains]
+            rows.append([one.setting.name, one.role, f"{100 * healthy[0].clean_all:.2f}", *cells])
+    table("The healthy model: change in points", ["network", "role", "accuracy %", *METHODS], rows)
 
 
-def unseen(lab: Lab, maps: int, processes: int) -> None:
-    """Print what comes back on fault maps that nothing was trained on."""
-    ways = ways_to_correct(lab, trained(lab, processes))
-    labels = lab.test.labels
-
-    def measure(level: str) -> dict[str, list[float]]:
-        started = time.perf_counter()
-        test = lab.logits(level, REPORT_SEED, maps, lab.test, "test")
-        windows = lab.logits(level, REPORT_SEED, maps, lab.window, "window")
-        found = {"corrupted": [accuracy(logits, labels) for logits in test]}
-        for name, way in ways.items():
-            correct = way(level)
-            found[name] = [accuracy(correct(w, z), labels) for w, z in zip(windows, test, strict=True)]
-        print(f"{level}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-        return found
-
-    levels = ["none", *LEVELS]
-    measured = dict(zip(levels, side_by_side(measure, levels, processes), strict=True))
-    clean = measured["none"]["corrupted"][0]
-
-    def compare(title: str, levels: list[str], columns: list[str], heads: dict[str, str] | None = None) -> None:
-        rows = []
-        for level in ["none", *levels]:
-            found = measured[level]
-            row = [level.removesuffix(",include=fc2.weight"), f"{100 * float(np.mean(found['corrupted'])):.2f}"]
-            rows.append(row + [cell(found["corrupted"], found[name], clean) for name in columns])
-        table(title, ["fault", "corrupted %", *((heads or {}).get(name, name) for name in columns)], rows)
-
-    main_columns = ["edmn, one per level", "adaptive"]
-    compare("Unseen damage: Gaussian noise on all tensors", GAUSSIAN, main_columns)
-    compare("Unseen damage: zeroed weights of fc2", ZERO, main_columns)
-    methods = ["temperature", "bias", "align", "mixture", "edmn, one for all", "edmn on aligned", "adaptive"]
-    compare("Ablation", LEVELS, methods)
-    sizes = ["window of 50", "window of 200", "adaptive", "window of 5000"]
-    compare("Adaptive: size of the window", LEVELS, sizes, {"adaptive": f"window of {WINDOW}"})
-    mixes = ["adaptive", "half of the classes", "every class at its own rate"]
-    compare("Adaptive: class mix of the window", LEVELS, mixes, {"adaptive": "as in training"})
+def methods_table(found: Sequence[Measured]) -> None:
+    rows = []
+    for one in found:
+        for level in one.levels:
+            cells = []
+            for method in METHODS:
+                gains = [o.gain_all for o in one.of(level, method)]
+                share = percent(one.back(level, method, everything=True))
+                cells.append(f"{100 * mean(gains):+.2f}, {share}".removesuffix(", ") if gains else "")
+            rows.append([one.setting.name, one.role, plain(level), *cells])
+    table("Methods on unseen damage: gain in points, share back", ["network", "role", "fault", *METHODS], rows)
 
 
-def known(lab: Lab, maps: int, processes: int) -> None:
-    """Print what comes back when the device itself is at hand: trained on its logits of 20,000 training images."""
-    labels, card = lab.test.labels, Card(10, "known damage")
-    clean_known = lab.logits("none", 0, 1, lab.known, "known")[0]
-    clean = accuracy(lab.logits("none", 0, 1, lab.test, "test")[0], labels)
+def known_table(found: Sequence[Measured]) -> None:
+    rows = []
+    for one in found:
+        for level in one.levels:
+            devices = one.of(level, KNOWN + "edmn")
+            if devices:
+                back = [percent(one.back(level, KNOWN + method)) for method in ("edmn", "adaptive")]
+                corrupted = f"{100 * mean([o.corrupted for o in devices]):.2f}"
+                rows.append([one.setting.name, one.role, plain(level), str(len(devices)), corrupted, *back])
+    columns = ["network", "role", "fault", "devices", "corrupted %", "edmn: back", "adaptive: back"]
+    if rows:
+        table("Known damage: trained on the device's own logits, with labels", columns, rows)
 
-    def measure(level: str) -> list[str]:
-        corrupted, found = [], {"edmn": [], "adaptive": []}
-        test = lab.logits(level, KNOWN_SEED, maps, lab.test, "test")
-        for trial, logits in enumerate(lab.logits(level, KNOWN_SEED, maps, lab.known, "known")):
-            data = LabelledLogits(clean_known, lab.known.labels, (Copy(level, trial, logits),))
-            corrupted.append(accuracy(test[trial], labels))
-            for name, accuracies in found.items():
-                accuracies.append(accuracy(train_corrector(name, data, card).observe()(test[trial]), labels))
-        print(f"known damage: {level}", file=sys.stderr)
-        row = [level.removesuffix(",include=fc2.weight"), f"{100 * float(np.mean(corrupted)):.2f}"]
-        return row + [cell(corrupted, accuracies, clean) for accuracies in found.values()]
 
-    rows = side_by_side(measure, LEVELS, processes)
-    table(f"Known damage, {maps} devices per level", ["fault", "corrupted %", "edmn", "adaptive"], rows)
+@dataclass(frozen=True)
+class Goal:
+    """A number per network and level, and what it should reach; `at` None: on every level."""
+
+    what: str
+    at: str | None
+    least: float
+    value: Callable[[Measured, str], float | None]
+
+
+def _low(one: Measured, level: str) -> float | None:
+    low = bounds([o.gain_all for o in one.of(level)])[0]
+    return None if low is None else 100 * low
+
+
+def _back(one: Measured, level: str) -> float | None:
+    share = one.back(level, everything=True)
+    return None if share is None else 100 * share
+
+
+def _accepted(one: Measured, level: str) -> float | None:
+    return 100 * mean([not o.refused for o in one.of(level)])
+
+
+def _half_beside_fair(one: Measured, level: str) -> float | None:
+    """Return what half windows give back, of what fair ones do, in %; both on inputs like their own."""
+    half, fair = one.back(level, mix=HALF), one.back(level)
+    return None if half is None or fair is None or fair < LEAST_FAIR else 100 * half / fair
+
+
+def _miscalibrated(one: Measured, level: str) -> float | None:
+    """Return minus the distance between predicted and real gain, in points."""
+    fair = one.of(level)
+    return -100 * abs(mean([o.predicted or 0.0 for o in fair]) - mean([o.gain_all for o in fair]))
+
+
+GOALS = (
+    Goal("lower bound of the gain, points", None, -0.15, _low),
+    *(Goal(f"share back at {level}, %", level, least, _back) for level, least in (
+        ("gaussian:0.05", 65), ("gaussian:0.07", 90), ("gaussian:0.12", 80), ("zero:0.7", 93), ("zero:0.85", 90),
+        ("bitflip:3e-5", 65), ("bitflip:1e-4", 60), ("bitflip:2e-4", 40),
+    )),
+    Goal("fair windows accepted, %", None, 97, _accepted),
+    Goal("half windows beside fair ones, %", None, 80, _half_beside_fair),
+    Goal("minus |predicted − real gain|, points", None, -2, _miscalibrated),
+)  # fmt: skip
+
+
+def goals_table(found: Sequence[Measured]) -> None:
+    rows = []
+    for role in ("development", "held out", "given"):
+        for goal in GOALS:
+            values = [
+                (value, one.setting.name, plain(level))
+                for one in found
+                for level in one.levels
+                if one.role == role and goal.at in (None, plain(level))
+                if (value := goal.value(one, level)) is not None
+            ]
+            if values:
+                met = sum(value >= goal.least for value, _, _ in values)
+                worst, name, level = min(values)
+                where = f"{worst:.2f} ({name}, {level})"
+                rows.append([role, goal.what, f"{goal.least:g}", f"{met} of {len(values)}", where])
+    columns = ["networks", "goal", "at least", "met, of networks × levels", "worst"]
+    table("Goals", columns, rows)
 
 
 def main() -> None:
-    """Collect logits, train, and print every table."""
+    """Measure what is not measured yet, and print every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--maps", type=int, default=20)
-    parser.add_argument("--known-maps", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--cache", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("network", nargs="*")
+    parser.add_argument("--kept", type=Path, default=Path("correction-runs"))
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only-kept", action="store_true", help="print what was measured; measure nothing")
+    parser.add_argument("--adaptive-only", action="store_true", help="leave out other methods and known damage")
     options = parser.parse_args()
+    results = options.results or options.kept / "results"
     torch.set_num_threads(1)
-    lab = Lab(options.directory, options.model, options.cache)
-    print(f"# MNIST, {options.maps} fault maps per level, 10,000 test images\n")
-    print("Gain in points with its 95 % interval over maps, and the share of the lost accuracy that is back.")
-    unseen(lab, options.maps, options.processes)
-    if options.known_maps:
-        known(lab, options.known_maps, options.processes)
+    found = []
+    for setting in asked(options.network, quick=options.quick):
+        path = results / f"{setting.name}.jsonl"
+        if options.only_kept and not path.exists():
+            print(f"{setting.name}: not measured yet", file=sys.stderr)
+            continue
+        lab, others = setting.lab(options.data, options.kept), options.kept / "others"
+        own = kept(path, partial(own_methods, lab, setting.name, results))
+        beside = others / ("quick" if options.quick else "") / f"{setting.name}.jsonl"
+        left_out = (options.only_kept or options.adaptive_only) and not beside.exists()
+        more = [] if left_out else kept(beside, partial(other_methods, lab, setting.name, beside.parent))
+        found.append(Measured(setting, [*own, *more]))
+    if not found:
+        sys.exit(f"{results}: nothing was measured yet; leave out --only-kept")
+    sizes = found[0].setting.sizes
+    print(f"# Logits correction on {len({one.setting.network.name for one in found})} networks")
+    print(
+        f"\n{sizes.maps} fault maps per level, {sizes.test} test images, windows of {sizes.window}, unless said;"
+        "\nmean gain in points with its 95 % interval over maps, and the share of the lost accuracy that is back."
+    )
+    for show in (goals_table, main_table, healthy_table, methods_table, known_table):
+        show(found)
 
 
 if __name__ == "__main__":

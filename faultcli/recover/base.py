@@ -55,6 +55,7 @@ class Correction:
         reason: why, where it is not obvious.
         strength: from 0 (leave every logit alone) to 1 (the whole correction); a blend of logits in between.
         predicted_gain: expected gain in top-1 accuracy, a fraction; None where nothing is predicted.
+        predicted_interval: that covers the gain of 95 % of new fault maps; None where there is none.
         severity: the estimate that the decision rests on; None without one.
     """
 
@@ -64,6 +65,7 @@ class Correction:
     reason: str = ""
     strength: float = 1.0
     predicted_gain: float | None = None
+    predicted_interval: tuple[float, float] | None = None
     severity: float | None = None
 
     @property
@@ -87,7 +89,9 @@ class Correction:
 
 def identity(reason: str = "", severity: float | None = None) -> Correction:
     """Return the correction that leaves everything alone."""
-    return Correction(lambda z: z, 0, "identity", reason, predicted_gain=0.0, severity=severity)
+    return Correction(
+        lambda z: z, 0, "identity", reason, predicted_gain=0.0, predicted_interval=(0.0, 0.0), severity=severity
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class Corrector(ABC):
         if strength == 1:
             return correction
         gain = None if correction.predicted_gain is None else strength * correction.predicted_gain
-        return replace(correction, strength=strength, predicted_gain=gain)
+        return replace(correction, strength=strength, predicted_gain=gain, predicted_interval=None)
 
     def _observe(self, window: Tensor | None) -> Correction:
         if not self.needs_window:

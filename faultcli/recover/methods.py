@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from faultcli.errors import unknown_name
-from faultcli.recover.adaptive.corrector import Adaptive, learn_structure
+from faultcli.recover.adaptive.corrector import Adaptive, learn_law
 from faultcli.recover.align import Align
 from faultcli.recover.base import Card, Corrector, CorrectorError
 from faultcli.recover.damaged_logits import LabelledLogits
@@ -67,9 +67,9 @@ def train_corrector(method: str, data: LabelledLogits, card: Card, options: Trai
     reference = Reference.measure(data.clean.double().numpy(), data.labels.numpy())
     if kind is Align:
         return Align(reference, card=card)
-    structure = learn_structure(data, reference)
-    if structure is None:
+    law = learn_law(data, reference)
+    if law is None:
         raise CorrectorError(
             f"a mixture of {data.classes} classes cannot be fitted to a window", "--method align or adaptive"
         )
-    return Mixture(reference, structure, card=card)
+    return Mixture(reference, law, card=card)

@@ -80,13 +80,6 @@ class Reference:
         between = (shares @ squares - (shares @ means) ** 2) - (self.prior @ squares - (self.prior @ means) ** 2)
         return mean, np.sqrt(np.maximum(self.spread**2 + between, _LEAST_VARIANCE * self.spread**2))
 
-    @property
-    def within(self) -> Array:
-        """[K], variance of the standardised clean logits within classes."""
-        assert self.precision is not None
-        result: Array = np.diag(np.linalg.inv(self.precision)) / self.spread**2
-        return result
-
     def shift(self, window: Array) -> float:
         """Return how far a window's logits lie from where clean ones lie: 0 and more, about 1 for the clean model.
 

@@ -59,6 +59,7 @@ def _level(level: Level) -> dict[str, Any]:
     decisions: dict[str, int] = {}
     for one in level.maps:
         decisions[one.correction.decision] = decisions.get(one.correction.decision, 0) + 1
+    foreseen = level.predicted_interval
     return {
         "fault": level.fault,
         "maps": len(level.maps),
@@ -70,6 +71,8 @@ def _level(level: Level) -> dict[str, Any]:
         "verdict": verdict(level),
         "severity": level.severity,
         "predicted_gain": level.predicted_gain,
+        "predicted_interval": None if foreseen is None else {"low": foreseen[0], "high": foreseen[1]},
+        "predicted_covers": level.predicted_covers,
         "decisions": decisions,
     }
 
@@ -108,6 +111,12 @@ def _cells(level: Level) -> list[str]:
         UNDEFINED if predicted is None else f"{100 * predicted:+.2f}",
         verdict(level),
     ]
+
+
+def _predicted(gain: float, interval: tuple[float, float] | None) -> str:
+    if interval is None or interval[0] == interval[1]:
+        return f"{100 * gain:+.2f}"
+    return f"{100 * gain:+.1f} [{100 * interval[0]:+.0f}, {100 * interval[1]:+.0f}]"
 
 
 def points(interval: Interval | None) -> str:
@@ -155,13 +164,16 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
         f"# Logits correction: {markdown(corrector.name)}, {corrector.card.setting}",
         "",
         f"{counted(inputs, 'held-out input')}, {_maps(corrector)}; intervals are 95 % over maps. Severity "
-        "is what the corrector itself estimates from unlabelled logits; predicted is the gain that it expects.",
+        "is what the corrector itself estimates from unlabelled logits; predicted is the gain that it expects, "
+        "with the interval that it gives for one map.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
     for level in levels:
         cells = [markdown(level.fault), *_cells(level)[1:]]
+        if level.predicted_gain is not None:
+            cells[-2] = _predicted(level.predicted_gain, level.predicted_interval)
         severity = UNDEFINED if level.severity is None else f"{level.severity:.3f}"
         lines.append("| " + " | ".join([*cells[:2], severity, *cells[2:]]) + " |")
     sure = [markdown(level.fault) for level in levels if verdict(level) == "helps"]
@@ -169,6 +181,10 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
     lines += ["", f"The gain is surely positive at: {', '.join(sure) or 'no level'}."]
     if any(level.predicted_gain is not None for level in levels):
         lines.append(f"The corrector itself expected to help at: {', '.join(foreseen) or 'no level'}.")
+    helped = [level for level in levels if level.predicted_covers is not None and (level.predicted_gain or 0) > 0]
+    if helped:
+        inside, maps = sum(level.predicted_covers or 0 for level in helped), sum(len(level.maps) for level in helped)
+        lines.append(f"There, the gain of {inside} of {maps} maps lies in the interval that was predicted for it.")
     lines += [f"{remark[0].upper()}{remark[1:]}." for remark in corrector.remarks]
     return "\n".join(lines) + "\n"
 

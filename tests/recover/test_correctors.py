@@ -96,7 +96,7 @@ def test_adaptive_corrects_windows_in_which_classes_are_missing(trained: dict[st
     for seed in range(700, 708):
         random = np.random.default_rng(seed)
         seen = random.permutation(CLASSES)[: CLASSES // 2]
-        window = torch.from_numpy(damaged(clean_logits(random.choice(seen, 600), seed), 1.0, seed)).float()
+        window = torch.from_numpy(damaged(clean_logits(random.choice(seen, 1000), seed), 1.0, seed)).float()
         labels = labels_of(900, seed)
         logits = torch.from_numpy(damaged(clean_logits(labels, seed + 1), 1.0, seed)).float()
         corrected = trained["adaptive"].observe(window)(logits)
@@ -117,6 +117,22 @@ def test_adaptive_counts_few_numbers_and_predicts_its_gain(trained: dict[str, Co
     assert 0 < correction.numbers < 1000
     assert correction.predicted_gain is not None
     assert correction.predicted_gain > 0.03
+
+
+def test_the_predicted_gain_is_what_comes_and_its_interval_covers_it(trained: dict[str, Corrector]) -> None:
+    errors, covered = [], 0
+    for seed in range(620, 632):
+        logits, labels = unseen(0.6, seed)  # a level between those of the training
+        correction = trained["adaptive"].observe(logits[:600])
+        gain = accuracy(correction(logits[600:]), labels[600:]) - accuracy(logits[600:], labels[600:])
+        assert correction.predicted_gain is not None
+        assert correction.predicted_interval is not None
+        low, high = correction.predicted_interval
+        assert low <= correction.predicted_gain <= high
+        errors.append(correction.predicted_gain - gain)
+        covered += low <= gain <= high
+    assert abs(np.mean(errors)) < 0.03
+    assert covered >= 10
 
 
 def test_a_window_of_garbage_leaves_everything_alone(trained: dict[str, Corrector]) -> None:

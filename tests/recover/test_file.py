@@ -65,7 +65,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (tensors, {**content, "method": "magic"}, "damaged .unknown correction method"),
         (tensors, {**content, "card": {"classes": 6}}, "damaged"),
         (tensors, [], "is not a corrector"),
-        ({k: v for k, v in tensors.items() if k != "policy.gains"}, content, "damaged .'policy.gains'"),
+        ({k: v for k, v in tensors.items() if k != "policy.heats"}, content, "damaged .'policy.heats'"),
         ({**tensors, "policy.blends": tensors["policy.blends"][:, :2].contiguous()}, content, "damaged"),
         ({**tensors, "reference.mean": tensors["reference.mean"] * torch.nan}, content, "not finite"),
         (tensors, {**content, "values": {**content["values"], "trust_enough": 1}}, "neither true nor false"),

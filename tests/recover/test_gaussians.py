@@ -84,4 +84,14 @@ def test_the_search_finds_and_names_the_classes() -> None:
         lost = np.random.default_rng(seed).standard_normal(X.shape)  # aligned logits that say nothing
         fit = search(X, lost, PRIOR, structure, np.random.default_rng(seed))
         assert (fit.posterior.argmax(0) == LABELS).mean() > 0.97
-        np.testing.assert_allclose(fit.posterior.sum(0), 1)
+        np.testing.assert_allclose(fit.posterior.sum(0), 1, atol=1e-5)
+
+
+def test_single_precision_ends_where_double_precision_does() -> None:
+    starts = np.random.default_rng(3).dirichlet(np.ones(CLASSES), (3, len(X))).transpose(0, 2, 1)
+    slow, fast = (Rows(X, exact=exact).fit(starts, 6) for exact in (True, False))
+    assert fast.posterior.dtype == np.float32
+    np.testing.assert_allclose(fast.posterior, slow.posterior, atol=2e-3)
+    np.testing.assert_allclose(fast.means, slow.means, atol=1e-3)
+    np.testing.assert_allclose(fast.covariances, slow.covariances, atol=1e-3)
+    np.testing.assert_allclose(fast.log_likelihood, slow.log_likelihood, atol=1e-4)

@@ -2,5 +2,6 @@
 
 corrector  the blend, trained and applied
 policy     from severity to a blend
+forecast   the gain to be expected, and its interval
 trust      which windows are refused
 """

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.recover.adaptive.policy import ALIGN, IDENTITY, Case, Policy, blend, blend_name
+from faultcli.recover.adaptive.forecast import Forecast, expected_gain
+from faultcli.recover.adaptive.policy import ALIGN, BLENDS, IDENTITY, Answers, Case, Policy, blend_name
 from faultcli.recover.adaptive.trust import Trust
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import (
@@ -23,17 +24,17 @@ from faultcli.recover.base import (
     usable_rows,
 )
 from faultcli.recover.damaged_logits import LabelledLogits
-from faultcli.recover.mixture.cluster_matching import MeanStructure
-from faultcli.recover.mixture.corrector import FittedMixture, structure_arrays, structure_from
+from faultcli.recover.mixture.corrector import FittedMixture
+from faultcli.recover.mixture.law import DamageLaw, MovedMeans
 from faultcli.recover.parts import array, number
-from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
+from faultcli.recover.reference import MOST_CLASSES, Reference
 
 _ROWS_PER_CLASS = 20  # of a window that a mixture is fitted to
 _CLEARLY = 2.0  # times the shift of the clean model: damage worth aligning on a small window
 _JUDGED = 2000  # labelled inputs per window in training
 _CLEAN_WINDOWS = 8
 _MARGIN = 4.0  # standard deviations between windows of the clean model's shift, above the mean
-_STEPS = ("upper", "blends", "heats", "gains")  # what a policy is made of
+_STEPS = ("upper", "blends", "heats")  # what a policy is made of
 _DRAWS = 2  # windows that are looked at per damaged copy in training
 _FOLDS = 3  # of the damaged copies: each is looked at with a law of the damage that was learned from the others
 
@@ -53,10 +54,11 @@ class Adaptive(Corrector):
     summary: ClassVar[str] = "estimate the severity on a window and blend identity, alignment and mixture; no labels"
 
     reference: Reference
-    structure: MeanStructure | None  # None with more classes than a mixture takes
+    law: DamageLaw | None  # None with more classes than a mixture takes
     policy: Policy
     intact_below: float  # `Reference.shift` up to which the model counts as intact
     trust: Trust | None  # None where there is no mixture
+    forecast: Forecast
 
     @property
     def smallest_window(self) -> int:
@@ -67,27 +69,27 @@ class Adaptive(Corrector):
         if shift <= self.intact_below:
             return identity("the logits lie where those of the clean model lie", 0.0)
         alignment = Alignment.between(window, self.reference)
-        if self.structure is not None and len(window) < _ROWS_PER_CLASS * self.reference.classes:
+        if self.law is not None and len(window) < _ROWS_PER_CLASS * self.reference.classes:
             reason = f"a mixture needs {_ROWS_PER_CLASS * self.reference.classes} inputs or more"
             if shift <= _CLEARLY * self.intact_below:
                 return identity(f"{reason}, and the damage is too light to align so few", 0.0)
             return Correction(alignment, alignment.numbers, "align", reason)
-        alignment, fitted = self._look(window, self.structure)
+        alignment, fitted = self._look(window, self.law)
         severity = _severity(window, alignment, fitted)
         if self.trust is not None and fitted is not None and self.trust.refuses(fitted.explained):
             return identity("the classes in the window cannot be told from each other with certainty", severity)
-        step = self.policy.step(severity)
-        weights, heat = self.policy.blend(step), float(self.policy.heats[step])
+        weights, heat = self.policy.chosen(severity)
         if weights == IDENTITY:
             return identity("no blend helps surely at this severity", severity)
 
         def apply(logits: Array) -> Array:
-            posterior = fitted.log_posterior(logits) if fitted is not None and weights[2] else None
-            return blend(weights, logits, alignment(logits), posterior) / heat
+            return _answers(logits, alignment, fitted).blended(weights) / heat
 
         numbers = (alignment.numbers if weights[1] else 0) + (fitted.numbers if fitted and weights[2] else 0)
-        gain = float(self.policy.gains[step])
-        return Correction(apply, numbers, blend_name(weights), predicted_gain=gain, severity=severity)
+        gain, interval = self.forecast.gain(expected_gain(window, apply(window)))
+        return Correction(
+            apply, numbers, blend_name(weights), predicted_gain=gain, predicted_interval=interval, severity=severity
+        )
 
     @classmethod
     def train(cls, data: LabelledLogits, card: Card, window: int, seed: int) -> Self:
@@ -115,18 +117,18 @@ class Adaptive(Corrector):
         clean = data.clean.double().numpy()
         reference = Reference.measure(clean, labels)
         moved = damaged_means(data, reference)
-        structure = law_of(reference, moved)
-        draft = cls(reference, structure, _NO_POLICY, 0.0, None, card=card)
+        law = law_of(reference, moved)
+        draft = cls(reference, law, _NO_POLICY, 0.0, None, Forecast(), card=card)
         cases: list[Case] = []
         explained: dict[str, list[float]] = {}
         for copy, (fault, logits) in enumerate([("none", clean), *_usable_copies(data)]):
             own = copy - 1
             others = [means for at, means in enumerate(moved) if at % _FOLDS != own % _FOLDS]
-            law = structure if own < 0 else law_of(reference, others)
+            for_copy = law if own < 0 else law_of(reference, others)
             found = []
             for _ in range(_DRAWS):
                 order = random.permutation(len(labels))
-                case, one = draft._try(copy, logits, order[:window], order[window:][:_JUDGED], labels, law)
+                case, one = draft._try(copy, logits, order[:window], order[window:][:_JUDGED], labels, for_copy)
                 cases.append(case)
                 found.append(one)
             if own >= 0:
@@ -137,24 +139,22 @@ class Adaptive(Corrector):
             for rows in unfair_windows(labels, window, random)
         ]
         intact = float(np.mean(shifts) + _MARGIN * np.std(shifts))
-        trust = None if structure is None else Trust.learn(list(explained.values()))
-        return cls(reference, structure, Policy.learn(cases), intact, trust, card=card)
+        trust = None if law is None else Trust.learn(list(explained.values()))
+        return cls(reference, law, Policy.learn(cases), intact, trust, _forecast(cases), card=card)
 
     def _try(
         self, copy: int, logits: Array, window: NDArray[np.int64], rest: NDArray[np.int64], labels: NDArray[np.int64],
-        law: MeanStructure | None,
+        law: DamageLaw | None,
     ) -> tuple[Case, float]:  # fmt: skip
         """Look at the window's rows of logits [N, K], judge every blend on the rest, and say what the law explains."""
         rows = usable_rows(logits[window])
         alignment, fitted = self._look(rows, law)
         rest = rest[np.isfinite(logits[rest]).all(axis=1)]
-        judged = logits[rest]
-        posterior = None if fitted is None else fitted.log_posterior(judged)
-        severity = _severity(rows, alignment, fitted)
-        case = Case.judge(copy, severity, labels[rest], judged, alignment(judged), posterior)
+        seen, judged = (_answers(x, alignment, fitted) for x in (rows, logits[rest]))
+        case = Case.judge(copy, _severity(rows, alignment, fitted), seen, judged, labels[rest])
         return case, 1.0 if fitted is None else fitted.explained
 
-    def _look(self, window: Array, law: MeanStructure | None) -> tuple[Alignment, FittedMixture | None]:
+    def _look(self, window: Array, law: DamageLaw | None) -> tuple[Alignment, FittedMixture | None]:
         if law is None:
             return Alignment.between(window, self.reference), None
         fitted = FittedMixture.fit(window, self.reference, law)
@@ -166,11 +166,14 @@ class Adaptive(Corrector):
 
     def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays = self.reference.arrays()
-        if self.structure is not None:
-            arrays |= structure_arrays(self.structure)
+        if self.law is not None:
+            arrays |= self.law.arrays()
         policy = self.policy
         arrays |= {f"policy.{name}": getattr(policy, name) for name in _STEPS}
         values: dict[str, Any] = {"intact_below": self.intact_below}
+        values |= {"forecast_slope": self.forecast.slope}
+        if np.isfinite(self.forecast.margin):
+            values |= {"forecast_margin": self.forecast.margin}
         if self.trust is not None:
             trust = self.trust
             values |= {"least_explained": trust.least, "false_refusals": trust.expected}
@@ -181,28 +184,29 @@ class Adaptive(Corrector):
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
         reference = Reference.from_arrays(arrays)
         mixed = any(name.startswith("structure.") for name in arrays)
-        structure = structure_from(reference, arrays) if mixed else None
+        law = DamageLaw.from_arrays(reference, arrays) if mixed else None
         steps = arrays["policy.upper"].size
         policy = Policy(
             array(arrays, "policy.upper", steps),
             array(arrays, "policy.blends", steps, 3),
             array(arrays, "policy.heats", steps, positive=True),
-            array(arrays, "policy.gains", steps),
         )
         if not steps or not (np.diff(policy.upper) >= 0).all():
             raise ValueError("its steps of severity contradict each other")
         trust = None
-        if structure is not None:
+        if law is not None:
             maps = int(number(values, "trust_maps"))
             if not isinstance(values["trust_enough"], bool):
                 raise TypeError("trust_enough is neither true nor false")
             trust = Trust(
                 number(values, "least_explained"), number(values, "false_refusals"), maps, values["trust_enough"]
             )
-        return cls(reference, structure, policy, number(values, "intact_below"), trust, card=card)
+        margin = number(values, "forecast_margin") if "forecast_margin" in values else np.inf
+        forecast = Forecast(number(values, "forecast_slope"), margin)
+        return cls(reference, law, policy, number(values, "intact_below"), trust, forecast, card=card)
 
 
-_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1), np.zeros(1))
+_NO_POLICY = Policy(np.array([np.inf]), np.array([ALIGN]), np.ones(1))
 
 
 def _severity(window: Array, alignment: Alignment, fitted: FittedMixture | None) -> float:
@@ -212,29 +216,49 @@ def _severity(window: Array, alignment: Alignment, fitted: FittedMixture | None)
     return float((alignment(window).argmax(axis=1) != other.argmax(axis=1)).mean())
 
 
-def learn_structure(data: LabelledLogits, reference: Reference) -> MeanStructure | None:
+def _answers(logits: Array, alignment: Alignment, fitted: FittedMixture | None) -> Answers:
+    return Answers(logits, alignment(logits), None if fitted is None else fitted.log_posterior(logits))
+
+
+def _forecast(cases: Sequence[Case]) -> Forecast:
+    """Learn it from damaged copies, each corrected as a policy says that was learned from others."""
+    expected: dict[int, list[float]] = {}
+    gained: dict[int, list[float]] = {}
+    for fold in range(_FOLDS):
+        policy = Policy.learn([case for case in cases if not case.copy or case.copy % _FOLDS != fold] or cases)
+        for case in cases:
+            weights, heat = policy.chosen(case.severity)
+            if not case.copy or case.copy % _FOLDS != fold or weights == IDENTITY:
+                continue
+            corrected = case.window.blended(weights) / heat
+            expected.setdefault(case.copy, []).append(expected_gain(case.window.raw, corrected))
+            gained.setdefault(case.copy, []).append(float(case.gains[BLENDS.index(weights)]))
+    return Forecast.learn([np.array(x) for x in expected.values()], [np.array(x) for x in gained.values()])
+
+
+def learn_law(data: LabelledLogits, reference: Reference) -> DamageLaw | None:
     """Learn how class means move, from all damaged copies; None with more classes than a mixture takes."""
     return law_of(reference, damaged_means(data, reference))
 
 
-def law_of(reference: Reference, moved: Sequence[Array | None]) -> MeanStructure | None:
+def law_of(reference: Reference, moved: Sequence[MovedMeans | None]) -> DamageLaw | None:
     """Learn it from class means as `damaged_means` gives them."""
     if reference.classes > MOST_CLASSES:
         return None
-    return MeanStructure.learn(reference.standard_means, [means for means in moved if means is not None])
+    return DamageLaw.learn(reference, [means for means in moved if means is not None])
 
 
-def damaged_means(data: LabelledLogits, reference: Reference) -> list[Array | None]:
-    """Return the class means [K, K] of every usable copy's standardised logits; None where a class is lost in NaNs."""
+def damaged_means(data: LabelledLogits, reference: Reference) -> list[MovedMeans | None]:
+    """Return the class means of every usable copy's logits; None where a class is lost in NaNs."""
     labels = data.labels.numpy()
-    found: list[Array | None] = []
+    found: list[MovedMeans | None] = []
     for _, logits in _usable_copies(data):
         finite = np.isfinite(logits).all(axis=1)
         if reference.classes > MOST_CLASSES or len(np.unique(labels[finite])) < reference.classes:
             found.append(None)
             continue
         alignment = Alignment.between(usable_rows(logits), reference)
-        found.append(class_means(alignment.standardise(logits[finite]), labels[finite], reference.classes))
+        found.append(MovedMeans.of(logits[finite], labels[finite], alignment, reference))
     return found
 
 

@@ -42,36 +42,52 @@ def blend(weights: Blend, raw: Array, aligned: Array, log_posterior: Array | Non
     return total if log_posterior is None or not weights[2] else total + weights[2] * log_posterior
 
 
-@dataclass(frozen=True)
-class Case:
-    """One window of one damaged copy in training: its severity and, on other inputs, what every blend would have done.
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the experts say on some inputs, each [n, K]: raw and aligned logits, log probabilities of the mixture."""
 
-    `copy`: its number. `gains`: [B], change of the top-1 accuracy, a fraction. `losses`: [B, H], cross entropy at every
-    temperature.
+    raw: Array
+    aligned: Array
+    log_posterior: Array | None
+
+    def blended(self, weights: Blend) -> Array:
+        return blend(weights, self.raw, self.aligned, self.log_posterior)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One window of one damaged copy in training.
+
+    Attributes:
+        copy: its number.
+        severity: of the window.
+        window: what the experts say on it.
+        judged: the same on other inputs.
+        labels: of these.
+        gains: [B], by every blend on these: change of the top-1 accuracy, a fraction.
     """
 
     copy: int
     severity: float
+    window: Answers
+    judged: Answers
+    labels: NDArray[np.int64]
     gains: Array
-    losses: Array
 
     @classmethod
-    def judge(
-        cls, copy: int, severity: float, labels: NDArray[np.int64], raw: Array, aligned: Array,
-        log_posterior: Array | None,
-    ) -> Case:  # fmt: skip
+    def judge(cls, copy: int, severity: float, window: Answers, judged: Answers, labels: NDArray[np.int64]) -> Case:
         """Try every blend on labelled inputs."""
-        rows = np.arange(len(labels))
-        before = float((raw.argmax(axis=1) == labels).mean())
-        gains, losses = np.full(len(BLENDS), -np.inf), np.full((len(BLENDS), len(HEATS)), np.inf)
+        gains = np.full(len(BLENDS), -np.inf)
+        before = float((judged.raw.argmax(axis=1) == labels).mean())
         for number, weights in enumerate(BLENDS):
-            if weights[2] and log_posterior is None:
-                continue
-            scores = blend(weights, raw, aligned, log_posterior)
-            gains[number] = float((scores.argmax(axis=1) == labels).mean()) - before
-            for at, heat in enumerate(HEATS):
-                losses[number, at] = -float(log_normalised(scores / heat)[rows, labels].mean())
-        return cls(copy, severity, gains, losses)
+            if not weights[2] or judged.log_posterior is not None:
+                gains[number] = float((judged.blended(weights).argmax(axis=1) == labels).mean()) - before
+        return cls(copy, severity, window, judged, labels, gains)
+
+    def losses(self, weights: Blend) -> Array:
+        """Return the cross entropy of a blend at every temperature, [H]."""
+        scores, rows = self.judged.blended(weights), np.arange(len(self.labels))
+        return np.array([-float(log_normalised(scores / heat)[rows, self.labels].mean()) for heat in HEATS])
 
 
 @dataclass(frozen=True)
@@ -82,13 +98,11 @@ class Policy:
         upper: [S], ascending, the severity up to which a step goes; the last one is infinite.
         blends: [S, 3], weights of raw logits, aligned logits and mixture.
         heats: [S], temperatures that the blend is divided by.
-        gains: [S], mean gain in top-1 accuracy to be expected, from copies that the blend was not chosen by.
     """
 
     upper: Array
     blends: Array
     heats: Array
-    gains: Array
 
     @classmethod
     def learn(cls, cases: Sequence[Case]) -> Policy:
@@ -100,28 +114,28 @@ class Policy:
         ordered = sorted(cases, key=lambda case: case.severity)
         steps = max(1, min(_MOST_STEPS, len(ordered) // _CASES_PER_STEP))
         groups = [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), steps)]
-        upper, blends, heats, gains = [], [], [], []
+        upper, blends, heats = [], [], []
         for number, group in enumerate(groups):
             table = np.stack([case.gains for case in group])
             best = int(table.mean(axis=0).argmax())
             gain, error = _expected(table, np.array([case.copy for case in group]))
             if gain <= error:
-                best, gain = 0, 0.0
-            heat = int(np.stack([case.losses[best] for case in group]).mean(axis=0).argmin())
+                best = 0
+            heat = int(np.mean([case.losses(BLENDS[best]) for case in group], axis=0).argmin()) if best else 0
             last = number + 1 == len(groups)
             upper.append(np.inf if last else (group[-1].severity + groups[number + 1][0].severity) / 2)
             blends.append(BLENDS[best])
             heats.append(1.0 if best == 0 else HEATS[heat])
-            gains.append(gain)
-        return cls(*(np.array(values, dtype=np.float64) for values in (upper, blends, heats, gains)))
+        return cls(*(np.array(values, dtype=np.float64) for values in (upper, blends, heats)))
 
     def step(self, severity: float) -> int:
         """Return the step that a severity falls in."""
         return int(np.searchsorted(self.upper[:-1], severity))
 
-    def index(self, step: int) -> int:
-        """Return the place of a step's blend in `BLENDS`."""
-        return BLENDS.index(self.blend(step))
+    def chosen(self, severity: float) -> tuple[Blend, float]:
+        """Return the blend for a severity, and its temperature."""
+        step = self.step(severity)
+        return self.blend(step), float(self.heats[step])
 
     def blend(self, step: int) -> Blend:
         raw, align, mixture = (float(w) for w in self.blends[step])

@@ -4,5 +4,6 @@ corrector         one Gaussian per class, on the window as it is
 gaussians         mixtures fitted to a window
 search            from many starts
 presence          which classes a window holds
+law               what training learned about how damage moves class means
 cluster_matching  how damage moves class means, which names clusters
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-_SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
+SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
 _FLIP_FLOPS = 5
 _LEFT = (0.3, 0.8)  # share of the class means' squares that is still clean, in what is drawn
 _THREE_CYCLES_UP_TO = 12  # classes; above, only swaps are tried: there are K³/3 cycles
@@ -39,11 +40,26 @@ class MeanStructure:
     class_precision: Array
     logit_precision: Array
 
+    @cached_property
+    def class_covariance(self) -> Array:
+        """[K, K], of the noise between classes."""
+        return _inverse(self.class_precision)
+
+    @cached_property
+    def _factors(self) -> tuple[Array, Array]:
+        between, within = (np.linalg.cholesky(c) for c in (self.class_covariance, _inverse(self.logit_precision)))
+        return np.asarray(between, dtype=np.float64), np.asarray(within, dtype=np.float64)
+
     @classmethod
-    def learn(cls, means: Array, damaged: Sequence[Array]) -> MeanStructure:
+    def learn(cls, means: Array, damaged: Sequence[Array], shrinkage: float = SHRINKAGE) -> MeanStructure:
         """Estimate both covariances by turns (Dutilleul 1999) from class means of damaged copies, each [K, K].
 
         Every copy counts alike, however far its damage moved the means. Without copies both are the identity.
+
+        Args:
+            means: [K, K], of the clean model.
+            damaged: of the copies.
+            shrinkage: of the covariance between classes towards the identity, 0 to 1.
         """
         classes = len(means)
         class_precision = logit_precision = np.eye(classes)
@@ -56,8 +72,8 @@ class MeanStructure:
         if noise:
             stack = np.stack(noise)
             for _ in range(_FLIP_FLOPS):
-                class_precision = _precision(np.einsum("tik,kl,tjl->ij", stack, logit_precision, stack))
-                logit_precision = _precision(np.einsum("tik,ij,tjl->kl", stack, class_precision, stack))
+                class_precision = _precision(np.einsum("tik,kl,tjl->ij", stack, logit_precision, stack), shrinkage)
+                logit_precision = _precision(np.einsum("tik,ij,tjl->kl", stack, class_precision, stack), SHRINKAGE)
         return cls(means, class_precision, logit_precision)
 
     def agreement(self, means: Array, labels: Labels) -> Array:
@@ -73,9 +89,10 @@ class MeanStructure:
         inner = means @ self.logit_precision
         towards = (self.class_precision @ self.means) @ inner.T  # [class, cluster]
         among = means @ inner.T  # [cluster, cluster]
-        classes = np.arange(len(means))
-        along = towards[classes, labels].sum(axis=1)
-        size = (self.class_precision * among[labels[:, :, None], labels[:, None, :]]).sum(axis=(1, 2))
+        count = len(means)
+        along = towards.ravel().take(count * np.arange(count) + labels).sum(axis=1)
+        pairs = (count * labels[:, :, None] + labels[:, None, :]).reshape(len(labels), -1)
+        size = among.ravel().take(pairs) @ self.class_precision.ravel()
         clean = float((self.class_precision * (self.means @ self.logit_precision @ self.means.T)).sum())
         squared = np.maximum(along, 0) ** 2 / np.maximum(size * clean, np.finfo(float).tiny)
         result: Array = -0.5 * means.size * np.log(np.maximum(1 - squared, 1e-12))
@@ -88,8 +105,8 @@ class MeanStructure:
 
         classes = len(means)
         towards = self.class_precision @ self.means @ self.logit_precision @ means.T
-        starts = [np.arange(classes), np.asarray(linear_sum_assignment(-towards)[1])]
-        climbed = [self._climb(means, start) for start in starts]
+        starts = sorted({tuple(range(classes)), tuple(int(c) for c in linear_sum_assignment(-towards)[1])})
+        climbed = [self._climb(means, np.array(start)) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
     def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
@@ -110,36 +127,41 @@ class MeanStructure:
         """Return the means [K, K] of all classes, those [C, K] of the classes `labels` and where the law expects the
         others, given these; and [K, K, K], the covariance of what is expected: 0 for classes that are given.
 
-        It is the conditional law of a matrix normal whose scale is that of the given means' noise.
+        It is the conditional law of a matrix normal (universal kriging). What is left of the clean means, an offset of
+        every logit and the scale of the noise are those of the given means, by generalised least squares.
         """
         others = np.setdiff1d(np.arange(len(self.means)), labels)
-        left = max(0.0, _overlap(means, self.means[labels]))
-        noise = means - left * self.means[labels]
-        covariance = np.linalg.inv(self.class_precision)
-        metric = np.linalg.inv(covariance[np.ix_(labels, labels)])
+        covariance, clean = self.class_covariance, self.means[labels]
+        metric = _inverse(covariance[np.ix_(labels, labels)])
+        ones = metric.sum(axis=1)
+        contrasts = metric - np.outer(ones, ones) / ones.sum()  # blind to offsets
+        size = self._inner(contrasts, clean, clean)
+        left = max(0.0, self._inner(contrasts, means, clean)) / size if size > 0 else 0.0
+        noise = means - left * clean
+        offset = ones @ noise / ones.sum()
+        noise = noise - offset
         slopes = covariance[np.ix_(others, labels)] @ metric
-        size = float(((metric @ noise) * (noise @ self.logit_precision)).sum()) / means.size
+        scale = self._inner(metric, noise, noise) / max(1, noise.size - len(offset))
         unknown = np.diag(covariance[np.ix_(others, others)] - slopes @ covariance[np.ix_(labels, others)])
+        unknown = unknown + (1 - slopes.sum(axis=1)) ** 2 / ones.sum()  # of the offset
         result, spread = np.empty_like(self.means), np.zeros((len(self.means), *self.means.shape))
         result[labels] = means
-        result[others] = left * self.means[others] + slopes @ noise
-        spread[others] = size * unknown[:, None, None] * np.linalg.inv(self.logit_precision)
+        result[others] = left * self.means[others] + offset + slopes @ noise
+        spread[others] = scale * unknown[:, None, None] * np.linalg.inv(self.logit_precision)
         return result, spread
 
     def explained(self, means: Array, labels: Labels) -> float:
         """Return ρ², the part of the means [C, K] of the classes `labels` that is the clean means', 0 to 1."""
-        covariance = np.linalg.inv(self.class_precision)[np.ix_(labels, labels)]
-        metric, clean = np.linalg.inv(covariance), self.means[labels]
+        metric, clean = _inverse(self.class_covariance[np.ix_(labels, labels)]), self.means[labels]
+        size = self._inner(metric, means, means) * self._inner(metric, clean, clean)
+        return max(0.0, self._inner(metric, means, clean)) ** 2 / max(size, float(np.finfo(float).tiny))
 
-        def inner(one: Array, other: Array) -> float:
-            return float(((metric @ one) * (other @ self.logit_precision)).sum())
-
-        size = inner(means, means) * inner(clean, clean)
-        return max(0.0, inner(means, clean)) ** 2 / max(size, float(np.finfo(float).tiny))
+    def _inner(self, metric: Array, one: Array, other: Array) -> float:
+        return float(((metric @ one) * (other @ self.logit_precision)).sum())
 
     def draw(self, size: float, random: np.random.Generator) -> Array:
         """Return class means [K, K], of root mean square `size`, as damage of this law may leave them."""
-        between, within = (np.linalg.cholesky(np.linalg.inv(p)) for p in (self.class_precision, self.logit_precision))
+        between, within = self._factors
         noise = between @ random.standard_normal(self.means.shape) @ within.T
         left = random.uniform(*_LEFT)
         result: Array = size * (np.sqrt(left) * _unit(self.means) + np.sqrt(1 - left) * _unit(noise))
@@ -148,6 +170,10 @@ class MeanStructure:
     def retention(self, means: Array) -> float:
         """Return r: the share of the clean class means that is still in `means`, at least 0."""
         return max(0.0, _overlap(means, self.means))
+
+
+def _inverse(matrix: Array) -> Array:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
 def _unit(means: Array) -> Array:
@@ -159,28 +185,29 @@ def _overlap(moved: Array, means: Array) -> float:
     return float((moved * means).sum() / (means * means).sum())
 
 
-def _precision(scatter: Array) -> Array:
+def _precision(scatter: Array, shrinkage: float) -> Array:
     classes = len(scatter)
     covariance = scatter * (classes / np.trace(scatter))
-    return np.linalg.inv((1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.eye(classes))
+    return np.linalg.inv((1 - shrinkage) * covariance + shrinkage * np.eye(classes))
 
 
-_MOVES: dict[int, list[Labels]] = {}
+def swaps(classes: int) -> Labels:
+    """Return every swap of two, as permutations [M, K]."""
+    return _moves(classes)[0]
 
 
+@cache
 def _moves(classes: int) -> list[Labels]:
     """Return every swap of two and, for few classes, every cycle of three, as permutations [M, K]."""
-    if classes not in _MOVES:
-        swaps, cycles = [], []
-        for i, j in itertools.combinations(range(classes), 2):
-            row = list(range(classes))
-            row[i], row[j] = j, i
-            swaps.append(row)
-        if 3 <= classes <= _THREE_CYCLES_UP_TO:
-            for i, j, k in itertools.combinations(range(classes), 3):
-                for first, second in ((j, k), (k, j)):
-                    row = list(range(classes))
-                    row[i], row[first], row[second] = first, second, i
-                    cycles.append(row)
-        _MOVES[classes] = [np.array(rows, dtype=np.int64).reshape(-1, classes) for rows in (swaps, cycles) if rows]
-    return _MOVES[classes]
+    pairs, cycles = [], []
+    for i, j in itertools.combinations(range(classes), 2):
+        row = list(range(classes))
+        row[i], row[j] = j, i
+        pairs.append(row)
+    if 3 <= classes <= _THREE_CYCLES_UP_TO:
+        for i, j, k in itertools.combinations(range(classes), 3):
+            for first, second in ((j, k), (k, j)):
+                row = list(range(classes))
+                row[i], row[first], row[second] = first, second, i
+                cycles.append(row)
+    return [np.array(rows, dtype=np.int64).reshape(-1, classes) for rows in (pairs, cycles) if rows]

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError
-from faultcli.recover.mixture.cluster_matching import MeanStructure
 from faultcli.recover.mixture.gaussians import ClassMixture, Rows
+from faultcli.recover.mixture.law import DamageLaw
 from faultcli.recover.mixture.presence import MOST_COUNTED, PartNaming, present_classes
 from faultcli.recover.mixture.search import search
-from faultcli.recover.parts import precision
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
-_FARTHEST = 1e6  # spreads, of a class mean from the mean
-_ABSENT = 0.1  # weight of the training mix beside the window's: classes that are missing may come back
+_ABSENT = 0.5  # weight of the training mix beside the window's: classes that are missing may come back
 _ROWS_PER_CLASS = 4  # fewer, and components are single inputs
 
 
@@ -40,27 +38,33 @@ class FittedMixture:
     explained: float
 
     @classmethod
-    def fit(cls, window: Array, reference: Reference, structure: MeanStructure) -> FittedMixture:
+    def fit(cls, window: Array, reference: Reference, law: DamageLaw) -> FittedMixture:
         """Fit a window [n, K]; the same window gives the same fit."""
         over_all = Alignment.between(window, reference)
         x = over_all.standardise(window)
-        fit = search(x, over_all(window), reference.prior, structure, np.random.default_rng(0))
+        fit = search(x, over_all(window), reference.prior, law.names, np.random.default_rng(0))
         labels = np.arange(reference.classes)
         if reference.classes <= MOST_COUNTED:
-            naming = PartNaming(structure, reference.within)
-            present = present_classes(Rows(x), fit, window.argmax(axis=1), naming)
-            if len(present.labels) < reference.classes:
-                fit, labels = present.fit, present.labels
+            naming = PartNaming(law.places, over_all.spread / reference.spread)
+            present = present_classes(Rows(x, exact=False), fit, window.argmax(axis=1), naming)
+            labels = present.labels
+            fit = present.fit if len(labels) < reference.classes else fit
         shares = np.zeros(reference.classes)
         shares[labels] = fit.posterior.mean(axis=1)
         alignment = over_all.for_shares(reference, shares)
         scale = over_all.spread / alignment.spread
-        means = fit.means * scale + (over_all.mean - alignment.mean) / alignment.spread
+        found = fit.means * scale + (over_all.mean - alignment.mean) / alignment.spread
         covariances = fit.covariances * np.outer(scale, scale)
-        explained = structure.explained(means, labels)
-        means, whole = structure.completed(means, labels)
-        whole += np.einsum("c,cij->ij", shares[labels], covariances)
-        whole[labels] = covariances
+        explained = law.names.explained(found, labels)
+        means, whole = np.empty_like(law.places.means), covariances
+        means[labels] = found
+        if len(labels) < reference.classes:
+            scale = alignment.spread / reference.spread
+            offset = (alignment.mean - reference.mean) / reference.spread
+            means, whole = law.places.completed(found * scale + offset, labels)
+            means, whole = (means - offset) / scale, whole / np.outer(scale, scale)
+            whole += np.einsum("c,cij->ij", shares[labels], covariances)
+            whole[labels] = covariances
         prior = (1 - _ABSENT) * shares + _ABSENT * reference.prior
         return cls(alignment, ClassMixture.of(means, whole, prior), shares, explained)
 
@@ -82,7 +86,7 @@ class Mixture(Corrector):
     summary: ClassVar[str] = "fit one Gaussian per class to a window by EM and classify by it; no labels"
 
     reference: Reference
-    structure: MeanStructure
+    law: DamageLaw
 
     def __post_init__(self) -> None:
         if self.reference.classes > MOST_CLASSES:
@@ -96,30 +100,13 @@ class Mixture(Corrector):
         return _ROWS_PER_CLASS * self.reference.classes
 
     def adapt(self, window: Array) -> Correction:
-        fitted = FittedMixture.fit(window, self.reference, self.structure)
+        fitted = FittedMixture.fit(window, self.reference, self.law)
         return Correction(fitted.log_posterior, fitted.numbers, "mixture")
 
     def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return self.reference.arrays() | structure_arrays(self.structure), {}
+        return self.reference.arrays() | self.law.arrays(), {}
 
     @classmethod
     def from_parts(cls, card: Card, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> Self:
         reference = Reference.from_arrays(arrays)
-        return cls(reference, structure_from(reference, arrays), card=card)
-
-
-def structure_arrays(structure: MeanStructure) -> dict[str, NDArray[Any]]:
-    """Return the two covariances' inverses; the means come from the reference."""
-    return {"structure.classes": structure.class_precision, "structure.logits": structure.logit_precision}
-
-
-def structure_from(reference: Reference, arrays: Mapping[str, NDArray[Any]]) -> MeanStructure:
-    """Build the structure from what `structure_arrays` returned. KeyError or ValueError where that is damaged."""
-    k = reference.classes
-    if reference.class_means is None or k > MOST_CLASSES:
-        raise ValueError(f"it has no class means for a mixture, or too many classes: {k}")
-    means = reference.standard_means
-    if not 0 < np.abs(means).max() < _FARTHEST:
-        raise ValueError("its class means lie absurdly far apart, or all at one place")
-    parts = ("structure.classes", "structure.logits")
-    return MeanStructure(means, *(precision(arrays, name, k) for name in parts))
+        return cls(reference, DamageLaw.from_arrays(reference, arrays), card=card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,27 +103,37 @@ class Rows:
 
     Every component has a covariance of its own, moved towards the one that all share, the more the fewer rows it has.
     Responsibilities may have a leading axis: several starts are worked on at once, which costs little more than one.
+
+    Args:
+        x: the rows.
+        exact: in double precision; else what is done per row is done in single precision, in a third of the time.
     """
 
-    def __init__(self, x: Array) -> None:
-        self.x = x
+    def __init__(self, x: Array, exact: bool = True) -> None:
+        self._kind: Any = np.float64 if exact else np.float32
+        self.x = x = np.ascontiguousarray(x, dtype=self._kind)
         self._pairs = i, j = np.triu_indices(x.shape[1])
+        self._square = np.empty((x.shape[1], x.shape[1]), dtype=np.int64)  # where a product is among the moments
+        self._square[i, j] = self._square[j, i] = x.shape[1] + np.arange(len(i))
         self._twice = np.where(i == j, 1.0, 2.0)
-        self._moments = np.ascontiguousarray(np.concatenate([x, x[:, i] * x[:, j]], axis=1).T)  # of first, second order
-        self._transposed = np.ascontiguousarray(x.T)
-        self._second = x.T @ x / len(x)
+        ones = np.ones((len(x), 1), dtype=self._kind)
+        self._first = np.ascontiguousarray(np.concatenate([x, ones], axis=1).T)
+        self._counted = np.ascontiguousarray(np.concatenate([x, x[:, i] * x[:, j], ones], axis=1).T)
+        self._transposed, self._moments = self._first[:-1], self._counted[:-1]  # of first, of first and second order
+        self._second = (x.T @ x).astype(np.float64) / len(x)
 
     def maximise(self, posterior: Array) -> tuple[Array, Array]:
         """Return the means and covariances that suit responsibilities [C, n] best."""
-        (n, d), (i, j) = self.x.shape, self._pairs
-        weight = posterior.sum(axis=-1) + _FEWEST
-        moments = (posterior @ self._moments.T) / weight[..., None]
+        n, d = self.x.shape
+        sums = (posterior @ self._counted.T).astype(np.float64)
+        weight = sums[..., -1] + _FEWEST
+        moments = sums / weight[..., None]
         means = moments[..., :d]
-        own = np.empty((*means.shape, d))
-        own[..., i, j] = own[..., j, i] = moments[..., d:]
+        own = moments.take(self._square, axis=-1)
         own -= means[..., :, None] * means[..., None, :]
         parts = weight / weight.sum(axis=-1, keepdims=True)
-        pooled = _shrunk(np.einsum("...c,...cij->...ij", parts, own), n)
+        flat = own.reshape(*weight.shape, d * d)
+        pooled = _shrunk((parts[..., None, :] @ flat).reshape(*weight.shape[:-1], d, d), n)
         share = (_OWN / (weight + _OWN))[..., None, None]
         covariances: Array = (1 - share) * own + share * pooled[..., None, :, :]
         return means, covariances
@@ -131,14 +142,19 @@ class Rows:
         """Return the responsibilities under a mixture with these weights [C], and how likely it makes the rows."""
         i, j = self._pairs
         precisions = np.linalg.inv(covariances)
-        slopes = np.einsum("...ij,...j->...i", precisions, means)
+        slopes = (precisions @ means[..., None])[..., 0]
         offsets = np.log(weights) - 0.5 * (slopes * means).sum(axis=-1) - 0.5 * np.linalg.slogdet(covariances)[1]
         linear = np.concatenate([slopes, -0.5 * precisions[..., i, j] * self._twice], axis=-1)
-        return Fit(means, covariances, *_responsibilities(linear @ self._moments + offsets[..., None]))
+        return Fit(means, covariances, *_responsibilities(self._scores(linear, self._moments, offsets)))
+
+    def _scores(self, slopes: Array, columns: Array, offsets: Array) -> Array:
+        scores: Array = slopes.astype(self._kind) @ columns
+        scores += offsets[..., None].astype(self._kind)
+        return scores
 
     def fit(self, start: Array, rounds: int, weights: Array | None = None) -> Fit:
         """Go from responsibilities [C, n] at most so many rounds. `weights` [C] are kept; None: they are fitted."""
-        posterior, before = start, np.asarray(-np.inf)
+        posterior, before = start.astype(self._kind), np.asarray(-np.inf)
         while True:
             own = fitted_weights(posterior) if weights is None else weights
             fit = self.expect(*self.maximise(posterior), own)
@@ -149,26 +165,27 @@ class Rows:
 
     def metric(self, posterior: Array) -> tuple[Array, Array]:
         """Return the means that suit responsibilities, and the inverse of the covariance that all components share."""
-        weight = posterior.sum(axis=-1) + _FEWEST
-        means = (posterior @ self.x) / weight[..., None]
+        sums = (posterior @ self._first.T).astype(np.float64)
+        weight = sums[..., -1] + _FEWEST
+        means = sums[..., :-1] / weight[..., None]
         between = np.swapaxes(means * weight[..., None], -1, -2) @ means / len(self.x)
         metric = np.asarray(np.linalg.inv(_shrunk(self._second - between, len(self.x))), dtype=np.float64)
         return means, metric
 
     def share_covariance(self, start: Array, rounds: int, weights: Array) -> Array:
         """Go so many rounds with one covariance for all components, which is cheap; return the responsibilities."""
-        posterior = start
+        posterior = start.astype(self._kind)
         for _ in range(rounds):
             means, precision = self.metric(posterior)
             slopes = means @ precision
             offsets = np.log(weights) - 0.5 * (slopes * means).sum(axis=-1)
-            posterior = _responsibilities(slopes @ self._transposed + offsets[..., None])[0]
+            posterior = _responsibilities(self._scores(slopes, self._transposed, offsets))[0]
         return posterior
 
 
 def fitted_weights(posterior: Array) -> Array:
     """Return the components' weights [C]: their shares of the rows, with one row more for each."""
-    rows = posterior.sum(axis=-1) + 1
+    rows = posterior.sum(axis=-1, dtype=np.float64) + 1
     result: Array = rows / rows.sum(axis=-1, keepdims=True)
     return result
 
@@ -180,7 +197,7 @@ def _responsibilities(scores: Array) -> tuple[Array, Array]:
     np.exp(scores, out=scores)
     total = scores.sum(axis=-2)
     scores /= total[..., None, :]
-    return scores, (largest + np.log(total)).mean(axis=-1)
+    return scores, (largest + np.log(total)).mean(axis=-1, dtype=np.float64)
 
 
 def _shrunk(covariance: Array, n: int) -> Array:

@@ -31,7 +31,7 @@ def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, ran
         random: for the starts.
     """
     every = max(1, -(-len(x) // _SEARCHED))
-    some = Rows(np.ascontiguousarray(x[::every]))
+    some = Rows(x[::every], exact=False)
     first = np.stack([softmax(aligned[::every] / heat).T for heat in (1.0, 4.0)])
     means, precision = some.metric(first[0])
     metric, size = np.linalg.cholesky(precision), float(np.sqrt((means**2).mean()))
@@ -59,7 +59,7 @@ def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, ran
         cuts = np.stack([_split_and_merge(some.x, best.fit, random) for _ in range(_SPLITS)])
         cut = some.fit(cuts, _MORE, prior)
         best = max([best, *(_Named.of(cut.one(n), structure) for n in range(_SPLITS))], key=lambda one: one.score)
-    whole = Rows(x)
+    whole = Rows(x, exact=False)
     start = whole.expect(best.fit.means, best.fit.covariances, prior).renamed(best.labels)
     return whole.fit(start.posterior, _LONG, prior)
 

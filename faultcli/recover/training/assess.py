@@ -57,6 +57,22 @@ class Level:
         return float(np.mean(known)) if known else None
 
     @property
+    def predicted_interval(self) -> tuple[float, float] | None:
+        """Mean of the intervals' ends that the corrector itself gave for the gain; None where it gave none."""
+        known = [one.correction.predicted_interval for one in self.maps if one.correction.predicted_interval]
+        return (
+            (float(np.mean([low for low, _ in known])), float(np.mean([high for _, high in known]))) if known else None
+        )
+
+    @property
+    def predicted_covers(self) -> int | None:
+        """Maps whose gain lies in the interval that the corrector gave for it; None where it gave none."""
+        known = [
+            (one.gain, one.correction.predicted_interval) for one in self.maps if one.correction.predicted_interval
+        ]
+        return sum(low <= gain <= high for gain, (low, high) in known) if known else None
+
+    @property
     def severity(self) -> float | None:
         """Mean of the corrector's own estimates."""
         known = [one.correction.severity for one in self.maps if one.correction.severity is not None]

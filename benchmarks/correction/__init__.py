@@ -1,0 +1,6 @@
+"""What benchmarks of logits correction share.
+
+networks  the networks, and which of them the method was developed on
+logits    what their damaged copies answer, kept in files
+windows   windows of every class mix, and what a corrector that has seen one does
+"""

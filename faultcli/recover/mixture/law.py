@@ -1,0 +1,88 @@
+"""What training learned about a law of damage: how it moves the class means of the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultcli.recover.align import Alignment
+from faultcli.recover.base import Array
+from faultcli.recover.mixture.cluster_matching import SHRINKAGE, MeanStructure
+from faultcli.recover.parts import precision
+from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
+
+_FARTHEST = 1e6  # spreads, of a class mean from the mean
+_PLACE_SHRINKAGE = 0.1  # of the covariance between classes
+_ARRAYS = (("structure", "names"), ("places", "places"))
+
+
+@dataclass(frozen=True)
+class MovedMeans:
+    """Class means [K, K] of a damaged copy's logits, two ways.
+
+    `standard`: of logits standardised over the inputs. `placed`: less the clean mean, in clean spreads; an offset or a
+    stretch that damage gave a logit is still in them.
+    """
+
+    standard: Array
+    placed: Array
+
+    @classmethod
+    def of(cls, logits: Array, labels: NDArray[np.int64], alignment: Alignment, reference: Reference) -> MovedMeans:
+        """Measure finite logits [n, K]; every class has to occur."""
+        means = class_means(logits, labels, reference.classes)
+        return cls(alignment.standardise(means), (means - reference.mean) / reference.spread)
+
+
+@dataclass(frozen=True)
+class DamageLaw:
+    """How damage of a law moves class means.
+
+    Attributes:
+        names: of logits that are standardised over a window: which cluster is which class.
+        places: of logits as they come, in clean spreads, but for an offset of every logit: which part of the classes a
+            window holds, and where the others are. The spread of a window in which classes are missing says little
+            about the others; in this law it need not be taken out first.
+    """
+
+    names: MeanStructure
+    places: MeanStructure
+
+    @classmethod
+    def learn(cls, reference: Reference, moved: Sequence[MovedMeans]) -> Self:
+        """Learn it from damaged copies; without any, all covariances are the identity."""
+        means = reference.standard_means
+
+        def contrasts(placed: Array) -> Array:
+            result: Array = placed - placed.mean(axis=0)
+            return result
+
+        places = MeanStructure.learn(contrasts(means), [contrasts(one.placed) for one in moved], _PLACE_SHRINKAGE)
+        return cls(MeanStructure.learn(means, [one.standard for one in moved], SHRINKAGE), replace(places, means=means))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the inverse covariances; the means come from the reference."""
+        found = {prefix: getattr(self, name) for prefix, name in _ARRAYS}
+        classes = {f"{prefix}.classes": one.class_precision for prefix, one in found.items()}
+        return classes | {f"{prefix}.logits": one.logit_precision for prefix, one in found.items()}
+
+    @classmethod
+    def from_arrays(cls, reference: Reference, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Build it from what `arrays` returned. KeyError or ValueError where that is damaged."""
+        k = reference.classes
+        if reference.class_means is None or k > MOST_CLASSES:
+            raise ValueError(f"it has no class means for a mixture, or too many classes: {k}")
+        means = reference.standard_means
+        if not 0 < np.abs(means).max() < _FARTHEST:
+            raise ValueError("its class means lie absurdly far apart, or all at one place")
+        parts = ("classes", "logits")
+        return cls(
+            *(
+                MeanStructure(means, *(precision(arrays, f"{prefix}.{part}", k) for part in parts))
+                for prefix, _ in _ARRAYS
+            )
+        )

@@ -1,0 +1,78 @@
+"""Names where classes are missing, against a slow, obvious reference."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+
+from faultcli.recover.mixture.cluster_matching import MeanStructure
+from faultcli.recover.mixture.gaussians import Rows
+from faultcli.recover.mixture.presence import PartNaming, present_classes
+
+CLASSES = 6
+RANDOM = np.random.default_rng(0)
+CLEAN = 2 * np.eye(CLASSES) + 0.3 * RANDOM.standard_normal((CLASSES, CLASSES))
+
+
+def moved(random: np.random.Generator) -> np.ndarray:
+    """Class means after damage: less of the clean ones, noise, and an offset of every logit."""
+    return 0.7 * CLEAN + 0.25 * random.standard_normal(CLEAN.shape) + 2 * random.standard_normal(CLASSES)
+
+
+def centred(means: np.ndarray) -> np.ndarray:
+    return means - means.mean(axis=0)
+
+
+LAW = replace(MeanStructure.learn(centred(CLEAN), [centred(moved(RANDOM)) for _ in range(20)], 0.1), means=CLEAN)
+
+
+def test_agreement_is_the_correlation_that_is_left_without_the_offsets() -> None:
+    spread = np.linspace(0.5, 2, CLASSES)
+    naming = PartNaming(LAW, spread)
+    means = RANDOM.standard_normal((4, CLASSES))
+    for labels in itertools.islice(itertools.permutations(range(CLASSES), 4), 0, None, 31):
+        covariance = np.linalg.inv(LAW.class_precision)[np.ix_(labels, labels)]
+        white = np.linalg.inv(np.linalg.cholesky(covariance))
+        one = white @ np.ones(4)
+        without = np.eye(4) - np.outer(one, one) / (one @ one)
+        right = np.linalg.cholesky(LAW.logit_precision)
+        a, b = (without @ white @ x @ right for x in (means * spread, CLEAN[list(labels)]))
+        rho = max(0.0, (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+        expected = -0.5 * 3 * CLASSES * np.log(1 - rho**2)
+        shifted = means + 7 / spread  # an offset explains nothing
+        for tried in (means, shifted):
+            np.testing.assert_allclose(naming.agreement(tried, np.array([labels]))[0], expected, atol=1e-8)
+
+
+def test_the_classes_of_a_window_are_found_and_named() -> None:
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        held = np.sort(random.permutation(CLASSES)[: 6 if seed % 3 == 0 else 3])
+        labels = random.choice(held, 600)
+        logits = moved(random)[labels] + 0.25 * random.standard_normal((600, CLASSES))
+        spread = logits.std(axis=0)
+        x = (logits - logits.mean(axis=0)) / spread
+        cut = np.zeros((CLASSES, 600))  # every class cut in as many as six components allow
+        pieces = np.array([np.flatnonzero(held == label)[0] for label in labels])
+        cut[pieces + len(held) * random.integers(CLASSES // len(held), size=600), np.arange(600)] = 1
+        rows = Rows(x)
+        present = present_classes(rows, rows.fit(cut, 3), logits.argmax(axis=1), PartNaming(LAW, spread))
+        assert sorted(present.labels.tolist()) == held.tolist()
+        assert (present.labels[present.fit.posterior.argmax(axis=0)] == labels).mean() > 0.97
+
+
+def test_missing_classes_are_placed_where_the_law_expects_them() -> None:
+    """Means drawn from a law: the conditional expectation beats the clean means, and its spread is the error's."""
+    random = np.random.default_rng(5)
+    held, missing = np.arange(3), np.arange(3, CLASSES)
+    errors, naive, expected = [], [], []
+    for _ in range(100):
+        means = moved(random)
+        placed, spread = LAW.completed(means[held], held)
+        np.testing.assert_array_equal(placed[held], means[held])
+        assert not spread[held].any()
+        errors.append(((placed - means)[missing] ** 2).mean())
+        expected.append(np.einsum("cii->ci", spread[missing]).mean())
+        naive.append(((CLEAN - means)[missing] ** 2).mean())
+    assert np.mean(errors) < 0.2 * np.mean(naive)
+    assert 0.5 < np.mean(errors) / np.mean(expected) < 2
