@@ -80,7 +80,12 @@ def hardened_summary(hardened: Hardened, rows: Sequence[HardenedRow]) -> list[st
     others = f"; {counted(rest, 'other tensor')} byte for byte" if rest else ""
     layout = hardened.record.quantised
     where = "Constants stand in the metadata three times, each with its checksum; faults are not drawn over them."
-    if layout is not None:
+    if layout is not None and hardened.chain.in_place:
+        where = (
+            "Tensors keep names, dtypes and shapes: behind inplace their lowest bits are check bits, all else is there"
+            " as it was, byte for byte. " + where
+        )
+    elif layout is not None:
         where = "Every tensor of the checkpoint is there as it was, byte for byte; check words are tensors beside them."
     return [
         f"{counted(sum(row.weights for row in rows), 'weight')} in {layout or hardened.format} behind"
