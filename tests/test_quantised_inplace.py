@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf_files import Given, random_blocks, write_gguf
 from numpy.typing import NDArray
 
 from faultcli.checkpoint import Checkpoint
@@ -263,3 +264,22 @@ def test_few_corrected_flips_in_floats_are_doubted() -> None:
     assert doubt.startswith("inplace=1 corrects 2 flips a block in fp16")
     assert doubt.endswith("ruins a model: give up more bits")
     assert quantised.doubts(parse_chain("scales:inplace=2,codes:inplace=0.5")) == []
+
+
+def test_blocks_of_gguf_give_up_bits_of_their_fields(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    rows = [np.float16(rng.uniform(0.01, 0.02)).tobytes() + rng.bytes(32) for _ in range(16)]
+    path = write_gguf(tmp_path / "m.gguf", {"a.weight": Given("Q8_0", (8, 64), b"".join(rows))})
+    quantised = Quantised.of(Checkpoint.open(path), Selection())
+    assert quantised is not None
+    image = quantised.image(["a.weight"], parse_chain("codes:inplace=0.5,scales:inplace=1"))
+    clean, before = dict(image.values())["a.weight"], quantised.packed.read("a.weight")
+    assert 0 < (clean - before).abs().max() < 0.02 * 1.5 + 128 * 0.02 / 512  # a step of codes, 2 bits of 10 of scales
+    for trial in range(20):
+        assert image.patch(image.draw(parse_law("flips:2"), seed=0, trial=trial)).values_changed == 0
+    assert image.patch(image.draw(parse_law("flips:60"), seed=0, trial=0)).values_changed
+    write_gguf(path, {"a.weight": random_blocks(rng, "Q6_K", 1, 256)})
+    quantised = Quantised.of(Checkpoint.open(path), Selection())
+    assert quantised is not None
+    with pytest.raises(UsageError, match=r"'a.weight:scales': inplace=1: scales that are no real numbers"):
+        quantised.image(["a.weight"], parse_chain("scales:inplace=1"))

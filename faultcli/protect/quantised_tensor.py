@@ -68,7 +68,7 @@ def _remedy(packed: Packed, link: InPlace, role: str | None) -> str:
     if not able:
         return "no part of it has; use check words: parity, secded=64 or tmr"
     chain = [f"{own}:{link.text}" for own in able] + [f"{role}:secded=64"] * (role is not None)
-    return f"parts that have: {', '.join(able)}; e.g. --protect {','.join(chain)}"
+    return f"name parts that have: {', '.join(able)}, e.g. --protect {','.join(chain)}"
 
 
 @dataclass(frozen=True)
