@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from faultcli.checkpoint import Checkpoint, TensorInfo
-from faultcli.checkpoint.packed import ROLES, Packed
+from faultcli.checkpoint.packed import ROLES, HeldWords, Packed
 from faultcli.errors import CheckpointError, UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap, WordFaults
@@ -21,12 +21,15 @@ from faultcli.hardened.damage import HardenedMemory, memory_of_map
 from faultcli.hardened.read import Hardened, names_at_risk, stored_as
 from faultcli.injection import FileMemory, PlainMemory, word_shape
 from faultcli.memory import MemoryImage, TensorInMemory
+from faultcli.protect.base import words_of
 from faultcli.protect.chain import UNPROTECTED, Chain
 from faultcli.protect.protected_tensor import StoredTensor
 from faultcli.protect.quantised_tensor import (
     PartRegion,
     QuantisedTensor,
     hit_words,
+    integers,
+    links_of,
     refuse_idle,
     refuse_other_memories,
     with_checks,
@@ -115,6 +118,18 @@ class Quantised:
             found.setdefault(self.packed.weight_of.get(name, name), []).append(name)
         return found
 
+    def doubts(self, chain: Chain) -> list[str]:
+        """Return what may go wrong with links on the tensors that are at risk, a sentence each.
+
+        Raises:
+            UsageError: as `links_of`.
+        """
+        links = {name: links_of(self.packed, name, chain) for name in self.names}
+        found = [
+            link.doubt(integers(self.packed.checkpoint.info(name).dtype), ()) for name in links for link in links[name]
+        ]
+        return list(dict.fromkeys(doubt for doubt in found if doubt is not None))
+
     def image(self, weights: Iterable[str], chain: Chain = UNPROTECTED) -> MemoryImage:
         """Return those of `weights` as they lie in the memory that the file is, with check words beside them.
 
@@ -136,6 +151,9 @@ class Quantised:
             if name in self.packed.weights:
                 weight, held = self.packed.weights[name], self.packed.held(name)
                 at_risk = {part: self._words(part, chain) for part in self.parts_of[name]}
+                if self.hardened is None:  # else they are as they read already
+                    read = {part: words_of(own.read()) for part, own in at_risk.items() if own.links}
+                    held = HeldWords({**held.words, **read})
                 parts = [(self._region(part, own), own if own.links else None) for part, own in at_risk.items()]
                 yield name, QuantisedTensor(weight, held, self.packed.dtype, parts)
             else:
@@ -150,7 +168,7 @@ class Quantised:
         """Return a tensor of the file as it lies there, with its check words."""
         if self.hardened is not None:
             return self.hardened.stored(name)
-        links = chain.for_role(self.packed.roles.get(name))
+        links = links_of(self.packed, name, chain)
         return with_checks(name, self.packed.checkpoint.info(name).dtype, self.packed.words(name), links)
 
     def _region(self, part: str, stored: StoredTensor) -> PartRegion:

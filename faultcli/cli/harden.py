@@ -129,6 +129,7 @@ def harden(
 def _show(written: Path, rows: Sequence[HardenedRow], device: Path | None, shown: options.Overwriting) -> None:
     from faultcli.checkpoint import Checkpoint
     from faultcli.hardened.read import Hardened
+    from faultcli.quantised import Quantised
     from faultcli.report.hardened import hardened_document, hardened_summary, hardened_table
 
     made = Hardened.of(Checkpoint.open(written))
@@ -137,7 +138,11 @@ def _show(written: Path, rows: Sequence[HardenedRow], device: Path | None, shown
     if shown.json != "-":
         stdout().print(hardened_table(str(written), rows, made.chain))
         say(*hardened_summary(made, rows))
-    for doubt in dict.fromkeys(doubt for slot in made.slots.values() for doubt in made.chain.doubts(slot.format)):
+    if made.record.quantised is None:
+        doubts = [doubt for slot in made.slots.values() for doubt in made.chain.doubts(slot.format)]
+    else:
+        doubts = Quantised(made.packed(), list(made.slots), made).doubts(made.chain)
+    for doubt in dict.fromkeys(doubts):
         note(f"warning: {doubt}", quiet=shown.quiet)
     if device is not None:
         _export(made, device, shown)

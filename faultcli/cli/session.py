@@ -286,6 +286,10 @@ def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quie
             note(text, quiet=quiet)
     dtypes = {str(tensor.dtype) for tensor in subject.tensors.values()}
     natives = [dtype for dtype, (_, name) in DTYPES.items() if f"torch.{name}" in dtypes]
+    if subject.quantised is not None:
+        for doubt in dict.fromkeys(doubt for _, chain in memories for doubt in subject.quantised.doubts(chain)):
+            note(f"warning: {doubt}", quiet=quiet)
+        return
     behind = [(name, chain) for name, chain in memories if any(chain.all_links)]  # else there is nothing to doubt
     doubts = [doubt for name, chain in behind for dtype in natives for doubt in chain.doubts(format_for(name, dtype))]
     for doubt in dict.fromkeys(doubts):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from faultcli.checkpoint import Checkpoint, TensorInfo
 from faultcli.checkpoint.header import HEADER_RECORD, header_entries, parse_header, tensor_bytes
-from faultcli.checkpoint.packed import Packed
+from faultcli.checkpoint.packed import Numbers, Packed
 from faultcli.checkpoint.reader import ShardFile
 from faultcli.checkpoint.writer import rebuild, recorded_header
 from faultcli.errors import CheckpointError, FaultcliError, UsageError
@@ -28,6 +28,7 @@ from faultcli.memory import MemoryImage
 from faultcli.protect.arranged import ArrangedTensor, arranged
 from faultcli.protect.base import Words
 from faultcli.protect.chain import UNPROTECTED, Chain, check_packed, parse_chain
+from faultcli.protect.inplace_parts import for_part
 from faultcli.protect.protected_tensor import StoredTensor
 
 Progress = Callable[[int], None]
@@ -160,7 +161,8 @@ class _AsItReads(Checkpoint):
 
 
 def _kept(name: str, chain: Chain, record: TensorRecord) -> Slot:
-    return Slot.kept(name, record.dtype, record.shape, chain.for_role(record.role), record.links)
+    links = for_part(chain.for_role(record.role), Numbers.of_dtype(record.dtype))
+    return Slot.kept(name, record.dtype, record.shape, links, record.links)
 
 
 def _check_region(checkpoint: Checkpoint, region: str, dtype: str, wanted: tuple[int, ...]) -> None:

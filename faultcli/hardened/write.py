@@ -29,7 +29,7 @@ from faultcli.protect.arranged import to_arrange
 from faultcli.protect.base import Protection
 from faultcli.protect.chain import Chain
 from faultcli.protect.protected_tensor import StoredTensor
-from faultcli.protect.quantised_tensor import refuse_idle, refuse_other_memories, weights_by_part, with_checks
+from faultcli.protect.quantised_tensor import links_of, refuse_idle, refuse_other_memories, weights_by_part, with_checks
 from faultcli.scaling.record import METADATA_KEY
 
 Progress = Callable[[int], None]
@@ -66,7 +66,7 @@ def harden_checkpoint(
 ) -> list[HardenedRow]:
     """Write a checkpoint as it lies in a memory: the tensors `names` as stored words, what their protections add beside
     them, and what reading needs in the metadata. All other tensors come through byte for byte; of a quantised
-    checkpoint every tensor does, and check words are all that is added.
+    checkpoint every tensor keeps its dtype and shape, and its bytes too where check words are all that protects it.
 
     Args:
         checkpoint: the input; never changed. What is stored per channel belongs to its `channels`.
@@ -110,7 +110,7 @@ def _harden_packed(
     chain, checkpoint = settings.chain, packed.checkpoint
     refuse_other_memories(packed, [settings.format_name], [chain])
     refuse_idle(packed, names, chain)
-    links = {name: chain.for_role(packed.roles.get(name)) for name in names}
+    links = {name: links_of(packed, name, chain) for name in names}
     infos = {name: checkpoint.info(name) for name in names}
     plans = {name: Slot.kept(name, info.dtype, info.shape, links[name]) for name, info in infos.items()}
     _check_names(checkpoint, plans)

@@ -7,7 +7,7 @@ parts      a tensor in parts of some rows
 encoding   weights into words
 protected_tensor  one tensor in the memory behind its protections
 arranged   such a tensor where its channels lie along another dimension than the first
-quantised_tensor  a quantised weight as the words of its file, with check words beside them
+quantised_tensor  a quantised weight as the words of its file, with check words beside them or in them
 unstorable  all tensors that cannot be stored because of NaN or infinities
 regions    what of it lies in the memory: words, scales, check words
 scale      store c·w
@@ -20,6 +20,7 @@ distribution  how a tensor's numbers are distributed, in a few bits
 posterior  the best estimate of what was written
 embedded   redundancy in the low bits of a word
 inplace    redundancy in the low bits of a block of words
+inplace_parts  the same in words of a quantised file that are full of numbers
 ldpc       redundancy in the low bits of all words of a tensor
 spare_bits  the nearest words whose lowest bits are given up
 sparse_code  the codes of `ldpc`

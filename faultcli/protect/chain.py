@@ -65,6 +65,12 @@ class Chain:
         """The links of any tensors, each combination once."""
         return tuple(dict.fromkeys([self.links, *(links for _, links in self.rules)]))
 
+    @property
+    def in_place(self) -> bool:
+        """Whether words of any tensors give up bits for the check bits of `inplace`."""
+        links = [link for links in self.all_links for link in links] + [link for _, link in self.roles]
+        return any(isinstance(link, InPlace) for link in links)
+
     def of(self, name: str) -> Links:
         """Return the links of a tensor."""
         return next((links for glob, links in self.rules if fnmatchcase(name, glob)), self.links)
@@ -275,8 +281,8 @@ def _parse_roles(text: str) -> Chain:
 
 
 def check_packed(chain: Chain) -> None:
-    """Refuse links that change values or words, for words that hold the codes and scales of quantised weights, and
-    chains by tensor.
+    """Refuse links that change values or words, for words that hold the codes and scales of quantised weights, but for
+    `inplace`, which some of them have bits to spare for; and chains by tensor.
 
     Raises:
         UsageError: names the link.
@@ -287,10 +293,10 @@ def check_packed(chain: Chain) -> None:
             "name parts: --protect scales:tmr,codes:parity",
         )
     for link in chain.links:
-        if link.rank != Protection.CHECK:
+        if link.rank != Protection.CHECK and not isinstance(link, InPlace):
             raise UsageError(
                 f"{link.text}: works on numbers; the words of quantised weights are codes and scales",
-                "use check words: parity, secded=64 or tmr",
+                "use check words (parity, secded=64 or tmr), or inplace where numbers have bits to spare",
             )
 
 

@@ -75,13 +75,20 @@ class InPlace(SparingProtection):
         return BLOCK_BITS // format.bits
 
     def doubt(self, format: NumberFormat, others: Collection[str]) -> str | None:
+        mistaken = self.mistaken(format)
+        if mistaken is None or {"guard", "posterior"} & set(others):
+            return None
+        return f"{mistaken}: put a guard in front (guard,{self.text}), or give up more bits"
+
+    def mistaken(self, format: NumberFormat) -> str | None:
+        """Say how often flips of a block pass for another block, where that can ruin a model; None if it is rare."""
         t = math.floor(self.spare * self.fit_block(format) / 8)
-        if t > _FEW or not isinstance(format.element, FloatFormat) or {"guard", "posterior"} & set(others):
+        if t > _FEW or not isinstance(format.element, FloatFormat):
             return None
         share = f"in {_MISTAKEN[t]} of the cases" if t > 1 else "always"
         return (
             f"{self.text} corrects {t} flips a block in {format.name}; {t + 2} flips pass {share} for another block, "
-            f"and one wild exponent ruins a model: put a guard in front (guard,{self.text}), or give up more bits"
+            "and one wild exponent ruins a model"
         )
 
     def _fitting(self, written: Written) -> InPlaceBlocks:
@@ -114,7 +121,7 @@ class FittedInPlace(Fitted):
     fills_padding = True
 
     def __init__(self, blocks: InPlaceBlocks, distribution: Distribution) -> None:
-        self.blocks, self.block, self.code = blocks, blocks.block, blocks.code
+        self.blocks, self.block, self.code, self.dtype = blocks, blocks.block, blocks.code, blocks.dtype
         self.distribution, self.side_bits = distribution, distribution.side_bits
         self.lost_table = _believed(blocks, distribution)
 
@@ -186,10 +193,10 @@ class FittedInPlace(Fitted):
         return out
 
     def _octets(self, blocks: Words) -> Octets:
-        return np.ascontiguousarray(blocks).view(np.uint8).reshape(len(blocks), self.block * self.blocks.dtype.itemsize)
+        return np.ascontiguousarray(blocks).view(np.uint8).reshape(len(blocks), self.blocks.layout.octets)
 
     def _words(self, octets: Octets) -> Words:
-        return octets.view(self.blocks.dtype)
+        return octets.view(self.dtype)
 
 
 @dataclass(frozen=True, eq=False)

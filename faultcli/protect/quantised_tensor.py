@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faultcli.checkpoint.packed import CODES, HeldWords, HitWords, Packed, PackedWeight
+from faultcli.checkpoint.packed import CODES, ROLES, HeldWords, HitWords, Packed, PackedWeight
 from faultcli.errors import UsageError
 from faultcli.faults.maps import NO_FAULTS, Layout, WordFaults
 from faultcli.formats import NumberFormat, bit_positions, word_format
 from faultcli.protect.base import Noticed, Protection, Words, codes_of, words_of
 from faultcli.protect.chain import Chain, check_packed
+from faultcli.protect.inplace import InPlace
+from faultcli.protect.inplace_parts import for_part
 from faultcli.protect.protected_tensor import ReadElements, StoredTensor
 from faultcli.protect.regions import CheckRegion
 
@@ -28,14 +30,45 @@ def integers(dtype: str) -> NumberFormat:
 
 
 def with_checks(name: str, dtype: str, words: Words, links: Sequence[Protection]) -> StoredTensor:
-    """Return the words [n] of a tensor of the file as they are, with check words beside them.
+    """Return the words [n] of a tensor of the file behind its protections: with check words beside them, or in them.
 
     Args:
         name, dtype: of the tensor.
         words: copied.
-        links: of `Chain.for_role`; they change no word.
+        links: of `links_of`.
+
+    Raises:
+        UsageError: numbers in the words have fewer bits to spare, or are not finite.
     """
     return StoredTensor.write(name, codes_of(words.copy()), integers(dtype), links)
+
+
+def links_of(packed: Packed, name: str, chain: Chain) -> tuple[Protection, ...]:
+    """Return the links of a tensor of a quantised checkpoint, a part of a weight or not.
+
+    Raises:
+        UsageError: a link takes low bits of numbers, and these words hold none that have some to spare.
+    """
+    role = packed.roles.get(name)
+    links = chain.for_role(role)
+    sparing = next((link for link in links if isinstance(link, InPlace)), None)
+    if sparing is None:
+        return links
+    numbers = packed.numbers(name)
+    if isinstance(numbers, str):
+        problem = f"{packed.checkpoint.path}: {name!r}: {sparing.text}: {numbers}"
+        raise UsageError(problem, _remedy(packed, sparing, role))
+    return for_part(links, numbers)
+
+
+def _remedy(packed: Packed, link: InPlace, role: str | None) -> str:
+    """Say which parts have bits to spare, and what the others take."""
+    unable = {own for part, own in packed.roles.items() if isinstance(packed.numbers(part), str)}
+    able = [own for own in ROLES if own in packed.roles.values() and own not in unable]
+    if not able:
+        return "no part of it has; use check words: parity, secded=64 or tmr"
+    chain = [f"{own}:{link.text}" for own in able] + [f"{role}:secded=64"] * (role is not None)
+    return f"name parts that have: {', '.join(able)}, e.g. --protect {','.join(chain)}"
 
 
 @dataclass(frozen=True)

@@ -56,15 +56,18 @@ def overhead(rows: Sequence[HardenedRow]) -> float:
 
 def hardened_table(path: str, rows: Sequence[HardenedRow], chain: Chain) -> Table:
     """Return one row per tensor that lies in the memory; with its protection and overhead where these differ. Parts of
-    quantised weights have no constants."""
+    quantised weights have constants behind `inplace` alone."""
     numbers = dict.fromkeys(("weights", "stored bits", "check bits"), "right")
+    constants = {"constant bits": "right"}
     if any(row.role is not None for row in rows):
-        table = new_table(path, tensor="left", part="left", **numbers)
+        known = any(row.constant_bits for row in rows)
+        table = new_table(path, tensor="left", part="left", **numbers, **(constants if known else {}))
         for row in rows:
             weights = f"{row.weights:,}" if row.weights else ""
-            table.add_row(row.name, row.role or "", weights, f"{row.bits:,}", f"{row.check_bits:,}")
+            own_constants = [f"{row.constant_bits:,}"] if known else []
+            table.add_row(row.name, row.role or "", weights, f"{row.bits:,}", f"{row.check_bits:,}", *own_constants)
         return table
-    numbers["constant bits"] = "right"
+    numbers |= constants
     own = {"protect": "left", "bits per weight": "right"} if chain.rules else {}
     table = new_table(path, tensor="left", **numbers, **own)
     for row in rows:
@@ -75,18 +78,22 @@ def hardened_table(path: str, rows: Sequence[HardenedRow], chain: Chain) -> Tabl
 
 
 def hardened_summary(hardened: Hardened, rows: Sequence[HardenedRow]) -> list[str]:
-    """Say in two lines what the memory is, what is at risk, and where constants lie."""
+    """Say in a few lines what the memory is, what is at risk, and where constants lie."""
     rest = len(hardened.infos) - len(rows)
     others = f"; {counted(rest, 'other tensor')} byte for byte" if rest else ""
     layout = hardened.record.quantised
-    where = "Constants stand in the metadata three times, each with its checksum; faults are not drawn over them."
-    if layout is not None:
-        where = "Every tensor of the checkpoint is there as it was, byte for byte; check words are tensors beside them."
+    where = ["Constants stand in the metadata three times, each with its checksum; faults are not drawn over them."]
+    if layout is not None and hardened.chain.in_place:
+        where[:0] = ["Every tensor keeps its name, dtype and shape; behind inplace the lowest bits are check bits."]
+    elif layout is not None:
+        where = [
+            "Every tensor of the checkpoint is there as it was, byte for byte; check words are tensors beside them."
+        ]
     return [
         f"{counted(sum(row.weights for row in rows), 'weight')} in {layout or hardened.format} behind"
         f" {hardened.chain.label}: {sum(row.bits + row.check_bits for row in rows):,} stored bits at risk, "
         f"{overhead(rows):.3g} bits per weight beside the words{others}.",
-        where,
+        *where,
     ]
 
 

@@ -72,6 +72,25 @@ def test_damage_is_repaired_and_read_back_to_the_last_byte(
     assert sha256(tmp_path / "b") == sha256(made)
 
 
+def test_check_bits_in_place_are_simulated_and_written(model: Path, tmp_path: Path, faultcli: Faultcli) -> None:
+    chain, made = "scales:inplace=1,indices:tmr", tmp_path / "h"
+    done = faultcli("harden", model, "--protect", chain, "-o", made)
+    assert done.code == 0, done.err
+    assert "Every tensor keeps its name, dtype and shape; behind inplace the lowest bits are check bits." in done.out
+    assert "constant bits" in done.out
+    assert "warning: inplace=1 corrects 2 flips a block in fp16" in done.err
+    how = ("--ber", "5e-3", "--trials", "2", "--data", model.parent / "tokens.safetensors", "--arch", "hf")
+    arms = []
+    for given in ((model, "--protect", chain), (made,)):
+        done = faultcli("campaign", *given, *how, "--device", "cpu", "--target", "all-parts", "--json", "-")
+        assert done.code == 0, done.err
+        assert "warning: inplace=1 corrects 2 flips a block in fp16" in done.err
+        arms += json.loads(done.out)["arms"]
+    same = [key for key in arms[0] if key not in ("seconds", "elapsed")]
+    assert [arms[1][key] for key in same] == [arms[0][key] for key in same]
+    assert arms[0]["overhead_bits_per_weight"] > 0
+
+
 def test_inspect_counts_the_check_words(made: Path, faultcli: Faultcli) -> None:
     done = faultcli("inspect", made, "--target", "scales", "--ber", "1e-3")
     assert done.code == 0, done.err
@@ -93,7 +112,8 @@ def test_inspect_counts_the_check_words(made: Path, faultcli: Faultcli) -> None:
         (["harden", "{nf4}", "--protect", "zeros:tmr"], "name parts that it has: codes, scales"),
         (["harden", "{nf4}"], "no --format and no --protect"),
         (["harden", "{nf4}", "--format", "q2.5", "--protect", "tmr"], "leave --format out"),
-        (["harden", "{nf4}", "--protect", "inplace=2"], "works on numbers"),
+        (["harden", "{nf4}", "--protect", "inplace=2"], "codes of 4 bits have none to spare"),
+        (["harden", "{nf4}", "--protect", "scales:guard"], "works on numbers"),
         (["harden", "{nf4}", "--protect", "tmr", "--device", "{out}"], "leave --device out"),
         (["harden", "{made}", "--protect", "tmr"], "is hardened already"),
         (["harden", "{made}", "--device", "{out}"], "leave --device out"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from faultcli.checkpoint import Checkpoint
@@ -165,6 +166,78 @@ def damage(file: Hardened, faults: dict[str, WordFaults], target: Path) -> Path:
     return target
 
 
+IN_PLACE = {  # layouts and parts that have bits to spare
+    "awq": "scales:inplace=2",
+    "float-quantized": "codes:inplace=1,scales:inplace=2",
+    "fp4-in-bf16": "scales:inplace=4",
+    "fp8-exponents": "codes:inplace=0.5",
+    "gptq-4-act-order": "scales:inplace=2,indices:tmr",
+    "gptq-8": "codes:inplace=0.5,scales:inplace=2,zeros:secded=64,indices:secded=64",
+    "gptq-p-3": "scales:inplace=1",
+    "int-quantized": "codes:inplace=1,scales:inplace=4",
+    "llm-int8": "inplace=1",
+    "modelopt-nvfp4": "scales:inplace=1",
+    "nf4": "scales:inplace=8",
+    "nvfp4": "scales:inplace=1",
+    "packed-8-symmetric": "codes:inplace=0.5,scales:inplace=2",
+    "torchao-float8": "codes:inplace=0.5,scales:inplace=2",
+    "torchao-int8": "codes:inplace=2,scales:inplace=4",
+    "torchao-intx": "scales:inplace=2",
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_check_bits_in_place_are_what_the_campaign_simulates(name: str, tmp_path: Path) -> None:
+    """Every tensor keeps its dtype and shape; the damaged file reads what the trial does; repair takes flips back."""
+    chain, plain = IN_PLACE[name], Quantised.of(Checkpoint.open(GOLDEN / name), Selection())
+    assert plain is not None
+    image = plain.image(plain.weights, parse_chain(chain))
+    file = harden(GOLDEN / name, chain, tmp_path / "h")
+    before, after = raw(GOLDEN / name / "model.safetensors"), raw(tmp_path / "h" / "model.safetensors")
+    assert {part: after[part][:2] for part in before} == {part: before[part][:2] for part in before}
+    assert {part.rpartition("#")[2] for part in after.keys() - before.keys()} <= {"padding", "tmr", "secded"}
+    assert file.record.schema == "faultcli.hardened/5"
+    assert file.regions == image.layout
+    want = {weight: values.clone() for weight, values in image.values()}
+    assert all(same(values, want[weight]) for weight, values in read(opened(tmp_path / "h")).items())
+    law = parse_law("bitflip:1e-2")
+    faults = image.draw(law, seed=3, trial=1)
+    risk = FileAtRisk.of(file.checkpoint, Selection(), "native")
+    done = inject(file.checkpoint, Draw(law, risk.names, risk.format, 3, 1), tmp_path / "d", memory=risk.memory)
+    assert done.faults.faults.keys() == faults.faults.keys()
+    patch = image.patch(faults)
+    assert done.values_changed == patch.values_changed
+    for weight, touched in patch.elements.items():
+        want[weight].view(-1)[touched.index] = touched.values
+    assert all(same(values, want[weight]) for weight, values in read(opened(tmp_path / "d")).items())
+    one = {}  # a flip in every block
+    for part, slot in file.slots.items():
+        if slot.links and slot.names == ("inplace",):
+            words = np.arange(0, slot.elements, slot.links[0].block)
+            one[part] = WordFaults(words, np.uint64(1) << (words % slot.format.bits).astype(np.uint64))
+    damaged = Hardened.of(Checkpoint.open(damage(file, one, tmp_path / "e")))
+    assert damaged is not None
+    repair = repair_checkpoint(damaged, tmp_path / "r")
+    assert (repair.flips, repair.lost_weights) == (sum(len(f.words) for f in one.values()), 0)
+    clean = (tmp_path / "h" / "model.safetensors").read_bytes()
+    assert (tmp_path / "r" / "model.safetensors").read_bytes() == clean
+    read_checkpoint(damaged, tmp_path / "plain")  # the file as it reads, for the library
+    assert raw(tmp_path / "plain" / "model.safetensors").keys() == before.keys()
+    again = Packed.of(Checkpoint.open(tmp_path / "plain"))
+    assert again is not None
+    assert all(same(again.read(weight), values) for weight, values in image.values())
+
+
+def test_what_the_library_reads_differs_by_the_bits_that_were_given_up(tmp_path: Path) -> None:
+    """Without correction: a step of codes at the most where each gives up a bit."""
+    harden(GOLDEN / "llm-int8", "codes:inplace=0.5", tmp_path / "h")
+    before, after = (
+        load_file(at / "model.safetensors")["layer.weight"] for at in (GOLDEN / "llm-int8", tmp_path / "h")
+    )
+    steps = (before.int() - after.int()).abs()
+    assert (steps.max(), int(steps[:, 17:].sum())) == (2, 0)  # the first 17 of a block of 32 codes
+
+
 @pytest.mark.parametrize("name", ["gptq-4-act-order", "nf4", "gpt-oss", "torchao-int8"])
 @pytest.mark.parametrize("chain", ["secded=64", "tmr"])
 def test_one_flip_in_every_block_is_repaired_to_the_last_byte(name: str, chain: str, tmp_path: Path) -> None:
@@ -202,7 +275,7 @@ def test_what_cannot_be_hardened_is_refused_and_nothing_is_written(tmp_path: Pat
     for chain, error in (
         ("zeros:tmr", r"has no zeros.*"),
         ("scale=max", "scale=max: works on numbers"),
-        ("inplace=2", "inplace=2: works on numbers"),
+        ("inplace=2", "'layer.weight': inplace=2: codes of 4 bits have none to spare"),
     ):
         with pytest.raises(UsageError, match=error) as refused:
             harden(GOLDEN / "nf4", chain, tmp_path / "h")
@@ -225,7 +298,7 @@ def test_what_cannot_be_hardened_is_refused_and_nothing_is_written(tmp_path: Pat
         (lambda record: record["tensors"]["layer.weight"].update(links=[]), "contradicts itself"),
         (lambda record: record.update(protect="scale=max"), "contradicts itself"),
         (lambda record: record.update(schema="faultcli.hardened/1"), "contradicts itself"),
-        (lambda record: record.update(schema="faultcli.hardened/5"), "another version"),
+        (lambda record: record.update(schema="faultcli.hardened/6"), "another version"),
         (lambda record: record["tensors"]["layer.weight"].update(dtype="I8"), "the record says I8"),
     ],
 )

@@ -19,10 +19,12 @@ block_floats        FP8 of transformers, MXFP4 of gpt-oss, ModelOpt
 torchao             tensors of torchao, flattened
 gguf                blocks of GGUF files
 table               the layouts by name, and which one a checkpoint is in
+numbers             what words hold that have bits to spare
 opened              a checkpoint with such weights
 """
 
 from faultcli.checkpoint.packed.arrays import CODES, INDICES, ROLES, SCALES, ZEROS, HeldWords, HitWords
+from faultcli.checkpoint.packed.numbers import Numbers
 from faultcli.checkpoint.packed.opened import Packed, refuse_quantised
 from faultcli.checkpoint.packed.table import LAYOUTS, configuration, known, method_of
 from faultcli.checkpoint.packed.weight import PackedWeight
@@ -36,6 +38,7 @@ __all__ = [
     "ZEROS",
     "HeldWords",
     "HitWords",
+    "Numbers",
     "Packed",
     "PackedWeight",
     "configuration",

@@ -77,6 +77,7 @@ class StoredNumbers:
 
     `dtype`: what a word reads as. `packing`: words hold codes (uint8) in place of values. `down`: they are packed along
     the rows, so the tensor is [words, cols]; else [rows, words]. `added`: what a word is read with, wrapping around.
+    `bits`: of a code that has a byte of its own.
     """
 
     tensor: str
@@ -87,6 +88,7 @@ class StoredNumbers:
     packing: BitPacking | None = None
     down: bool = False
     added: int = 0
+    bits: int = 8
 
     @property
     def tensors(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ scale = F8/`weight_global_scale`, rounded to bfloat16. MXFP4, MXFP6, MXFP8: scal
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -134,7 +135,8 @@ def _as_they_are(files: Files, module: str, block: tuple[int, ...]) -> PackedWei
         files.wrong(name, f"is {held.dtype} {list(held.shape)} and has scales; codes are matrices of I8 or F8_E4M3")
     rows, cols = int(np.prod(held.shape[:-1])), held.shape[-1]
     scale = files.scales(f"{module}.weight_scale", name, (rows, cols), (*REALS, "U8"), block=block)
-    operands = {"code": Operand(files.array(name, name, CODES, held.shape), elementwise(rows, cols)), "scale": scale}
+    code = replace(files.array(name, name, CODES, held.shape), bits=max(_said(files), default=8))
+    operands = {"code": Operand(code, elementwise(rows, cols)), "scale": scale}
     if (zeros := f"{module}.weight_zero_point") in files.infos:
         operands["zero"] = files.zeros(zeros, name, (rows, cols), block=block)
     assert isinstance(scale.array, StoredNumbers)

@@ -15,6 +15,7 @@ from faultcli.checkpoint.header import DTYPES, TensorInfo, torch_dtype
 from faultcli.checkpoint.packed.arrays import HeldWords
 from faultcli.checkpoint.packed.bits import Words
 from faultcli.checkpoint.packed.files import Files
+from faultcli.checkpoint.packed.numbers import Numbers, numbers_in
 from faultcli.checkpoint.packed.table import CONFIG, PackedLayout, layout_of, read_object
 from faultcli.checkpoint.packed.weight import PackedWeight
 from faultcli.checkpoint.reader import Checkpoint
@@ -95,6 +96,11 @@ class Packed:
         bits = word_format(self.checkpoint.info(tensor).dtype).bits
         words: Words = self.checkpoint.read_bytes(tensor).view(f"<u{bits // 8}")
         return words
+
+    def numbers(self, tensor: str) -> Numbers | str:
+        """Return the numbers that a tensor of the file is full of; or why none of its bits carries little."""
+        weight = self.weight_of.get(tensor)
+        return numbers_in(self.checkpoint.info(tensor), None if weight is None else self.weights[weight])
 
     def decode(self, name: str) -> Tensor:
         """Return a weight as the model reads it, in `dtype`."""

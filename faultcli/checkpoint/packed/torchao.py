@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,8 +59,9 @@ def _plain(files: Files, name: str, prefix: str, said: Mapping[str, Any]) -> Pac
         files.wrong(held.name, f"is {list(held.shape)}; quantised are matrices")
     files.check_dtype(held.name, name, ("F8_E4M3", "F8_E5M2") if said["_type"] == "Float8Tensor" else ("I8",))
     rows, cols = math.prod(held.shape[:-1]), held.shape[-1]
+    code = replace(files.array(held.name, name, CODES, held.shape), bits=_bits(said))
     operands = {
-        "code": Operand(files.array(held.name, name, CODES, held.shape), elementwise(rows, cols)),
+        "code": Operand(code, elementwise(rows, cols)),
         "scale": files.scales(f"{prefix}scale", name, (rows, cols)),
     }
     if f"{prefix}zero_point" in files.infos:
@@ -74,6 +76,14 @@ def _dtype(files: Files, name: str, said: Mapping[str, Any]) -> torch.dtype:
     dtype = data.get("dtype") if isinstance(data, dict) else None
     found = _DTYPES.get(str(dtype.get("_data"))) if isinstance(dtype, dict) else None
     return found or files.unknown(f"torchao's {name!r} does not say its dtype")
+
+
+def _bits(said: Mapping[str, Any]) -> int:
+    """Return how many bits of a byte a code takes: those that the record says, or all."""
+    data = said.get("_data")
+    target = data.get("target_dtype") if isinstance(data, dict) else None
+    named = str(target.get("_data")).removeprefix("int") if isinstance(target, dict) else ""
+    return int(named) if named in ("1", "2", "3", "4", "5", "6", "7") else 8
 
 
 def _int4(files: Files, name: str, prefix: str) -> PackedWeight:
