@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from faultcli.cli import options
 from faultcli.cli.campaign_options import Running
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
+from faultcli.cli.places import WRITES
 from faultcli.cli.worst import Worst, check_alone, find
 from faultcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from faultcli.report.where_report import WhereReport
     from faultcli.where.allocation import Allocation
     from faultcli.where.running import WhereResult
 
@@ -32,8 +35,8 @@ class Sampled:
         str,
         strata(
             "C",
-            "A flip is critical by the share of inputs whose top-1 answer changes or is not finite (share), if any does"
-            " (any), or if accuracy falls by more than X, a fraction (drop:X).",
+            "What is critical: share, the inputs whose top-1 answer changes or is not finite; any, if one does; drop:X, if"
+            " accuracy falls by over X.",
             default=True,
         ),
     ] = "share"
@@ -49,6 +52,25 @@ class Sampled:
         bool, strata("", "Predict nothing from the stored codes: every bit gets the same pilot.", "--blind"), RARE
     ] = False
     confidence: Annotated[float, strata("C", "Confidence of the intervals.", default=True), RARE] = 0.95
+    output: Annotated[
+        list[Path] | None,
+        options.output("FILE", "The map, as .html, .svg, .csv, .json.", "--output", "-o"),
+        WRITES,
+    ] = None
+
+    def check_output(self, *, force: bool) -> None:
+        """Refuse, before any work is done, what cannot be written.
+
+        Raises:
+            UsageError: no kind of report has this ending.
+            OutputError: a file cannot be written.
+        """
+        from faultcli.files import check_output
+        from faultcli.report.formats import where_format
+
+        for path in self.output or ():
+            where_format(path.name)
+            check_output(path, force=force)
 
 
 @grouped
@@ -67,8 +89,9 @@ def where(
 
     A few flips per stratum, then most where they narrow the answer most. --plan: as `faultcli plan`, what to protect.
 
-    Example: faultcli where --include "*fc*" --half-width 0.01
+    Example: faultcli where --include "*fc*" --half-width 0.01 -o map.html
     """
+    from faultcli.api import write_report
     from faultcli.campaign.plan import Plan, cross
     from faultcli.cli.session import (
         command_line,
@@ -80,6 +103,8 @@ def where(
         set_threads,
     )
     from faultcli.faults.one_bit import AnyBit
+    from faultcli.report.where import where_document
+    from faultcli.report.where_report import WhereReport
     from faultcli.where.running import Aim, Critical, run_where
 
     quiet = shown.quiet
@@ -87,6 +112,7 @@ def where(
     if worst.worst is not None:
         find(model, memory, at_risk, workload, worst, asked.seed, running.threads, shown)
         return
+    asked.check_output(force=worst.force)
     if asked.by not in _BY:
         raise UsageError(f"--by {asked.by}: strata are of layers or of channels", "--by layer, or --by channel")
     if running.plan_only:
@@ -119,14 +145,21 @@ def where(
                 display.update(task, completed=trials, description=f"single flips{width}")
 
         result = run_where(plan, subject, aim, channels=asked.by == "channel", blind=asked.blind, on_round=look, **how)
-    show_where(result, shown.json, quiet=quiet)
+        found = WhereReport(where_document(result), plan, provenance)
+        if (store := how.get("store")) is not None:
+            found.keep(store)
+    show_where(result, found, shown.json, quiet=quiet)
+    outputs = asked.output or []
+    write_report(found, *outputs, force=worst.force)
+    for path in outputs:
+        note(f"written to {path}", quiet=quiet)
 
 
-def show_where(result: WhereResult, json: str | None, *, quiet: bool) -> None:
+def show_where(result: WhereResult, found: WhereReport, json: str | None, *, quiet: bool) -> None:
     """Print where the risk lies."""
-    from faultcli.report.where import where_document, where_lines, where_map, where_tables
+    from faultcli.report.where import where_lines, where_map, where_tables
 
-    write_json(where_document(result), json)
+    write_json(found.document, json)
     if json != "-":
         for table in (*where_tables(result, _ROWS), where_map(result, _ROWS)):
             stdout().print(table)

@@ -28,6 +28,11 @@ def layers_of(result: WhereResult) -> Groups:
     return _grouped(names)
 
 
+def whole_layers_of(result: WhereResult) -> Groups:
+    """Return which strata make up every layer, whatever the strata are."""
+    return _grouped([stratum.region for stratum in result.allocation.strata])
+
+
 def bits_of(result: WhereResult) -> Groups:
     """Return which strata make up every bit position, from the highest; words of several lengths are kept apart."""
     strata = result.allocation.strata
@@ -62,11 +67,14 @@ def where_document(result: WhereResult) -> dict[str, Any]:
         "means": result.means if allocation.counts.all() else None,
         "layers": [{"name": name, **_group(result, which)} for name, which in layers_of(result).items()],
         "bit_positions": [{"bit": name, **_group(result, which)} for name, which in bits_of(result).items()],
+        "whole_layers": _whole_layers(result),
         "strata": [
             {
                 "region": stratum.region,
                 "channel": stratum.channel,
                 "bit": stratum.bit,
+                "word_bits": stratum.word_bits,
+                "group": stratum.group,
                 "sites": stratum.size,
                 "trials": int(allocation.counts[h]),
                 "predicted": stratum.predicted,
@@ -186,6 +194,22 @@ def _group(result: WhereResult, which: NDArray[np.bool_]) -> dict[str, Any]:
     allocation = result.allocation
     found = _interval(allocation.estimate(which)) or dict.fromkeys(("mean", "low", "high"))
     return {"sites": int(allocation.sizes[which].sum()), "trials": int(allocation.counts[which].sum()), **found}
+
+
+def _whole_layers(result: WhereResult) -> list[dict[str, Any]]:
+    """Return layers and their bits where strata are channels; else they stand elsewhere."""
+    strata = result.allocation.strata
+    if all(stratum.channel is None for stratum in strata):
+        return []
+    bits = np.array([stratum.bit for stratum in strata])
+    return [
+        {
+            "name": name,
+            **_group(result, which),
+            "bits": [{"bit": int(b), **_group(result, which & (bits == b))} for b in np.unique(bits[which])],
+        }
+        for name, which in whole_layers_of(result).items()
+    ]
 
 
 def _mean(result: WhereResult, which: NDArray[np.bool_]) -> float:
