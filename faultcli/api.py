@@ -43,9 +43,10 @@ from faultcli.recover.edmn import EdmnOptions
 from faultcli.recover.file import save_corrector
 from faultcli.recover.training.experiment import TrainedCorrector
 from faultcli.report.arms import arm_rows
-from faultcli.report.formats import render, report_format
+from faultcli.report.formats import render, report_format, where_format
 from faultcli.report.html import campaign_fragment
 from faultcli.report.trials import trial_rows
+from faultcli.report.where_report import WhereReport
 
 
 class Result(CampaignResult):
@@ -194,12 +195,15 @@ def read_result(store: str | Path) -> Result:
 
 
 def write_report(
-    result: CampaignResult | CurveResult, *paths: str | Path, force: bool = True, safety: SafetyRates | None = None
+    result: CampaignResult | CurveResult | WhereReport,
+    *paths: str | Path,
+    force: bool = True,
+    safety: SafetyRates | None = None,
 ) -> None:
     """Write reports; the ending of a name says what kind: `.html`, `.md`, `.xml` (JUnit), `.json`, `.csv`, ...
 
     Args:
-        result: of a campaign, or of curves.
+        result: of a campaign, of curves, or of `where`, whose kinds are `.html`, `.svg`, `.csv` and `.json`.
         paths: one file per report; all are rendered before the first is written.
         force: replace existing files.
         safety: write figures of functional safety, `.html`, `.csv` (arms) or `.faults.csv`, of single flips.
@@ -210,7 +214,7 @@ def write_report(
     """
     files = [Path(path) for path in paths]
     for path in files:
-        report_format(path.name)
+        (where_format if isinstance(result, WhereReport) else report_format)(path.name)
         check_output(path, force=force)
     contents = {path: render(path.name, result, safety) for path in files}
     for path, content in contents.items():

@@ -36,6 +36,8 @@ SINGLE_FLIPS = """
 CREATE TABLE IF NOT EXISTS single_flips (
     arm INTEGER NOT NULL REFERENCES arms, trial INTEGER NOT NULL, flip TEXT NOT NULL, PRIMARY KEY (arm, trial))
 """
+# In stores of `where`, made when it comes to an end.
+ANSWERS = "CREATE TABLE IF NOT EXISTS answers (id INTEGER PRIMARY KEY, document TEXT NOT NULL)"
 
 _NAME_ONE = "name what campaign --store wrote"
 _ANOTHER = "use another file"
@@ -180,7 +182,7 @@ def _check(connection: sqlite3.Connection, name: str) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(SCHEMA)
         needed = set(_tables(fresh))
-        fresh.executescript(SINGLE_FLIPS)
+        fresh.executescript(f"{SINGLE_FLIPS};{ANSWERS}")
         own = _tables(fresh)
     there = _tables(connection)
     for table, columns in own.items():
@@ -193,10 +195,10 @@ def _check(connection: sqlite3.Connection, name: str) -> None:
         raise Damaged(str(problem[0] if problem else "its pages cannot be checked").splitlines()[-1])
 
 
-def has_single_flips(connection: sqlite3.Connection) -> bool:
-    """Whether a store has places of single flips."""
-    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'single_flips'"
-    return bool(connection.execute(query).fetchone()[0])
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether a store has a table, one that is made only when it is needed."""
+    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return bool(connection.execute(query, (name,)).fetchone()[0])
 
 
 def _tables(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:

@@ -43,7 +43,7 @@ def result_of(store: Store, plan: Plan | None = None, identity: Identity | None 
         if any(isinstance(arm.fault, BY_STRATA) for arm in plan.arms):
             raise StoreError(
                 f"{store.name}: holds single flips or layers of `faultcli where`, drawn by strata, and no campaign",
-                "the `where` command that wrote it shows them again, with --json FILE as a document",
+                "faultcli report shows single flips, as .html, .svg, .csv or .json; the `where` command layers",
             )
         raise no_trials(store)
     if len(memories) < len(identity.arms):

@@ -7,6 +7,7 @@ journal is the classic one, as the write-ahead log does not work on network file
     arms       one row per arm, in the order in which they came: its identity, its memory, its fault-free run
     trials     one row per finished trial
     failures   one row per trial that could not be run; it goes when the trial is run after all
+    answers    at most one row: the document of the last `where`; made with it
     single_flips  one row per trial of one flip: where it is, and what the protections noticed; made with the first one
 """
 
@@ -21,12 +22,13 @@ from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from faultcli.campaign.database import (
+    ANSWERS,
     SINGLE_FLIPS,
     StoreError,
     boundary,
     connect,
     connect_to_read,
-    has_single_flips,
+    has_table,
     transaction,
 )
 from faultcli.campaign.flip_checks import read_flip
@@ -41,6 +43,7 @@ from faultcli.campaign.store_checks import (
     read_failure,
     read_plan,
     read_provenance,
+    text,
     whole,
 )
 from faultcli.workload.metrics import Outcome
@@ -140,7 +143,7 @@ class Store:
             if self._connection.execute(lost).fetchone()[0]:
                 raise Damaged(f"{table} of an arm that it does not have")
         lost = "SELECT count(*) FROM single_flips LEFT JOIN trials USING (arm, trial) WHERE outcome IS NULL"
-        if has_single_flips(self._connection) and self._connection.execute(lost).fetchone()[0]:
+        if has_table(self._connection, "single_flips") and self._connection.execute(lost).fetchone()[0]:
             raise Damaged("the flip of a trial that it does not have")
         if campaigns:
             self.plan()
@@ -212,7 +215,7 @@ class Store:
         return self._with_flips({record.trial: record for record in found}, arm)
 
     def _with_flips(self, records: dict[int, Record], arm: str) -> dict[int, Record]:
-        if has_single_flips(self._connection):
+        if has_table(self._connection, "single_flips"):
             rows = self._connection.execute("SELECT trial, flip FROM single_flips WHERE arm = ?", (self._ids[arm],))
             for trial, cell in rows.fetchall():
                 record = records.get(trial)  # None: added since the trials were read
@@ -246,6 +249,22 @@ class Store:
                     place = (number, result.trial, _json(result.flip))
                     self._connection.execute("INSERT OR IGNORE INTO single_flips VALUES (?, ?, ?)", place)
                 self._connection.execute("DELETE FROM failures WHERE arm = ? AND trial = ?", row[:2])
+
+    @_guarded
+    def keep_answer(self, document: str) -> None:
+        """Keep what the trials say, as `where` put it last."""
+        with transaction(self._connection):
+            self._connection.execute(ANSWERS)
+            self._connection.execute("INSERT OR REPLACE INTO answers VALUES (1, ?)", (document,))
+
+    @property
+    @_guarded
+    def answer(self) -> str | None:
+        """What was kept so; None if nothing was."""
+        if not has_table(self._connection, "answers"):
+            return None
+        found = self._connection.execute("SELECT document FROM answers").fetchone()
+        return None if found is None else text(found[0], "what `where` said")
 
     @property
     @_guarded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,10 @@ from faultcli.cli.console import note
 from faultcli.cli.places import READS, WRITES
 from faultcli.errors import UsageError
 
+if TYPE_CHECKING:
+    from faultcli.campaign.curves import CurveResult
+    from faultcli.campaign.records import CampaignResult
+
 safety = partial(options.option, "Functional safety")
 
 
@@ -21,7 +25,7 @@ def report(
     store: Annotated[
         Path,
         typer.Argument(
-            metavar="STORE", help="What `campaign --store`, `curve --store` or `merge` wrote.", show_default=False
+            metavar="STORE", help="What `campaign`, `curve`, `where` (--store) or `merge` wrote.", show_default=False
         ),
         READS,
     ],
@@ -30,7 +34,7 @@ def report(
         options.output(
             "FILE",
             "Its ending says what: .html, .md (for CI summaries), .xml (JUnit), .json, .arms.csv (a row per arm), "
-            "or .csv, .jsonl, .parquet (a row per trial). Repeatable.",
+            "or .csv, .jsonl, .parquet (a row per trial). Of `where`: .html, .svg, .csv, .json. Repeatable.",
             "--output",
             "-o",
         ),
@@ -62,12 +66,16 @@ def report(
     from faultcli.campaign.result import result_of
     from faultcli.campaign.safety import SafetyRates
     from faultcli.campaign.store import Store
+    from faultcli.report.where_report import WhereReport
 
     if fit_per_mbit is None and confidence is not None:
         raise UsageError("--confidence: is of figures of safety", "add --fit-per-mbit FIT, or leave it out")
     rates = None if fit_per_mbit is None else SafetyRates(fit_per_mbit, 0.95 if confidence is None else confidence)
+    result: CampaignResult | CurveResult | WhereReport | None
     with closing(Store.read(store)) as kept:
-        result = result_of(kept) if kept.plan().question is None else curves_of(kept)
+        result = WhereReport.kept(kept)
+        if result is None:
+            result = result_of(kept) if kept.plan().question is None else curves_of(kept)
     write_report(result, *output, force=force, safety=rates)
     for path in output:
         note(f"written to {path}", quiet=quiet)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from faultcli.cli import options
 from faultcli.cli.campaign_options import SOME_INPUTS, Running, inputs_per_trial
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
+from faultcli.cli.places import WRITES
 from faultcli.cli.worst import Worst, check_alone, find
 from faultcli.errors import UsageError
 
@@ -34,7 +37,7 @@ class Sampled:
         str,
         strata(
             "C",
-            "Share of inputs that change or are not finite (share), any does (any), or accuracy falls by X (drop:X).",
+            "share of inputs changed or not finite; any of them; drop:X of accuracy.",
             default=True,
         ),
     ] = "share"
@@ -43,7 +46,7 @@ class Sampled:
         strata("W", "Stop when the whole memory is known to ± W, a fraction.", default="0.005 without the next"),
     ] = None
     stratum_half_width: Annotated[float | None, strata("W", "Stop when every stratum is known to ± W.")] = None
-    by: Annotated[str, strata("layer|channel", "Strata: bits of layers or of channels.", default=True)] = "layer"
+    by: Annotated[str, strata("layer|channel", "Bits of layers or channels.", default=True)] = "layer"
     trials: Annotated[int, strata("N", "Trials, at the most.", default=True)] = MOST
     budget: Annotated[float | None, strata("MINUTES", "Start no round later than this."), RARE] = None
     blind: Annotated[
@@ -51,6 +54,30 @@ class Sampled:
     ] = False
     inputs_per_trial: Annotated[str | None, strata(*SOME_INPUTS), RARE] = None
     confidence: Annotated[float, strata("C", "Confidence of the intervals.", default=True), RARE] = 0.95
+    output: Annotated[
+        list[Path] | None,
+        options.output("FILE", "The map, as .html, .svg, .csv, .json.", "--output", "-o"),
+        WRITES,
+    ] = None
+
+    def check_output(self, *, force: bool) -> None:
+        """Refuse, before any work is done, what cannot be written.
+
+        Raises:
+            UsageError: no kind of report has this ending, or there is no map.
+            OutputError: a file cannot be written.
+        """
+        from faultcli.files import check_output
+        from faultcli.report.formats import where_format
+
+        if self.output and self.fault != "flips:1":
+            raise UsageError(
+                f"{self.output[0]}: the map is of single flips, and --fault {self.fault} hits whole layers",
+                "--json FILE has every layer",
+            )
+        for path in self.output or ():
+            where_format(path.name)
+            check_output(path, force=force)
 
 
 @grouped
@@ -69,8 +96,9 @@ def where(
 
     A few flips per stratum, then most where they narrow the answer most. --plan: as `faultcli plan`, what to protect.
 
-    Example: faultcli where --include "*fc*" --half-width 0.01
+    Example: faultcli where --include "*fc*" --half-width 0.01 -o map.html
     """
+    from faultcli.api import write_report
     from faultcli.campaign.plan import Plan, cross
     from faultcli.cli.session import (
         command_line,
@@ -82,6 +110,8 @@ def where(
         set_threads,
     )
     from faultcli.faults.one_bit import AnyBit
+    from faultcli.report.where import where_document
+    from faultcli.report.where_report import WhereReport
     from faultcli.where.running import Aim, Critical, run_where
 
     quiet = shown.quiet
@@ -89,6 +119,7 @@ def where(
     if worst.worst is not None:
         find(model, memory, at_risk, workload, worst, asked.seed, running.threads, shown)
         return
+    asked.check_output(force=worst.force)
     if asked.by not in _BY:
         raise UsageError(f"--by {asked.by}: strata are of layers or of channels", "--by layer, or --by channel")
     if running.plan_only:
@@ -130,7 +161,14 @@ def where(
                 display.update(task, completed=trials, description=f"{what}{width}")
 
         result = run_where(plan, subject, aim, channels=asked.by == "channel", blind=asked.blind, on_round=look, **how)
-    show_where(result, shown.json, quiet=quiet)
+        found = WhereReport(where_document(result), plan, provenance)
+        if (store := how.get("store")) is not None and isinstance(law, AnyBit):
+            found.keep(store)
+    show_where(result, found.document, shown.json, quiet=quiet)
+    outputs = asked.output or []
+    write_report(found, *outputs, force=worst.force)
+    for path in outputs:
+        note(f"written to {path}", quiet=quiet)
 
 
 def _law(asked: Sampled) -> FaultLaw:
@@ -152,12 +190,12 @@ def _law(asked: Sampled) -> FaultLaw:
     return EachLayer(law.rate)
 
 
-def show_where(result: WhereResult, json: str | None, *, quiet: bool) -> None:
+def show_where(result: WhereResult, document: Mapping[str, Any], json: str | None, *, quiet: bool) -> None:
     """Print where the risk lies."""
-    from faultcli.report.where import where_document, where_lines, where_map, where_tables
+    from faultcli.report.where import where_lines, where_map, where_tables
     from faultcli.report.where_layers import layers_lines, layers_table
 
-    write_json(where_document(result), json)
+    write_json(document, json)
     if json != "-":
         if result.effects is None:
             tables, lines = (*where_tables(result, _ROWS), where_map(result, _ROWS)), where_lines(result)

@@ -56,7 +56,7 @@ def check_alone(asked: Worst, *others: Any, kept: frozenset[str] = frozenset({"s
         UsageError: names the option.
     """
     if asked.worst is None:
-        if given := _given(asked):
+        if given := _given(asked, frozenset({"force"})):
             raise UsageError(f"{given}: is of the flips that hurt most", "say how many: --worst 10; or leave it out")
         return
     for group in others:

@@ -42,6 +42,10 @@ class Site(Protocol):
 class Region(Site, Protocol):
     """Stored words that faults can hit: the words of one tensor, its scales, or the check words that protect them."""
 
+    @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        """Named groups of bit positions, as `NumberFormat.fields`; none in check words."""
+
     def codes(self, words: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
         """The fault-free words at these positions."""
 

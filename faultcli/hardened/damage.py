@@ -31,6 +31,10 @@ class _Place:
     format: NumberFormat | None
     holds_values: bool
 
+    @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        return self.format.fields if self.format else {}
+
     def positions(self, bits: str) -> tuple[int, ...]:
         if self.format is None:
             return ()

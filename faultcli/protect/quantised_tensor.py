@@ -91,6 +91,10 @@ class PartRegion:
         return Layout(len(self.words), self.format.bits)
 
     @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        return self.format.fields
+
+    @property
     def holds_values(self) -> bool:
         return False
 

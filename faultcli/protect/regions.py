@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,6 +46,10 @@ class TensorSlot:
         return Layout(self.elements, self.format.bits)
 
     @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        return self.format.fields
+
+    @property
     def holds_values(self) -> bool:
         return self.scales_of is None
 
@@ -68,6 +73,10 @@ class CheckRegion:
     @property
     def layout(self) -> Layout:
         return Layout(len(self.words), self.bits)
+
+    @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        return {}
 
     @property
     def holds_values(self) -> bool:

@@ -17,6 +17,11 @@ curve        curves as tables, lines and JSON
 preview      a campaign before its first trial
 correction   what a corrector gives back
 where        where the risk lies
+where_rows   the same as rows, and CSV
+where_report  the same as reports show it, from a run or from its store
+where_page   the same as one page, and as one picture
+heat_map     a map of layers by bits as data
+heat_map_svg  the same as SVG
 planned      what to protect by what
 where_layers  the same of layers that are hit one at a time
 worst        the flips that hurt most

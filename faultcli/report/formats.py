@@ -19,6 +19,9 @@ from faultcli.report.markdown import campaign_markdown
 from faultcli.report.safety import faults_csv, safety_csv
 from faultcli.report.safety_page import safety_html
 from faultcli.report.trials import trials_csv, trials_jsonl, trials_parquet
+from faultcli.report.where_page import where_html, where_svg
+from faultcli.report.where_report import WhereReport
+from faultcli.report.where_rows import where_csv
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,14 @@ SAFETY_REPORTS: dict[str, Callable[[SafetyResult], bytes]] = {
     ".csv": safety_csv,
 }
 
+# What `where` is written as, by the ending of a file's name.
+WHERE_REPORTS: dict[str, Callable[[WhereReport], bytes]] = {
+    ".html": lambda r: where_html(r).encode(),
+    ".svg": lambda r: where_svg(r).encode(),
+    ".csv": lambda r: where_csv(r.document),
+    ".json": lambda r: json_text(r.document).encode(),
+}
+
 _Kind = TypeVar("_Kind")
 
 
@@ -81,6 +92,15 @@ def safety_format(name: str) -> Callable[[SafetyResult], bytes]:
     return _named(name, SAFETY_REPORTS, "report of safety figures")
 
 
+def where_format(name: str) -> Callable[[WhereReport], bytes]:
+    """Return the kind of report of `where` that a file's name asks for.
+
+    Raises:
+        UsageError: as `report_format`.
+    """
+    return _named(name, WHERE_REPORTS, "report of where")
+
+
 def _named(name: str, table: Mapping[str, _Kind], what: str) -> _Kind:
     known = [suffix for suffix in table if name.lower().endswith(suffix)]
     if not known:
@@ -88,7 +108,7 @@ def _named(name: str, table: Mapping[str, _Kind], what: str) -> _Kind:
     return table[max(known, key=len)]
 
 
-def render(name: str, result: CampaignResult | CurveResult, safety: SafetyRates | None = None) -> bytes:
+def render(name: str, result: CampaignResult | CurveResult | WhereReport, safety: SafetyRates | None = None) -> bytes:
     """Return the report that a file's name asks for; figures of safety, if their rates are given.
 
     Raises:
@@ -96,9 +116,11 @@ def render(name: str, result: CampaignResult | CurveResult, safety: SafetyRates 
     """
     if safety is not None:
         if not isinstance(result, CampaignResult):
-            problem = f"{name}: curves have many flips per trial, and figures of safety follow from single flips"
+            problem = f"{name}: figures of safety follow from a campaign of single flips, evenly drawn"
             raise UsageError(problem, "faultcli campaign --fault flips:1 --trials 3000 --store singles.sqlite")
         return safety_format(name)(safety_of(result, safety))
+    if isinstance(result, WhereReport):
+        return where_format(name)(result)
     kind = report_format(name)
     if isinstance(result, CampaignResult):
         return kind.render(result)

@@ -22,6 +22,26 @@ DARK = """
   --pass: #4cd3a1; --pass-soft: #12302a; --fail: #ff8f87; --fail-soft: #3a1d1e;
   --inconclusive: #f2c14e; --inconclusive-soft: #352a12; --none: #c3ccd8; --none-soft: #222c38;
 """
+# Of a map of layers by bits. Lightness falls (on white) or rises (on black) from class to class, as in the colour maps
+# magma and inferno of Smith and van der Walt (2015), so that they are told apart in grey and by every eye.
+HEAT_LIGHT = """
+  --risk-0: #c9d1dc; --risk-1: #fbe3b5; --risk-2: #f6b262; --risk-3: #de6f45; --risk-4: #9c2a62; --risk-5: #2d0a4e;
+"""
+HEAT_DARK = """
+  --risk-0: #35414f; --risk-1: #4d2a72; --risk-2: #92387f; --risk-3: #d8566b; --risk-4: #fb9a5b; --risk-5: #fdf0a8;
+"""
+HEAT = """
+.heat text { fill: var(--ink); }
+.heat .faint { fill: var(--faint); }
+.heat .line { stroke: var(--faint); fill: none; }
+.heat .strip { fill: var(--risk-0); fill-opacity: .35; }
+.heat .r0 { fill: none; stroke: var(--risk-0); pointer-events: all; }
+.heat .r1 { fill: var(--risk-1); }
+.heat .r2 { fill: var(--risk-2); }
+.heat .r3 { fill: var(--risk-3); }
+.heat .r4 { fill: var(--risk-4); }
+.heat .r5 { fill: var(--risk-5); }
+"""
 _RULES = """
 *, *::before, *::after { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -66,6 +86,9 @@ td .chip { display: inline-block; padding: 0 .6em; border-radius: 1em; font-weig
 .plots { gap: 1rem; }
 figure svg { display: block; width: 100%; max-width: 44rem; height: auto; margin: 0 auto; overflow: visible; }
 svg text { font-family: inherit; font-variant-numeric: tabular-nums; }
+.heat-map { overflow-x: auto; }
+.heat-map + figcaption p { margin: .3rem 0 0; font-size: .9rem; overflow-wrap: anywhere; }
+figure .heat-map svg { max-width: none; width: auto; margin: 0; }
 .scroll { overflow-x: auto; margin-top: .8rem; max-height: 27rem; overflow-y: auto; border-top: 1px solid var(--line); }
 .scroll:first-child { margin-top: 0; border-top: 0; }
 .scroll:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
@@ -127,6 +150,7 @@ footer { color: var(--faint); font-size: .85rem; padding-top: 2rem; padding-bott
   h2 + p { max-width: none; }
   ul.findings { columns: 1; }
   figure svg { width: auto; max-width: 13cm; max-height: 19cm; margin: 0 auto; }
+  figure .heat-map svg { width: 100%; max-width: none; max-height: none; }
   table { font-size: .8rem; }
   .scroll { max-height: none; overflow: visible; }
   thead th, tbody th { position: static; }
@@ -137,6 +161,6 @@ footer { color: var(--faint); font-size: .85rem; padding-top: 2rem; padding-bott
 """
 
 STYLE_SHEET = (
-    f":root {{ color-scheme: light dark; {LIGHT}}}\n"
-    f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {DARK}}} }}\n{_RULES}"
+    f":root {{ color-scheme: light dark; {LIGHT}{HEAT_LIGHT}}}\n"
+    f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {DARK}{HEAT_DARK}}} }}\n{_RULES}{HEAT}"
 )

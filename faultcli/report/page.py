@@ -10,6 +10,7 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import CampaignResult
 from faultcli.report.html_style import STYLE_SHEET
 from faultcli.report.text import printable
+from faultcli.report.where_report import WhereReport
 
 # Columns that are no numbers.
 _TEXTS = ("format", "fault", "protection", "arm", "gate", "verdict", "unbeaten", "class", "what it is")
@@ -49,7 +50,7 @@ def page(title: str, subtitle: str, body: Iterable[str], footer: str) -> str:
     )
 
 
-def model_name(result: CampaignResult | CurveResult) -> str:
+def model_name(result: CampaignResult | CurveResult | WhereReport) -> str:
     """Return what a page calls the model."""
     return result.provenance.model if result.provenance else "a checkpoint"
 

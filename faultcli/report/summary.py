@@ -22,6 +22,7 @@ from faultcli.report.numbers import (
 )
 from faultcli.report.table import by_condition
 from faultcli.report.text import counted
+from faultcli.report.where_report import WhereReport
 
 VERDICTS = {
     Verdict.PASS: "Pass",
@@ -212,7 +213,7 @@ def provenance_rows(result: CampaignResult) -> list[tuple[str, str]]:
             else [("Inputs per trial", f"{result.plan.inputs_per_trial:,} of {result.inputs:,}")]
         ),
     ]
-    return _tested(result, arms)
+    return tested_rows(result, arms)
 
 
 def curve_provenance_rows(result: CurveResult) -> list[tuple[str, str]]:
@@ -223,10 +224,13 @@ def curve_provenance_rows(result: CurveResult) -> list[tuple[str, str]]:
         ("Bits at risk", f"{max(arm.memory.bits for arm in result.arms):,} at the most"),
         ("Trials", f"{sum(arm.curve.trials for arm in result.arms):,} on {counted(len(result.arms), 'curve')}"),
     ]
-    return _tested(result, arms)
+    return tested_rows(result, arms)
 
 
-def _tested(result: CampaignResult | CurveResult, arms: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def tested_rows(
+    result: CampaignResult | CurveResult | WhereReport, arms: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the model, its data and what a plan is, with rows about the arms between them."""
     plan, about = result.plan, result.provenance
     rows = [("Inputs", f"{result.inputs:,}")]
     if about is not None:

@@ -31,6 +31,11 @@ def layers_of(result: WhereResult) -> Groups:
     return _grouped(names)
 
 
+def whole_layers_of(result: WhereResult) -> Groups:
+    """Return which strata make up every layer, whatever the strata are."""
+    return _grouped([stratum.region for stratum in result.allocation.strata])
+
+
 def bits_of(result: WhereResult) -> Groups:
     """Return which strata make up every bit position, from the highest; words of several lengths are kept apart."""
     strata = result.allocation.strata
@@ -91,11 +96,14 @@ def _by_bit(result: WhereResult) -> dict[str, Any]:
     strata: Sequence[Stratum | LayerStratum] = allocation.strata
     return {
         "bit_positions": [{"bit": name, **_group(result, which)} for name, which in bits_of(result).items()],
+        "whole_layers": _whole_layers(result),
         "strata": [
             {
                 "region": stratum.region,
                 "channel": stratum.channel,
                 "bit": stratum.bit,
+                "word_bits": stratum.word_bits,
+                "group": stratum.group,
                 "sites": stratum.size,
                 "trials": int(allocation.counts[h]),
                 "predicted": stratum.predicted,
@@ -218,6 +226,22 @@ def _group(result: WhereResult, which: NDArray[np.bool_]) -> dict[str, Any]:
             s.bits for s, own in zip(allocation.strata, which, strict=True) if own and isinstance(s, LayerStratum)
         )
     return {"sites": sites, "trials": int(allocation.counts[which].sum()), **found}
+
+
+def _whole_layers(result: WhereResult) -> list[dict[str, Any]]:
+    """Return layers and their bits where strata are channels; else they stand elsewhere."""
+    strata = result.allocation.strata
+    if all(stratum.channel is None for stratum in strata):
+        return []
+    bits = np.array([stratum.bit for stratum in strata])
+    return [
+        {
+            "name": name,
+            **_group(result, which),
+            "bits": [{"bit": int(b), **_group(result, which & (bits == b))} for b in np.unique(bits[which])],
+        }
+        for name, which in whole_layers_of(result).items()
+    ]
 
 
 def _mean(result: WhereResult, which: NDArray[np.bool_]) -> float:

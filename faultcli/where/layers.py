@@ -41,6 +41,7 @@ class LayerStratum:
     channel: None = None
     bit: int = 0
     word_bits: int = 0
+    group: None = None
 
     def law(self, turn: int) -> FaultLaw:
         """Return the law of its faults, the same in every turn."""

@@ -33,6 +33,7 @@ class Stratum:
         size: number of sites, one per word.
         offset: number of the region's first bit among all bits of the memory.
         word_bits: bits per word.
+        group: what the format calls the bit: sign, exponent, …; None: check words.
         predicted: upper guess, 0 to 1, of the part of answers that a flip here changes, from the codes alone.
     """
 
@@ -43,6 +44,7 @@ class Stratum:
     size: int
     offset: int
     word_bits: int
+    group: str | None
     predicted: float
     seed: int
     _drawn: list[int] = field(default_factory=list)
@@ -101,6 +103,7 @@ def strata_of(image: MemoryImage, seed: int, *, channels: bool = False, blind: b
             if not parts or tensor.elements % parts:
                 parts = 1
             step = tensor.elements // parts if parts > 1 else words
+            groups = {bit: group for group, positions in region.fields.items() for bit in positions}
             predicted = np.ones(bits) if blind or not words else _predicted(tensor, region, seed)
             for part in range(parts):
                 last = part == parts - 1  # padding behind the last element goes with the last channel
@@ -108,7 +111,18 @@ def strata_of(image: MemoryImage, seed: int, *, channels: bool = False, blind: b
                 if size:
                     channel = part if parts > 1 else None
                     found += [
-                        Stratum(region.name, channel, b, part * step, size, offset, bits, float(predicted[b]), seed)
+                        Stratum(
+                            region.name,
+                            channel,
+                            b,
+                            part * step,
+                            size,
+                            offset,
+                            bits,
+                            groups.get(b),
+                            float(predicted[b]),
+                            seed,
+                        )
                         for b in range(bits)
                     ]
             offset += words * bits

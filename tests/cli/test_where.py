@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,9 +31,6 @@ def test_goes_on_from_its_store(faultcli: Cli, tmp_path: Path) -> None:
     assert one == other
     assert one["trials"] == 150
     assert not one["reached"]
-    refused = faultcli("report", store, "-o", tmp_path / "r.json")
-    assert refused.code == 2
-    assert "single flips" in refused.err
 
 
 def test_agrees_with_an_unstratified_campaign(faultcli: Cli, tmp_path: Path) -> None:
@@ -128,3 +128,71 @@ def test_what_makes_no_sense_is_refused(options: tuple[str, ...], said: str, fau
     assert done.code == 2
     assert said in done.err
     assert len(done.err.strip().splitlines()) == 2
+
+
+def test_writes_the_map_and_its_store_shows_it_again(faultcli: Cli, tmp_path: Path) -> None:
+    """Whoever renders it, and however often: the same bytes. Nothing is run for a report."""
+    kinds, store = ("html", "svg", "csv", "json"), tmp_path / "s.db"
+    files = [tmp_path / f"m.{kind}" for kind in kinds]
+    outputs = [part for file in files for part in ("-o", file)]
+    command = ("where", *SMALL, "--trials", "130", "--by", "channel", "--store", store)
+    assert faultcli(*command, *outputs).code == 0
+    for kind, file in zip(kinds, files, strict=True):
+        again = tmp_path / f"again.{kind}"
+        assert faultcli("report", store, "-o", again, "--quiet").code == 0
+        assert again.read_bytes() == file.read_bytes()
+    found = document(tmp_path / "m.json")
+    with (tmp_path / "m.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seen = {(row["region"], row["channel"], row["bit"]): row for row in rows if row["part"] == "channel-bit"}
+    assert len(seen) == len(found["strata"])
+    for stratum in found["strata"]:
+        row = seen[stratum["region"], str(stratum["channel"]), str(stratum["bit"])]
+        assert int(row["trials"]) == stratum["trials"]
+        assert row["group"] == ("sign" if stratum["bit"] == 31 else "exponent" if stratum["bit"] > 22 else "mantissa")
+    for part in ("layer", "bit", "layer-bit", "channel", "channel-bit"):  # each splits the same bits and flips up
+        for count in ("sites", "trials"):
+            assert sum(int(row[count]) for row in rows if row["part"] == part) == int(rows[0][count]), (part, count)
+    for output in ("m.md", "m.parquet"):
+        refused = faultcli("report", store, "-o", tmp_path / output)
+        assert refused.code == 2
+        assert ".svg" in refused.err
+    refused = faultcli("report", store, "-o", tmp_path / "s.html", "--fit-per-mbit", "700")
+    assert refused.code == 2
+    assert "evenly drawn" in refused.err
+
+
+def test_a_store_shows_nothing_before_the_end_or_when_damaged(faultcli: Cli, tmp_path: Path) -> None:
+    store, page = tmp_path / "s.db", tmp_path / "m.html"
+    assert faultcli("where", *SMALL, "--trials", "10", "--store", store).code == 0
+    for statement, said in (
+        ("UPDATE answers SET document = replace(document, '\"seed\"', '\"sead\"')", "is damaged"),
+        ("UPDATE answers SET document = replace(document, 'faultcli.where/1', 'faultcli.where/9')", "is damaged"),
+        ("UPDATE answers SET document = '{'", "is damaged"),
+        ("UPDATE answers SET document = x'00'", "is damaged"),
+        ("DROP TABLE answers", "has not come to an end"),
+    ):
+        with closing(sqlite3.connect(store)) as connection, connection:
+            connection.execute(statement)
+        refused = faultcli("report", store, "-o", page)
+        assert refused.code == 2, statement
+        assert said in refused.err, statement
+        assert len(refused.err.strip().splitlines()) == 2
+        assert not page.exists()
+
+
+def test_outputs_are_looked_at_before_anything_runs(faultcli: Cli, tmp_path: Path) -> None:
+    there = tmp_path / "m.svg"
+    there.write_text("mine", encoding="utf-8")
+    for options, said in (
+        (("-o", tmp_path / "m.png"), "m.png: is no kind of report of where"),
+        (("-o", there), "m.svg"),
+        (("-o", tmp_path / "m.html", "--worst", "2"), "--output"),
+    ):
+        done = faultcli("where", *SMALL, "--store", tmp_path / "s.db", *options)
+        assert done.code == 2
+        assert said in done.err
+        assert not (tmp_path / "s.db").exists()
+    assert there.read_text(encoding="utf-8") == "mine"
+    assert faultcli("where", *SMALL, "--trials", "10", "-o", there, "--force").code == 0
+    assert there.read_text(encoding="utf-8").startswith("<svg")
