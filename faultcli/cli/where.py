@@ -12,7 +12,7 @@ from faultcli.cli import options
 from faultcli.cli.campaign_options import SOME_INPUTS, Running, inputs_per_trial
 from faultcli.cli.console import note, progress, say, stdout, write_json
 from faultcli.cli.grouping import RARE, grouped
-from faultcli.cli.places import WRITES
+from faultcli.cli.places import READS, WRITES
 from faultcli.cli.worst import Worst, check_alone, find
 from faultcli.errors import UsageError
 
@@ -31,7 +31,7 @@ _BY = ("layer", "channel")
 class Sampled:
     """What is to be known, and when it is known well enough."""
 
-    fault: Annotated[str, strata("SPEC", "flips:1, or by layer bitflip:P.", default=True)] = "flips:1"
+    fault: Annotated[str, strata("SPEC", "flips:1, or by layer bitflip:P.", default=True), READS] = "flips:1"
     seed: options.Seed = 0
     critical: Annotated[
         str,

@@ -45,6 +45,7 @@ NO_FILES = [
     ),
     *("base", "length", "tensor", "key"),
     *("critical", "by", "factor", "granularity", "method", "hidden", "ray", "shard", "rates", "gate", "bounds"),
+    *("inputs_per_trial", "kernel"),
 ]
 FILE_WORDS = ("FILE", "DIR", "STORE", "MODEL", "OUT", "measured")
 

@@ -74,7 +74,8 @@ def record_with(**changes: object) -> Callable[[dict[str, str]], None]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema": "faultcli.hardened/5"}, "another version"),
+        ({"schema": "faultcli.hardened/6"}, "another version"),
+        ({"schema": "faultcli.hardened/5"}, "contradicts itself"),  # of a quantised checkpoint
         ({"schema": 7}, "another version"),
         ({"format": "q9.99"}, "contradicts itself"),
         ({"format": "fp16"}, "the record says U16"),

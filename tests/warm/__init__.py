@@ -20,8 +20,9 @@ HERE = Path(__file__).parent
 def warm_programs(folder: Path) -> Iterator[Path]:
     """Start the server and give the folder to put on the path: `faultcli` there is a fork that starts at once.
 
-    What it cannot show is how an interpreter starts: limits (`ulimit`), locales, a terminal's process group, and what
-    modules read of the environment when they are loaded. Such tests take the program that is installed.
+    What it cannot show is how an interpreter starts: limits (`ulimit`), locales, files that are open beside the
+    standard streams, a terminal's process group, and what modules read of the environment when they are loaded. Such
+    tests take the program that is installed.
     """
     programs = folder / "programs"
     programs.mkdir()
