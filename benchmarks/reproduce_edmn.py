@@ -14,7 +14,6 @@ the method another `--results` costs minutes. Processes may share a DIR if they 
 a look at whether it runs, not a result.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from benchmarks.correction.outcomes import (
     table,
     trained,
 )
-from benchmarks.correction.settings import Setting, asked
+from benchmarks.correction.settings import Setting, arguments, asked
 from benchmarks.correction.windows import Outcome
 from faultcli.recover.base import Card
 from faultcli.recover.damaged_logits import Copy, LabelledLogits
@@ -245,13 +244,7 @@ def goals_table(found: Sequence[Measured]) -> None:
 
 def main() -> None:
     """Measure what is not measured yet, and print every table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("network", nargs="*")
-    parser.add_argument("--kept", type=Path, default=Path("correction-runs"))
-    parser.add_argument("--results", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only-kept", action="store_true", help="print what was measured; measure nothing")
+    parser = arguments(__doc__)
     parser.add_argument("--adaptive-only", action="store_true", help="leave out other methods and known damage")
     options = parser.parse_args()
     results = options.results or options.kept / "results"

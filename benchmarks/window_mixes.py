@@ -8,7 +8,6 @@ than 0.5 points, on test inputs of the window's own mix, or on test inputs of al
 have gained is measured without the test.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ import torch
 
 from benchmarks.correction.logits import Lab, plain
 from benchmarks.correction.outcomes import judge_of, kept, looked_at, mean, table, trained
-from benchmarks.correction.settings import asked
+from benchmarks.correction.settings import arguments, asked
 from benchmarks.correction.windows import MIXES, Outcome
 from faultcli.recover.adaptive.corrector import Adaptive
 from faultcli.recover.base import Corrector
@@ -96,14 +95,7 @@ def tables(found: Sequence[Outcome], role: str) -> None:
 
 def main() -> None:
     """Measure what is not measured yet, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("network", nargs="*")
-    parser.add_argument("--kept", type=Path, default=Path("correction-runs"))
-    parser.add_argument("--results", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only-kept", action="store_true", help="print what was measured; measure nothing")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     results = options.results or options.kept / "results"
     torch.set_num_threads(1)
     found: dict[str, list[Outcome]] = {"development": [], "held out": [], "given": []}

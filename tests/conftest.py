@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.warm import warm_programs
 
@@ -36,6 +37,15 @@ def warm() -> Iterator[Path]:
     """A folder for the path, whose `faultcli` starts at once; a process of its own all the same (tests/warm)."""
     with tempfile.TemporaryDirectory() as folder, warm_programs(Path(folder)) as programs:
         yield programs
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as sums in another order differ in their last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

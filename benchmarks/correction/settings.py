@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,18 @@ def _network(name: str) -> Network:
     if name not in by_name:
         raise unknown_name("network", name, by_name)
     return by_name[name]
+
+
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """Return the command line that the programs have in common."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("network", nargs="*")
+    parser.add_argument("--kept", type=Path, default=Path("correction-runs"))
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only-kept", action="store_true", help="print what was measured; measure nothing")
+    return parser
 
 
 def asked(names: Sequence[str], *, quick: bool) -> list[Setting]:

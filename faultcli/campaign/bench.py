@@ -151,8 +151,8 @@ class Bench:
         patch = self.image.patch(faults)
         recalibration, correction = self.recalibrations.get(trial.arm), self.corrections.get(trial.arm)
         rows = None if self.subsets is None else self.subsets.rows(trial.number)
-        outcome = self.stored.outcome if self.subsets is None or rows is None else self.subsets.healthy(rows)
         guarded = trial.arm in self.guards
+        outcome = self.stored.outcome
         if patch.values_changed or recalibration or correction or guarded:
             # A recalibration changes further tensors, a guard what layers give.
             late = None if recalibration is not None or guarded else self.late
@@ -169,6 +169,8 @@ class Bench:
                 else:
                     assert isinstance(self.workload, Workload)
                     outcome = self.workload.outcome(self.stored.golden, correction, run)
+        elif self.subsets is not None and rows is not None:
+            outcome = self.subsets.healthy(rows)
         flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None
         seconds = time.perf_counter() - start
         return Record(trial.arm, trial.number, faults.flips, patch.values_changed, outcome, seconds, flip)

@@ -60,17 +60,18 @@ class Sampled:
         WRITES,
     ] = None
 
-    def check_output(self, *, force: bool) -> None:
+    def check_output(self, law: FaultLaw, *, force: bool) -> None:
         """Refuse, before any work is done, what cannot be written.
 
         Raises:
             UsageError: no kind of report has this ending, or there is no map.
             OutputError: a file cannot be written.
         """
+        from faultcli.faults.one_bit import AnyBit
         from faultcli.files import check_output
         from faultcli.report.formats import where_format
 
-        if self.output and self.fault != "flips:1":
+        if self.output and not isinstance(law, AnyBit):
             raise UsageError(
                 f"{self.output[0]}: the map is of single flips, and --fault {self.fault} hits whole layers",
                 "--json FILE has every layer",
@@ -119,12 +120,13 @@ def where(
     if worst.worst is not None:
         find(model, memory, at_risk, workload, worst, asked.seed, running.threads, shown)
         return
-    asked.check_output(force=worst.force)
+    law = _law(asked)
+    asked.check_output(law, force=worst.force)
     if asked.by not in _BY:
         raise UsageError(f"--by {asked.by}: strata are of layers or of channels", "--by layer, or --by channel")
     if running.plan_only:
         raise UsageError("--plan-only: the trials of where follow from one another", "--trials 1000 bounds them")
-    law, half = _law(asked), asked.half_width
+    half = asked.half_width
     if half is None and asked.stratum_half_width is None:
         half = 0.005 if isinstance(law, AnyBit) else 0.02
     aim = Aim(half, asked.stratum_half_width, asked.trials, Critical.parse(asked.critical))
@@ -161,7 +163,7 @@ def where(
                 display.update(task, completed=trials, description=f"{what}{width}")
 
         result = run_where(plan, subject, aim, channels=asked.by == "channel", blind=asked.blind, on_round=look, **how)
-        found = WhereReport(where_document(result), plan, provenance)
+        found = WhereReport(where_document(result), result.plan, provenance)
         if (store := how.get("store")) is not None and isinstance(law, AnyBit):
             found.keep(store)
     show_where(result, found.document, shown.json, quiet=quiet)

@@ -34,7 +34,8 @@ SCHEMA_BY_ROWS = "faultcli.hardened/2"  # a tensor lies in another order than it
 SCHEMA_BY_TENSOR = "faultcli.hardened/3"  # protections are not the same for all tensors
 SCHEMA_QUANTISED = "faultcli.hardened/4"  # the words of a quantised checkpoint, in the tensors that they are
 SCHEMA_QUANTISED_IN_PLACE = "faultcli.hardened/5"  # and check bits in some of them
-_SCHEMAS = (SCHEMA, SCHEMA_BY_ROWS, SCHEMA_BY_TENSOR, SCHEMA_QUANTISED, SCHEMA_QUANTISED_IN_PLACE)
+_QUANTISED = (SCHEMA_QUANTISED, SCHEMA_QUANTISED_IN_PLACE)
+_SCHEMAS = (SCHEMA, SCHEMA_BY_ROWS, SCHEMA_BY_TENSOR, *_QUANTISED)
 COPIES = ("faultcli.hardened", "faultcli.hardened.2", "faultcli.hardened.3")  # metadata keys
 _LISTED = 4  # constants that are written as numbers; more are packed
 _KINDS: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "i1": np.dtype("<i1")}
@@ -143,7 +144,7 @@ class MemoryRecord:
                 str(document["protect"]),
                 None if document["ber"] is None else float(document["ber"]),
                 {name: _tensor(tensors[name]) for name in order},
-                str(document["quantised"]) if schema in (SCHEMA_QUANTISED, SCHEMA_QUANTISED_IN_PLACE) else None,
+                str(document["quantised"]) if schema in _QUANTISED else None,
             )
         except (ForeignError, KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error) as error:
             problem = f"{path}: the record of its memory contradicts itself ({error})"

@@ -57,6 +57,18 @@ class LabelledLogits:
     def classes(self) -> int:
         return int(self.clean.shape[1])
 
+    def check_windows(self, window: int) -> None:
+        """Refuse to learn for windows that leave too few inputs to judge them by.
+
+        Raises:
+            CorrectorError: there are fewer than twice as many inputs.
+        """
+        if len(self.labels) < 2 * window:
+            raise CorrectorError(
+                f"{len(self.labels)} training inputs are too few for windows of {window}: twice as many are needed",
+                "give more --data, or a smaller --window",
+            )
+
     def rows(self, index: NDArray[np.int64]) -> LabelledLogits:
         """Return the part of some inputs."""
         at = torch.from_numpy(index)

@@ -33,7 +33,7 @@ from faultcli.recover.base import (
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.mixture.gaussians import log_normalised, softmax
 from faultcli.recover.parts import array, number
-from faultcli.recover.reference import Reference
+from faultcli.recover.reference import Reference, check_finite
 
 _WARMTH = 1.5  # temperature that classes are counted at
 _PENALTY = 0.05  # on the square of a bias, per row that a class is counted in
@@ -126,15 +126,10 @@ class ManyClasses(Corrector):
         Raises:
             CorrectorError: too few inputs, or no damaged copy with a usable window.
         """
-        if len(data.labels) < 2 * window:
-            raise CorrectorError(
-                f"{len(data.labels)} training inputs are too few for windows of {window}: twice as many are needed",
-                "give more --data, or a smaller --window",
-            )
+        data.check_windows(window)
         random, labels = np.random.default_rng(card.seed), data.labels.numpy()
         clean = data.clean.double().numpy()
-        if not np.isfinite(clean).all():
-            raise CorrectorError("the clean model's own logits are not finite", "no corrector can be trained for it")
+        check_finite(clean)
         counts = np.bincount(labels, minlength=data.classes)
         reference = Reference(clean.mean(axis=0), np.maximum(clean.std(axis=0), 1e-9), class_mix(counts))
         cases: list[_Case] = []

@@ -41,8 +41,7 @@ class Reference:
         Raises:
             CorrectorError: logits that are not finite, or (up to 64 classes) a class with fewer than 2 inputs.
         """
-        if not np.isfinite(logits).all():
-            raise CorrectorError("the clean model's own logits are not finite", "no corrector can be trained for it")
+        check_finite(logits)
         classes = logits.shape[1]
         counts = np.bincount(labels, minlength=classes)
         mean, spread = logits.mean(axis=0), np.maximum(logits.std(axis=0), _TINY)
@@ -113,6 +112,16 @@ class Reference:
             return found
         means = array(arrays, "reference.class_means", k, k)
         return replace(found, class_means=means, precision=precision(arrays, "reference.precision", k))
+
+
+def check_finite(clean: Array) -> None:
+    """Refuse logits of a clean model that are not all finite.
+
+    Raises:
+        CorrectorError: they are not.
+    """
+    if not np.isfinite(clean).all():
+        raise CorrectorError("the clean model's own logits are not finite", "no corrector can be trained for it")
 
 
 def class_means(rows: Array, labels: NDArray[np.int64], classes: int) -> Array:

@@ -25,7 +25,7 @@ _LEAST = 640  # pixels that the legend takes
 _WIDTHS = ((4, 48), (8, 36), (16, 24), (32, 16), (64, 11))  # pixels of a column, by how many there are
 
 
-def heat_map_svg(found: HeatMap, title: str, caption: Sequence[str], *, alone: bool = False, tips: bool = True) -> str:
+def heat_map_svg(found: HeatMap, title: str, caption: Sequence[str], *, alone: bool = False) -> str:
     """Return the map as an SVG element.
 
     Args:
@@ -33,9 +33,8 @@ def heat_map_svg(found: HeatMap, title: str, caption: Sequence[str], *, alone: b
         title: what it is, in a few words.
         caption: lines of text; in the picture if it stands alone, else for those who cannot see it.
         alone: with its own colours, title and caption, as a file.
-        tips: numbers behind every cell, for a pointer.
     """
-    drawing = _Drawing(found, tips=tips)
+    drawing = _Drawing(found)
     if alone:
         drawing.heading(title)
     drawing.legend()
@@ -59,9 +58,9 @@ def heat_map_svg(found: HeatMap, title: str, caption: Sequence[str], *, alone: b
 class _Drawing:
     """Lines of SVG from the top down; `y` is where the next thing goes."""
 
-    def __init__(self, found: HeatMap, *, tips: bool) -> None:
+    def __init__(self, found: HeatMap) -> None:
         names = [layer.name for layer in _layers(found)]
-        self.tips, self.several = tips, len(found.panels) > 1
+        self.several = len(found.panels) > 1
         names += [
             "all layers",
             *({"riskiest 64 of 1,000 channels"} if any(one.strips for one in _layers(found)) else ()),
@@ -148,7 +147,7 @@ class _Drawing:
 
     def _layer(self, panel: Panel, layer: Layer, columns: Sequence[float], right: float) -> None:
         shown = html_text(_short(layer.name))
-        tip = self._tip(f"{layer.name}: {_said(layer.whole)}")
+        tip = _tip(f"{layer.name}: {_said(layer.whole)}")
         place = f'x="{self.left - 6}" y="{self.y + 12:g}" font-size="{_TEXT:g}" text-anchor="end"'
         self.lines.append(f"<text {place}>{tip}{shown}</text>")
         self._cells(panel, layer.name, layer.cells, columns, _ROW)
@@ -163,7 +162,7 @@ class _Drawing:
             self.text(self.left - 6, self.y + 10, text, size=_SMALL, more=' class="faint" text-anchor="end"')
         for strip in layer.strips:
             name = f"{layer.name}[{strip.channel}]"
-            tip = self._tip(f"{name}: {_said(strip.whole)}")
+            tip = _tip(f"{name}: {_said(strip.whole)}")
             full = f'x="{self.left}" y="{self.y:g}" width="{columns[-1] - 1:g}" height="{_STRIP - 1}"'
             self.lines.append(f'<rect class="strip" {full}>{tip}</rect>')
             seen = tuple(cell if cell is not None and cell.step else None for cell in strip.cells)
@@ -186,7 +185,7 @@ class _Drawing:
             self.text(x + width / 2, y + 11, "?", size=_SMALL, more=' class="faint" text-anchor="middle"')
             return
         size = _SIZES[cell.unsure]
-        self._square(f"r{cell.step}", x, y, width - 1, height - 1, size, self._tip(f"{name}: {_said(cell)}"))
+        self._square(f"r{cell.step}", x, y, width - 1, height - 1, size, _tip(f"{name}: {_said(cell)}"))
 
     def _square(
         self, kind: str, x: float, y: float, width: float, height: float, size: float = 1.0, tip: str = ""
@@ -198,8 +197,10 @@ class _Drawing:
         place = f'x="{x + (width - wide) / 2:g}" y="{y + (height - high) / 2:g}" width="{wide:g}" height="{high:g}"'
         self.lines.append(f'<rect class="{kind}" {place}>{tip}</rect>' if tip else f'<rect class="{kind}" {place}/>')
 
-    def _tip(self, text: str) -> str:
-        return f"<title>{html_text(text)}</title>" if self.tips else ""
+
+def _tip(text: str) -> str:
+    """Return what a pointer shows."""
+    return f"<title>{html_text(text)}</title>"
 
 
 def _layers(found: HeatMap) -> Iterator[Layer]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from faultcli.campaign.plan import Plan
 from faultcli.campaign.records import ArmResult, CampaignResult
 from faultcli.campaign.statistics import Interval
 from faultcli.report.text import counted
-from faultcli.where.running import WhereResult
 from faultcli.workload.measures import Measure
 
 UNDEFINED = "–"
@@ -97,7 +99,17 @@ def original_text(result: CampaignResult) -> str:
     return value_text(result.measure.of(result.original), result.measure)
 
 
-def inputs_text(result: CampaignResult | WhereResult) -> str:
+class OfInputs(Protocol):
+    """What came of trials on inputs."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def inputs(self) -> int: ...
+
+
+def inputs_text(result: OfInputs) -> str:
     """Write how many inputs trials ran: `500 inputs`, or `16 of 500 inputs per trial`."""
     size, every = result.plan.inputs_per_trial, counted(result.inputs, "input")
     return every if size is None else f"{size:,} of {every} per trial"

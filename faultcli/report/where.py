@@ -185,6 +185,12 @@ def where_lines(result: WhereResult) -> list[str]:
             f"Leveugle: {sizes['network']:,} injections for ± {100 * sizes['margin']:g} points of the whole"
             f"; Ruospo, per layer: {sizes['layers']:,}; per layer and bit: {sizes['strata']:,}"
         )
+    return [*lines, *shortfalls(result)]
+
+
+def shortfalls(result: WhereResult) -> list[str]:
+    """Say what was asked for and did not come."""
+    lines = []
     if not result.reached:
         lines.append("the half-width asked for is not reached: more --trials, or a wider one")
     if result.failures:

@@ -8,6 +8,7 @@ from faultcli.campaign.statistics import Interval
 from faultcli.report.layout import PlainTable, new_table
 from faultcli.report.numbers import inputs_text, percent, percent_interval
 from faultcli.report.text import counted
+from faultcli.report.where import shortfalls
 from faultcli.where.layers import LayerStratum
 from faultcli.where.running import WhereResult
 
@@ -74,8 +75,4 @@ def layers_lines(result: WhereResult) -> list[str]:
         f"{arm.format}, {arm.hardening}: {said}; {counted(trials, 'fault map')}, {inputs_text(result)},"
         f" stored {percent(result.memory.stored.top1)} %"
     ]
-    if not result.reached:
-        lines.append("the half-width asked for is not reached: more --trials, or a wider one")
-    if result.failures:
-        lines.append(f"{counted(len(result.failures), 'trial')} failed: {result.failures[0].cause}")
-    return lines
+    return [*lines, *shortfalls(result)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from faultcli.report.heat_map import Cell
 from faultcli.report.heat_map_svg import heat_map_svg
-from faultcli.report.numbers import percent
+from faultcli.report.numbers import inputs_text, percent
 from faultcli.report.page import html_text, model_name, page, table, tested
 from faultcli.report.summary import tested_rows
 from faultcli.report.text import counted
@@ -29,7 +29,7 @@ def where_html(found: WhereReport) -> str:
     """Return the page. The same document gives the same bytes."""
     whole = found.map.whole
     about = [str(found.document["format"]), str(found.document["protect"])]
-    about += [counted(whole.trials, "flip"), counted(found.inputs, "input")]
+    about += [counted(whole.trials, "flip"), inputs_text(found)]
     links = (("map", "Map"), ("layers", "Layers"), ("bits", "Bits"), ("tested", "What was tested"))
     return page(
         _title(found),

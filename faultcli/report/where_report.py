@@ -14,7 +14,7 @@ from faultcli.campaign.store import Store, StoreError
 from faultcli.faults.one_bit import AnyBit
 from faultcli.report.document import json_text
 from faultcli.report.heat_map import HeatMap
-from faultcli.report.numbers import percent
+from faultcli.report.numbers import inputs_text, percent
 from faultcli.report.text import counted
 from faultcli.report.where_rows import where_rows
 from faultcli.where.running import WHERE_SCHEMA
@@ -30,7 +30,7 @@ class WhereReport:
 
     @property
     def inputs(self) -> int:
-        """How many inputs every flip was looked at on."""
+        """How many inputs there are."""
         return int(self.document["inputs"])
 
     @property
@@ -56,7 +56,7 @@ class WhereReport:
         elif means is not None:
             sdc, due = (percent(float(means[name]), 2) for name in ("sdc", "due"))
             text += f" (SDC {sdc} %, DUE {due} %, accuracy {percent(-float(means['drop']), 2)} points)"
-        lines = [f"{text}; from {counted(whole.trials, 'flip')} on {counted(self.inputs, 'input')}."]
+        lines = [f"{text}; from {counted(whole.trials, 'flip')} on {inputs_text(self)}."]
         if self.provenance is not None:
             lines.append(f"{self.provenance.model} on {self.provenance.data}.")
         asked = {"the whole": found["half_width"], "every stratum": found["stratum_half_width"]}

@@ -26,13 +26,7 @@ from faultcli.protect.chain import parse_chain
 from faultcli.recover.batchnorm import parse_recalibration
 from faultcli.report.trials import trials_jsonl
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plan_of(

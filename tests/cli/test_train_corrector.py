@@ -1,7 +1,7 @@
 """faultcli train-corrector, and what it wrote in evaluate and campaign. On the embedded demo."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,7 @@ import torch
 QUICK = ("--maps", 2, "--report-maps", 3, "--window", 250, "--quiet")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_it_trains_reports_and_is_used(faultcli: Callable[..., object], tmp_path: Path) -> None:

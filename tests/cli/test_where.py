@@ -162,6 +162,15 @@ def test_writes_the_map_and_its_store_shows_it_again(faultcli: Cli, tmp_path: Pa
     assert "evenly drawn" in refused.err
 
 
+def test_a_map_of_a_part_of_the_inputs_says_so(faultcli: Cli, tmp_path: Path) -> None:
+    store, page, again = (tmp_path / name for name in ("s.db", "m.html", "again.html"))
+    options = ("--trials", "64", "--inputs-per-trial", "8", "--store", store, "-o", page)
+    assert faultcli("where", *SMALL, *options).code == 0
+    assert "8 of 20 inputs per trial" in page.read_text(encoding="utf-8")
+    assert faultcli("report", store, "-o", again).code == 0
+    assert again.read_bytes() == page.read_bytes()
+
+
 def test_a_store_shows_nothing_before_the_end_or_when_damaged(faultcli: Cli, tmp_path: Path) -> None:
     store, page = tmp_path / "s.db", tmp_path / "m.html"
     assert faultcli("where", *SMALL, "--trials", "10", "--store", store).code == 0
@@ -188,6 +197,7 @@ def test_outputs_are_looked_at_before_anything_runs(faultcli: Cli, tmp_path: Pat
         (("-o", tmp_path / "m.png"), "m.png: is no kind of report of where"),
         (("-o", there), "m.svg"),
         (("-o", tmp_path / "m.html", "--worst", "2"), "--output"),
+        (("-o", tmp_path / "m.html", "--fault", "bitflip:1e-3"), "the map is of single flips"),
     ):
         done = faultcli("where", *SMALL, "--store", tmp_path / "s.db", *options)
         assert done.code == 2

@@ -107,11 +107,7 @@ class Adaptive(Corrector):
         Raises:
             CorrectorError: too few inputs, or no damaged copy with a usable window.
         """
-        if len(data.labels) < 2 * window:
-            raise CorrectorError(
-                f"{len(data.labels)} training inputs are too few for windows of {window}: twice as many are needed",
-                "give more --data, or a smaller --window",
-            )
+        data.check_windows(window)
         random = np.random.default_rng(seed)
         labels = data.labels.numpy()
         clean = data.clean.double().numpy()
