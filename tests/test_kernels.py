@@ -54,7 +54,9 @@ def built(directory: Path, words: Mapping[str, Tensor], shift: float) -> Any:
     config["tie_word_embeddings"] = False
     network = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
     state = packed.state()
-    state["lm_head.weight"] = state["model.embed_tokens.weight"] + shift
+    head = state["model.embed_tokens.weight"].clone()
+    head[::2] += shift  # of every other token, so that answers change
+    state["lm_head.weight"] = head
     network.load_state_dict(state)
     return network.eval()
 
@@ -90,6 +92,7 @@ def test_a_library_that_computes_otherwise_is_seen(
     assert found["largest_logit_difference"] == pytest.approx(float((own - other).abs().max()), rel=1e-4, abs=1e-6)
     agreed = (own.argmax(-1) == other.argmax(-1))[:, :-1]
     assert found["agreement"] == pytest.approx(float(agreed.float().mean()))
+    assert bool(agreed.all()) == (shift == 0.0)
     assert found["sdc"] == pytest.approx(float((~agreed.all(dim=1)).float().mean()))
     assert found["layers"] == ["Linear"]
     assert document["stored"] == document["original"]

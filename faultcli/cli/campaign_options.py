@@ -21,7 +21,7 @@ running = partial(option, "Running")
 SOME_INPUTS = (
     "auto|N",
     "Run N inputs per fault map, others in each, in place of all: means stay right, and more maps fit into the time."
-    " auto: as many as pay most.",
+    " auto: as many as pay most. Campaigns have 300 fault maps then, if nothing else is said.",
     "--inputs-per-trial",
 )
 
@@ -56,7 +56,7 @@ class Gates(Stopping):
     """What the verdict asks for, and with it how many trials there are."""
 
     trials: Annotated[
-        int | None, trials("N", "Fault maps per arm, at the most: 30, or 1000 with a gate or --until-ci.")
+        int | None, trials("N", "Fault maps per arm, at the most: 30, 1000 with a gate or --until-ci.")
     ] = None
     min_accuracy: Annotated[float | None, trials("A", "Gate: mean accuracy A or more, a fraction.")] = None
     max_drop: Annotated[

@@ -55,8 +55,8 @@ def harden(
     """Write a checkpoint as it lies in its memory: stored words, check words and constants, in one safetensors file.
 
     Every other command reads a hardened file as the model it is, and hits its words with faults. The tensors of a
-    quantised checkpoint stay as they are, beside check words. Example: faultcli harden model.safetensors --format q2.5
-    --protect scale=max:channel,inplace=2
+    quantised checkpoint keep their shapes; check words are added. Example: faultcli harden model.safetensors
+    --format q2.5 --protect scale=max:channel,inplace=2
     """
     from faultcli.checkpoint import Checkpoint
     from faultcli.checkpoint.packed import Packed

@@ -43,7 +43,11 @@ class Sampled:
     ] = "share"
     half_width: Annotated[
         float | None,
-        strata("W", "Stop when the whole memory is known to ± W, a fraction.", default="0.005 without the next"),
+        strata(
+            "W",
+            "Stop when the whole memory is known to ± W, a fraction.",
+            default="0.005, by layer 0.02, without the next",
+        ),
     ] = None
     stratum_half_width: Annotated[float | None, strata("W", "Stop when every stratum is known to ± W.")] = None
     by: Annotated[str, strata("layer|channel", "Bits of layers or channels.", default=True)] = "layer"

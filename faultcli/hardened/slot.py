@@ -70,11 +70,11 @@ class Slot:
         chain: Sequence[Protection],
         constants: Sequence[Constants | None] | None = None,
     ) -> Slot:
-        """Return the place of a tensor of a quantised checkpoint, whose words stay as they are.
+        """Return the place of a tensor of a quantised checkpoint, which keeps its dtype and shape.
 
         Args:
             name, dtype, shape: of the tensor in the file.
-            chain: its protections, which add check words.
+            chain: its protections, which add check words or take low bits for them.
             constants: of a file that is written; None: it will be.
 
         Raises:

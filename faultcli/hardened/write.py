@@ -160,7 +160,7 @@ class _Settings:
 @dataclass
 class _Writer:
     """Writes the bodies of all files, and their headers when all constants are known. `packed`: a quantised checkpoint,
-    whose words stay as they are."""
+    whose tensors keep their dtypes and shapes."""
 
     checkpoint: Checkpoint
     plans: Mapping[str, Slot]

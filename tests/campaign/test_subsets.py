@@ -13,11 +13,12 @@ import pytest
 import torch
 from small_campaign import PLAN, demo_workload, run_demo
 
+from faultcli.campaign.bench import Bench, Trial, fault_free
 from faultcli.campaign.executors.pool import Pool
 from faultcli.campaign.executors.processes import Processes
 from faultcli.campaign.gates import FaultFreeAccuracy, Gate, GateCheck, Verdict
-from faultcli.campaign.pilot import Pilot, components
-from faultcli.campaign.plan import Plan, cross
+from faultcli.campaign.pilot import INPUTS, MAPS, Pilot, components, pilot
+from faultcli.campaign.plan import MOST_TRIALS, Plan, cross
 from faultcli.campaign.records import ArmResult
 from faultcli.campaign.runner import run_campaign
 from faultcli.campaign.shard import Shard
@@ -109,6 +110,26 @@ def test_the_best_size_is_the_classical_one() -> None:
     assert replace(found, between=0.0).best() is None  # maps are alike: one of them on all inputs
     assert replace(found, map_seconds=1e4).best() is None
     assert replace(found, map_seconds=0.1).best(unit=12) == 48
+
+
+def test_a_pilot_is_what_its_trials_say() -> None:
+    """Held to the same trials, run one by one; the model is as it was afterwards."""
+    subject = Subject.open(limit=64)
+    before = subject.workload.logits()
+    original = fault_free(subject.workload)
+    found = pilot(PLAN, subject, original)
+    assert found is not None
+    parts = []
+    for number, arm in enumerate(PLAN.arms):
+        bench = Bench.set_up(subject, {number: arm}, original, seed=PLAN.seed, inputs_per_trial=INPUTS)
+        records = [bench.run(Trial(number, MOST_TRIALS + trial, arm.fault)) for trial in range(MAPS)]
+        parts.append(components([1 - (one.outcome.masked or 0) / INPUTS for one in records], INPUTS, 64))
+    subject.workload.load(subject.tensors)
+    assert parts[0] != parts[1]
+    assert (found.between, found.within) == tuple(map(pytest.approx, np.sum(parts, axis=0)))
+    assert found.inputs == 64
+    assert found.input_seconds > 0
+    assert torch.equal(subject.workload.logits(), before)
 
 
 def test_a_trial_is_what_all_inputs_say_of_its_part(tmp_path: Path) -> None:
