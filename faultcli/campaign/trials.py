@@ -148,6 +148,19 @@ class RunWith(TypedDict, total=False):
     on_inputs: Callable[[int | None, Pilot | None], None]
 
 
+def check_plan(plan: Plan, subject: Subject) -> None:
+    """Refuse what a subject is not made for, before the model runs or a store is made.
+
+    Raises:
+        UsageError: protections name tensors that are not there, or trials cannot run a part of the inputs.
+    """
+    for arm in plan.arms if subject.hardened is None else ():
+        arm.protect.check_names(subject.tensors)  # now, and not when the turn of its arm comes
+    if plan.inputs_per_trial is not None:
+        unit = subject.workload.architecture.batch or 1
+        check_subsets(subject.workload, unit if plan.inputs_per_trial == "auto" else plan.inputs_per_trial)
+
+
 @contextmanager
 def opened(plan: Plan, subject: Subject, *, draws: Draws = evenly, **means: Unpack[RunWith]) -> Iterator[Run]:
     """Open a plan on a subject for the length of a `with` block; afterwards the model is as before, bit for bit.
@@ -165,12 +178,9 @@ def opened(plan: Plan, subject: Subject, *, draws: Draws = evenly, **means: Unpa
     """
     start = time.perf_counter()
     executor, store = means.get("executor") or Serial(), means.get("store") or Store.open(None)
-    for arm in plan.arms if subject.hardened is None else ():
-        arm.protect.check_names(subject.tensors)  # now, and not when the turn of its arm comes
+    check_plan(plan, subject)
     subject = calibrating(subject, plan)
     workload = subject.workload
-    if isinstance(plan.inputs_per_trial, int):
-        check_subsets(workload, plan.inputs_per_trial)
     original = fault_free(workload, listen=True)
     if (look := means.get("on_original")) is not None:
         look(original.outcome)
@@ -201,7 +211,6 @@ def _inputs_per_trial(
     plan: Plan, subject: Subject, original: FaultFree, store: Store, draws: Draws
 ) -> tuple[int | None, Pilot | None]:
     """Return how many inputs a trial runs: as many as in the store, if it has a campaign; else what a pilot says."""
-    check_subsets(subject.workload, subject.workload.architecture.batch or 1)
     if store.begun:
         return store.inputs_per_trial, None
     found = pilot(plan, subject, original, draws)

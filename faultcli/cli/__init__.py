@@ -86,7 +86,7 @@ _MOVED = {  # options that were those of `campaign`
     "--find-max-ber": "faultcli curve --find-max-ber --min-accuracy A",
 }
 _EXTRA = re.compile(r"unexpected extra arguments?(?:\(s\))? \((.*)\)")
-_EXAMPLE = re.compile(r"Example: (faultcli .*)$")
+_EXAMPLE = re.compile(r"Example: (faultcli .*?)(?: Example: |$)")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
 
 app = typer.Typer(name="faultcli", rich_markup_mode="rich", context_settings={"help_option_names": ["--help", "-h"]})

@@ -87,7 +87,7 @@ def campaign(
         show_preview(plan, subject, running.store, shown.json)
         return
     with (
-        conducting(subject, running, threads, seconds, provenance, quiet=quiet) as how,
+        conducting(plan, subject, running, threads, seconds, provenance, quiet=quiet) as how,
         watching(plan, part, quiet) as look,
     ):
         result = run_campaign(plan, subject, shard=part, on_record=look, **how)

@@ -101,7 +101,7 @@ def curve(
         show_preview(plan, subject, running.store, shown.json)
         return
     with (
-        conducting(subject, running, threads, seconds, provenance, quiet=quiet) as how,
+        conducting(plan, subject, running, threads, seconds, provenance, quiet=quiet) as how,
         watching_curves(plan, quiet) as look,
     ):
         result = run_curves(plan, subject, on_record=look, **how)

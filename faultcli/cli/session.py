@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from faultcli.activations.guard import GuardId, Restrict
     from faultcli.activations.layers import SeenOutputs
     from faultcli.campaign.pilot import Pilot
-    from faultcli.campaign.plan import Arm
+    from faultcli.campaign.plan import Arm, Plan
     from faultcli.campaign.provenance import Provenance
     from faultcli.campaign.subject import Subject
     from faultcli.campaign.trials import RunWith
@@ -326,12 +326,22 @@ def in_seconds(budget: float | None) -> float | None:
 
 @contextmanager
 def conducting(
-    subject: Subject, running: Running, threads: int, seconds: float | None, provenance: Provenance, *, quiet: bool
+    plan: Plan,
+    subject: Subject,
+    running: Running,
+    threads: int,
+    seconds: float | None,
+    provenance: Provenance,
+    *,
+    quiet: bool,
 ) -> Iterator[RunWith]:
-    """Give what trials are run with, for the length of a `with` block; an interrupt says what is kept."""
+    """Give what trials are run with, for the length of a `with` block; an interrupt says what is kept. A plan that
+    makes no sense leaves no store."""
     from faultcli.campaign.executors import executor_of
     from faultcli.campaign.store import Store
+    from faultcli.campaign.trials import check_plan
 
+    check_plan(plan, subject)
     with executor_of(running.workers, running.ray, threads) as executor, closing(Store.open(running.store)) as kept:
         try:
             yield {

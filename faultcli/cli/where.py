@@ -150,11 +150,12 @@ def where(
         confidence=asked.confidence,
         inputs_per_trial=size,
     )
+    aim.check(plan)
     threads = set_threads(running.threads, several=running.several)
     subject = opened_with_notes(model, workload, at_risk, arms, quiet=quiet)
     seconds, provenance = in_seconds(asked.budget), provenance_of(subject, command_line(), [])
     with (
-        conducting(subject, running, threads, seconds, provenance, quiet=quiet) as how,
+        conducting(plan, subject, running, threads, seconds, provenance, quiet=quiet) as how,
         progress(quiet) as display,
     ):
         what = "single flips" if isinstance(law, AnyBit) else "fault maps"

@@ -104,7 +104,7 @@ def where_format(name: str) -> Callable[[WhereReport], bytes]:
 def _named(name: str, table: Mapping[str, _Kind], what: str) -> _Kind:
     known = [suffix for suffix in table if name.lower().endswith(suffix)]
     if not known:
-        raise UsageError(f"{name}: is no kind of {what}", f"end the name in {', '.join(table)}")
+        raise UsageError(f"{name or 'a folder'}: is no kind of {what}", f"end the name in {', '.join(table)}")
     return table[max(known, key=len)]
 
 

@@ -47,7 +47,7 @@ def campaign_html(result: CampaignResult) -> str:
             "</div>",
             *_all_arms(result),
         ],
-        _footer(result.plan.confidence, result.measure),
+        _footer(result.plan.confidence, result.measure, part=result.plan.inputs_per_trial is not None),
     )
 
 
@@ -72,12 +72,12 @@ def curve_html(result: CurveResult) -> str:
     )
 
 
-def _footer(confidence: float, measure: Measure = ACCURACY) -> str:
+def _footer(confidence: float, measure: Measure = ACCURACY, *, part: bool = False) -> str:
+    unit = "the fault map, with the inputs that it was run on" if part else "the fault map, not the input"
     gains = "percentage points" if measure.score is None else measure.score
     return (
         f"Rates are in percent of the inputs, averaged over fault maps; gains in {gains}; "
-        f"intervals are {percent(confidence, 0)} % over fault maps. The unit of every statement is the fault map, "
-        "not the input."
+        f"intervals are {percent(confidence, 0)} % over fault maps. The unit of every statement is {unit}."
     )
 
 

@@ -15,7 +15,7 @@ UNDEFINED = "–"
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """Write a fraction as a percentage without its sign."""
-    return UNDEFINED if fraction is None else f"{100 * fraction:.{digits}f}"
+    return UNDEFINED if fraction is None else f"{100 * fraction:z.{digits}f}"
 
 
 def flips_text(flips: float | None) -> str:

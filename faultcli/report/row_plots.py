@@ -124,8 +124,11 @@ _ANSWERS = (
 
 
 def trial_plots(result: CampaignResult) -> list[Plot]:
-    """Accuracy of every trial: a dot per value, its area the number of trials there; mean and interval as a bar."""
+    """Accuracy of every trial: a dot per value, its area the number of trials there; mean and interval as a bar. None
+    where trials ran a part of the inputs: an estimate from a few is no accuracy that a map leaves."""
     plots: list[Plot] = []
+    if result.plan.inputs_per_trial is not None:
+        return plots
     confidence, look_of = result.plan.confidence, looks(result)
     for form, of_format in by_format(arm for arm in result.arms if arm.records).items():
         for title, arms in paged(form, of_format):

@@ -177,7 +177,7 @@ def where_lines(result: WhereResult) -> list[str]:
         f" {percent(-means['drop'], 3)} points)"
     )
     if whole is None:
-        seen = f"{counted(trials, 'trial')} do not finish the pilot, so nothing is said of the whole"
+        seen = f"{counted(trials, 'trial')}: the pilot is not finished, so nothing is said of the whole"
     lines = [f"critical: {result.aim.critical.text}", seen]
     sizes = _sizes(result)
     if sizes["network"] is not None:

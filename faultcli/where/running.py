@@ -96,6 +96,18 @@ class Aim:
                 problem = f"{name} {width:g}: half of an interval's width lies between 0 and 0.5"
                 raise UsageError(problem, f"try: {name} 0.01, which is one point")
 
+    def check(self, plan: Plan) -> None:
+        """Refuse to ask of a part of the inputs what is of all of them.
+
+        Raises:
+            UsageError: trials run a part of the inputs, and what is critical is of all.
+        """
+        if plan.inputs_per_trial is not None and self.critical.kind != "share":
+            problem = (
+                f"--critical {self.critical.kind}: is of all inputs of a trial, and --inputs-per-trial runs a part"
+            )
+            raise UsageError(problem, "leave one of the two out")
+
 
 @dataclass(frozen=True)
 class WhereResult:
@@ -144,9 +156,7 @@ def run_where(
         StoreError: the store holds another campaign.
         WorkloadError: the model fails.
     """
-    if plan.inputs_per_trial is not None and aim.critical.kind != "share":
-        problem = f"--critical {aim.critical.kind}: is of all inputs of a trial, and --inputs-per-trial runs a part"
-        raise UsageError(problem, "leave one of the two out")
+    aim.check(plan)
     draws = partial(_pilot, plan.seed, channels=channels, blind=blind)
     with opened(plan, subject, draws=draws, **means) as run:
         if run.original.outcome.masked is None or run.original.outcome.correct1 is None:

@@ -59,8 +59,9 @@ class Trust:
         found = f"of windows with the class mix of training, {100 * self.expected:.1f} % are expected to be refused"
         if self.enough:
             return f"{found} (from {self.maps} fault maps, each judged by the others)"
+        few = "1 fault map is" if self.maps == 1 else f"{self.maps} fault maps are"
         return (
-            f"{self.maps} fault maps are too few to tell how many fair windows will be refused: "
+            f"{few} too few to tell how many fair windows will be refused: "
             f"train on {_FEWEST_MAPS} per level and {_FREEDOM + 4} in all, or more, with --maps"
         )
 
