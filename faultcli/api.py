@@ -164,7 +164,10 @@ def run_campaign(
         inputs_per_trial=how.get("inputs_per_trial"),
     )
     if any(arm.looks for arm in arms):
-        subject.classifier("recalibrate=" if correct is None else "corrector=")
+        if any(arm.recalibrate for arm in arms):
+            subject.classifier("recalibrate=")
+        if correct is not None:
+            subject.answering("corrector=")
         subject = subject if subject.unlabelled is not None else subject.looking_at(how.get("unlabelled"))
     kept_in = None if store is None else Path(store)
     with closing(Store.open(kept_in)) as kept, executor_of(how.get("workers", 1)) as executor:

@@ -300,10 +300,18 @@ def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quie
         note(f"warning: {doubt}", quiet=quiet)
 
 
+def check_looks(subject: Subject, arms: Sequence[Arm]) -> None:
+    """Refuse a recalibration of what is no classifier, and a corrector of what has no logits; UsageError."""
+    if any(arm.recalibrate for arm in arms):
+        subject.classifier("--recalibrate")
+    if any(arm.correct for arm in arms):
+        subject.answering("--corrector")
+
+
 def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unlabelled: str | None) -> Subject:
     """Load what recalibrations and correctors of a campaign look at, if any does."""
     if any(arm.looks for arm in arms):
-        subject.classifier("--recalibrate" if correct is None else "--corrector")
+        check_looks(subject, arms)
     if unlabelled is not None and any(arm.guard for arm in arms):
         return subject.looking_at(unlabelled)
     if any(arm.recalibrate or (arm.correct and correct and correct.needs_inputs) for arm in arms):
