@@ -22,6 +22,7 @@ from faultcli.protect.protected_tensor import StoredTensor
 
 MAPS = 20  # per tensor and chain; they cost no run of the model
 _TOGETHER = 1 << 15  # words that chains which read many of them together read in these maps, two maps at the least
+_LONG = 64  # words
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def options_of(
     seed: int,
     kept: int = 0,
 ) -> Iterator[tuple[Chain, dict[str, Option]]]:
-    """Yield, chain by chain, the tensors behind it; those that it does not work on are left out.
+    """Yield, chain by chain, the tensors behind it; those that it does not work on are left out, and so are those of
+    which long blocks are sure to be lost.
 
     What a chain finds for several tensors together (which of them keep their bits in `ldpc`), it finds for all.
 
@@ -89,6 +91,8 @@ def options_of(
             tensor = image.tensors[name]
             stored = tensor.rows if isinstance(tensor, ArrangedTensor) else tensor
             assert isinstance(stored, StoredTensor)
+            if _hopeless(stored, law) and (name in served or chain != chains[-1]):
+                continue  # decoding for nothing takes longest
             maps = max(kept, min(MAPS, max(2, _TOGETHER // stored.group)))
             patches = [image.patch(image.draw(law, seed=seed, trial=trial)) for trial in range(maps)]
             damage = expected_damage(image, name, subject.tensors[name], curvature[name], patches)
@@ -115,6 +119,12 @@ def _written(
         return
     for name, tensor in whole.tensors.items():
         yield name, MemoryImage.around({name: tensor}, format, chain)
+
+
+def _hopeless(stored: StoredTensor, law: FaultLaw) -> bool:
+    """Whether long blocks of a tensor have more flips than can be corrected."""
+    ber = law.ber
+    return ber is not None and stored.group >= _LONG and any(link.block_failure(ber) == 1.0 for link in stored.links)
 
 
 def expected_damage(
