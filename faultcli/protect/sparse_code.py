@@ -28,8 +28,8 @@ _SEED = 0x1DBC
 _MOST = 25.0  # of a log-likelihood ratio
 _TINY = 1e-7
 _FEWEST, _WORST = 1e-6, 0.25  # bit-error rates that a block is taken to have
-_LONG, _EASY = 4096, 0.5  # bits of a block, and share of its redundancy, at which flipping bits is tried
-_ROUNDS = 40  # of flipping bits
+_LONG, _EASY = 4096, 0.4  # bits of a block, and share of its redundancy, at which flipping bits is tried
+_ROUNDS = 100  # of flipping bits
 _KEPT = 0.6  # of the bits of a round, drawn, so that bits of one sum do not flip to and fro together
 _STEADY = 2  # rounds in which all are
 

@@ -19,9 +19,11 @@ from faultcli.memory import MemoryImage, Patch
 from faultcli.protect.arranged import ArrangedTensor
 from faultcli.protect.chain import Chain, Links
 from faultcli.protect.protected_tensor import StoredTensor
+from faultcli.protect.spare_bits import SparingProtection
 
 MAPS = 20  # per tensor and chain; they cost no run of the model
-_TOGETHER = 1 << 15  # words that chains which read many of them together read in these maps, two maps at the least
+_ENOUGH, _FEWEST = 1 << 18, 4  # weights in all maps of a tensor, of which large ones have many each; maps at the least
+_TOGETHER, _FEWEST_TOGETHER = 1 << 15, 2  # the same where a chain reads many words together, which takes long
 _LONG = 64  # words
 
 
@@ -68,7 +70,8 @@ def options_of(
     kept: int = 0,
 ) -> Iterator[tuple[Chain, dict[str, Option]]]:
     """Yield, chain by chain, the tensors behind it; those that it does not work on are left out, and so are those of
-    which long blocks are sure to be lost.
+    which long blocks are sure to be lost. Where a long code holds twice the rate, one that gives up more bits is not
+    looked at.
 
     What a chain finds for several tensors together (which of them keep their bits in `ldpc`), it finds for all.
 
@@ -84,20 +87,28 @@ def options_of(
     Raises:
         FaultcliError: no chain works on a tensor; says why the last one does not.
     """
-    served: set[str] = set()
+    served, enough = set[str](), dict[tuple[type, ...], float]()
     for chain in chains:
+        kinds, budget = tuple(map(type, chain.links)), _budget(chain)
+        if budget > enough.get(kinds, math.inf):
+            yield chain, {}
+            continue
+        sure = True
         found: dict[str, Option] = {}
         for name, image in _written(subject, format, chain, law, served if chain == chains[-1] else subject.tensors):
             tensor = image.tensors[name]
             stored = tensor.rows if isinstance(tensor, ArrangedTensor) else tensor
             assert isinstance(stored, StoredTensor)
-            if _hopeless(stored, law) and (name in served or chain != chains[-1]):
+            if _blocks_fail(stored, law) == 1 and (name in served or chain != chains[-1]):
                 continue  # decoding for nothing takes longest
-            maps = max(kept, min(MAPS, max(2, _TOGETHER // stored.group)))
+            maps = max(kept, _maps(stored))
             patches = [image.patch(image.draw(law, seed=seed, trial=trial)) for trial in range(maps)]
             damage = expected_damage(image, name, subject.tensors[name], curvature[name], patches)
             reads = Reads(image, tuple(patches[:kept])) if kept else None
             found[name] = Option(chain.links, stored.extra_bits, stored.code_words, damage, reads)
+            sure &= _blocks_fail(stored, law, times=2) == 0 and not any(patch.values_changed for patch in patches)
+        if sure and len(found) == len(subject.tensors):
+            enough[kinds] = budget
         served |= found.keys()
         yield chain, found
 
@@ -121,10 +132,20 @@ def _written(
         yield name, MemoryImage.around({name: tensor}, format, chain)
 
 
-def _hopeless(stored: StoredTensor, law: FaultLaw) -> bool:
-    """Whether long blocks of a tensor have more flips than can be corrected."""
-    ber = law.ber
-    return ber is not None and stored.group >= _LONG and any(link.block_failure(ber) == 1.0 for link in stored.links)
+def _maps(stored: StoredTensor) -> int:
+    together = max(_FEWEST_TOGETHER, _TOGETHER // stored.group)
+    return min(MAPS, together, max(_FEWEST, _ENOUGH // max(1, stored.elements)))
+
+
+def _budget(chain: Chain) -> float:
+    """Return the bits that a chain gives up of every word; 0 if it gives up none."""
+    return sum(link.spare for link in chain.links if isinstance(link, SparingProtection))
+
+
+def _blocks_fail(stored: StoredTensor, law: FaultLaw, times: float = 1.0) -> float | None:
+    """Return how probably the long blocks of a tensor are lost, at so many times the rate; None if it has none."""
+    failures = [link.block_failure(times * (law.ber or 0.0)) for link in stored.links if link.block >= _LONG]
+    return max((failure for failure in failures if failure is not None), default=None)
 
 
 def expected_damage(

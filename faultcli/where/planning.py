@@ -197,7 +197,7 @@ def _options(subject: Subject, asked: PlanGoal, bend: Mapping[str, Tensor], say:
     options: dict[str, list[Option]] = {name: [] for name in subject.tensors}
     told = {"seed": asked.seed, "kept": asked.choose_maps}
     for chain, found in options_of(subject, asked.format, asked.law, asked.candidates, bend, **told):
-        say(f"{chain.text}: {len(found)} of {len(options)} tensors")
+        say(f"{chain.text}: {f'{len(found)} of {len(options)} tensors' if found else 'left out'}")
         for name, one in found.items():
             own = [*options[name], one]
             taken = {id(each) for each in hull(own)}
