@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,10 @@ def make_ray() -> Executor:
 
 @pytest.mark.parametrize("make", [lambda: Pool(Processes(2)), make_ray], ids=["processes", "ray"])
 def test_every_executor_gives_the_same_exports(make: Callable[[], Executor], undisturbed: bytes) -> None:
+    part = replace(PLAN, arms=PLAN.arms[:2], trials=4, inputs_per_trial=7)
     with closing(make()) as executor:
         assert trials_jsonl(run_demo(executor=executor)) == undisturbed
+        assert trials_jsonl(run_demo(executor=executor, plan=part)) == trials_jsonl(run_demo(plan=part))
 
 
 def test_three_shards_merged_are_the_whole(tmp_path: Path, undisturbed: bytes) -> None:
