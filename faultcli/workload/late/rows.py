@@ -7,7 +7,7 @@ they are used some runs on inputs at random are held to them, bit for bit; where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -130,8 +130,8 @@ class LateRows(LateStart):
     def _keep(self) -> None:
         super()._keep()
         assert self._kept is not None
-        parts, self._kept = list(self._kept.values()), {}  # kept, but not in batches
-        self._joined = _Joined(parts, self._batches.batch_size)
+        self._joined = _Joined(list(self._kept.values()), self._batches.batch_size)
+        self._kept = {}  # all is in one piece
         self._check()
 
     def _check(self) -> None:
@@ -171,7 +171,7 @@ class _Joined:
     """Values of the run without faults, of all inputs.
 
     Args:
-        parts: those of its batches, in order.
+        parts: those of its batches, in order; emptied.
         size: of every batch.
 
     Raises:
@@ -183,10 +183,11 @@ class _Joined:
         self._values = self._join([part.values for part in parts], size)
         self._output = self._join([part.output for part in parts], size)
 
-    def _join(self, parts: Sequence[Mapping[Any, Any]], size: int) -> dict[Any, Any]:
+    def _join(self, parts: Sequence[dict[Any, Any]], size: int) -> dict[Any, Any]:
         joined = {}
-        for key, first in parts[0].items():
-            values = [part[key] for part in parts]
+        for key in list(parts[0]):
+            values = [part.pop(key) for part in parts]  # let go of, so that no more than one value is there twice
+            first = values[0]
             if isinstance(first, Tensor):
                 if not all(value.dim() and len(value) == size for value in values):
                     raise UntraceableError(f"keeps a value without a row per input: {key}")
@@ -212,11 +213,10 @@ class _Joined:
         with torch.inference_mode(mode=False), torch.no_grad():  # where writing into values is counted
             taken = value.index_select(0, rows.to(value.device))
             strides = self._strides[key]
-            return (
-                taken
-                if taken.stride() == strides
-                else torch.empty_strided(taken.shape, strides, dtype=taken.dtype, device=taken.device).copy_(taken)
-            )
+            if taken.stride() == strides:
+                return taken
+            laid_out = torch.empty_strided(taken.shape, strides, dtype=taken.dtype, device=taken.device)
+            return laid_out.copy_(taken)
 
 
 class _Taken(dict[Any, Any]):
