@@ -300,16 +300,10 @@ def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quie
         note(f"warning: {doubt}", quiet=quiet)
 
 
-def check_looks(subject: Subject, arms: Sequence[Arm]) -> None:
-    """Refuse a recalibration of what is no classifier, and a corrector of what has no logits; UsageError."""
-    if any(arm.recalibrate for arm in arms):
-        subject.classifier("--recalibrate")
-    if any(arm.correct for arm in arms):
-        subject.answering("--corrector")
-
-
 def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unlabelled: str | None) -> Subject:
     """Load what recalibrations and correctors of a campaign look at, if any does."""
+    from faultcli.campaign.looks import check_looks
+
     if any(arm.looks for arm in arms):
         check_looks(subject, arms)
     if unlabelled is not None and any(arm.guard for arm in arms):
