@@ -113,7 +113,7 @@ def test_decoding_against_a_slow_decoder() -> None:
     prior = [0.02, 0.08, 0.2, 0.2, 0.2, 0.2, 0.08, 0.02]
     log_prior = torch.tensor(prior).log()
     corrected = agreed = 0
-    for _ in range(25):
+    for _ in range(12):
         values = draw.choice(8, size=words, p=prior)
         data = np.concatenate([(values[:, None] >> np.arange(2, -1, -1) & 1).reshape(-1), draw.integers(2, size=8)])
         data = data.astype(np.uint8)
@@ -124,8 +124,8 @@ def test_decoding_against_a_slow_decoder() -> None:
         expected = slow(code, read, code.rate_of(wrong), prior, words) if wrong else data.tolist()
         agreed += (expected == got.bits.tolist()) if got.whole else expected is None
         corrected += got.whole and bool((got.bits == data).all())
-    assert agreed >= 24  # float32 against float64, where neither is sure
-    assert corrected >= 10  # the block is short, and some are lost
+    assert agreed >= 11  # float32 against float64, where neither is sure
+    assert corrected >= 5  # the block is short, and some are lost
 
 
 def test_flipping_bits_finds_what_belief_propagation_finds() -> None:
