@@ -7,13 +7,16 @@ READY  := $(VENV)/.ready
 # The C library keeps freed memory for the next forward pass, as the commands have it (faultcli/workload/process.py).
 KEEP   := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
 
+# Tests start many processes: modules are compiled once, even where Python is told to write no bytecode.
+BYTECODE := PYTHONDONTWRITEBYTECODE=
+
 .PHONY: demo test lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/faultcli campaign --ber 1e-4 --format q2.5
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(KEEP) $(BYTECODE) $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

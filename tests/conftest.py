@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import signal
 import tempfile
@@ -10,17 +12,28 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 
 from tests.warm import warm_programs
 
 
 def pytest_configure() -> None:
-    """What is started with nohup or in the background ignores signals, and so would every process of the tests."""
+    """What is started with nohup or in the background ignores signals, and so would every process of the tests.
+
+    And typer builds the options of all commands anew for every call, which takes longer than most calls.
+    """
+    typer.main.get_command = functools.cache(typer.main.get_command)
     handlers = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
     for name, handler in handlers.items():
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_collection_finish() -> None:
+    """What the tests and their libraries are stays until the end: no garbage collection has to look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

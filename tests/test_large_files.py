@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,65 @@ KEPT = 48 << 20  # bytes of temporaries of all sizes that a command keeps for th
 ROWS = 8192  # many channels, as in language models
 SHARDS = 2
 
-# Run in a process of its own: once on a small checkpoint, for what the libraries take, and once on a large one.
-# ru_maxrss survives exec, so that it would be the peak of the process that runs the tests; VmHWM starts anew.
-PEAKS = """
-import re, sys
+# Runs commands in a process of its own, once on a small checkpoint, for what the libraries take, and once on a large
+# one. It is a fork of one that has loaded them, which all tests share; its peak starts with what it begins with.
+SERVER = """
+import importlib, json, os, pkgutil, re, sys
+import faultcli
+for module in pkgutil.walk_packages(faultcli.__path__, "faultcli."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 from faultcli.cli import run
-for model in ("small", "large"):
-    for line in sys.argv[1:]:
-        code = run(line.format(model=model).split())
-        assert code == 0, (line, code)
-    print("peak", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+told = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for asked in sys.stdin:
+    child = os.fork()
+    if not child:
+        folder, lines = json.loads(asked)
+        os.chdir(folder)
+        for model in ("small", "large"):
+            if any(run(line.format(model=model).split()) for line in lines):
+                os._exit(1)
+            peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+            print("peak", peak, file=told, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("ended", file=told, flush=True)
 """
+Peaks = Callable[[list[str], Path], tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peaks]:
+    """What commands take at most, in bytes, on the small model in a folder and on the large one after it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    # glibc else raises both as it goes, by its history, and keeps what was freed: one tensor of 40 MB more or less.
+    environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    environment["MALLOC_TRIM_THRESHOLD_"] = str(1 << 20)
+    errors = tmp_path_factory.mktemp("peaks") / "errors.txt"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def measured(lines: list[str], folder: Path) -> tuple[int, int]:
+            print(json.dumps([str(folder), lines]), file=server.stdin, flush=True)
+            found = list(iter(server.stdout.readline, "ended\n")) if server.poll() is None else []  # type: ignore[union-attr]
+            assert len(found) == 2, errors.read_text()
+            small, large = (1024 * int(line.split()[1]) for line in found)
+            return small, large
+
+        yield measured
+        server.communicate()
 
 
 def sparse_checkpoint(directory: Path, per_shard: int) -> None:
@@ -61,7 +110,9 @@ def sparse_checkpoint(directory: Path, per_shard: int) -> None:
     ],
     ids=["inject native", "inject q2.5", "scale and undo", "scale the model", "inspect"],
 )
-def test_memory_follows_the_largest_tensor_not_the_file(lines: list[str], tensors_held: int, tmp_path: Path) -> None:
+def test_memory_follows_the_largest_tensor_not_the_file(
+    lines: list[str], tensors_held: int, peaks: Peaks, tmp_path: Path
+) -> None:
     sparse_checkpoint(tmp_path / "small", 2)
     sparse_checkpoint(tmp_path / "large", 8)
     small, large = peaks(lines, tmp_path)
@@ -94,21 +145,10 @@ def one_tensor(file: Path, nbytes: int) -> None:
     ],
     ids=["inject int8", "harden, read and repair", "scale"],
 )  # fmt: skip
-def test_memory_is_a_few_times_the_largest_tensor(lines: list[str], tensors_held: float, tmp_path: Path) -> None:
+def test_memory_is_a_few_times_the_largest_tensor(
+    lines: list[str], tensors_held: float, peaks: Peaks, tmp_path: Path
+) -> None:
     for name, nbytes in (("small", 1 << 20), ("large", LARGE)):
         one_tensor(tmp_path / f"{name}.safetensors", nbytes)
     small, large = peaks([line.replace("{end}", ".safetensors") for line in lines], tmp_path)
     assert large - small < tensors_held * LARGE + KEPT
-
-
-def peaks(lines: list[str], folder: Path) -> tuple[int, int]:
-    """Return what the commands took at most, in bytes, on the small model and on the large one after it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    # glibc else raises both as it goes, by its history, and keeps what was freed: one tensor of 40 MB more or less.
-    environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
-    environment["MALLOC_TRIM_THRESHOLD_"] = str(1 << 20)
-    command = [sys.executable, "-c", PEAKS, *lines]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    small, large = (1024 * int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
-    return small, large

@@ -44,6 +44,7 @@ LAYERS = [
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 
 def layer_of(module: str) -> str | None:
@@ -62,15 +63,15 @@ def imported(tree: ast.AST) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_downward(path: Path) -> None:
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if own in ("__init__", "__main__"):
-        return
-    for module in imported(ast.parse(path.read_text())):
-        other = layer_of(module)
-        if other in LAYERS:
-            assert LAYERS.index(other) <= LAYERS.index(own), f"{own} imports {module}"
+def test_imports_go_downward() -> None:
+    upward = []
+    for path, tree in TREES.items():
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for module in imported(tree) if own in LAYERS else ():
+            other = layer_of(module)
+            if other in LAYERS and LAYERS.index(other) > LAYERS.index(own):
+                upward.append(f"{path.relative_to(PACKAGE)} imports {module}")
+    assert upward == []
 
 
 def named(path: Path) -> str:
@@ -85,7 +86,7 @@ def uses(path: Path) -> set[str]:
     """The modules that one imports, in functions and for types only, too. What a package's `__init__` hands on is
     imported from the package; that every module of a package runs its `__init__` first does not count."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -102,12 +103,17 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
     return None
 
 
-def test_no_circle_of_modules() -> None:
-    assert circle({module: uses(path) for module, path in MODULES.items()}) is None
+@pytest.fixture(scope="module")
+def graph_of_modules() -> dict[str, set[str]]:
+    return {module: uses(path) for module, path in MODULES.items()}
+
+
+def test_no_circle_of_modules(graph_of_modules: dict[str, set[str]]) -> None:
+    assert circle(graph_of_modules) is None
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: folder.name)
-def test_no_circle_among_neighbours(folder: Path) -> None:
+def test_no_circle_among_neighbours(folder: Path, graph_of_modules: dict[str, set[str]]) -> None:
     """The modules and folders of one folder, a folder seen as a whole."""
 
     def member(module: str) -> str | None:
@@ -115,16 +121,16 @@ def test_no_circle_among_neighbours(folder: Path) -> None:
         return path.relative_to(folder).parts[0] if path.is_relative_to(folder) else None
 
     graph: dict[str, set[str]] = {}
-    for module, path in MODULES.items():
+    for module, used in graph_of_modules.items():
         if (own := member(module)) is not None:
-            graph.setdefault(own, set()).update({member(other) for other in uses(path)} - {own, None})
+            graph.setdefault(own, set()).update({member(other) for other in used} - {own, None})
     assert circle(graph) is None
 
 
 def test_no_two_classes_of_one_name() -> None:
     homes: dict[str, list[str]] = {}
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(TREES[path]):
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(module)
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
@@ -135,16 +141,16 @@ def test_every_module_has_its_layer() -> None:
     assert found - {"__init__", "__main__"} == set(LAYERS)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in FILES if path.relative_to(PACKAGE).parts[0] != "cli"],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_only_the_command_line_prints_or_exits(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            assert name not in ("print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write"), name
+def test_only_the_command_line_prints_or_exits() -> None:
+    ends = ("print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write")
+    found = [
+        f"{path.relative_to(PACKAGE)}: {ast.unparse(node.func)}"
+        for path, tree in TREES.items()
+        if path.relative_to(PACKAGE).parts[0] != "cli"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ends
+    ]
+    assert found == []
 
 
 def test_help_loads_no_heavy_library() -> None:
@@ -161,18 +167,21 @@ def test_help_loads_no_heavy_library() -> None:
 )
 def test_a_package_says_what_is_in_it(package: Path) -> None:
     """Every module and package in it, one line each: `name    what it is for`."""
-    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    text = ast.get_docstring(TREES[package / "__init__.py"]) or ""
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
     packages = {path.parent.name for path in package.glob("*/__init__.py")}
     listed = re.findall(r"^ *(\w+) {2,}\S", text, re.MULTILINE)
     assert sorted(listed) == sorted(modules | packages)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_functions_take_few_arguments(path: Path) -> None:
+def test_functions_take_few_arguments() -> None:
     """What belongs together is one value, options on the command line too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
-            count = len([one for one in given if one.arg not in ("self", "cls")])
-            assert count + bool(node.args.vararg) + bool(node.args.kwarg) <= 8, node.name
+    many = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                count = len([one for one in given if one.arg not in ("self", "cls")])
+                if count + bool(node.args.vararg) + bool(node.args.kwarg) > 8:
+                    many.append(f"{path.relative_to(PACKAGE)}: {node.name}")
+    assert many == []

@@ -44,9 +44,17 @@ def as_bits(tensor: torch.Tensor) -> torch.Tensor:
     return torch.where(tensor.isnan(), torch.nan, tensor).double().view(torch.int64)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("format", FORMATS)
+# A third of all triples, with every pair of two among them.
+TRIPLES = [
+    (format, factor, dtype)
+    for i, format in enumerate(FORMATS)
+    for j, factor in enumerate(FACTORS)
+    for k, dtype in enumerate(DTYPES)
+    if (i + j + k) % 3 == 0
+]
+
+
+@pytest.mark.parametrize(("format", "factor", "dtype"), TRIPLES)
 def test_a_file_reads_as_the_trial(format: str, factor: str | None, dtype: torch.dtype, tmp_path: Path) -> None:
     given = checkpoint(tmp_path, dtype, factor)
     names = select(given.tensors.values())

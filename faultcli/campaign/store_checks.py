@@ -19,7 +19,7 @@ from faultcli.campaign.records import Failure
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips
 from faultcli.faults.memories import parse_range
-from faultcli.faults.one_bit import AnyBit
+from faultcli.faults.one_bit import AnyBit, EachLayer
 from faultcli.workload.measures import Bounds
 
 MOST_REPEATS = 1_000_000  # trials of a curve with one number of flips: they are numbered flips · MOST_REPEATS + repeat
@@ -125,6 +125,11 @@ def read_arm_cell(cell: object) -> Arm:
         return read_arm(arm)
     except FaultcliError as error:
         raise Damaged(f"an arm is not known here: {error.message}") from None
+
+
+def of_where(arm: Arm) -> bool:
+    """Whether trials of `faultcli where` are an arm's, each by a law of its own."""
+    return isinstance(arm.fault, AnyBit | EachLayer)
 
 
 def read_failure(row: Sequence[object], number: int, arm: Arm, bits: int) -> Failure:

@@ -63,10 +63,12 @@ class BriefHelp(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         rare = () if ctx.meta.get("help_all") else getattr(self.callback, "rare", ())
-        for one in self.params:
-            if one.name in rare:
-                one.hidden = True  # type: ignore[attr-defined]
+        left_out: list[Any] = [one for one in self.params if one.name in rare]
+        for one in left_out:
+            one.hidden = True
         super().format_help(ctx, formatter)
+        for one in left_out:
+            one.hidden = False
 
 
 def _fields_of(command: Callable[..., None]) -> dict[str, _Field]:

@@ -1,6 +1,6 @@
 """A small campaign on the embedded demo, for tests; also as a process: `small_campaign.py STORE KIND PAUSE`.
 
-As a process it runs the trials serially, on `processes` or on `ray`, and prints a line `kept ARM TRIAL` for every trial
+As a process it runs the trials serially or on `processes`, and prints a line `kept ARM TRIAL` for every trial
 that the store has acknowledged.
 """
 
@@ -72,10 +72,6 @@ def main(path: str, kind: str, pause: str) -> None:
     executor: Executor = Serial()
     if kind == "processes":
         executor = Pool(Processes(2))
-    elif kind == "ray":
-        from faultcli.campaign.executors.actors import RayActors
-
-        executor = Pool(RayActors("local", 2))
     with closing(Store.open(Path(path))) as store, closing(executor):
         print("started", flush=True)
 

@@ -8,7 +8,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from test_kills import descendants
 from torch import nn
 
 from faultcli.campaign.bench import Bench, Trial, fault_free
-from faultcli.campaign.executors.base import Executor, Serial
+from faultcli.campaign.executors.base import Serial
 from faultcli.campaign.executors.parcel import load_mapped, pack, unpack
 from faultcli.campaign.executors.pool import ATTEMPTS, Answer, Crew, Pool
 from faultcli.campaign.executors.processes import Processes, _work
@@ -41,19 +41,9 @@ def make_bench(limit: int = 10) -> Bench:
     return Bench(workload, image, fault_free(workload), 0, {}, {})
 
 
-def make_ray() -> Executor:
-    pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
-    from faultcli.campaign.executors.actors import RayActors
-
-    return Pool(RayActors("local", 2))
-
-
-@pytest.mark.parametrize("make", [lambda: Pool(Processes(2)), make_ray], ids=["processes", "ray"])
-def test_every_executor_gives_the_same_exports(make: Callable[[], Executor], undisturbed: bytes) -> None:
-    part = replace(PLAN, arms=PLAN.arms[:2], trials=4, inputs_per_trial=7)
-    with closing(make()) as executor:
+def test_processes_give_the_same_exports(undisturbed: bytes) -> None:
+    with closing(Pool(Processes(2))) as executor:
         assert trials_jsonl(run_demo(executor=executor)) == undisturbed
-        assert trials_jsonl(run_demo(executor=executor, plan=part)) == trials_jsonl(run_demo(plan=part))
 
 
 def test_three_shards_merged_are_the_whole(tmp_path: Path, undisturbed: bytes) -> None:
@@ -268,30 +258,38 @@ def test_a_worker_ends_in_silence_when_its_supervisor_leaves_an_answer_unread() 
     assert worker.exitcode == 0
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
-def test_a_ray_of_our_own_listens_on_loopback_only() -> None:
+def test_a_ray_of_our_own(undisturbed: bytes) -> None:
+    """It gives the same exports, listens on loopback only, and leaves signals to those who had them: all in one test,
+    as Ray takes long to start."""
     pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
     from faultcli.campaign.executors.actors import RayActors
 
-    before = set(listening())
-    crew = RayActors("local", 2)
-    with closing(crew):
-        crew.share(make_bench())
-        for worker in range(2):
-            crew.send(worker, Trial(0, worker, parse_law("bitflip:1e-3")))
-        answered: set[int] = set()
-        while len(answered) < 2:
-            answered |= {answer.worker for answer in crew.receive(120)}
-        found = [place for place in listening() if place not in before]
-    assert len(found) >= 5  # the driver, the raylet, the store of the cluster's state, two actors
-    outside = [place for place in found if not place[1].is_loopback]
-    assert not outside
+    def mine(number: int, frame: object) -> None:
+        seen.append(number)
+
+    seen: list[int] = []
+    handler, places = signal.signal(signal.SIGTERM, mine), set(listening())
+    try:
+        with closing(Pool(RayActors("local", 2))) as executor:
+            assert signal.getsignal(signal.SIGTERM) is mine
+            os.kill(os.getpid(), signal.SIGTERM)  # and not Ray's handler in C++, which aborts
+            time.sleep(0.1)
+            assert seen == [signal.SIGTERM]
+            assert trials_jsonl(run_demo(executor=executor)) == undisturbed
+            part = replace(PLAN, arms=PLAN.arms[:2], trials=4, inputs_per_trial=7)
+            assert trials_jsonl(run_demo(executor=executor, plan=part)) == trials_jsonl(run_demo(plan=part))
+            found = [place for place in listening() if place not in places]
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    if Path("/proc/net/tcp").exists():
+        assert len(found) >= 5  # the driver, the raylet, the store of the cluster's state, two actors
+        assert [place for place in found if not place[1].is_loopback] == []
 
 
 def listening() -> list[tuple[int, ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
     """Return process, address and port of whatever this process and those that it started listen on, TCP and UDP."""
     sockets = {}
-    for table in ("tcp", "tcp6", "udp", "udp6"):
+    for table in ("tcp", "tcp6", "udp", "udp6") if Path("/proc/net/tcp").exists() else ():
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" or table.startswith("udp"):  # TCP_LISTEN
@@ -309,25 +307,6 @@ def listening() -> list[tuple[int, ipaddress.IPv4Address | ipaddress.IPv6Address
                     if place is not None:
                         found.append((pid, *place))
     return found
-
-
-def test_ray_leaves_signals_to_those_who_had_them() -> None:
-    pytest.importorskip("ray", reason="needs the extra faultcli[ray]")
-    from faultcli.campaign.executors.actors import RayActors
-
-    def mine(number: int, frame: object) -> None:
-        seen.append(number)
-
-    seen: list[int] = []
-    before = signal.signal(signal.SIGTERM, mine)
-    try:
-        with closing(RayActors("local", 1)):
-            assert signal.getsignal(signal.SIGTERM) is mine
-            os.kill(os.getpid(), signal.SIGTERM)  # and not Ray's handler in C++, which aborts
-            time.sleep(0.1)
-        assert seen == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("kind", ["command line", "processes", "ray"])

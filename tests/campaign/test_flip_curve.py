@@ -117,7 +117,7 @@ def test_weighting_is_unbiased_for_any_curve_under_a_fixed_allocation() -> None:
 
 def test_the_flips_of_a_stratum_follow_the_law_that_the_weights_assume() -> None:
     counts = np.zeros(400)
-    for seed in range(400):
+    for seed in range(200):
         curve = FlipCurve(BITS, LOW, 1e-3, fault_free={"accuracy": STORED}, seed=seed)
         for k in curve.next_flips(120):
             counts[k] += k < 400
@@ -132,14 +132,14 @@ def test_the_smooth_curve_covers_at_every_rate() -> None:
     model = Ruin()
     known = np.array([truth(model.mean, ber) for ber in BERS])
     covered, together = [], []
-    for seed in range(16):
+    for seed in range(8):
         curve = campaign(model, seed, 640)
         points = [curve.estimate(ber) for ber in BERS]
         covered.append([p.low <= t <= p.high for p, t in zip(points, known, strict=True)])
         band = [point.interval for point in curve.band(BERS.tolist())]
         together.append(all(p.low <= t <= p.high for p, t in zip(band, known, strict=True)))
         assert all(wide.half_width >= p.half_width - 1e-9 for wide, p in zip(band, points, strict=True))
-    assert np.mean(covered) >= 0.94
+    assert np.mean(covered) >= 0.9  # of 88; intervals a third too narrow cover 81 % of them
     assert np.mean(covered, axis=0).min() >= 0.7
     assert np.mean(together) >= 0.8
 

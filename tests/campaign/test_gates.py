@@ -24,7 +24,7 @@ def test_false_verdicts_under_early_stopping(name: str, offset: float, wrong: Ve
     rng = np.random.default_rng(0)
     gate = Gate(name, {"min-accuracy": 0.85, "max-drop": 0.06, "max-sdc": 0.15}[name])
     found = []
-    for _ in range(100):
+    for _ in range(60):
         check = GateCheck(gate, clean=FaultFreeAccuracy(0.91, 0.91), alpha=0.05)
         values = accuracies(rng, 0.85 + offset, 300)
         for value in values if gate.quantity == "accuracy" else 1 - values:
@@ -130,17 +130,18 @@ def record(trial: int, accuracy: float, sdc: float, n: int = 100) -> Record:
 
 
 def test_all_gates_of_all_arms_share_one_error_rate() -> None:
-    # Six checks at their limits: the chance that any of them fails must stay below 5 % in all.
+    # Six checks at their limits: the chance that any of them fails must stay below 5 % in all. Were each allowed 5 %
+    # alone, up to 26 % of the 40 campaigns would fail.
     rng = np.random.default_rng(2)
     gates = [Gate("min-accuracy", 0.5), Gate("max-sdc", 0.5)]
     wrong = 0
-    for _ in range(100):
+    for _ in range(40):
         arms = watches(gates, 3)
         for trial in range(120):
             for watch in arms:
                 watch.enough(record(trial, rng.random() < 0.5, rng.random() < 0.5, n=1))
         wrong += combine(gate.verdict for watch in arms for gate in watch.gates) is Verdict.FAIL
-    assert wrong <= 5
+    assert wrong <= 2
 
 
 def test_every_gate_of_every_arm_has_its_verdict() -> None:
@@ -162,7 +163,7 @@ def test_every_gate_of_every_arm_has_its_verdict() -> None:
 @pytest.mark.parametrize("n", [480, 500, 997])
 def test_a_loss_exactly_at_the_threshold_holds(n: int) -> None:
     """In counts, whatever floats do: 476 of 480 to 470 of 480 is a loss of 0.0125."""
-    for stored in range(n + 1):
+    for stored in {*range(0, n + 1, 11), n - 10, n - 4, n}:  # 470 and 476 of 480 among them
         limits = {}
         for lost in range(stored + 1):
             threshold = float(f"{lost / n:.12g}")

@@ -21,6 +21,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -84,6 +85,12 @@ def synthetic(path: Path) -> Path:
             noticed = flip(trial, detected=trial < 18)
             store.add(parity, Record(1, trial, 1, 1, outcome(sdc=int(trial in (0, 18))), 0.1, noticed))
     return path
+
+
+@pytest.fixture(scope="module")
+def worked_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That store, to be copied."""
+    return synthetic(tmp_path_factory.mktemp("worked-out") / "s")
 
 
 def opened(path: Path) -> CampaignResult:
@@ -322,8 +329,8 @@ def test_gates_make_trials_that_do_not_count(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_damage_is_said(cell: object, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "s")
+def test_damage_is_said(cell: object, worked_out: Path, tmp_path: Path) -> None:
+    path = shutil.copy(worked_out, tmp_path / "s")
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("UPDATE single_flips SET flip = ? WHERE trial = 3", (cell,))
         raw.commit()
@@ -339,8 +346,8 @@ def test_damage_is_said(cell: object, tmp_path: Path) -> None:
         "ALTER TABLE single_flips ADD COLUMN more TEXT",
     ],
 )
-def test_flips_without_their_trials_are_damage(statement: str, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "s")
+def test_flips_without_their_trials_are_damage(statement: str, worked_out: Path, tmp_path: Path) -> None:
+    path = shutil.copy(worked_out, tmp_path / "s")
     with closing(sqlite3.connect(path)) as raw:
         raw.execute(statement)
         raw.commit()

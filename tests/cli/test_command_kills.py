@@ -1,12 +1,11 @@
 """kill -9 of every command that writes: what was there stays, an output is whole or absent, the next run cleans up.
 
-FAULTCLI_KILLS sets how many of each, over no output and as many over an older one (50 were done for the record); with
-1, the default, commands take turns at the two.
+FAULTCLI_KILLS sets how many of each, over no output and as many over an older one; with 2, the default, commands take
+turns at the two.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -14,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,45 +23,69 @@ from safetensors.torch import save_file
 
 from faultcli.workload.demo import demo_checkpoint_path
 
-KILLS = int(os.environ.get("FAULTCLI_KILLS", "1"))
-# Runs commands in processes of their own, forked from one that has loaded all libraries. A command says when it comes
-# to its first output, and takes its time over every step of the file system, so that kills fall between the steps.
+KILLS = int(os.environ.get("FAULTCLI_KILLS", "2"))
+# Runs commands in processes of their own, forked from one that has loaded all libraries. Before and after every step of
+# the file system, from a command's first output on, it may kill itself, as suddenly as anybody else could; a write is
+# two steps, so that half of it may be there.
 SERVER = """
-import json, os, sys, time
-import torch, matplotlib.figure, scipy.stats
-import faultcli.campaign.merge, faultcli.injection, faultcli.recover.training.experiment, faultcli.report.formats
+import atexit, gc, importlib, json, os, pkgutil, signal, sys, threading
+import faultcli
 from faultcli import files
-from faultcli.cli import main
 
-def slow(module, name):
+moments, struck_at, plain_write = None, 0, files.write_all
+
+def pass_by():
+    global moments
+    if moments is not None:
+        moments += 1
+        if moments == struck_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def stepwise(module, name):
     plain = getattr(module, name)
     def step(*values, **how):
-        time.sleep(0.01)
+        pass_by()
         done = plain(*values, **how)
-        time.sleep(0.01)
+        pass_by()
         return done
     setattr(module, name, step)
 
-told = os.fdopen(os.dup(1), "w")
-def tell(*words):
-    print(*words, file=told, flush=True)
+def in_halves(target, data):
+    plain_write(target, data[: len(data) // 2])
+    pass_by()
+    plain_write(target, data[len(data) // 2 :])
 
 def first(target, plain=files._temporary):
-    tell("writing")
+    global moments
+    moments = moments or 0
     return plain(target)
 
-files._temporary = first
+files._temporary, files.write_all = first, in_halves
 for module, names in ((files, "write_all copy_range reserve _exchange"), (os, "fsync link replace rename unlink")):
     for name in names.split():
-        slow(module, name)
+        stepwise(module, name)
+for module in pkgutil.walk_packages(faultcli.__path__, "faultcli."):  # now, as they take names from files
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from faultcli.cli import main
+import matplotlib.figure, scipy.stats
+told = os.fdopen(os.dup(1), "w")
+gc.collect()
+gc.freeze()
 for line in sys.stdin:
     child = os.fork()
     if not child:
+        struck_at, words = json.loads(line)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv[1:] = json.loads(line)
-        main()
-    tell("child", child)
-    tell("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        sys.argv[1:] = words
+        try:
+            main()
+        except SystemExit as stop:
+            threading._shutdown()
+            atexit._run_exitfuncs()
+            print("moments", moments or 0, file=told, flush=True)
+            os._exit(stop.code)  # to take all modules apart would take longer than the command
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=told, flush=True)
 """
 QUICK = ("--maps", "1", "--report-maps", "1", "--window", "50", "--train-limit", "150", "--limit", "50")
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -100,24 +122,19 @@ class Server:
             text=True,
         )
 
-    def run(self, *words: str, kill_after: float | None = None) -> int:
-        """Return how a command ends; it is killed so many seconds after it has come to its first output."""
+    def run(self, *words: str, struck_at: int = 0) -> tuple[int, int]:
+        """Return how a command ends, and how many moments to be killed at it has passed; it is at this one, if any."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{json.dumps([*words, '--quiet'])}\n")
+        self._process.stdin.write(f"{json.dumps([struck_at, [*words, '--quiet']])}\n")
         self._process.stdin.flush()
-        child, writing = 0, False
+        moments = 0
         while True:
             word, _, number = self._process.stdout.readline().strip().partition(" ")
             if word == "ended":
-                return int(number)
-            assert word in ("child", "writing"), "the server has ended"
-            child, writing = int(number or child), writing or word == "writing"
-            if child and writing and kill_after is not None:
-                time.sleep(kill_after)
-                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.kill(child, signal.SIGKILL)
-                kill_after = None
+                return int(number), moments
+            assert word == "moments", "the server has ended"
+            moments = int(number)
 
     def close(self) -> None:
         self._process.communicate()
@@ -134,52 +151,51 @@ def content(path: Path) -> object:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("kills")
     generator = torch.Generator().manual_seed(0)
-    tensors = {f"layer{n}.weight": torch.randn(256, 256, generator=generator) for n in range(8)}
+    tensors = {f"layer{n}.weight": torch.randn(128, 128, generator=generator) for n in range(8)}
     save_file(tensors, folder / "big.safetensors")
     (folder / "sharded").mkdir()
     save_file(tensors, folder / "sharded" / "model.safetensors")
     (folder / "sharded" / "config.json").write_text("{}")
     server = Server(folder)
-    assert server.run("scale", "big.safetensors", "--factor", "3", "-o", "scaled.safetensors") == 0
+    assert server.run("scale", "big.safetensors", "--factor", "3", "-o", "scaled.safetensors")[0] == 0
     hardening = ("--format", "q2.5", "--protect", "inplace=2")
-    assert server.run("harden", "big.safetensors", *hardening, "-o", "hardened.safetensors") == 0
-    assert server.run("inject", "hardened.safetensors", "--ber", "1e-3", "-o", "damaged.safetensors") == 0
+    assert server.run("harden", "big.safetensors", *hardening, "-o", "hardened.safetensors")[0] == 0
+    assert server.run("inject", "hardened.safetensors", "--ber", "1e-3", "-o", "damaged.safetensors")[0] == 0
     for part in ("1", "2"):
         campaign = ("campaign", str(demo_checkpoint_path()), "--ber", "1e-4", "--trials", "6", "--limit", "20")
-        assert server.run(*campaign, "--shard", f"{part}/2", "--store", f"part-{part}.db") == 0
+        assert server.run(*campaign, "--shard", f"{part}/2", "--store", f"part-{part}.db")[0] == 0
     yield server
     server.close()
 
 
 @pytest.mark.parametrize(
     ("name", "force"),
-    [(name, force) for n, name in enumerate(COMMANDS) for force in (False, True) if KILLS > 1 or force == (n % 2 == 1)],
+    [(name, force) for n, name in enumerate(COMMANDS) for force in (False, True) if KILLS > 2 or force == (n % 2 == 1)],
 )
 def test_a_killed_command_leaves_nothing_half_done(name: str, force: bool, server: Server) -> None:
     words, folder, chance = COMMANDS[name], server.folder, random.Random(f"{name} {force}")
     outputs = [folder / word for before, word in pairwise(words) if before in WRITING]
     try:
         untouched = {entry: content(entry) for entry in folder.iterdir()}
-        started = time.monotonic()
-        assert server.run(*words) == 0
-        takes = min(1.0, time.monotonic() - started)
+        code, moments = server.run(*words)
+        assert code == 0
+        assert moments > 3
         new = {output: content(output) for output in outputs}
         older = {output: an_older_one(new[output]) if force else None for output in outputs}
-        killed = ended = 0
-        while killed < KILLS:
+        if force:
+            moments = server.run(*words, "--force")[1]
+        for kill in range(KILLS):
             for output in outputs:
                 put(output, older[output])
-            code = server.run(*words, *(["--force"] if force else []), kill_after=chance.uniform(0, takes))
-            assert code in (0, -signal.SIGKILL)
-            killed, ended = killed + (code == -signal.SIGKILL), ended + (code == 0)
-            assert ended < 10 * KILLS + 10, "it ends too soon to be killed"
+            struck_at = chance.randint(max(1, moments - 9) if kill % 2 else 1, moments)  # every other one near the end
+            assert server.run(*words, *(["--force"] if force else []), struck_at=struck_at)[0] == -signal.SIGKILL
             assert {entry: content(entry) for entry in untouched} == untouched
             for output in outputs:
                 assert content(output) in (older[output], new[output]), f"{output.name}: neither the old nor the new"
         for path in left_in(folder):
             if not has_content(path):  # what is empty and young is kept, as it may be about to be locked
                 os.utime(path, (1, 1))
-        assert server.run(*words, "--force") == 0
+        assert server.run(*words, "--force")[0] == 0
         assert {output: content(output) for output in outputs} == new
         assert left_in(folder) == [], "the next run removes what killed ones left"
     finally:

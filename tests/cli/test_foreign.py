@@ -80,14 +80,16 @@ def test_whole_numbers_fit_64_bits() -> None:
     assert not any(is_number(value, 0, 1) for value in (True, float("nan"), 10**400, "1", None))
 
 
-def test_process_substitution_and_standard_input(fresh_shell: Callable[..., object], tmp_path: Path) -> None:
+def test_process_substitution_and_standard_input(
+    fresh_shell: Callable[..., object], shell: Callable[..., object], tmp_path: Path
+) -> None:
     (tmp_path / "model.safetensors").write_bytes(demo_checkpoint_path().read_bytes())
     plan = "campaign model.safetensors --plan-only --quiet"
-    for line in (
-        f"""faultcli {plan} --config <(sleep 0.2; echo 'ber = "1e-4"')""",
-        f"""echo 'ber = "1e-4"' | faultcli {plan} --config /dev/stdin""",
+    for run, line in (
+        (fresh_shell, f"""faultcli {plan} --config <(sleep 0.2; echo 'ber = "1e-4"')"""),
+        (shell, f"""echo 'ber = "1e-4"' | faultcli {plan} --config /dev/stdin"""),
     ):
-        done = fresh_shell(line)
+        done = run(line)
         assert (done.code, "bitflip:0.0001" in done.out) == (0, True), done.err
 
 

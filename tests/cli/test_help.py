@@ -1,7 +1,7 @@
 """Every command and every option is explained."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import typer
@@ -10,12 +10,6 @@ from faultcli.cli import app
 
 TREE = typer.main.get_command(app)
 COMMANDS = TREE.commands  # type: ignore[attr-defined]
-
-
-def parameters() -> Iterator[tuple[str, object]]:
-    for name, command in COMMANDS.items():
-        for parameter in command.params:
-            yield f"{name} {parameter.name}", parameter
 
 
 def test_the_commands_are_those_of_the_contract() -> None:
@@ -48,11 +42,10 @@ def test_every_command_is_explained_with_an_example(name: str, faultcli: Callabl
     assert re.search(rf"Example: faultcli {name}", " ".join(done.out.split()))
 
 
-@pytest.mark.parametrize(
-    ("name", "parameter"), list(parameters()), ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_every_option_has_help(name: str, parameter: object) -> None:
-    assert getattr(parameter, "help", None), name
+def test_every_option_has_help() -> None:
+    options = [(name, one) for name, command in COMMANDS.items() for one in command.params]
+    assert len(options) > 300
+    assert [(name, one.name) for name, one in options if not one.help] == []
 
 
 def test_the_exit_codes_are_in_the_help(faultcli: Callable[..., object]) -> None:
@@ -62,12 +55,13 @@ def test_the_exit_codes_are_in_the_help(faultcli: Callable[..., object]) -> None
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_fits_a_screen(name: str, shell: Callable[..., object]) -> None:
+def test_help_fits_a_screen(name: str, faultcli: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal as wide as it always was; and a printed page, 66 lines."""
     for columns, most in ((80, 89), (120, 66)):
-        lines = shell(f"COLUMNS={columns} faultcli {name} --help").out.splitlines()
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = faultcli(name, "--help").out.splitlines()
         assert len(lines) <= most
-        assert max(map(len, lines)) <= columns
+        assert columns - 2 <= max(map(len, lines)) <= columns
 
 
 @pytest.mark.parametrize("name", COMMANDS)

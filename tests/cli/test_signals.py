@@ -12,36 +12,48 @@ import pytest
 from faultcli.workload.demo import demo_checkpoint_path
 
 # The signal comes from the process itself, in the middle of writing: nothing has to be waited for.
+# Each command is a fork of one process that has loaded PyTorch, in the folder that is named after its signal.
 STRUCK = """
 import os, sys
 from faultcli import cli, injection
-number = int(sys.argv.pop())
+folders, words = sys.argv[1].split(","), sys.argv[2:]
 def strike(*_):
     print(*os.listdir("."), flush=True)
-    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), int(os.path.basename(os.getcwd())))
 injection._corrupt = strike
-cli.main()
+for folder in folders:
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        sys.argv = ["faultcli", *words]
+        cli.main()
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_removes_what_is_half_written(number: int, tmp_path: Path) -> None:
-    shutil.copy(demo_checkpoint_path(), tmp_path / "model.safetensors")
-    (tmp_path / "out").write_text("precious")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_signal_removes_what_is_half_written(tmp_path: Path) -> None:
+    numbers = [int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    for number in numbers:
+        (tmp_path / str(number)).mkdir()
+        shutil.copy(demo_checkpoint_path(), tmp_path / str(number) / "model.safetensors")
+        (tmp_path / str(number) / "out").write_text("precious")
     inject = ["inject", "model.safetensors", "--ber", "1e-4", "-o", "out", "--force", "--save-faults", "map"]
     done = subprocess.run(
-        [sys.executable, "-c", STRUCK, *inject, str(number)],
+        [sys.executable, "-c", STRUCK, ",".join(map(str, numbers)), *inject],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ".faultcli-" in done.stdout
-    assert done.returncode == 128 + number
+    struck, ended = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
+    assert all(".faultcli-" in line for line in struck)
+    assert ended == [f"ended {128 + number}" for number in numbers]
     assert "Traceback" not in done.stderr
-    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "out"]
-    assert (tmp_path / "out").read_text() == "precious"
+    for number in numbers:
+        assert sorted(os.listdir(tmp_path / str(number))) == ["model.safetensors", "out"]
+        assert (tmp_path / str(number) / "out").read_text() == "precious"
 
 
 def test_a_signal_after_the_result_does_not_change_the_code() -> None:
@@ -53,11 +65,11 @@ def test_a_signal_after_the_result_does_not_change_the_code() -> None:
     )
     for code in (late, at_the_very_end):
         done = subprocess.run(
-            [sys.executable, "-c", code, "inspect", "--formats"],
+            [sys.executable, "-c", code, "--version"],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             capture_output=True,
             text=True,
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        assert "fp16" in done.stdout
+        assert done.stdout.startswith("faultcli ")

@@ -78,10 +78,8 @@ def test_other_tables(command: str, columns: int, session: Callable[[str, int], 
 @pytest.mark.parametrize(
     "environment",
     [
-        {"NO_COLOR": "1"},
-        {"TERM": "dumb"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"COLUMNS": "40"},
+        {"NO_COLOR": "1", "COLUMNS": "40"},
+        {"TERM": "dumb", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         {"GITHUB_ACTIONS": "true", "FORCE_COLOR": "1"},
     ],
     ids=lambda environment: next(iter(environment)),

@@ -13,7 +13,7 @@ from faultcli.difference import check_assumptions
 from faultcli.difference.exact import clopper_pearson, evenness, holm, more_than_by_chance, shares, sum_of_draws
 
 MODELS = {"floats": floats(), "integers": integers(), "counters": with_counters()}
-SEEDS = 24
+SEEDS, DRAWS = 24, 10
 
 
 def too_many(hits: int, trials: int, rate: float) -> bool:
@@ -24,17 +24,19 @@ def too_many(hits: int, trials: int, rate: float) -> bool:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("law", ["flips:1", "flips:2", "flips:5", "bitflip:3e-4", "bitflip:3e-2"])
 def test_p_values_of_independent_flips_are_no_smaller_than_they_say(model: Model, law: str) -> None:
+    """With 8 draws, a p value that is a tenth of what it should be, or below 0.02 every other time, is still seen."""
     p_values: dict[str, list[float]] = defaultdict(list)
     alarms = 0
-    for seed in range(SEEDS):
+    seeds = 8 if law == "bitflip:3e-4" else SEEDS
+    for seed in range(seeds):
         tests = check_assumptions(drawn(model, law, seed), pitch=64)
         alarms += any(test.alarm for test in tests)
         for test in tests:
             p_values[test.name].append(1.0 if test.p is None else test.p)
-    assert not too_many(alarms, SEEDS, 0.05)
+    assert not too_many(alarms, seeds, 0.05)
     for name, found in p_values.items():
         for level in (0.02, 0.05, 0.2, 0.5):
-            assert not too_many(sum(p <= level for p in found), SEEDS, level), (name, level)
+            assert not too_many(sum(p <= level for p in found), seeds, level), (name, level)
     if law == "bitflip:3e-2":  # enough flips for p values that are uniform, and no smaller nor larger
         for name, found in p_values.items():
             steps = np.arange(1, SEEDS + 1) / SEEDS
@@ -45,11 +47,11 @@ def test_p_values_of_independent_flips_are_no_smaller_than_they_say(model: Model
 def test_a_direction_sets_off_no_other_alarm(law: str) -> None:
     """In words whose upper bits are all alike, bits that are stuck are neighbours more often than by chance."""
     alarms: dict[str, int] = defaultdict(int)
-    for seed in range(SEEDS):
+    for seed in range(DRAWS):
         for test in check_assumptions(drawn(MODELS["integers"], law, seed), pitch=64):
             alarms[test.name] += test.p is not None and test.p < 0.05
-    assert alarms.pop("direction") == SEEDS
-    assert not [name for name, count in alarms.items() if too_many(count, SEEDS, 0.05)], alarms
+    assert alarms.pop("direction") == DRAWS
+    assert not [name for name, count in alarms.items() if too_many(count, DRAWS, 0.05)], alarms
 
 
 BROKEN = {
@@ -63,7 +65,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("law", BROKEN)
 def test_what_breaks_an_assumption_raises_its_alarm(law: str) -> None:
-    for seed in range(10):
+    for seed in range(4):
         tests = {test.name: test for test in check_assumptions(drawn(MODELS["floats"], law, seed))}
         assert tests[BROKEN[law]].alarm, seed
 

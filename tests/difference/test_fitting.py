@@ -14,13 +14,12 @@ from faultcli.faults.laws import parse_law
 from faultcli.faults.selection import Selection
 
 MODELS = {"floats": floats(), "integers": integers(), "counters": with_counters()}
-SEEDS = 20
+SEEDS = 7  # a law that comes back wrongly every other time fails in 94 % of all runs, one in three in 74 %
 
-# Drawn law, target it is drawn over, and the law without its level and the target that come back; at least 19 of 20.
+# Drawn law, target it is drawn over, and the law without its level and the target that come back; all but one of SEEDS.
 FLOATS = {
     "bitflip:3e-5": "bitflip",
     "bitflip:1e-3": "bitflip",
-    "bitflip:3e-2": "bitflip",
     "flips:3": "flips",
     "flips:37": "bitflip",
     "stuck-at-0:1e-4": "stuck-at-0",
@@ -34,13 +33,11 @@ FLOATS = {
     "burst:3e-4,length=6,across=column": "burst,length=6,across=column",
     "burst:1e-4,length=2,bits=sign+exponent": "burst,length=2,bits=msb:9",
     "bitflip:1e-3,bits=exponent": "bitflip,bits=exponent",
-    "bitflip:1e-3,bits=30": "bitflip,bits=30",
     "bitflip:1e-3,bits=lsb:8": "bitflip,bits=lsb:8",
     "stuck-at-1:1e-3,bits=exponent": "stuck-at-1,bits=exponent",
     "bitflip:1e-3,include=fc.weight": "bitflip,include=fc.weight",
     "bitflip:1e-3,include=layer*": "bitflip,include=layer.*",
     "zero:1e-3": "zero",
-    "zero:1e-2": "zero",
 }
 CASES = [("floats", law, "any", f"{back}@any") for law, back in FLOATS.items()]
 CASES += [
@@ -71,7 +68,7 @@ def test_a_law_comes_back(model: str, law: str, target: str, expected: str) -> N
         levels.append(parse_law(best.spec).level)
         assert found.runner_up is None or (found.worse is not None and found.worse > 0)
     assert right >= SEEDS - 1
-    assert unexplained <= 5  # alarms of 5 % each time
+    assert unexplained <= 3  # alarms of 5 % each time
     if not law.startswith("flips"):
         assert np.median(levels) == pytest.approx(parse_law(law).level, rel=0.35)
 
@@ -82,7 +79,7 @@ def test_no_flips_are_no_law() -> None:
 
 
 def test_one_flip_is_one_flip() -> None:
-    for seed in range(30):
+    for seed in range(10):
         difference = drawn(MODELS["floats"], "flips:1", seed)
         found = fit(difference, Selection("any"), check_assumptions(difference))
         assert found is not None
@@ -104,7 +101,7 @@ def test_bursts_are_counted_as_they_were_drawn(cut_off: bool) -> None:
     """Against bursts put into lines one by one; and none where no bursts make the flips."""
     generator = np.random.default_rng(3)
     impossible = 0
-    for _ in range(400):
+    for _ in range(150):
         length, size = int(generator.integers(2, 6)), int(generator.integers(6, 30))
         flips = np.zeros((3, size + length), dtype=bool)
         last = size if cut_off else size - length + 1
@@ -121,7 +118,7 @@ def test_bursts_are_counted_as_they_were_drawn(cut_off: bool) -> None:
             counted = count_starts(Lines(line, at, np.full(len(line), size)), length, cut_off=cut_off)
             assert counted == by_elimination(noisy, length, cut_off)
             impossible += counted is None
-    assert cut_off or impossible > 50
+    assert cut_off or impossible > 20
 
 
 def by_elimination(flips: np.ndarray, length: int, cut_off: bool) -> int | None:

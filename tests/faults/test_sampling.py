@@ -26,7 +26,7 @@ def test_number_of_flips_is_binomial(rate: float) -> None:
 def test_every_bit_position_is_hit_equally_and_the_ends_too() -> None:
     sites, rate = 320, 0.03
     hits = np.zeros(sites)
-    trials = 20_000
+    trials = 10_000
     for seed in range(trials):
         hits[bernoulli_positions(Stream("where", seed), sites, rate)] += 1
     expected = trials * rate
@@ -37,7 +37,7 @@ def test_every_bit_position_is_hit_equally_and_the_ends_too() -> None:
 
 
 def test_picks_are_independent() -> None:
-    sites, rate, trials = 16, 0.2, 20_000
+    sites, rate, trials = 16, 0.2, 8_000
     picks = np.zeros((trials, sites))
     for seed in range(trials):
         picks[seed, bernoulli_positions(Stream("pairs", seed), sites, rate)] = 1
@@ -92,14 +92,14 @@ def test_distinct_positions_are_distinct_and_inside(sites: int, count: int) -> N
 
 def test_distinct_positions_favour_no_site() -> None:
     hits = np.zeros(20)
-    for seed in range(20_000):
+    for seed in range(10_000):
         hits[distinct_positions(Stream("fair", seed), 20, 3)] += 1
     assert stats.chisquare(hits).pvalue > 1e-4
 
 
 def test_earliest_failures_spread_by_size() -> None:
     """Merging two regions' earliest failures gives the hypergeometric split of a common sample."""
-    sizes, count, trials = (30, 10), 8, 20_000
+    sizes, count, trials = (30, 10), 8, 6_000  # a share that is off by a fortieth shows
     in_second = np.zeros(trials)
     for seed in range(trials):
         times = [first_events(Stream("split", seed, r), n, count) for r, n in enumerate(sizes)]

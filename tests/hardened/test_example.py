@@ -41,7 +41,13 @@ UNFIT = {
     "scale=max,inplace=1,secded=64": {"native"},
     "inplace=2,tmr": {"native"},
 }
-ARMS = [(format, chain) for format in FORMATS for chain in CHAINS if format not in UNFIT.get(chain, ())]
+# A third of all pairs, by turns: five or so of each format, of each chain.
+ARMS = [
+    (format, chain)
+    for i, format in enumerate(FORMATS)
+    for j, chain in enumerate(CHAINS)
+    if (i + j) % 3 == 0 and format not in UNFIT.get(chain, ())
+]
 
 
 @pytest.fixture(scope="module")

@@ -59,17 +59,14 @@ def make_test(folder: Path, *, flags: tuple[str, ...] = ()) -> subprocess.Comple
 
 
 MODELS = [
-    ("native", "none"),
     ("native", "secded=64"),
     ("fp32", "scale=3,guard,mset,parity"),
     ("fp16", "cep=d7p1,tmr=msb:2"),
     ("q2.5", "scale=max:channel,guard,inplace=2"),
     ("q2.29", "scale=max,inplace=8,secded=128"),
-    ("q0.5", "inplace=2,tmr"),
     ("q1.2", "inplace=1,secded=64"),
     ("mxfp8-e4m3", "guard,inplace=2,secded=64"),
     ("int8-g16", "posterior=1e-3:channel,parity"),
-    ("nf4", "tmr"),
     (
         "q2.5",
         '{"default": "inplace=2", "tensors": {"conv.*": "guard,secded=64", "half*": "scale=2,tmr", "double": "none"}}',

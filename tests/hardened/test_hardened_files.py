@@ -189,7 +189,7 @@ def test_one_flip_anywhere_is_corrected_or_known(format: str, chain: str, tmp_pa
     partial = "msb" in chain or "mset" in chain
     rng = np.random.default_rng(3)
     for region, (words, bits) in file.regions.items():
-        for _ in range(4):
+        for _ in range(2):
             hit = {
                 region: WordFaults(np.array([rng.integers(words)]), np.array([1 << int(rng.integers(bits))], np.uint64))
             }

@@ -116,7 +116,7 @@ def test_parts_that_are_missing_mixed_or_absurd(method: str, tmp_path: Path) -> 
         return True
 
     assert read(tensors)
-    for name, tensor in tensors.items():
+    for place, (name, tensor) in enumerate(tensors.items()):
         assert not read({key: value for key, value in tensors.items() if key != name})
         assert not read({**tensors, name: tensor.reshape(-1, 1, 1, 1)})
         assert not read({**tensors, name: torch.zeros(tensor.shape, dtype=torch.complex64)})
@@ -128,7 +128,7 @@ def test_parts_that_are_missing_mixed_or_absurd(method: str, tmp_path: Path) -> 
             changed.view(-1)[0] = number
             fine = read({**tensors, name: changed})
             assert not fine or number == 0 or name == "policy.upper", (name, number)
-        for other in tensors.values():
+        for other in ([*tensors.values()] * 2)[place + 1 : place + 4]:  # those behind it
             read({**tensors, name: other.clone()})
     content = json.loads(header["faultcli.corrector"])
     for section in ("card", "values"):

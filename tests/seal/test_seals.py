@@ -184,6 +184,8 @@ def test_same_checkpoint_same_seal(sealed: Sealed) -> None:
 @pytest.mark.parametrize("parity", [0, 1, 128])
 @pytest.mark.parametrize("block", [None, 64, 1 << 20])
 def test_every_block_is_in_one_group(nbytes: int, parity: int, block: int | None) -> None:
+    if block == 64:
+        nbytes >>= 8 if nbytes > 1 << 30 else 0  # as many groups as the largest file has, and not millions
     grid = BlockGrid.of(nbytes, block, parity)
     assert grid.consistent
     assert sum(map(grid.rows, range(grid.groups))) == grid.blocks

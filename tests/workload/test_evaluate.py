@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +22,8 @@ from faultcli.workload.demo import demo_checkpoint_path, demo_data_path
 from faultcli.workload.metrics import Outcome
 from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.preprocess import Preprocess
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def demo(**options: object) -> Workload:
@@ -228,33 +229,19 @@ def test_cuda_gives_the_same_answers() -> None:
     assert workload.outcome().correct1 == demo().outcome().correct1
 
 
-def test_train_digits_makes_the_embedded_demo(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
-    root = Path(__file__).parents[2]
-    # A sixth of the training, which takes seconds; the images have to be the embedded ones.
-    run = "import sys, pathlib, train_digits; train_digits.EPOCHS = 10; train_digits.main(pathlib.Path(sys.argv[1]))"
-    environment = {"PYTHONPATH": f"{root}:{root / 'examples'}"}
-    command = [sys.executable, "-c", run, str(tmp_path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    assert "of 500 test images" in done.stdout
-    with np.load(tmp_path / "digits.npz") as made, np.load(demo_data_path()) as embedded:
-        assert made.files == embedded.files
-        assert all(np.array_equal(made[name], embedded[name]) for name in made.files)
-    state = load_file(tmp_path / "digits-cnn.safetensors")
-    assert build_workload(state, spec=WorkloadSpec(device="cpu")).outcome().top1 >= 0.95
-
-
-def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> None:
-    root, n = Path(__file__).parents[2], 130
+@pytest.mark.usefixtures("one_thread")
+def test_train_mnist_makes_a_checkpoint_that_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = 130
     for split in ("train", "t10k"):
         images = struct.pack(">IIII", 0x0803, n, 28, 28) + bytes(range(98)) * 8 * n
         (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(images)
         (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x0801, n) + bytes([3]) * n)
     output = tmp_path / "net.safetensors"
-    script = str(root / "examples/train_mnist.py")
-    command = [sys.executable, script, str(tmp_path), "-o", str(output), "--epochs", "1"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(root)})
-    assert done.stdout.startswith(f"{output}: ")
+    monkeypatch.setattr(sys, "argv", ["train_mnist.py", str(tmp_path), "-o", str(output), "--epochs", "1"])
+    runpy.run_path(str(EXAMPLES / "train_mnist.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith(f"{output}: ")
     workload = build_workload(load_file(output), spec=WorkloadSpec(data=f"mnist:{tmp_path}", device="cpu"))
     assert workload.architecture.name == "mnist-cnn"
 

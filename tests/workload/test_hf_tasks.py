@@ -89,14 +89,13 @@ OPEN: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("change", OPEN)
 @pytest.mark.parametrize(
-    ("family", "task", "config", "kind"),
+    ("family", "task", "config", "kind", "change"),
     [
-        ("ViT", "ForImageClassification", VIT, "images"),
-        ("Llama", "ForCausalLM", LLAMA, "tokens"),
-        ("Llama", "ForSequenceClassification", {**LLAMA, "num_labels": 3, "pad_token_id": 0}, "tokens"),
-        ("Wav2Vec2", "ForSequenceClassification", WAV, "sound"),
+        *(("ViT", "ForImageClassification", VIT, "images", change) for change in OPEN),
+        ("Llama", "ForCausalLM", LLAMA, "tokens", "backbone"),
+        ("Llama", "ForSequenceClassification", {**LLAMA, "num_labels": 3, "pad_token_id": 0}, "tokens", "missing"),
+        ("Wav2Vec2", "ForSequenceClassification", WAV, "sound", "null"),
     ],
 )
 def test_the_class_is_told_from_the_head(

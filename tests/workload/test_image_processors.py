@@ -175,7 +175,7 @@ def test_images_are_prepared_as_transformers_does(name: str, pictures: list[Path
     for number, change in enumerate(CHANGES):
         settings = small(name) | change
         processor = of_class(name, settings)
-        some = pictures if number % 8 == 0 else [*pictures, *pictures][number % len(pictures) :: 3][:2]
+        some = pictures if number % 8 == 0 else [*pictures, *pictures][number % len(pictures) :][:1]
         try:
             for folder in some:
                 theirs(processor, folder)
