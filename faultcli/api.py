@@ -78,7 +78,8 @@ class Conducting(Guarded, total=False):
     that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a name: all
     others. `inputs_per_trial`: how many inputs a trial runs, drawn anew for each; or "auto". `recalibrate`: as
     `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file. `window`: how many unlabelled inputs it
-    looks at. `unlabelled`: where these come from, a name or a data set. `workers`: processes; they import the program,
+    looks at. `labelled`: how many further inputs it gets with their labels. `unlabelled`: where these come from, a name
+    or a data set. `workers`: processes; they import the program,
     so a script needs `if __name__ == "__main__":`. `budget_seconds`: no trial starts later. `listener`: called with
     every trial and its arm so far. `command`: what reports say to run.
     """
@@ -91,6 +92,7 @@ class Conducting(Guarded, total=False):
     recalibrate: Sequence[str]
     corrector: str | Path | None
     window: int
+    labelled: int | None
     unlabelled: Any
     workers: int
     budget_seconds: float | None
@@ -133,7 +135,9 @@ def run_campaign(
     confidence, until_ci, bounds = how.get("confidence", 0.95), how.get("until_ci"), how.get("bounds", {})
     laws = _laws(faults)
     file = how.get("corrector")
-    correct = None if file is None else Correct.load(Path(file), how.get("window", DEFAULT_WINDOW))
+    correct = None
+    if file is not None:
+        correct = Correct.load(Path(file), how.get("window", DEFAULT_WINDOW), how.get("labelled"))
     memories = stored_as(subject.hardened, formats, [read_chain(one) for one in protect])
     arms = cross(
         memories[0],
