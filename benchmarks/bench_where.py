@@ -37,19 +37,21 @@ def run() -> Iterator[Row]:
     )
     what = f"critical bits of ResNet-20 to ± 0.1 points / {RUOSPO:,} full passes"
     yield Row(what, work / full / RUOSPO, 0.1, "×", detail=detail)
-    found, work, full = measured(per_stratum=0.02, include=LAYERS)
-    flips = per_part((stratum.size for stratum in found.allocation.strata), 0.02)
+    yield map_row(LAYERS)
+
+
+def map_row(include: tuple[str, ...] = (), inputs: int = INPUTS) -> Row:
+    """Return the work of the map of some layers by bits (none named: all), every stratum to ± 2 points."""
+    found, work, full = measured(per_stratum=0.02, include=include, inputs=inputs)
+    strata = found.allocation.strata
+    flips = per_part((stratum.size for stratum in strata), 0.02)
+    layers = len({stratum.region for stratum in strata})
     detail = (
-        f"{int(found.allocation.counts.sum()):,} flips, {work / full:,.0f} full passes against {flips:,}; {INPUTS}"
-        f" images, {len(LAYERS)} layers"
+        f"{int(found.allocation.counts.sum()):,} flips, {work / full:,.0f} full passes of {1e3 * full:.1f} ms against"
+        f" {flips:,}; {inputs} images, {layers} layers, {len(strata)} strata{'' if found.reached else ', NOT reached'}"
     )
-    yield Row(
-        "map of layers by bits to ± 2 points / Leveugle's sizes in full passes",
-        work / full / flips,
-        0.2,
-        "×",
-        detail=detail,
-    )
+    what = "map of layers by bits to ± 2 points / Leveugle's sizes in full passes"
+    return Row(what, work / full / flips, 0.2, "×", detail=detail)
 
 
 def measured(

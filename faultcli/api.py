@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from torch import Tensor, nn
 
+from faultcli.activations.faulty import damaged
 from faultcli.activations.guard import Guarded, guards_of_texts
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.executors import executor_of
@@ -34,7 +35,7 @@ from faultcli.hardened.read import stored_as
 from faultcli.injection import Draw, Injection
 from faultcli.injection import inject as inject_faults
 from faultcli.injection import replay as replay_faults
-from faultcli.memory import Hit, MemoryImage
+from faultcli.memory import Hit
 from faultcli.protect.plan_file import Protect, read_chain
 from faultcli.quantised import FileAtRisk, memory_of
 from faultcli.recover.applied import DEFAULT_WINDOW, Correct
@@ -77,7 +78,8 @@ class Conducting(Guarded, total=False):
     that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a name: all
     others. `inputs_per_trial`: how many inputs a trial runs, drawn anew for each; or "auto". `recalibrate`: as
     `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file. `window`: how many unlabelled inputs it
-    looks at. `unlabelled`: where these come from, a name or a data set. `workers`: processes; they import the program,
+    looks at. `labelled`: how many further inputs it gets with their labels. `unlabelled`: where these come from, a name
+    or a data set. `workers`: processes; they import the program,
     so a script needs `if __name__ == "__main__":`. `budget_seconds`: no trial starts later. `listener`: called with
     every trial and its arm so far. `command`: what reports say to run.
     """
@@ -90,6 +92,7 @@ class Conducting(Guarded, total=False):
     recalibrate: Sequence[str]
     corrector: str | Path | None
     window: int
+    labelled: int | None
     unlabelled: Any
     workers: int
     budget_seconds: float | None
@@ -132,7 +135,9 @@ def run_campaign(
     confidence, until_ci, bounds = how.get("confidence", 0.95), how.get("until_ci"), how.get("bounds", {})
     laws = _laws(faults)
     file = how.get("corrector")
-    correct = None if file is None else Correct.load(Path(file), how.get("window", DEFAULT_WINDOW))
+    correct = None
+    if file is not None:
+        correct = Correct.load(Path(file), how.get("window", DEFAULT_WINDOW), how.get("labelled"))
     memories = stored_as(subject.hardened, formats, [read_chain(one) for one in protect])
     arms = cross(
         memories[0],
@@ -231,6 +236,7 @@ def faulty(
     protect: Protect = "none",
     seed: int = 0,
     trial: int = 0,
+    inputs: Any = None,
     **selecting: Unpack[Selecting],
 ) -> Iterator[Hit]:
     """Damage a model in memory for the length of a `with` block; afterwards every bit is as before.
@@ -238,24 +244,22 @@ def faulty(
         with faultcli.faulty(model, "bitflip:1e-4", format="q2.5", trial=3) as hit:
             print(hit.flips, hit.values_changed, evaluate(model))
 
-    For many fault maps, `MemoryImage.of` encodes the weights once.
-
     Args:
         model: a module on any device, or its live tensors by name.
         fault: a law, as `--fault` takes it.
         format: number format of the memory.
         protect: protections, as `--protect` takes them, or what a plan's file says.
-        seed, trial: fix the faults: those of the same trial of a campaign.
+        seed, trial: fix the faults: those of the same trial of a campaign. For many, `MemoryImage.of` encodes once.
+        inputs: a batch as the model takes it (a tuple or a mapping: its arguments), which is run once without faults;
+            needed for `target="activations[:GLOB]"`, whose flips come as the model runs in the block.
         selecting: `target`, `include`, `exclude`: which tensors are at risk; floating-point tensors of two or more
             dimensions if nothing is said.
 
     Raises:
         FaultcliError: a name, a number or a combination makes no sense, or a value cannot be stored.
     """
-    law = parse_law(fault) if isinstance(fault, str) else fault
-    chain = read_chain(protect)
-    image = MemoryImage.of(model, format=format, protect=chain, ber=law.ber if chain.needs_ber else None, **selecting)
-    with image.faulty(law, seed=seed, trial=trial) as hit:
+    chain, selection = read_chain(protect), Selection.of(selecting)
+    with damaged(model, _laws(fault)[0], selection, format, chain, inputs, seed=seed, trial=trial) as hit:
         yield hit
 
 
@@ -291,7 +295,7 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
     return inject_faults(
         checkpoint,
         Draw(
-            parse_law(fault) if isinstance(fault, str) else fault,
+            _laws(fault)[0],
             file.names,
             file.format,
             damaging.get("seed", 0),

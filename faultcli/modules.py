@@ -1,10 +1,11 @@
-"""Which elements of a tensor are an output channel, by the module that reads it."""
+"""Modules of PyTorch: which elements of a tensor are an output channel, by the module that reads it; and their mode."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 
 from torch import Tensor, nn
@@ -13,6 +14,19 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from faultcli.formats import Channels
 
 _NAMED = 4  # patterns of names that a note lists
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run a network in evaluation mode for the length of a `with` block; each part is left in the mode that it has."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def channels_of(module: nn.Module) -> dict[str, Channels]:

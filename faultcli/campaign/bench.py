@@ -28,6 +28,7 @@ from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.classifier import Workload
+from faultcli.workload.late.rows import LateRows
 from faultcli.workload.late.starting import LateStart
 from faultcli.workload.metrics import Outcome
 
@@ -121,8 +122,10 @@ class Bench:
                 assert isinstance(workload, Workload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
         guards = guards_of(subject, arms)
-        late = None
-        if activations is None and subsets is None and isinstance(workload, Workload):
+        late: LateStart | None = None
+        if subsets is not None:
+            late = subsets.late_start(list(image.tensors))
+        elif activations is None and isinstance(workload, Workload):
             late = workload.late_start(stored.golden, list(image.tensors))
         return cls(workload, image, stored, seed, recalibrations, corrections, activations, late, guards, subsets)
 
@@ -156,14 +159,17 @@ class Bench:
         if patch.values_changed or recalibration or correction or guarded:
             # A recalibration changes further tensors, a guard what layers give.
             late = None if recalibration is not None or guarded else self.late
-            run = None if late is None else late.run_with(patch.elements)
+            if isinstance(late, LateRows) and rows is not None:
+                run = late.run_on(rows, patch.elements)
+            else:
+                run = None if late is None else late.run_with(patch.elements)
             with (
                 patch.applied(self.workload.parameters),
                 recalibration.applied() if recalibration else nullcontext(),
                 self._guarded(trial.arm),
             ):
                 if self.subsets is not None and rows is not None:
-                    outcome = self.subsets.run(rows)
+                    outcome = self.subsets.run(rows, run)
                 elif correction is None and run is None:
                     outcome = self.workload.outcome(self.stored.golden)
                 else:

@@ -93,7 +93,7 @@ class Arm:
     def identity(self) -> dict[str, object]:
         """What makes it another arm, as plain values; `read_arm` reads them."""
         correct = self.correct
-        corrector = [correct.name, correct.window, correct.sha256] if correct else None  # a hash in full
+        corrector = correct.identity if correct else None  # a hash in full
         guard = {"guard_activations": [self.guard.mode, self.guard.sha256]} if self.guard else {}
         texts = {name: text for name, text in self.texts.items() if name != "guard_activations"}
         return {**texts, "corrector": corrector, **guard}

@@ -38,6 +38,7 @@ from faultcli.campaign.provenance import Provenance
 from faultcli.campaign.records import Failure, Record
 from faultcli.campaign.store_checks import (
     Damaged,
+    of_where,
     read_arm_cell,
     read_base,
     read_failure,
@@ -79,6 +80,7 @@ class Store:
         self._connection = connection
         self._ids: dict[str, int] = {}
         self._read_arms: dict[str, Arm] = {}
+        self._made: Path | None = None  # the file, if there was none before
         self._load_ids()
 
     @classmethod
@@ -94,7 +96,10 @@ class Store:
             OutputError: it cannot be made there.
         """
         name = name or (str(path) if path else "campaign")
-        return cls._opened(connect(path, name), name)
+        made = path is not None and not path.exists()
+        store = cls._opened(connect(path, name), name)
+        store._made = path if made else None
+        return store
 
     @classmethod
     def read(cls, path: Path) -> Store:
@@ -120,8 +125,14 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._connection.close()
+        """Let go of the file; one that was made for a campaign which did not get to its fault-free run goes."""
+        made, self._made = self._made, None
+        try:
+            empty = made is not None and self._one("base") is None
+        finally:
+            self._connection.close()
+        if made is not None and empty:
+            made.unlink(missing_ok=True)
 
     @_guarded
     def _load_ids(self) -> None:
@@ -159,9 +170,13 @@ class Store:
         """Make this campaign that of the store: the first one as it is, a later one if it differs in its arms only.
 
         Raises:
-            StoreError: it is another campaign; says what differs.
+            StoreError: it is another campaign, and says what differs; or one holds trials of `where`, the other none.
         """
         known = self._one("base")
+        held = [self._arm(arm) for arm in self.arms]
+        if len({of_where(arm) for arm in (*held, *plan.arms)}) > 1:
+            there, here = ("`where`", "a campaign") if of_where(held[0]) else ("a campaign", "`where`")
+            raise StoreError(f"{self.name}: holds trials of {there}, not of {here}", "take another --store for each")
         row = (
             identity.base,
             inputs,

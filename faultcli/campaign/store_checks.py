@@ -19,7 +19,7 @@ from faultcli.campaign.records import Failure
 from faultcli.errors import FaultcliError
 from faultcli.faults.laws import AnyFlips
 from faultcli.faults.memories import parse_range
-from faultcli.faults.one_bit import AnyBit
+from faultcli.faults.one_bit import AnyBit, EachLayer
 from faultcli.workload.measures import Bounds
 
 MOST_REPEATS = 1_000_000  # trials of a curve with one number of flips: they are numbered flips · MOST_REPEATS + repeat
@@ -115,9 +115,10 @@ def read_arm_cell(cell: object) -> Arm:
     for name in ("format", "protect", "fault", *(["recalibrate"] if arm["recalibrate"] is not None else [])):
         text(arm[name], f"the {name} of an arm")
     if arm["corrector"] is not None:
-        name, window, sha256 = _list(arm["corrector"], "the corrector of an arm", 3)
+        name, window, sha256, *labelled = _list(arm["corrector"], "the corrector of an arm", 3, 4)
         whole(window, "the window of a corrector")
-        arm["corrector"] = [text(name, "the name of a corrector"), window, text(sha256, "the hash of a corrector")]
+        named = [text(name, "the name of a corrector"), window, text(sha256, "the hash of a corrector")]
+        arm["corrector"] = [*named, *(whole(count, "the labels of a corrector", 1) for count in labelled)]
     if guard := arm.get("guard_activations"):
         mode, sha256 = _list(guard, "the guard of an arm", 2)
         arm["guard_activations"] = [text(mode, "a guard"), None if sha256 is None else text(sha256, "a guard")]
@@ -125,6 +126,11 @@ def read_arm_cell(cell: object) -> Arm:
         return read_arm(arm)
     except FaultcliError as error:
         raise Damaged(f"an arm is not known here: {error.message}") from None
+
+
+def of_where(arm: Arm) -> bool:
+    """Whether trials of `faultcli where` are an arm's, each by a law of its own."""
+    return isinstance(arm.fault, AnyBit | EachLayer)
 
 
 def read_failure(row: Sequence[object], number: int, arm: Arm, bits: int) -> Failure:
@@ -280,9 +286,10 @@ def table_of(value: object, what: str, keys: set[str]) -> dict[str, Any]:
     return value
 
 
-def _list(value: object, what: str, length: int | None = None) -> list[Any]:
-    if not isinstance(value, list) or length not in (None, len(value)):
-        raise Damaged(f"{what} is {shown(value)}, not a list{'' if length is None else f' of {length}'}")
+def _list(value: object, what: str, *lengths: int) -> list[Any]:
+    if not isinstance(value, list) or (lengths and len(value) not in lengths):
+        of = f" of {' or '.join(map(str, lengths))}" if lengths else ""
+        raise Damaged(f"{what} is {shown(value)}, not a list{of}")
     return value
 
 

@@ -256,7 +256,9 @@ class Subject:
         if named is None:
             problem = f"{self.data or self.workload.data_name}: has no training split to look at"
             raise UsageError(problem, "name unlabelled inputs: --unlabelled D")
-        return replace(self, unlabelled=load_data(named, **self.workload.architecture.wanted))
+        architecture = self.workload.architecture
+        data = load_data(named, label_offset=architecture.label_offset, **architecture.wanted)
+        return replace(self, unlabelled=data)
 
     def classifier(self, option: str) -> Workload:
         """Return the workload as one that answers with one of K classes, which `option` needs.

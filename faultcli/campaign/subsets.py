@@ -10,6 +10,7 @@ need nothing besides.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -20,6 +21,8 @@ from faultcli.errors import UsageError, WorkloadError
 from faultcli.faults.sampling import Stream, distinct_positions
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.classifier import Workload
+from faultcli.workload.late.rows import LateRows
+from faultcli.workload.late.starting import Run
 from faultcli.workload.metrics import GoldenRun, Outcome, Sample, measure
 
 OPTION = "--inputs-per-trial"
@@ -115,9 +118,13 @@ class Subsets:
         """Return what some inputs give without faults, which costs no run."""
         return self._measured(self.logits[rows.to(self.logits.device)], rows)
 
-    def run(self, rows: Tensor) -> Outcome:
-        """Run the model as it is now on some inputs."""
-        return self._measured(self.workload.answers_to(rows, self.batch_size), rows)
+    def run(self, rows: Tensor, run: Run | None = None) -> Outcome:
+        """Run the model as it is now on some inputs; `run`: as `late` has it, None: from the first layer on."""
+        return self._measured(self.workload.answers_to(rows, self.batch_size, run), rows)
+
+    def late_start(self, names: Collection[str]) -> LateRows | None:
+        """Return what runs trials faster whose faults are in few of these tensors."""
+        return self.workload.late_rows(self.golden, names, self.batch_size, self.size)
 
     def _measured(self, logits: Tensor, rows: Tensor) -> Outcome:
         labels = self.workload.labels[rows]

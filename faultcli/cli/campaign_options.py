@@ -154,6 +154,17 @@ class Running:
         ),
         RARE,
     ] = None
+
+    @property
+    def several(self) -> bool:
+        """Whether several processes share the machine."""
+        return self.workers > 1 or self.ray is not None
+
+
+@dataclass(frozen=True)
+class Previewed(Running):
+    """As `Running`, for trials that can be told before any of them runs."""
+
     plan_only: Annotated[
         bool,
         running(
@@ -163,15 +174,10 @@ class Running:
         ),
     ] = False
 
-    @property
-    def several(self) -> bool:
-        """Whether several processes share the machine."""
-        return self.workers > 1 or self.ray is not None
-
 
 @dataclass(frozen=True)
-class InParts(Running):
-    """As `Running`, for trials that do not depend on each other."""
+class InParts(Previewed):
+    """As `Previewed`, for trials that do not depend on each other."""
 
     shard: Annotated[
         str | None, running("I/N", "Run part I of N of the trials, to be joined by `merge`. It decides no gate."), RARE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faultcli.cli import options
-from faultcli.cli.campaign_options import Running, Stopping, trials
+from faultcli.cli.campaign_options import Previewed, Stopping, trials
 from faultcli.cli.console import note, say, stdout, write_json
 from faultcli.cli.grouping import grouped
 from faultcli.errors import UsageError
@@ -52,7 +52,7 @@ def curve(
     workload: options.Answering,
     asked: Asked,
     stopping: Stopping,
-    running: Running,
+    running: Previewed,
     shown: options.Configured,
 ) -> None:
     """Measure accuracy, SDC and DUE at every bit-error rate from LOW to HIGH, from one set of trials.

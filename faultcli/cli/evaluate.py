@@ -108,8 +108,7 @@ def evaluate(
     corrected = None
     if correct is not None:
         answering = subject.classifier("--corrector")
-        looks = correct.corrector.needs_window
-        window_inputs = subject.looking_at(correcting.unlabelled).unlabelled if looks else None
+        window_inputs = subject.looking_at(correcting.unlabelled).unlabelled if correct.needs_inputs else None
         correction = AppliedCorrection(answering, window_inputs, correct)
         corrected = evaluate_corrected(image, answering, subject.tensors, correction)
     write_json(

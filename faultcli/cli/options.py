@@ -207,11 +207,19 @@ class Correcting:
         Path | None, workload("FILE", "Correct the logits with what `train-corrector` wrote."), READS
     ] = None
     window: Annotated[int, workload("N", "Unlabelled inputs that the corrector looks at.", default=True), RARE] = 1000
+    labelled: Annotated[
+        int | None,
+        workload(
+            "N",
+            "The corrector gets N further inputs of the same data with their labels: a device that knows some.",
+        ),
+        RARE,
+    ] = None
     unlabelled: Annotated[
         str | None,
         workload(
             "D",
-            "Inputs for recalibration and correctors; their labels are not looked at.",
+            "Inputs for recalibration and correctors; their labels are looked at with --labelled only.",
             default="the training split of the data",
         ),
         READS,

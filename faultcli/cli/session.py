@@ -51,7 +51,11 @@ def corrector_of(correcting: Correcting) -> Correct | None:
     """Load the corrector that is asked for."""
     from faultcli.recover.applied import Correct
 
-    return None if correcting.corrector is None else Correct.load(correcting.corrector, correcting.window)
+    if correcting.corrector is None:
+        if correcting.labelled is not None:
+            raise UsageError(f"--labelled {correcting.labelled}: there is no corrector to use them", "--corrector FILE")
+        return None
+    return Correct.load(correcting.corrector, correcting.window, correcting.labelled)
 
 
 def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]) -> tuple[list[str], list[Chain]]:
@@ -302,7 +306,7 @@ def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unla
         subject.classifier("--recalibrate" if correct is None else "--corrector")
     if unlabelled is not None and any(arm.guard for arm in arms):
         return subject.looking_at(unlabelled)
-    if any(arm.recalibrate or (arm.correct and correct and correct.corrector.needs_window) for arm in arms):
+    if any(arm.recalibrate or (arm.correct and correct and correct.needs_inputs) for arm in arms):
         return subject.looking_at(unlabelled)
     return subject
 

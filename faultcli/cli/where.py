@@ -128,8 +128,6 @@ def where(
     asked.check_output(law, force=worst.force)
     if asked.by not in _BY:
         raise UsageError(f"--by {asked.by}: strata are of layers or of channels", "--by layer, or --by channel")
-    if running.plan_only:
-        raise UsageError("--plan-only: the trials of where follow from one another", "--trials 1000 bounds them")
     half = asked.half_width
     if half is None and asked.stratum_half_width is None:
         half = 0.005 if isinstance(law, AnyBit) else 0.02

@@ -29,7 +29,7 @@ from faultcli.protect.base import (
 )
 from faultcli.protect.distribution import Distribution, levels_of
 from faultcli.protect.spare_bits import SparingProtection, distribution_of, nearest_sparing
-from faultcli.protect.sparse_code import Bits, Decoded, SparseCode, sparse_code
+from faultcli.protect.sparse_code import Bits, Decoded, SparseCode, entropy, sparse_code
 
 _LARGEST = 1 << 16  # words of a block: longer ones gain next to nothing, and take more memory to decode
 _TOP_BITS = 8  # of a word, of which the distribution is known
@@ -181,7 +181,7 @@ class FittedLdpc(Fitted):
 
     def block_failure(self, ber: float) -> float:
         """As for `Fitted`, roughly: blocks fail where flips take more than three quarters of the redundancy."""
-        share = _entropy(ber) * (len(self._data) + self.parity) / self.parity
+        share = entropy(ber) * (len(self._data) + self.parity) / self.parity
         return min(1.0, max(0.0, (share - _NEAR) / (_OVER - _NEAR)))
 
     @property
@@ -189,7 +189,7 @@ class FittedLdpc(Fitted):
         """How many flips a block is said to correct: where its redundancy ends."""
         bits = len(self._data) + self.parity
         rates = np.geomspace(1e-6, 0.5, 400)
-        return max(1, int(bits * max(rate for rate in rates if _entropy(rate) <= max(self.parity / bits, 2e-5))))
+        return max(1, int(bits * max(rate for rate in rates if entropy(rate) <= max(self.parity / bits, 2e-5))))
 
     def _own_checks(self, blocks: Words, checks: Words) -> list[Bits]:
         """Return the check bits of blocks as read: each [P]."""
@@ -266,7 +266,3 @@ def _places(bits: int, top: int, spare: NDArray[np.int64]) -> tuple[NDArray[np.i
     low = [word[spare <= bit] * bits + bit for bit in reversed(range(bits - top))]
     given = [word[spare > bit] * bits + bit for bit in range(int(spare.max(initial=0)))]
     return np.concatenate([high, *low]), np.concatenate([np.empty(0, np.int64), *given]).astype(np.int64)
-
-
-def _entropy(rate: float) -> float:
-    return 0.0 if rate <= 0 else 1.0 if rate >= 0.5 else -rate * math.log2(rate) - (1 - rate) * math.log2(1 - rate)

@@ -219,7 +219,7 @@ class StoredTensor(TensorSlot):
             words, masks = faults.get(self.name, NO_FAULTS)
             before = self._decoded[words]
             return self._differing(torch.from_numpy(words), before, before ^ masks.astype(before.dtype))
-        group, rescaled = self._group, self._rescaled(faults)
+        group, rescaled = self.group, self._rescaled(faults)
         element, old, old_checks, new, new_checks = self._touched(faults, rescaled)
         before, after = self.decode_words(old, old_checks), self.decode_words(new, new_checks)
         kept = element < self.elements
@@ -247,7 +247,7 @@ class StoredTensor(TensorSlot):
         return said if self.scales is None else said | self.scales.noticed(faults)
 
     @property
-    def _group(self) -> int:
+    def group(self) -> int:
         """Words that are read together."""
         return math.lcm(*(1, *(link.block for link in self.links)))
 
@@ -256,7 +256,7 @@ class StoredTensor(TensorSlot):
     ) -> tuple[NDArray[np.int64], Words, list[Words], Words, list[Words]]:
         """Return the elements of all groups that faults or other scales touch, their words and check words as written,
         and those with the faults in them."""
-        group = self._group
+        group = self.group
         own: tuple[StoredTensor | CheckRegion, ...] = (self, *self._extra)
         hits = {region.name: faults[region.name] for region in own if region.name in faults}
         data = hits.get(self.name, NO_FAULTS)

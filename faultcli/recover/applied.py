@@ -1,15 +1,21 @@
-"""A corrector in a campaign: before every evaluation it looks at its window, on the model as it is then."""
+"""A corrector in a campaign: before every evaluation it looks at its window, and at labelled inputs if the device has
+any, on the model as it is then."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from faultcli.checkpoint import Checkpoint
-from faultcli.errors import WorkloadError
-from faultcli.recover.base import Corrector
+from faultcli.errors import UsageError, WorkloadError
+from faultcli.recover.base import Correction, Corrector
+from faultcli.recover.few_shot import FEWEST, few_shot
 from faultcli.recover.file import load_corrector
 from faultcli.workload.classifier import Workload
 from faultcli.workload.data.labelled import Dataset
@@ -24,29 +30,60 @@ class CorrectorId:
     name: str  # of its method
     window: int
     sha256: str  # of its file
+    labelled: int = 0  # inputs of the device whose labels are known
 
     @property
     def text(self) -> str:
-        """Short and unique: method, window, first digits of the file's SHA-256."""
-        return f"{self.name}:{self.window}@{self.sha256[:8]}"
+        """Short and unique: method, window and labelled inputs, first digits of the file's SHA-256."""
+        labels = f"+{self.labelled}" if self.labelled else ""
+        return f"{self.name}:{self.window}{labels}@{self.sha256[:8]}"
+
+    @property
+    def identity(self) -> list[str | int]:
+        """What makes it another corrector: the arguments that it is made of."""
+        return [self.name, self.window, self.sha256, *([self.labelled] if self.labelled else [])]
 
 
 @dataclass(frozen=True)
 class Correct(CorrectorId):
     """The option `--corrector FILE`: the corrector with what identifies it. Equal files are equal."""
 
-    corrector: Corrector = field(compare=False, repr=False)
+    corrector: Corrector = field(compare=False, repr=False, kw_only=True)
 
     @classmethod
-    def load(cls, path: Path, window: int = DEFAULT_WINDOW) -> Correct:
+    def load(cls, path: Path, window: int = DEFAULT_WINDOW, labelled: int | None = None) -> Correct:
         """Read a corrector.
+
+        Args:
+            path: the file.
+            window: unlabelled inputs that it looks at.
+            labelled: further inputs, whose labels it is given; None: none.
 
         Raises:
             CheckpointError, CorrectorError: see `load_corrector`; or the window is smaller than the corrector takes.
+            UsageError: too few labelled inputs.
         """
+        check_labelled(labelled)
         corrector = load_corrector(path)
         corrector.check_window(window)
-        return cls(corrector.name, window, Checkpoint.open(path).sha256(), corrector)
+        return cls(corrector.name, window, Checkpoint.open(path).sha256(), labelled or 0, corrector=corrector)
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether it looks at any."""
+        return self.corrector.needs_window or bool(self.labelled)
+
+
+def check_labelled(labelled: int | None) -> None:
+    """Refuse too few labelled inputs.
+
+    Raises:
+        UsageError: they are.
+    """
+    if labelled is not None and labelled < FEWEST:
+        raise UsageError(
+            f"--labelled {labelled}: too few to learn anything from", f"try: --labelled 100; {FEWEST} are the fewest"
+        )
 
 
 class AppliedCorrection:
@@ -54,16 +91,18 @@ class AppliedCorrection:
 
     Args:
         workload: holds the model.
-        unlabelled: the window is its first inputs; they are not among those that are evaluated. None if none is needed.
+        unlabelled: the window is its first inputs; they are not among those that are evaluated. Those behind the window
+            are the labelled ones, if `spec` asks for any, those left out that are evaluated. None if none is needed.
         spec: the corrector.
 
     Raises:
-        WorkloadError: there are fewer inputs than the window has.
+        WorkloadError: there are fewer inputs than that.
     """
 
     def __init__(self, workload: Workload, unlabelled: Dataset | None, spec: Correct) -> None:
         self._spec = spec
         self._window: Workload | None = None
+        self._labelled: Workload | None = None
         if spec.corrector.needs_window:
             if unlabelled is None or len(unlabelled) < spec.window:
                 found = "none" if unlabelled is None else f"{unlabelled.name} with {len(unlabelled)}"
@@ -72,9 +111,51 @@ class AppliedCorrection:
                     "name more with --unlabelled D, or a smaller --window",
                 )
             self._window = workload.beside(unlabelled.first(spec.window))
+        if spec.labelled:
+            begin = spec.window if spec.corrector.needs_window else 0
+            self._labelled = workload.beside(labelled_inputs(unlabelled, begin, spec.labelled, workload.dataset))
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the logits [N, K] of the model as it is now, corrected."""
         self._spec.corrector.check_classes(logits)
+        return self.correction()(logits)
+
+    def correction(self) -> Correction:
+        """Return the correction for the model as it is now. Labelled inputs of which too few have finite logits are not
+        used."""
         window = None if self._window is None else self._window.logits()
-        return self._spec.corrector.observe(window)(logits)
+        if self._labelled is not None:
+            logits = self._labelled.logits()
+            if int(torch.isfinite(logits).all(dim=1).sum()) >= FEWEST:
+                return few_shot(self._spec.corrector, window, logits, self._labelled.labels)
+        return self._spec.corrector.observe(window)
+
+
+def labelled_inputs(inputs: Dataset | None, begin: int, count: int, evaluated: Dataset) -> Dataset:
+    """Return the first `count` inputs from position `begin` on that are not among those that are evaluated.
+
+    Raises:
+        WorkloadError: there are fewer.
+    """
+    found: list[int] = []
+    if inputs is not None:
+        scored = set(_contents(evaluated, range(len(evaluated))))
+        fresh = (at for at, one in enumerate(_contents(inputs, range(begin, len(inputs))), begin) if one not in scored)
+        found = list(islice(fresh, count))
+    if inputs is None or len(found) < count:
+        where = "there are none" if inputs is None else f"{inputs.name} has {len(found)} behind the window of {begin}"
+        raise WorkloadError(
+            f"--labelled {count}: {where} that are not evaluated",
+            "name more with --unlabelled D, or ask for fewer",
+        )
+    return inputs.rows(torch.tensor(found))
+
+
+def _contents(data: Dataset, rows: Iterable[int]) -> Iterator[bytes]:
+    """Yield a hash of every input, whatever its label."""
+    tensors = [data.inputs, *(data.others[name] for name in sorted(data.others))]
+    for row in rows:
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            digest.update(tensor[row].reshape(-1).contiguous().view(torch.uint8).numpy().data)
+        yield digest.digest()

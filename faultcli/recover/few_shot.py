@@ -20,7 +20,7 @@ from faultcli.recover.reference import MOST_CLASSES
 _PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on squares of weights and biases, beside the summed cross entropy
 _ON_WARMTH = 4.0  # on the square of the logarithm of the temperature
 _FOLDS = 5
-_FEWEST = 10
+FEWEST = 10  # labelled inputs with finite logits
 _SURELY, _FEW = 2.0, 10.0  # the loss has to fall by 2 + 10 / √n standard errors: those of few inputs mean little
 _ROUNDS = 100
 
@@ -79,8 +79,8 @@ def labelled_rows(corrector: Corrector, logits: Tensor, labels: Tensor) -> tuple
         raise CorrectorError(f"labels do not lie between 0 and {classes - 1}, the classes of the logits")
     z, y = logits.detach().cpu().double().numpy(), labels.cpu().numpy().astype(np.int64)
     finite = np.isfinite(z).all(axis=1)
-    if finite.sum() < _FEWEST:
-        raise CorrectorError(f"{finite.sum()} labelled inputs with finite logits, {_FEWEST} or more are needed")
+    if finite.sum() < FEWEST:
+        raise CorrectorError(f"{finite.sum()} labelled inputs with finite logits, {FEWEST} or more are needed")
     return z[finite], y[finite]
 
 

@@ -1,26 +1,41 @@
 """What every tensor may be protected by, what that costs, and what is expected to be left of the damage.
 
-Nothing is run for it but the gradients of `workload.curvature`: each tensor is written behind each chain, fault maps
-are drawn over it and read back, and what reads differently from the weights counts ½ Σ h·δ².
+Nothing is run for it but the gradients of `workload.curvature`: all tensors are written behind each chain, fault maps
+are drawn over them and read back, and what reads differently from the weights counts ½ Σ h·δ².
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from faultcli.campaign.subject import Subject
 from faultcli.errors import FaultcliError
 from faultcli.faults.law import FaultLaw
-from faultcli.memory import MemoryImage
+from faultcli.memory import MemoryImage, Patch
 from faultcli.protect.arranged import ArrangedTensor
 from faultcli.protect.chain import Chain, Links
 from faultcli.protect.protected_tensor import StoredTensor
+from faultcli.protect.spare_bits import SparingProtection
 
 MAPS = 20  # per tensor and chain; they cost no run of the model
+_ENOUGH, _FEWEST = 1 << 18, 4  # weights in all maps of a tensor, of which large ones have many each; maps at the least
+_TOGETHER, _FEWEST_TOGETHER = 1 << 15, 2  # the same where a chain reads many words together, which takes long
+_LONG = 64  # words
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a tensor behind a chain reads as.
+
+    `image`: of this tensor alone. `patches`: what faults change, by trial, the first few of the seed.
+    """
+
+    image: MemoryImage
+    patches: tuple[Patch, ...]
 
 
 @dataclass(frozen=True)
@@ -28,13 +43,15 @@ class Option:
     """A tensor behind one chain.
 
     `bits`: beside its words, constants included. `code_words`: checked when all of it is read. `damage`: the expected
-    divergence of the answers, in nats, if faults hit this tensor alone; rounding included.
+    divergence of the answers, in nats, if faults hit this tensor alone; rounding included. `reads`: to run it by; None
+    where no plan of a frontier takes it.
     """
 
     links: Links
     bits: int
     code_words: int
     damage: float
+    reads: Reads | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -43,9 +60,20 @@ class Option:
 
 
 def options_of(
-    subject: Subject, format: str, law: FaultLaw, chains: Sequence[Chain], curvature: Mapping[str, Tensor], *, seed: int
-) -> Iterator[tuple[str, list[Option]]]:
-    """Yield, tensor by tensor, what it may be protected by; chains that do not work on it are left out.
+    subject: Subject,
+    format: str,
+    law: FaultLaw,
+    chains: Sequence[Chain],
+    curvature: Mapping[str, Tensor],
+    *,
+    seed: int,
+    kept: int = 0,
+) -> Iterator[tuple[Chain, dict[str, Option]]]:
+    """Yield, chain by chain, the tensors behind it; those that it does not work on are left out, and so are those of
+    which long blocks are sure to be lost. Where a long code holds twice the rate, one that gives up more bits is not
+    looked at.
+
+    What a chain finds for several tensors together (which of them keep their bits in `ldpc`), it finds for all.
 
     Args:
         subject: what is at risk.
@@ -54,29 +82,74 @@ def options_of(
         chains: without rules.
         curvature: h of every weight.
         seed: of the fault maps.
+        kept: so many of the first maps are kept as what options read.
 
     Raises:
         FaultcliError: no chain works on a tensor; says why the last one does not.
     """
-    for name, values in subject.tensors.items():
-        alone, found = replace(subject, tensors={name: values}), list[Option]()
-        for chain in chains:
-            try:
-                image = alone.memory(format, chain, law.ber if chain.needs_ber else None)
-            except FaultcliError:
-                if chain == chains[-1] and not found:
-                    raise
-                continue
-            stored = image.tensors[name]
-            stored = stored.rows if isinstance(stored, ArrangedTensor) else stored
+    served, enough = set[str](), dict[tuple[type, ...], float]()
+    for chain in chains:
+        kinds, budget = tuple(map(type, chain.links)), _budget(chain)
+        if budget > enough.get(kinds, math.inf):
+            yield chain, {}
+            continue
+        sure = True
+        found: dict[str, Option] = {}
+        for name, image in _written(subject, format, chain, law, served if chain == chains[-1] else subject.tensors):
+            tensor = image.tensors[name]
+            stored = tensor.rows if isinstance(tensor, ArrangedTensor) else tensor
             assert isinstance(stored, StoredTensor)
-            damage = expected_damage(image, name, values, curvature[name], law, seed=seed)
-            found.append(Option(chain.links, stored.extra_bits, stored.code_words, damage))
-        yield name, found
+            if _blocks_fail(stored, law) == 1 and (name in served or chain != chains[-1]):
+                continue  # decoding for nothing takes longest
+            maps = max(kept, _maps(stored))
+            patches = [image.patch(image.draw(law, seed=seed, trial=trial)) for trial in range(maps)]
+            damage = expected_damage(image, name, subject.tensors[name], curvature[name], patches)
+            reads = Reads(image, tuple(patches[:kept])) if kept else None
+            found[name] = Option(chain.links, stored.extra_bits, stored.code_words, damage, reads)
+            sure &= _blocks_fail(stored, law, times=2) == 0 and not any(patch.values_changed for patch in patches)
+        if sure and len(found) == len(subject.tensors):
+            enough[kinds] = budget
+        served |= found.keys()
+        yield chain, found
+
+
+def _written(
+    subject: Subject, format: str, chain: Chain, law: FaultLaw, may_fail: Collection[str]
+) -> Iterator[tuple[str, MemoryImage]]:
+    """Yield the tensors behind a chain, one by one; those that it does not work on only if they may fail."""
+    ber = law.ber if chain.needs_ber else None
+    try:
+        whole = subject.memory(format, chain, ber)
+    except FaultcliError:
+        for name, values in subject.tensors.items():
+            try:
+                yield name, replace(subject, tensors={name: values}).memory(format, chain, ber)
+            except FaultcliError:
+                if name not in may_fail:
+                    raise
+        return
+    for name, tensor in whole.tensors.items():
+        yield name, MemoryImage.around({name: tensor}, format, chain)
+
+
+def _maps(stored: StoredTensor) -> int:
+    together = max(_FEWEST_TOGETHER, _TOGETHER // stored.group)
+    return min(MAPS, together, max(_FEWEST, _ENOUGH // max(1, stored.elements)))
+
+
+def _budget(chain: Chain) -> float:
+    """Return the bits that a chain gives up of every word; 0 if it gives up none."""
+    return sum(link.spare for link in chain.links if isinstance(link, SparingProtection))
+
+
+def _blocks_fail(stored: StoredTensor, law: FaultLaw, times: float = 1.0) -> float | None:
+    """Return how probably the long blocks of a tensor are lost, at so many times the rate; None if it has none."""
+    failures = [link.block_failure(times * (law.ber or 0.0)) for link in stored.links if link.block >= _LONG]
+    return max((failure for failure in failures if failure is not None), default=None)
 
 
 def expected_damage(
-    image: MemoryImage, name: str, weights: Tensor, curvature: Tensor, law: FaultLaw, *, seed: int
+    image: MemoryImage, name: str, weights: Tensor, curvature: Tensor, patches: Sequence[Patch]
 ) -> float:
     """Return the mean over fault maps of ½ Σ h·δ², at most `RUINED` a map.
 
@@ -84,16 +157,14 @@ def expected_damage(
         image: the tensor `name` alone.
         weights: what it should read as.
         curvature: h, in the shape of `weights`.
-        law: of the faults.
-        seed: of the fault maps.
+        patches: what each map changes of it.
     """
     exact, h = weights.flatten().double(), curvature.flatten().double()
     read = dict(image.values())[name].flatten().double()
     clean = h * (read - exact).square()
     whole, total = float(clean.sum()), 0.0
-    for trial in range(MAPS):
-        touched = image.patch(image.draw(law, seed=seed, trial=trial)).elements.get(name)
-        more = 0.0
+    for patch in patches:
+        touched, more = patch.elements.get(name), 0.0
         if touched is not None:
             index = touched.index
             change = (touched.values.double() - exact[index]).square()
@@ -101,7 +172,7 @@ def expected_damage(
                 (h[index] * change.nan_to_num(math.inf, math.inf) - clean[index]).nan_to_num(0.0, RUINED).sum()
             )
         total += min(RUINED, max(0.0, whole + more) / 2)
-    return total / MAPS
+    return total / len(patches)
 
 
 RUINED = 10.0  # nats: that answers are worse than worthless is bad enough

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from faultcli.campaign.bench import Bench, FaultFree, Trial, fault_free
 from faultcli.campaign.plan import Arm
@@ -21,15 +23,19 @@ from faultcli.campaign.subject import Subject
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.selection import escaped
+from faultcli.memory import Patch
 from faultcli.protect.chain import Chain, parse_chain
-from faultcli.where.frontier import Choice, Frontier
+from faultcli.where.frontier import Choice, Frontier, hull
 from faultcli.where.options import Option, options_of
 from faultcli.workload.classifier import Workload
 from faultcli.workload.curvature import curvature
 from faultcli.workload.metrics import Outcome
 
 PLAN_SCHEMA = "faultcli.plan/1"
-CANDIDATES = ("none", "inplace=0.5", "inplace=1", "inplace=2", "inplace=4", "secded=64", "tmr=msb:4", "tmr")
+CANDIDATES = (
+    *("none", "inplace=0.5", "inplace=1", "inplace=2", "inplace=4", "secded=64", "tmr=msb:4", "tmr"),
+    *("ldpc=0.25", "ldpc=0.5", "ldpc=1", "ldpc=2.5"),  # read by hosts only
+)
 Progress = Callable[[str], None]
 _ROUNDS = 3  # of verification
 _SAME = 0.005  # bits per weight: plans nearer than that are not told apart by runs
@@ -162,10 +168,7 @@ def find_plan(
     few = whole.beside(whole.dataset.rows(slice(0, asked.choose_on))) if asked.choose_on < len(whole) else whole
     say(f"gradients on {len(few)} inputs")
     bend = curvature(few, list(subject.tensors), asked.seed)
-    options = {}
-    for name, own in options_of(subject, asked.format, asked.law, asked.candidates, bend, seed=asked.seed):
-        say(f"{name} behind {len(own)} chains")
-        options[name] = own
+    options = _options(subject, asked, bend, say)
     frontier = Frontier.of(options)
     weights = {name: tensor.numel() for name, tensor in subject.tensors.items()}
     search = _Search(subject, asked, few, frontier, sum(weights.values()), say)
@@ -187,6 +190,19 @@ def find_plan(
         tuple(search.looked),
         tuple(rounds),
     )
+
+
+def _options(subject: Subject, asked: PlanGoal, bend: Mapping[str, Tensor], say: Progress) -> dict[str, list[Option]]:
+    """Return what every tensor may be protected by; what it reads as only of those that a frontier can take."""
+    options: dict[str, list[Option]] = {name: [] for name in subject.tensors}
+    told = {"seed": asked.seed, "kept": asked.choose_maps}
+    for chain, found in options_of(subject, asked.format, asked.law, asked.candidates, bend, **told):
+        say(f"{chain.text}: {f'{len(found)} of {len(options)} tensors' if found else 'left out'}")
+        for name, one in found.items():
+            own = [*options[name], one]
+            taken = {id(each) for each in hull(own)}
+            options[name] = [each if id(each) in taken else replace(each, reads=None) for each in own]
+    return options
 
 
 def by_tensor(choice: Choice) -> Chain:
@@ -245,14 +261,21 @@ class _Search:
         few, asked = self._few, self._asked
         if number is None:
             return few.right_probability()
-        image = self._subject.memory(asked.format, by_tensor(self._frontier.plan(number)), asked.law.ber)
+        reads = [one.reads for one in self._frontier.plan(number).values() if one.reads is not None]
         try:
-            few.load(dict(image.values()))
-            found = 0.0
+            for own in reads:
+                few.load(dict(own.image.values()))
+            found, healthy = 0.0, None
             for trial in range(asked.choose_maps):
-                patch = image.patch(image.draw(asked.law, seed=asked.seed, trial=trial))
-                with patch.applied(few.parameters):
-                    found += few.right_probability() / asked.choose_maps
+                several = [own.patches[trial] for own in reads]
+                elements = {name: own for patch in several for name, own in patch.elements.items()}
+                patch = Patch(elements, frozenset().union(*(patch.pairs for patch in several)))
+                if patch.values_changed:
+                    with patch.applied(few.parameters):
+                        found += few.right_probability() / asked.choose_maps
+                else:
+                    healthy = few.right_probability() if healthy is None else healthy
+                    found += healthy / asked.choose_maps
             return found
         finally:
             few.load(self._subject.tensors)

@@ -16,6 +16,7 @@ from faultcli.checkpoint.locate import some
 from faultcli.errors import FaultcliError, UsageError, WorkloadError
 from faultcli.formats import ChannelsOf
 from faultcli.live import LiveTensor, fill
+from faultcli.modules import evaluating
 from faultcli.workload.metrics import GoldenRun, GoldenScores, Outcome
 from faultcli.workload.models.architectures import Architecture
 from faultcli.workload.models.binding import Binding, binding_of, live_tensors
@@ -204,15 +205,8 @@ class BaseWorkload(ABC):
         """Run in evaluation mode; on CUDA, with convolutions that give the same answer every time.
 
         A module that comes from a user's program, and may be in training, is left in its mode."""
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with self._exact_convolutions():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(self.model), self._exact_convolutions():
+            yield
 
     def _exact_convolutions(self) -> AbstractContextManager[object]:
         if self.device.type != "cuda":

@@ -14,6 +14,7 @@ from faultcli.workload.answers import Pick, answer_picker, described
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.inputs import Inputs, cuts, numbers_in, prepared
+from faultcli.workload.late.rows import LateRows, filled
 from faultcli.workload.late.starting import LateStart, Run
 from faultcli.workload.metrics import GoldenRun, Outcome, cross_entropies, measure
 from faultcli.workload.models.architectures import Architecture
@@ -117,7 +118,7 @@ class Workload(BaseWorkload):
         """
         return self._answers(len(self), self._batches(), run)
 
-    def answers_to(self, rows: Tensor, batch_size: int) -> Tensor:
+    def answers_to(self, rows: Tensor, batch_size: int, run: Run | None = None) -> Tensor:
         """Return the logits of some inputs, float32 [n, K], on the device of the model.
 
         All batches have the same size, the last one filled up with repeats: what a kernel computes of an input can
@@ -126,9 +127,9 @@ class Workload(BaseWorkload):
         Args:
             rows: positions of inputs, int64 [n] on the CPU, n at least 1.
             batch_size: inputs per forward pass.
+            run: see `answers`.
         """
-        filled = torch.arange(-(-len(rows) // batch_size) * batch_size) % len(rows)
-        return self._answers(len(rows), self._chosen(rows[filled], batch_size))
+        return self._answers(len(rows), self._chosen(filled(rows, batch_size), batch_size), run)
 
     def _answers(self, count: int, batches: Iterator[tuple[int, Inputs]], run: Run | None = None) -> Tensor:
         """Return the logits of batches, [count, K]; what is beyond `count` is dropped."""
@@ -299,6 +300,12 @@ class Workload(BaseWorkload):
         """
         assert isinstance(golden, GoldenRun)
         return None if self.dataset.others or self.dataset.widths else LateStart(self, golden, names)
+
+    def late_rows(self, golden: Golden, names: Collection[str], batch_size: int, size: int) -> LateRows | None:
+        """Return the same for runs by `answers_to` on `size` inputs, in batches of `batch_size`, as `golden` is."""
+        assert isinstance(golden, GoldenRun)
+        several = self.dataset.others or self.dataset.widths
+        return None if several else LateRows(self, golden, names, batch_size, size)
 
     def fault_free(self) -> tuple[GoldenRun, Outcome]:
         """Run the model once; return the golden run, and the outcome compared with it."""

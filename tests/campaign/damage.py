@@ -71,7 +71,7 @@ def make(path: Path, kind: str) -> Path:
         plan = Plan(cross(["fp16"], [parse_law("flips:1")]), TRIALS, gates=(Gate("min-accuracy", 0.5),))
     else:
         arms = cross(["q2.5"], [parse_law("bitflip:1e-3")], [parse_chain("none"), parse_chain("scale=max,parity")])
-        arms += cross(["q2.5"], [parse_law("bitflip:1e-3")], correct=[CorrectorId("align", 5, "e" * 64)])
+        arms += cross(["q2.5"], [parse_law("bitflip:1e-3")], correct=[CorrectorId("align", 5, "e" * 64, 50)])
         gates = Gate("max-drop-from-baseline", 0.1), Gate("max-sdc", 0.5)
         plan = Plan(arms, TRIALS, gates=gates, baseline=((1.0, None, 0.9, 0.8),) * 3, include=("fc*",))
     identity = plan.identity(checkpoint="c" * 64, workload='{"data": "d", "threads": 1}', unlabelled="u")

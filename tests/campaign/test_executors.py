@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,13 @@ def make_bench(limit: int = 10) -> Bench:
     return Bench(workload, image, fault_free(workload), 0, {}, {})
 
 
+PART = replace(PLAN, arms=PLAN.arms[:2], trials=4, inputs_per_trial=7)
+
+
 def test_processes_give_the_same_exports(undisturbed: bytes) -> None:
     with closing(Pool(Processes(2))) as executor:
         assert trials_jsonl(run_demo(executor=executor)) == undisturbed
+        assert trials_jsonl(run_demo(executor=executor, plan=PART)) == trials_jsonl(run_demo(plan=PART))
 
 
 def test_three_shards_merged_are_the_whole(tmp_path: Path, undisturbed: bytes) -> None:
@@ -275,6 +280,7 @@ def test_a_ray_of_our_own(undisturbed: bytes) -> None:
             time.sleep(0.1)
             assert seen == [signal.SIGTERM]
             assert trials_jsonl(run_demo(executor=executor)) == undisturbed
+            assert trials_jsonl(run_demo(executor=executor, plan=PART)) == trials_jsonl(run_demo(plan=PART))
             found = [place for place in listening() if place not in places]
     finally:
         signal.signal(signal.SIGTERM, handler)

@@ -53,6 +53,22 @@ def test_arms_can_be_added_and_left_out(tmp_path: Path, undisturbed: bytes) -> N
         assert len(result_of(store).arms) == 4
 
 
+def test_a_model_that_fails_leaves_no_store(tmp_path: Path) -> None:
+    """One that was there stays, whatever it holds."""
+    path, workload = tmp_path / "s", demo_workload()
+    workload.fault_free = lambda: 1 / 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError), closing(Store.open(path)) as store:
+        run_demo(store, workload=workload)
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(ZeroDivisionError), closing(Store.open(path)) as store:
+        run_demo(store, workload=workload)
+    assert path.exists()
+    with closing(Store.open(path)) as store:
+        run_demo(store, plan=replace(PLAN, trials=1))
+    assert Store.read(path).trials
+
+
 def test_another_campaign_is_refused_with_what_differs(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "s")) as store:
         run_demo(store, plan=replace(PLAN, trials=1))

@@ -104,3 +104,11 @@ def test_correctors_that_do_not_fit(faultcli: Callable[..., object], tmp_path: P
         done = faultcli(*command.split(), "--corrector", tmp_path / "broken.safetensors")
         assert done.code == 2
         assert "broken.safetensors" in done.err
+
+
+def test_no_corrector_without_maps_to_judge_it_by(faultcli: Callable[..., object], tmp_path: Path) -> None:
+    few = ("--maps", 1, "--report-maps", 0, "--train-limit", 150, "--limit", 50, "--quiet")
+    done = faultcli("train-corrector", "--fault", "gaussian:0.1", *few, "-o", tmp_path / "c.safetensors")
+    assert (done.code, len(done.err.strip().splitlines())) == (2, 2)
+    assert "--report-maps 20" in done.err
+    assert not list(tmp_path.iterdir())

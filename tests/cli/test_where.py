@@ -118,7 +118,6 @@ def test_the_table_says_what_is_critical(faultcli: Cli) -> None:
         (("--stratum-half-width", "2"), "--stratum-half-width 2"),
         (("--by", "weight"), "--by weight"),
         (("--protect", "scale=auto", "--format", "q2.5"), "depends on the bit-error rate"),
-        (("--plan-only",), "--plan-only"),
         (("--inputs-per-trial", "5", "--critical", "any"), "--critical any"),
         (("--inputs-per-trial", "20"), "there are 20 inputs"),
     ],
@@ -206,3 +205,23 @@ def test_outputs_are_looked_at_before_anything_runs(faultcli: Cli, tmp_path: Pat
     assert there.read_text(encoding="utf-8") == "mine"
     assert faultcli("where", *SMALL, "--trials", "10", "-o", there, "--force").code == 0
     assert there.read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_a_store_holds_a_campaign_or_what_where_found(faultcli: Cli, tmp_path: Path) -> None:
+    """A report shows one of them."""
+    where, campaign = ("where", *SMALL, "--trials", "64"), ("campaign", "--ber", "1e-4", *SMALL, "--trials", "2")
+    for first, second, held in ((where, campaign, "`where`"), (campaign, where, "a campaign")):
+        store = tmp_path / first[0]
+        assert faultcli(*first, "--store", store).code == 0
+        before, done = store.read_bytes(), faultcli(*second, "--store", store)
+        assert done.code == 2
+        assert f"holds trials of {held}" in done.err
+        assert len(done.err.strip().splitlines()) == 2
+        assert store.read_bytes() == before
+        assert faultcli(*first, "--store", store).code == 0
+
+
+def test_help_names_only_what_where_takes(faultcli: Cli) -> None:
+    assert "--plan-only" not in faultcli("where", "--help-all").out
+    assert "--plan-only" in faultcli("campaign", "--help-all").out
+    assert faultcli("where", *SMALL, "--plan-only").code == 2

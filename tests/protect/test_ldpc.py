@@ -28,7 +28,7 @@ LLR = 25.0
 def sums_of(code: SparseCode) -> list[list[int]]:
     """The bits of every parity sum, one by one: data bits, then check bits."""
     found: list[list[int]] = [[] for _ in range(code.checks)]
-    for bit, owner in zip(code._edge_bit.tolist(), code._edge_sum.tolist(), strict=True):
+    for bit, owner in zip(*(part.tolist() for part in code._edges), strict=True):
         found[owner].append(bit)
     return found
 
@@ -126,6 +126,31 @@ def test_decoding_against_a_slow_decoder() -> None:
         corrected += got.whole and bool((got.bits == data).all())
     assert agreed >= 11  # float32 against float64, where neither is sure
     assert corrected >= 5  # the block is short, and some are lost
+
+
+def test_flipping_bits_finds_what_belief_propagation_finds() -> None:
+    """In long blocks with few flips, in less time; where it finds nothing, nothing is lost."""
+    words, code, draw = 2000, sparse_code(15_000, 1_000), np.random.default_rng(3)
+    log_prior, found = torch.full((128,), 1 / 128).log(), 0
+    for rate in (2e-4, 1e-3, 1e-3, 1e-3, 2e-3, 2e-3):
+        data = draw.integers(2, size=code.data).astype(np.uint8)
+        sent = np.concatenate([data, code.encode(data)])
+        read = sent ^ (draw.random(len(sent)) < rate)
+        wrong = code._wrong(read[: code.data], read[code.data :])
+        told = code.rate_of(int(wrong.sum()))
+        assert code._is_easy(told)
+        flips = code._flips(wrong, told)
+        found += flips is not None
+        assert flips is None or np.array_equal(read ^ flips, sent)
+        channel = torch.from_numpy(1 - 2 * read.astype(np.float32)) * math.log((1 - told) / told)
+        slowly = code._propagate(channel, log_prior, words)
+        assert slowly.whole
+        got = code.decode(read[: code.data], read[code.data :], log_prior, words)
+        assert np.array_equal(got.bits, slowly.bits)
+        assert np.array_equal(got.bits, data)
+    assert found >= 4
+    assert not code._is_easy(0.02)
+    assert not sparse_code(500, 120)._is_easy(1e-4)
 
 
 @pytest.mark.parametrize("rate", [1e-3, 1e-2, 5e-2])

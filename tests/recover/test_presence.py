@@ -7,7 +7,8 @@ import numpy as np
 
 from faultcli.recover.mixture.cluster_matching import MeanStructure
 from faultcli.recover.mixture.gaussians import Rows
-from faultcli.recover.mixture.presence import PartNaming, present_classes
+from faultcli.recover.mixture.part_naming import PartNaming
+from faultcli.recover.mixture.presence import present_classes
 
 CLASSES = 6
 RANDOM = np.random.default_rng(0)
@@ -55,10 +56,29 @@ def test_the_classes_of_a_window_are_found_and_named() -> None:
         cut = np.zeros((CLASSES, 600))  # every class cut in as many as six components allow
         pieces = np.array([np.flatnonzero(held == label)[0] for label in labels])
         cut[pieces + len(held) * random.integers(CLASSES // len(held), size=600), np.arange(600)] = 1
-        rows = Rows(x)
-        present = present_classes(rows, rows.fit(cut, 3), logits.argmax(axis=1), PartNaming(LAW, spread))
+        raw = logits.argmax(axis=1)
+        present = present_classes(x, Rows(x).fit(cut, 3), raw, PartNaming(LAW, spread), lambda shares, raw=raw: raw)
         assert sorted(present.labels.tolist()) == held.tolist()
         assert (present.labels[present.fit.posterior.argmax(axis=0)] == labels).mean() > 0.97
+
+
+def test_a_class_that_comes_much_more_often_is_not_cut_in_two() -> None:
+    """One class is two thirds of the window: told that all come alike, a fit cuts it, and others share a component."""
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        labels = np.where(random.random(900) < 0.66, 0, random.integers(1, CLASSES, size=900))
+        logits = moved(random)[labels] + 0.25 * random.standard_normal((900, CLASSES))
+        spread = logits.std(axis=0)
+        x = (logits - logits.mean(axis=0)) / spread
+        wrong = np.zeros((CLASSES, 900))
+        halves = x[:, 1] > np.median(x[labels == 0, 1])
+        component = np.select([labels == 0, labels <= 2], [4 * halves, 1], labels - 1)  # 1 and 2 in one component
+        wrong[component, np.arange(900)] = 1
+        naming, raw = PartNaming(LAW, spread), np.zeros(900, dtype=np.int64)
+        present = present_classes(x, Rows(x).fit(wrong, 3), raw, naming, lambda shares, raw=raw: raw)
+        assert sorted(present.labels.tolist()) == list(range(CLASSES))
+        assert (present.labels[present.fit.posterior.argmax(axis=0)] == labels).mean() > 0.97
+        np.testing.assert_allclose(present.shares(CLASSES), np.bincount(labels) / 900, atol=0.02)
 
 
 def test_missing_classes_are_placed_where_the_law_expects_them() -> None:

@@ -59,7 +59,9 @@ def test_expected_damage_is_about_what_faults_do() -> None:
     h = curvature(workload, list(subject.tensors))
     chains = [parse_chain(text) for text in ("none", "inplace=1")]
     golden = workload.answers().double().log_softmax(-1)
-    for name, options in options_of(subject, "q2.5", law, chains, h, seed=seed):
+    by_chain = [found for _, found in options_of(subject, "q2.5", law, chains, h, seed=seed)]
+    for name in subject.tensors:
+        options = [found[name] for found in by_chain]
         for option, chain in zip(options, chains, strict=True):
             image = replace(subject, tensors={name: subject.tensors[name]}).memory("q2.5", chain)
             assert option.bits == image.overhead_bits_per_weight * image.weights
@@ -148,15 +150,64 @@ def test_a_plan_is_judged_as_a_campaign_judges_it(
 
 
 def test_a_plan_costs_what_its_memory_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ldpc` pays for the smallest tensors out of what all of them have, which no tensor by itself shows."""
+    """`ldpc` pays for the smallest tensors out of what all of them have: no tensor by itself has check words."""
     monkeypatch.setattr("faultcli.where.options.MAPS", 1)
     subject, chain = Subject.open(limit=20), parse_chain("ldpc=0.5")
     goal = PlanGoal("q2.5", parse_law("bitflip:1e-3"), max_drop=0.5, candidates=(chain,), choose_maps=1, verify_maps=1)
     found = find_plan(subject, goal)
     whole = subject.memory("q2.5", chain, None).overhead_bits_per_weight
-    assert found.rounds[-1].overhead == whole > found.overhead(found.choice)
+    assert found.rounds[-1].overhead == whole == pytest.approx(found.overhead(found.choice))
+    assert any(one.reads is not None and one.bits > 100 for one in found.choice.values())  # check words of the smallest
     assert planned_document(found, None)["overhead_bits_per_weight"] == whole
     assert f"{whole:.3g} bits per weight" in planned_lines(found)[-1]
+
+
+def test_by_default_a_long_code_is_found_where_it_is_cheapest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 1 % of flipped bits `inplace` has to give up more bits, and a smaller budget of `ldpc` is lost for sure."""
+    monkeypatch.setattr("faultcli.where.options.MAPS", 2)
+    subject = Subject.open(limit=50, include=["conv2*"])
+    goal = PlanGoal("int8-channel", parse_law("bitflip:1e-2"), max_drop=1e-3, choose_maps=1, verify_maps=2)
+    found = find_plan(subject, goal)
+    assert found.chain.text == "ldpc=1"
+    assert found.rounds[-1].met
+    (options,) = found.options.values()
+    assert "ldpc=0.25" not in [one.text for one in options]
+    assert found.choice["conv2.weight"].bits < min(one.bits for one in options if one.text in ("secded=64", "tmr"))
+
+
+def test_what_is_sure_to_be_lost_is_read_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faultcli.where.options.MAPS", 1)
+    subject, law = Subject.open(limit=5, include=["conv1*"]), parse_law("bitflip:0.1")
+    h, chains = {"conv1.weight": torch.ones_like(subject.tensors["conv1.weight"])}, [parse_chain("ldpc=0.25")]
+    found = dict(options_of(subject, "int8-channel", law, chains, h, seed=0, kept=1))[chains[0]]["conv1.weight"]
+    assert found.damage > 0
+    assert found.reads is not None
+    assert found.reads.patches[0].values_changed > 50
+    (_, one), (_, other) = options_of(subject, "int8-channel", law, [*chains, parse_chain("none")], h, seed=0)
+    assert (len(one), len(other)) == (0, 1)
+
+
+def test_a_plan_with_long_codes_is_read_by_the_other_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faultcli: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ("--candidate", "none", "--candidate", "ldpc=0.5", "--candidate", "secded=64", "--trials", "2")
+    code, _, err = faultcli("plan", *SMALL, *few, "--choose-on", "20", "-o", "p.toml", "--json", "p.json")
+    assert code == 0, err
+    found = json.loads(Path("p.json").read_text())
+    assert {one["name"]: one["protect"] for one in found["tensors"]}["fc1.weight"] == "ldpc=0.5"
+
+    Path("m.toml").write_text(Path("p.toml").read_text() + '[tensors]\n"fc2.*" = "secded=64"\n')
+    few = ("--ber", "1e-3", "--limit", "100", "--trials", "2", "--quiet", "--json", "-")
+    (arm,) = json.loads(faultcli("campaign", "--format", "q2.5", "--protect", "m.toml", *few)[1])["arms"]
+    faultcli("demo", "-o", "demo")
+    (model,) = Path("demo").glob("*.safetensors")
+    code, _, err = faultcli("harden", model, "--format", "q2.5", "--protect", "m.toml", "-o", "h.safetensors")
+    assert code == 0, err
+    (hardened,) = json.loads(faultcli("campaign", "h.safetensors", "--data", "digits", *few)[1])["arms"]
+    assert hardened["protect"] == arm["protect"]
+    for same in ("trial_accuracies", "stored_accuracy", "overhead_bits_per_weight"):
+        assert hardened[same] == arm[same]
 
 
 def test_one_map_decides_nothing(faultcli: Callable[..., tuple[int, str, str]]) -> None:

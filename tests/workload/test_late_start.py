@@ -216,7 +216,7 @@ def test_what_is_kept_fits(limit: int) -> None:
         assert late.reason == "is off"
         return
     assert late._kept is not None
-    values = [value for kept in late._kept.values() for value in kept._values.values()]
+    values = [value for kept in late._kept.values() for value in kept.values.values()]
     assert 0 < sum(value.nbytes for value in values) <= limit
     assert late.late
 

@@ -25,6 +25,7 @@ BLENDS: tuple[Blend, ...] = (
 HEATS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 12.0)
 _CASES_PER_STEP = 8
 _MOST_STEPS = 10
+_REACH = 1.0  # of a step: how far beside it cases count
 
 
 def blend_name(blend: Blend) -> str:
@@ -108,17 +109,21 @@ class Policy:
     def learn(cls, cases: Sequence[Case]) -> Policy:
         """Cut the cases, sorted by severity, into steps and take for each the blend of the best mean gain.
 
-        What is gained is judged on every copy by the blend that does best on the others. Where that is not above its
-        own standard error over copies, the identity is taken: leave alone when in doubt.
+        Cases of the steps beside count, too, the less the farther: a step alone has few. What is gained is judged on
+        every copy by the blend that does best on the others. Where that is not above its own standard error over
+        copies, the identity is taken: leave alone when in doubt.
         """
         ordered = sorted(cases, key=lambda case: case.severity)
         steps = max(1, min(_MOST_STEPS, len(ordered) // _CASES_PER_STEP))
         groups = [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), steps)]
+        table, copies = np.stack([case.gains for case in ordered]), np.array([case.copy for case in ordered])
         upper, blends, heats = [], [], []
+        begin = 0.0
         for number, group in enumerate(groups):
-            table = np.stack([case.gains for case in group])
-            best = int(table.mean(axis=0).argmax())
-            gain, error = _expected(table, np.array([case.copy for case in group]))
+            middle, begin = begin + (len(group) - 1) / 2, begin + len(group)
+            weights = np.exp(-0.5 * ((np.arange(len(ordered)) - middle) / (_REACH * len(group))) ** 2)
+            best = int((weights @ table).argmax())
+            gain, error = _expected(table, copies, weights)
             if gain <= error:
                 best = 0
             heat = int(np.mean([case.losses(BLENDS[best]) for case in group], axis=0).argmin()) if best else 0
@@ -142,16 +147,23 @@ class Policy:
         return raw, align, mixture
 
 
-def _expected(table: Array, copies: NDArray[np.int64]) -> tuple[float, float]:
+def _expected(table: Array, copies: NDArray[np.int64], weights: Array) -> tuple[float, float]:
     """Return the mean over copies of what a blend gains that was chosen on the other copies, and its standard error.
 
     Args:
         table: [W, B], gain of every blend in every window.
         copies: [W], the damaged copy of every window.
+        weights: [W], how much a window counts.
     """
-    found = []
+    found, counted = [], []
     for copy in np.unique(copies):
         own = copies == copy
-        chosen = int((table if own.all() else table[~own]).mean(axis=0).argmax())
-        found.append(float(table[own, chosen].mean()))
-    return float(np.mean(found)), float(np.std(found, ddof=1 if len(found) > 1 else 0) / np.sqrt(len(found)))
+        others = own if own.all() else ~own
+        chosen = int((weights[others] @ table[others]).argmax())
+        found.append(float(weights[own] @ table[own, chosen] / weights[own].sum()))
+        counted.append(float(weights[own].sum()))
+    parts = np.array(counted) / sum(counted)
+    mean = float(parts @ found)
+    spread = float(parts @ (np.array(found) - mean) ** 2)
+    effective = 1 / float(parts @ parts)
+    return mean, float(np.sqrt(spread / max(effective - 1, 1)))

@@ -3,7 +3,8 @@
 corrector         one Gaussian per class, on the window as it is
 gaussians         mixtures fitted to a window
 search            from many starts
-presence          which classes a window holds
+presence          which classes a window holds, and how much of each
+part_naming       names for components where classes may be missing
 law               what training learned about how damage moves class means
 cluster_matching  how damage moves class means, which names clusters
 """

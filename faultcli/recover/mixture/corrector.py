@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array, Card, Correction, Corrector, CorrectorError
-from faultcli.recover.mixture.gaussians import ClassMixture, Rows
+from faultcli.recover.mixture.cluster_matching import Labels
+from faultcli.recover.mixture.gaussians import ClassMixture, Fit
 from faultcli.recover.mixture.law import DamageLaw
-from faultcli.recover.mixture.presence import MOST_COUNTED, PartNaming, present_classes
+from faultcli.recover.mixture.part_naming import PartNaming
+from faultcli.recover.mixture.presence import MOST_COUNTED, present_classes
 from faultcli.recover.mixture.search import search
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
 _ABSENT = 0.5  # weight of the training mix beside the window's: classes that are missing may come back
+_AS_WELL = (
+    0.85  # as the classes of training, at least: so much of the means has to be explained by those of another mix
+)
 _ROWS_PER_CLASS = 4  # fewer, and components are single inputs
 
 
@@ -43,30 +48,18 @@ class FittedMixture:
         over_all = Alignment.between(window, reference)
         x = over_all.standardise(window)
         fit = search(x, over_all(window), reference.prior, law.names, np.random.default_rng(0))
-        labels = np.arange(reference.classes)
+        found = _NamedComponents.of(fit, np.arange(reference.classes), over_all, reference, law)
         if reference.classes <= MOST_COUNTED:
             naming = PartNaming(law.places, over_all.spread / reference.spread)
-            present = present_classes(Rows(x, exact=False), fit, window.argmax(axis=1), naming)
-            labels = present.labels
-            fit = present.fit if len(labels) < reference.classes else fit
-        shares = np.zeros(reference.classes)
-        shares[labels] = fit.posterior.mean(axis=1)
-        alignment = over_all.for_shares(reference, shares)
-        scale = over_all.spread / alignment.spread
-        found = fit.means * scale + (over_all.mean - alignment.mean) / alignment.spread
-        covariances = fit.covariances * np.outer(scale, scale)
-        explained = law.names.explained(found, labels)
-        means, whole = np.empty_like(law.places.means), covariances
-        means[labels] = found
-        if len(labels) < reference.classes:
-            scale = alignment.spread / reference.spread
-            offset = (alignment.mean - reference.mean) / reference.spread
-            means, whole = law.places.completed(found * scale + offset, labels)
-            means, whole = (means - offset) / scale, whole / np.outer(scale, scale)
-            whole += np.einsum("c,cij->ij", shares[labels], covariances)
-            whole[labels] = covariances
-        prior = (1 - _ABSENT) * shares + _ABSENT * reference.prior
-        return cls(alignment, ClassMixture.of(means, whole, prior), shares, explained)
+
+            def aligned_for(shares: Array) -> Labels:
+                answers: Labels = over_all.for_shares(reference, shares)(window).argmax(axis=1)
+                return answers
+
+            present = present_classes(x, fit, window.argmax(axis=1), naming, aligned_for)
+            other = _NamedComponents.of(present.fit, present.labels, over_all, reference, law)
+            found = other if other.explained > _AS_WELL * found.explained else found
+        return found.completed(reference, law)
 
     @property
     def numbers(self) -> int:
@@ -76,6 +69,48 @@ class FittedMixture:
     def log_posterior(self, logits: Array) -> Array:
         """Return the log probability of every class, [n, K]."""
         return self.classes.log_posterior(self.alignment.standardise(logits))
+
+
+@dataclass(frozen=True)
+class _NamedComponents:
+    """Named components: class `labels[c]` is component c of means [C, K] and covariances [C, K, K], standardised by an
+    alignment for their shares [K]."""
+
+    labels: Labels
+    shares: Array
+    alignment: Alignment
+    means: Array
+    covariances: Array
+    explained: float
+
+    @classmethod
+    def of(cls, fit: Fit, labels: Labels, over_all: Alignment, reference: Reference, law: DamageLaw) -> Self:
+        """Take components of a window that was standardised over all of it."""
+        shares = np.zeros(reference.classes)
+        shares[labels] = fit.posterior.mean(axis=1)
+        alignment = over_all.for_shares(reference, shares)
+        scale = over_all.spread / alignment.spread
+        means = fit.means * scale + (over_all.mean - alignment.mean) / alignment.spread
+        covariances = fit.covariances * np.outer(scale, scale)
+        return cls(labels, shares, alignment, means, covariances, law.names.explained(means, labels))
+
+    def completed(self, reference: Reference, law: DamageLaw) -> FittedMixture:
+        """Put the classes that are missing where the law leaves them."""
+        labels, alignment = self.labels, self.alignment
+        means, whole = np.empty_like(law.places.means), self.covariances
+        means[labels] = self.means
+        if len(labels) < reference.classes:
+            scale = alignment.spread / reference.spread
+            offset = (alignment.mean - reference.mean) / reference.spread
+            means, whole = law.places.completed(self.means * scale + offset, labels)
+            means, whole = (means - offset) / scale, whole / np.outer(scale, scale)
+            whole += np.einsum("c,cij->ij", self.shares[labels], self.covariances)
+            whole[labels] = self.covariances
+        elif not np.array_equal(labels, np.arange(len(labels))):
+            whole = np.empty_like(whole)
+            whole[labels] = self.covariances
+        prior = (1 - _ABSENT) * self.shares + _ABSENT * reference.prior
+        return FittedMixture(alignment, ClassMixture.of(means, whole, prior), self.shares, self.explained)
 
 
 @dataclass(frozen=True)

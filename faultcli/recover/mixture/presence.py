@@ -1,28 +1,37 @@
 """Which classes a window holds, and how much of each.
 
-A mixture that must find every class cuts those that are there in two where others are missing, and the law of the
-damage does not explain the means of such halves. So the two closest components are made one, again and again, with the
-components' weights fitted, and of all numbers of classes the one is taken whose named means the law explains best.
+A mixture that must find every class, each as often as in training, cuts those that come often in two, makes those one
+that come rarely, and the law of the damage does not explain the means of such components. So fits of other class mixes
+are looked for, and the one is taken that the window's likelihood and the law explain best together:
+
+- from the raw answers, and from answers aligned for the class shares that were found last, again and again;
+- with the two closest components made one, again and again;
+- with a component cut in two, or two made one and another cut.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure, swaps
-from faultcli.recover.mixture.gaussians import Array, Fit, Rows
+from faultcli.recover.mixture.cluster_matching import Labels
+from faultcli.recover.mixture.gaussians import Array, Fit, Rows, fitted_weights
+from faultcli.recover.mixture.part_naming import PartNaming
 
 MOST_COUNTED = 20  # classes; with more, all are taken to be there: there are too many namings of a part of them
-_LIKELIHOOD_WEIGHT = 0.01  # of the window's rows beside the law of the damage: a cut class is always a bit likelier
-_ROUNDS = 3  # of expectation maximisation after two components became one
-_LAST_ROUNDS = 15  # of the fit that is taken
-_HOPELESS = 10.0  # below the best score: the search ends
+_SEARCHED = 1000  # rows of the window that fits are compared on; the one that is taken is fitted to all
+_LIKELIHOOD_WEIGHT = 0.01  # of these rows beside the law of the damage: a cut class is always a bit likelier
+_ROUNDS, _FROM_ANSWERS, _MOVED, _LAST = 3, 12, 5, 15  # of expectation maximisation: when one was made of two; …
+_HOPELESS = 10.0  # below the best score: no more components are made one
 _FEWEST_CLASSES = 2
+_FEWEST_ROWS = 8.0  # of the window, in a component
 _PER_NAMING = 1.5  # taken off for the logarithm of the number of namings: of many, one agrees by chance
+_SAME = 0.95  # of the rows
+_CLEARLY = 0.5  # better, for a fit to be taken in place of one that was found before
+_SETTLED, _MOST_MOVES, _LIKELIEST = 5, 8, 4  # alignments; moves; how many of those tried at once are named
 
 
 @dataclass(frozen=True)
@@ -33,101 +42,154 @@ class Present:
     labels: Labels
     score: float
 
-
-@dataclass(frozen=True)
-class PartNaming:
-    """Names for components where classes may be missing.
-
-    The mean and the spread of a window's logits depend on which classes it holds. So it is the means as they come that
-    are compared with the clean model's, and an offset that damage gave a logit, the same for all classes, is left out.
-
-    Args:
-        law: how damage moves class means, in clean spreads (`DamageLaw.places`).
-        spread: [K], of the window's logits, in clean spreads.
-    """
-
-    law: MeanStructure
-    spread: Array
-
-    def agreement(self, means: Array, labels: Labels) -> Array:
-        """Return how well the law explains means under namings; see `MeanStructure.agreement`.
-
-        Args:
-            means: [C, K], of components, in spreads of the window from its mean.
-            labels: [M, C], in each row the classes of the components.
-
-        Returns:
-            [M], −(C − 1) K / 2 · log(1 − ρ²); ρ after generalised least squares for the offsets, so that C = 1 explains
-            nothing.
-        """
-        moved, clean = means * self.spread, self.law.means[labels]
-        metric = np.linalg.inv(self.law.class_covariance[labels[:, :, None], labels[:, None, :]])
-        ones = metric.sum(axis=2)
-        metric -= ones[:, :, None] * ones[:, None, :] / ones.sum(axis=1)[:, None, None]
-        in_logits, along_clean = moved @ self.law.logit_precision, metric @ clean
-        along = (along_clean * in_logits).sum(axis=(1, 2))
-        size = ((metric @ moved) * in_logits).sum(axis=(1, 2))
-        total = (along_clean * (clean @ self.law.logit_precision)).sum(axis=(1, 2))
-        squared = np.maximum(along, 0) ** 2 / np.maximum(size * total, np.finfo(float).tiny)
-        freedom = (len(means) - 1) * means.shape[1]
-        result: Array = -0.5 * freedom * np.log(np.maximum(1 - squared, 1e-12))
-        return result
-
-    def name(self, means: Array, votes: Array) -> tuple[Labels, float]:
-        """Return the class of every component, and the agreement: the best that is reached, by swapping two names and
-        by taking one that is free, from the votes [C, K] of the rows and from the clean means' directions."""
-        from scipy.optimize import linear_sum_assignment
-
-        clean = self.law.means
-        towards = means @ (clean / np.maximum(np.linalg.norm(clean, axis=1), 1e-12)[:, None]).T
-        towards /= np.maximum(np.linalg.norm(means, axis=1), 1e-12)[:, None]
-        starts = sorted({tuple(int(c) for c in linear_sum_assignment(-gain)[1]) for gain in (votes, towards)})
-        climbed = [self._climb(means, np.array(start)) for start in starts]
-        return max(climbed, key=lambda found: found[1])
-
-    def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
-        best = float(self.agreement(means, labels[None])[0])
-        while True:
-            candidates = _neighbours(labels, len(self.spread))
-            scores = self.agreement(means, candidates)
-            top = int(scores.argmax())
-            if not scores[top] > best + 1e-9:  # NaN is no gain
-                return labels, best
-            labels, best = candidates[top], float(scores[top])
+    def shares(self, classes: int) -> Array:
+        """Return the share [K] of every class in the window."""
+        found = np.zeros(classes)
+        found[self.labels] = self.fit.posterior.mean(axis=1)
+        return found
 
 
-def _neighbours(labels: Labels, classes: int) -> Labels:
-    """Return namings [M, C] with two names swapped, or one changed for one that is free."""
-    swapped = labels[swaps(len(labels))]
-    free = np.setdiff1d(np.arange(classes), labels)
-    changed = np.tile(labels, (len(free) * len(labels), 1))
-    changed[np.arange(len(changed)), np.tile(np.arange(len(labels)), len(free))] = np.repeat(free, len(labels))
-    return np.concatenate([swapped, changed])
-
-
-def present_classes(rows: Rows, fit: Fit, raw: NDArray[np.int64], naming: PartNaming) -> Present:
+def present_classes(
+    x: Array, fit: Fit, raw: Labels, naming: PartNaming, aligned_for: Callable[[Array], Labels]
+) -> Present:
     """Return the classes that a window holds.
 
     Args:
-        rows: the window, standardised over itself.
+        x: [n, K], the window, standardised over itself.
         fit: of one component for every class, in the order of the classes.
         raw: [n], the top class of every row's raw logits, which vote for names.
         naming: how components are named.
+        aligned_for: gives the top classes [n] of the rows once they are aligned for class shares [K].
     """
-    classes = len(fit.means)
-    votes = np.eye(classes)[raw]
+    search = _ClassMixes.of(x, raw, naming, aligned_for, len(fit.means))
+    first = search.look(search.rows.fit(fit.posterior[:, :: search.every], _ROUNDS))
+    settled = search.settled(raw)
+    best = search.fewer(search.from_answers(first, raw, settled))
+    if best is not first or not search.agree(settled, first):
+        best = search.moved(best)
+    if best is first:
+        return Present(fit, np.arange(len(fit.means)), first.score)
+    whole = Rows(x, exact=False)
+    start = whole.expect(best.fit.means, best.fit.covariances, fitted_weights(best.fit.posterior))
+    return replace(best, fit=whole.fit(start.posterior, _LAST))
 
-    def look(found: Fit) -> Present:
-        labels, agreement = naming.name(found.means, found.posterior @ votes)
-        likelihood = _LIKELIHOOD_WEIGHT * len(raw) * float(found.log_likelihood)
-        chance = _PER_NAMING * (math.lgamma(classes + 1) - math.lgamma(classes - len(labels) + 1))
-        return Present(found, labels, likelihood + agreement - chance)
 
-    found = best = look(rows.fit(fit.posterior, _ROUNDS))
-    while len(found.labels) > _FEWEST_CLASSES and found.score > best.score - _HOPELESS:
-        one, other = found.fit.closest()
-        posterior = found.fit.posterior
-        merged = np.concatenate([np.delete(posterior, [one, other], axis=0), [posterior[one] + posterior[other]]])
-        found = look(rows.fit(merged, _ROUNDS))
-        best = max(best, found, key=lambda present: present.score)
-    return replace(best, fit=rows.fit(best.fit.posterior, _LAST_ROUNDS)) if len(best.labels) < classes else best
+@dataclass(frozen=True)
+class _ClassMixes:
+    rows: Rows
+    votes: Array
+    every: int
+    naming: PartNaming
+    aligned_for: Callable[[Array], Labels]
+    classes: int
+
+    @classmethod
+    def of(
+        cls, x: Array, raw: Labels, naming: PartNaming, aligned_for: Callable[[Array], Labels], classes: int
+    ) -> _ClassMixes:
+        every = max(1, -(-len(x) // _SEARCHED))
+        votes = np.eye(classes)[raw[::every]]
+        return cls(Rows(x[::every], exact=False), votes, every, naming, aligned_for, classes)
+
+    def look(self, fit: Fit) -> Present:
+        """Name a fit's components, and say how well it explains the window and the damage together.
+
+        Those of a few rows are dropped first: their means are where chance puts them, which may be where the law would.
+        """
+        many = fit.posterior.sum(axis=1) >= _FEWEST_ROWS
+        if not many.all() and many.sum() >= _FEWEST_CLASSES:
+            fit = self.rows.fit(fit.posterior[many], _ROUNDS)
+        labels, agreement = self.naming.name(fit.means, fit.posterior @ self.votes)
+        likelihood = _LIKELIHOOD_WEIGHT * len(self.votes) * float(fit.log_likelihood)
+        chance = _PER_NAMING * (math.lgamma(self.classes + 1) - math.lgamma(self.classes - len(labels) + 1))
+        return Present(fit, labels, likelihood + agreement - chance)
+
+    def settled(self, raw: Labels) -> Labels:
+        """Return the answers [n] aligned for the class shares that they tell, again and again."""
+        answers = raw
+        for _ in range(_SETTLED):
+            answers = self.aligned_for(np.bincount(answers, minlength=self.classes) / len(answers))
+        return answers
+
+    def agree(self, answers: Labels, present: Present) -> bool:
+        """Return whether a fit gives nearly these answers, so that what is fitted to them would lead back to it."""
+        own = present.labels[present.fit.posterior.argmax(axis=0)]
+        return bool((answers[:: self.every] == own).mean() > _SAME)
+
+    def from_answers(self, best: Present, raw: Labels, settled: Labels) -> Present:
+        """Return the best of this, fits to raw and aligned answers, and to those aligned for the shares found last."""
+        for answers in (raw, settled):
+            best = self._better(best, self._started(answers, best))
+        while (again := self._better(best, self._realigned(best))) is not best:
+            best = again
+        return best
+
+    def fewer(self, best: Present) -> Present:
+        """Return the best of this and of those with close components made one."""
+        found = best
+        while len(found.labels) > _FEWEST_CLASSES and found.score > best.score - _HOPELESS:
+            found = self.look(self.rows.fit(merged(found.fit, *found.fit.closest()), _ROUNDS))
+            best = max(best, found, key=lambda present: present.score)
+        return best
+
+    def moved(self, best: Present) -> Present:
+        """Return where moves lead, as long as one is for the better."""
+        for _ in range(_MOST_MOVES):
+            tried = [self.rows.fit(starts, _MOVED) for starts in moves(self.rows.x, best.fit, self.classes)]
+            likely = [fits.one(n) for fits in tried for n in np.argsort(-fits.log_likelihood)[:_LIKELIEST]]
+            found = max([*map(self.look, likely), *self._realigned(best)], key=lambda present: present.score)
+            again = self._better(best, [found])
+            if again is best:
+                break
+            best = again
+        return best
+
+    def _realigned(self, present: Present) -> list[Present]:
+        return self._started(self.aligned_for(present.shares(self.classes)), present)
+
+    def _started(self, answers: Labels, present: Present) -> list[Present]:
+        """Return the fit from answers; none where they lead back to one that is there."""
+        some = answers[:: self.every]
+        held = np.unique(some)
+        if len(held) < _FEWEST_CLASSES or self.agree(answers, present):
+            return []
+        return [self.look(self.rows.fit((some == held[:, None]).astype(np.float64), _FROM_ANSWERS))]
+
+    @staticmethod
+    def _better(best: Present, others: list[Present]) -> Present:
+        return next((one for one in others if one.score > best.score + _CLEARLY), best)
+
+
+def merged(fit: Fit, one: int, other: int) -> Array:
+    """Return responsibilities [C − 1, n] with two components made one, the last."""
+    rest = np.delete(fit.posterior, [one, other], axis=0)
+    return np.concatenate([rest, [fit.posterior[one] + fit.posterior[other]]])
+
+
+def moves(x: Array, fit: Fit, classes: int) -> list[Array]:
+    """Return responsibilities to go on from, [M, C + 1, n] and [M, C, n]: every component cut in two, if there are
+    fewer than classes; and the two closest made one while a third is cut.
+
+    A component is cut across the direction in which it is widest beside what all have in common.
+
+    Args:
+        x: [n, K], rows.
+        fit: of C components to these.
+        classes: the most components.
+    """
+    count, whole = len(fit.means), fit.posterior
+    pooled = np.einsum("c,cij->ij", whole.mean(axis=1), fit.covariances)
+    white = np.linalg.inv(np.linalg.cholesky(pooled))
+    axes = np.linalg.eigh(white @ fit.covariances @ white.T)[1][:, :, -1] @ white
+    above = ((fit.means * axes).sum(axis=1)[:, None] < (x @ axes.T).T).astype(whole.dtype)
+    halves = np.stack([whole * above, whole * (1 - above)], axis=1)
+    found = []
+    if count < classes:
+        found.append(np.stack([np.concatenate([np.delete(whole, n, axis=0), halves[n]]) for n in range(count)]))
+    if count > _FEWEST_CLASSES:
+        pair = fit.closest()
+        one = whole[list(pair)].sum(axis=0, keepdims=True)
+        thirds = [n for n in range(count) if n not in pair]
+        cut = [np.concatenate([np.delete(whole, [*pair, n], axis=0), one, halves[n]]) for n in thirds]
+        found.append(np.stack(cut))
+    return found

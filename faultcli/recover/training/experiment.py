@@ -107,8 +107,9 @@ def unseen_damage(
         UsageError: no law, no maps, or a law that leaves the model intact.
         CorrectorError: the data does not suffice.
     """
-    if training_maps < 1 or report_maps < 0:
-        raise UsageError("a corrector is trained on 1 fault map per level or more", "--maps 6 --report-maps 20")
+    if min(training_maps, report_maps) < 1:
+        problem = "a corrector is trained on 1 fault map per level or more, and judged on 1 other or more"
+        raise UsageError(problem, "--maps 6 --report-maps 20")
     if not laws:
         raise UsageError("no fault to train for", "name one with --fault SPEC or --ber P")
     data = training_logits(experiment, laws, training_maps, card.seed, progress)

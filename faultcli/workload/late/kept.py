@@ -123,18 +123,19 @@ class Kept:
     """Values of the run without faults of one batch.
 
     Attributes:
+        values: those at the positions that are kept.
         output: those that the model returned.
     """
 
     def __init__(self) -> None:
-        self._values: dict[Version, Any] = {}
+        self.values: dict[Version, Any] = {}
         self.output: dict[fx.Node, Any] = {}
 
     def keep(self, cut: Cut, values: Values) -> None:
         """Copy what is live at a position, unless it is kept already."""
         for version in cut.live:
-            if version not in self._values:
-                self._values[version] = _copied(values[version.node])
+            if version not in self.values:
+                self.values[version] = _copied(values[version.node])
 
     def keep_output(self, values: Values) -> None:
         """Copy what is live after the last step."""
@@ -146,18 +147,22 @@ class Kept:
         Args:
             given: the input.
         """
-        values = {v.node: self._values[v] for v in cut.live}
+        values = {v.node: self.values[v] for v in cut.live}
         found = {node: _copied(value) if node in cut.overwritten else value for node, value in values.items()}
         return {**found, **given} if cut.uses_input else found
 
     def same(self, cut: Cut, values: Values) -> bool:
         """Return whether what is live at a position is what it was without faults, bit for bit."""
-        return all(_same(values[version.node], self._values[version]) for version in cut.live)
+        return all(_same(values[version.node], self.values[version]) for version in cut.live)
+
+    def same_output(self, values: Values) -> bool:
+        """Return whether what is live after the last step is what it was without faults, bit for bit."""
+        return all(_same(value, self.output[node]) for node, value in values.items())
 
     @property
     def intact(self) -> bool:
         """Whether nobody has written into what is kept."""
-        return all(_writes(value) == 0 for value in self._values.values())
+        return all(_writes(value) == 0 for value in self.values.values())
 
 
 def _copied(value: Any) -> Any:

@@ -27,8 +27,14 @@ class Runnable(Protocol):
     model: torch.nn.Module
     device: torch.device
     parameters: dict[str, LiveTensor]
-    noise: float | None
-    late_bytes: int | None
+
+    @property
+    def noise(self) -> float | None:
+        """Return how much answers vary by themselves."""
+
+    @property
+    def late_bytes(self) -> int | None:
+        """Return how many bytes may be kept; None: as many as are free."""
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -70,6 +76,7 @@ class LateStart:
         self._program: Program | None = None
         self._owed = 0.0  # runs that would have been saved
         self._cuts: list[Cut] = []
+        self._ends = True  # whether runs may end with what the golden run returned
         self._kept: dict[int, Kept] | None = None  # by where a batch starts
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,25 +110,34 @@ class LateStart:
         first, last = span
         if self._kept is None:
             self._owed += first / len(program)
-            if self._owed < 1 or hooked(workload.model):
+            if self._owed < self._worth or hooked(workload.model):
                 return None
             self._keep()
         start = next((cut for cut in reversed(self._cuts) if cut.at <= first), None)
-        ends = {cut.at: cut for cut in self._cuts if cut.at > last}
+        ends = {cut.at: cut for cut in self._cuts if self._ends and cut.at > last}
         return None if start is None and not ends else self._from(start, ends)
+
+    @property
+    def _worth(self) -> float:
+        """How many runs one without faults costs, that keeps values."""
+        return 1.0
+
+    def _own(self) -> Callable[[int], Kept]:
+        """Return what gives the values kept of a batch, by where it starts."""
+        assert self._kept is not None
+        return self._kept.__getitem__
 
     def _live(self, names: Iterable[str]) -> list[Tensor]:
         return [view for name in names for view in views(self._workload.parameters[name])]
 
     def _from(self, start: Cut | None, ends: Mapping[int, Cut]) -> Run:
-        program, kept = self._program, self._kept
+        program, own_of = self._program, self._own()
         assert program is not None
-        assert kept is not None
 
         def run(at: int, batch: Inputs) -> Any:
             if hooked(program.model):
                 return batch.given_to(program.model)
-            own = kept[at]
+            own = own_of(at)
 
             def ended(position: int, values: Values) -> bool:
                 return position in ends and own.same(ends[position], values)
