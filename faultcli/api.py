@@ -352,7 +352,7 @@ def train_corrector(
         answer = faultcli.StreamingCorrector(trained.corrector)
 
     Args:
-        subject: a classifier; afterwards in the same state, bit for bit.
+        subject: a classifier or a language model; afterwards in the same state, bit for bit.
         faults: laws of faults that the device may meet, as `--fault` takes them; or the map of those that it has, which
             the corrector is then trained and judged on.
         output: where to write the corrector, for `load_corrector` and the commands that take one; None: nowhere.
@@ -370,16 +370,10 @@ def train_corrector(
     perceptron = {name: value for name, value in training.items() if name in EdmnOptions.__dataclass_fields__}
     if "hidden" in training:
         perceptron["hidden"] = tuple(training["hidden"])
-    plan = TrainingPlan(
-        method,
-        training.get("seed", 0),
-        training.get("train_data"),
-        training.get("train_limit", TrainingPlan.limit),
-        training.get("window"),
-        training.get("maps", TrainingPlan.maps),
-        training.get("report_maps", TrainingPlan.report_maps),
-        EdmnOptions(**perceptron),  # type: ignore[arg-type]
-    )
+    limit, maps = training.get("train_limit", TrainingPlan.limit), training.get("maps", TrainingPlan.maps)
+    report_maps, edmn = training.get("report_maps", TrainingPlan.report_maps), EdmnOptions(**perceptron)  # type: ignore[arg-type]
+    data, window = training.get("train_data"), training.get("window")
+    plan = TrainingPlan(method, training.get("seed", 0), data, limit, window, maps, report_maps, edmn)
     damage = faults if isinstance(faults, FaultMap) else _laws(faults)
     inputs = training_inputs(subject, plan)
     trained = train_on(subject, damage, plan, inputs, format=format, protect=read_chain(protect))
