@@ -75,14 +75,13 @@ class Result(CampaignResult):
 class Conducting(Guarded, total=False):
     """How a campaign is conducted, beyond what is asked of it, and how outputs of layers are guarded (`Guarded`).
 
-    `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals,
-    and that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a
-    name: all others. `inputs_per_trial`: how many inputs a trial runs, drawn anew for each; or "auto".
-    `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file. `window`: how many
-    unlabelled inputs it looks at. `labelled`: how many it gets with labels. `unlabelled`: where these come from, a
-    name or a data set. `workers`: processes; they import the program, so a script needs `if __name__ ==
-    "__main__":`. `budget_seconds`: no trial starts later. `listener`: called with every trial and its arm so far.
-    `command`: what reports say to run.
+    `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals, and
+    that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a name: all
+    others. `inputs_per_trial`: how many inputs a trial runs, drawn anew for each; or "auto". `recalibrate`: as
+    `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file. `window`: how many unlabelled inputs it
+    looks at. `labelled`: how many it gets with labels. `unlabelled`: where these come from, a name or a data set.
+    `workers`: processes; they import the program, so a script needs `if __name__ == "__main__":`. `budget_seconds`:
+    no trial starts later. `listener`: called with every trial and its arm so far. `command`: what reports say to run.
     """
 
     seed: int
@@ -134,8 +133,7 @@ def run_campaign(
         FaultcliError: a name, a number or a combination makes no sense, or the model fails; says what to do.
     """
     confidence, until_ci, bounds = how.get("confidence", 0.95), how.get("until_ci"), how.get("bounds", {})
-    laws = _laws(faults)
-    file = how.get("corrector")
+    laws, file = _laws(faults), how.get("corrector")
     inputs = how.get("window", DEFAULT_WINDOW), how.get("labelled")
     correct = None if file is None else Correct.load(Path(file), *inputs)
     memories = stored_as(subject.hardened, formats, [read_chain(one) for one in protect])
@@ -289,8 +287,7 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
     Raises:
         FaultcliError: the checkpoint is damaged, the law does not fit it, the output cannot be written, ...
     """
-    checkpoint = open_checkpoint(model)
-    saved = damaging.get("save_faults")
+    checkpoint, saved = open_checkpoint(model), damaging.get("save_faults")
     file = FileAtRisk.of(checkpoint, Selection.of(damaging), damaging.get("format", "native"))
     return inject_faults(
         checkpoint,
@@ -393,5 +390,5 @@ def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: 
 
 
 def _laws(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> list[FaultLaw]:
-    listed = [faults] if isinstance(faults, str | FaultLaw) else faults
-    return [parse_law(fault) if isinstance(fault, str) else fault for fault in listed]
+    many = [faults] if isinstance(faults, str | FaultLaw) else faults
+    return [parse_law(one) if isinstance(one, str) else one for one in many]
