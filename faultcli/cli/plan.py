@@ -33,7 +33,7 @@ class Sought:
             "CHAIN",
             "What a tensor may be protected by. Repeatable.",
             "--candidate",
-            default="none, inplace=0.5 to 4, ldpc=0.25 to 2.5 (for hosts), secded=64, tmr=msb:4, tmr",
+            default="none, inplace=0.5 to 4, ldpc=0.5 to 2.5 (for hosts), secded=64, tmr=msb:4, tmr",
         ),
     ] = None
     trials: Annotated[int, target("N", "New fault maps that the plan is judged by.", default=True)] = 20

@@ -34,7 +34,7 @@ from faultcli.workload.metrics import Outcome
 PLAN_SCHEMA = "faultcli.plan/1"
 CANDIDATES = (
     *("none", "inplace=0.5", "inplace=1", "inplace=2", "inplace=4", "secded=64", "tmr=msb:4", "tmr"),
-    *("ldpc=0.25", "ldpc=0.5", "ldpc=1", "ldpc=2.5"),  # read by hosts only
+    *("ldpc=0.5", "ldpc=1", "ldpc=2.5"),  # read by hosts only
 )
 Progress = Callable[[str], None]
 _ROUNDS = 3  # of verification

@@ -171,7 +171,7 @@ def test_by_default_a_long_code_is_found_where_it_is_cheapest(monkeypatch: pytes
     assert found.chain.text == "ldpc=1"
     assert found.rounds[-1].met
     (options,) = found.options.values()
-    assert "ldpc=0.25" not in [one.text for one in options]
+    assert "ldpc=0.5" not in [one.text for one in options]
     assert found.choice["conv2.weight"].bits < min(one.bits for one in options if one.text in ("secded=64", "tmr"))
 
 
