@@ -30,7 +30,7 @@ FORMATS = [*NAMED, *SINGLE]
 
 
 def chains(seed: int) -> list[str]:
-    """A third of all links behind every other one that is next to it, another one from seed to seed, and the rest by
+    """A quarter of all links behind every other one that is next to it, another one from seed to seed, and the rest by
     chance: all formats together have every pair many times over."""
     generator = np.random.default_rng(seed)
     texts = []
@@ -39,7 +39,7 @@ def chains(seed: int) -> list[str]:
         texts.append(",".join(part for part in (value, estimate, word, check) if part and part != "none") or "none")
     for value, estimate in itertools.product(VALUES, ESTIMATES):
         texts.append(",".join(part for part in (value, estimate) if part and part != "none") or "none")
-    return list(dict.fromkeys(texts[seed % 3 :: 3]))
+    return list(dict.fromkeys(texts[seed % 4 :: 4]))
 
 
 SHAPES = [(5, 3, 3, 3), (7, 11), (40,), (1,)]
@@ -145,7 +145,7 @@ def test_every_format_behind_every_protection(device: Device, format: str) -> No
                 expect(device, stored, generator, RATES)
             except AssertionError as error:
                 raise AssertionError(f"{format} {chain} {stored.name} {dtype}: {error}") from error
-    assert fitted >= 4
+    assert fitted >= 3
 
 
 def one(values: torch.Tensor, format: str = "native", chain: str = "none") -> StoredTensor:
