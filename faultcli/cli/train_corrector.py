@@ -28,8 +28,8 @@ class Training:
         _training(
             "METHOD",
             "edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per class "
-            "on a window. many: for hundreds of classes. language: for language models. adaptive: a blend by severity, "
-            "many or language; leaves alone what it cannot help.",
+            "on it. many: for hundreds of classes. language: for language models. adaptive: a blend by severity, "
+            "many or language; leaves alone where in doubt.",
             default=True,
         ),
     ] = "adaptive"
@@ -49,7 +49,7 @@ class Training:
         int | None,
         _training(
             "N",
-            "Unlabelled inputs (tokens of a text) that the device looks at. Taken from the training inputs, set aside.",
+            "Unlabelled inputs (tokens of a text) that the device looks at, of those to train on.",
             default="1000; a quarter of the training inputs where they are few",
         ),
     ] = None
@@ -132,8 +132,8 @@ def train_corrector(
 ) -> None:
     """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
 
-    It is trained on some fault maps and reported on others, on data that it has not seen. Without a window of its own
-    the device needs nothing; align, mixture, many, language and adaptive look at unlabelled inputs as they come in.
+    It is trained on some fault maps and reported on others, on data that it has not seen. All but edmn look at
+    unlabelled inputs as they come in.
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
