@@ -15,6 +15,7 @@ from faultcli.activations.guard import Guarded, guards_of_texts
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.executors import executor_of
 from faultcli.campaign.gates import Gate, parse_gate
+from faultcli.campaign.looks import check_looks
 from faultcli.campaign.plan import Plan, cross, default_trials
 from faultcli.campaign.records import CampaignResult
 from faultcli.campaign.result import result_of
@@ -74,14 +75,14 @@ class Result(CampaignResult):
 class Conducting(Guarded, total=False):
     """How a campaign is conducted, beyond what is asked of it, and how outputs of layers are guarded (`Guarded`).
 
-    `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals, and
-    that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a name: all
-    others. `inputs_per_trial`: how many inputs a trial runs, drawn anew for each; or "auto". `recalibrate`: as
-    `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file. `window`: how many unlabelled inputs it
-    looks at. `labelled`: how many further inputs it gets with their labels. `unlabelled`: where these come from, a name
-    or a data set. `workers`: processes; they import the program,
-    so a script needs `if __name__ == "__main__":`. `budget_seconds`: no trial starts later. `listener`: called with
-    every trial and its arm so far. `command`: what reports say to run.
+    `seed`: of the faults. `until_ci`: stop when the headline mean is known to ± this. `confidence`: of intervals,
+    and that no verdict is wrong. `bounds`: what scores lie between, by name, e.g. `{"mAP": (0, 1)}`; None as a
+    name: all others. `inputs_per_trial`: how many inputs a trial runs, drawn anew for each; or "auto".
+    `recalibrate`: as `--recalibrate`, e.g. `["none", "bn"]`. `corrector`: a corrector's file. `window`: how many
+    unlabelled inputs it looks at. `labelled`: how many it gets with labels. `unlabelled`: where these come from, a
+    name or a data set. `workers`: processes; they import the program, so a script needs `if __name__ ==
+    "__main__":`. `budget_seconds`: no trial starts later. `listener`: called with every trial and its arm so far.
+    `command`: what reports say to run.
     """
 
     seed: int
@@ -135,9 +136,8 @@ def run_campaign(
     confidence, until_ci, bounds = how.get("confidence", 0.95), how.get("until_ci"), how.get("bounds", {})
     laws = _laws(faults)
     file = how.get("corrector")
-    correct = None
-    if file is not None:
-        correct = Correct.load(Path(file), how.get("window", DEFAULT_WINDOW), how.get("labelled"))
+    inputs = how.get("window", DEFAULT_WINDOW), how.get("labelled")
+    correct = None if file is None else Correct.load(Path(file), *inputs)
     memories = stored_as(subject.hardened, formats, [read_chain(one) for one in protect])
     arms = cross(
         memories[0],
@@ -165,7 +165,7 @@ def run_campaign(
         inputs_per_trial=how.get("inputs_per_trial"),
     )
     if any(arm.looks for arm in arms):
-        subject.classifier("recalibrate=" if correct is None else "corrector=")
+        check_looks(subject, arms, "recalibrate=", "corrector=")
         subject = subject if subject.unlabelled is not None else subject.looking_at(how.get("unlabelled"))
     kept_in = None if store is None else Path(store)
     with closing(Store.open(kept_in)) as kept, executor_of(how.get("workers", 1)) as executor:

@@ -30,5 +30,6 @@ merge       one store of several
 provenance  where numbers come from
 preview     what a campaign would do
 without_faults  the checkpoint as it is, as stored, and corrected
+looks       what arms that recalibrate or correct need of a subject
 training    a corrector trained for a subject
 """

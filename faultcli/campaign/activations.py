@@ -11,6 +11,7 @@ from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.subject import Subject
 from faultcli.errors import FaultcliError
 from faultcli.workload.classifier import Workload
+from faultcli.workload.data.labelled import Dataset
 
 CALIBRATION = 100  # clean inputs that scales are taken from
 
@@ -57,7 +58,7 @@ def activation_memory(subject: Subject, format: str) -> ActivationMemory | None:
 def clean_bounds(subject: Subject, glob: str = "*") -> LayerBounds:
     """Return the bounds of what layers give on a few clean inputs; the model is as it is now."""
     workload = subject.workload
-    if isinstance(workload, Workload) and subject.unlabelled is not None:
+    if isinstance(workload, Workload) and isinstance(subject.unlabelled, Dataset):
         workload = workload.beside(subject.unlabelled.first(CALIBRATION))
     return LayerBounds.of(workload.model, workload.outcome, workload.data_name, glob)
 

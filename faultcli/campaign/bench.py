@@ -28,6 +28,8 @@ from faultcli.recover.applied import AppliedCorrection, Correct
 from faultcli.recover.batchnorm import BatchNormRecalibration
 from faultcli.workload.base import BaseWorkload, Golden
 from faultcli.workload.classifier import Workload
+from faultcli.workload.data.labelled import Dataset
+from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.late.rows import LateRows
 from faultcli.workload.late.starting import LateStart
 from faultcli.workload.metrics import Outcome
@@ -114,12 +116,12 @@ class Bench:
         recalibrations, corrections = {}, {}
         for number, arm in arms.items():
             if arm.recalibrate is not None:
-                assert unlabelled is not None
+                assert isinstance(unlabelled, Dataset)
                 assert isinstance(workload, Workload)
                 recalibrations[number] = BatchNormRecalibration(workload, unlabelled, arm.recalibrate)
             if arm.correct is not None:
                 assert isinstance(arm.correct, Correct)
-                assert isinstance(workload, Workload)
+                assert isinstance(workload, Workload | LanguageWorkload)
                 corrections[number] = AppliedCorrection(workload, unlabelled, arm.correct)
         guards = guards_of(subject, arms)
         late: LateStart | None = None
@@ -172,6 +174,9 @@ class Bench:
                     outcome = self.subsets.run(rows, run)
                 elif correction is None and run is None:
                     outcome = self.workload.outcome(self.stored.golden)
+                elif isinstance(self.workload, LanguageWorkload):
+                    assert correction is not None
+                    outcome = self.workload.outcome(self.stored.golden, correction.correction())
                 else:
                     assert isinstance(self.workload, Workload)
                     outcome = self.workload.outcome(self.stored.golden, correction, run)

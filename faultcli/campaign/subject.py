@@ -41,8 +41,10 @@ from faultcli.workload.building import WorkloadSpec, build_workload
 from faultcli.workload.classifier import Workload
 from faultcli.workload.data.datasets import load_data, training_split
 from faultcli.workload.data.labelled import Dataset
+from faultcli.workload.data.tokens import TokenDataset, load_tokens
 from faultcli.workload.demo import demo_checkpoint_path
 from faultcli.workload.in_memory import module_workload, scored_module
+from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.score import ScoreWorkload
 
 DEMO = "demo"
@@ -90,7 +92,7 @@ class Subject:
     tensors: Mapping[str, Tensor]
     checkpoint_hash: str
     factors: Mapping[str, Factors] | None = None
-    unlabelled: Dataset | None = None
+    unlabelled: Dataset | TokenDataset | None = None
     unread: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     model: str = "checkpoint"
@@ -241,7 +243,7 @@ class Subject:
         in_memory = self.data is None and self.checkpoint is None
         return None if in_memory else training_split(self.data if self.data is not None else "digits")
 
-    def looking_at(self, unlabelled: str | Dataset | None = None) -> Self:
+    def looking_at(self, unlabelled: str | Dataset | TokenDataset | None = None) -> Self:
         """Return the subject with inputs for arms that recalibrate or correct.
 
         Args:
@@ -250,15 +252,15 @@ class Subject:
         Raises:
             UsageError: the data have no training split.
         """
-        if isinstance(unlabelled, Dataset):
+        if isinstance(unlabelled, Dataset | TokenDataset):
             return replace(self, unlabelled=unlabelled)
-        named = unlabelled or self.training_split
-        if named is None:
+        if (named := unlabelled or self.training_split) is None:
             problem = f"{self.data or self.workload.data_name}: has no training split to look at"
             raise UsageError(problem, "name unlabelled inputs: --unlabelled D")
-        architecture = self.workload.architecture
-        data = load_data(named, label_offset=architecture.label_offset, **architecture.wanted)
-        return replace(self, unlabelled=data)
+        network = self.workload.architecture
+        if network.language is not None:
+            return replace(self, unlabelled=load_tokens(named, network.language))
+        return replace(self, unlabelled=load_data(named, label_offset=network.label_offset, **network.wanted))
 
     def classifier(self, option: str) -> Workload:
         """Return the workload as one that answers with one of K classes, which `option` needs.
@@ -273,6 +275,10 @@ class Subject:
             f" {'scored by a function' if isinstance(self.workload, ScoreWorkload) else 'a language model'}",
             "leave it out; for all models there are protections of the memory, --protect",
         )
+
+    def answering(self, option: str) -> Workload | LanguageWorkload:
+        """Return the workload as one whose logits can be corrected, which `option` needs; raises as `classifier`."""
+        return self.workload if isinstance(self.workload, LanguageWorkload) else self.classifier(option)
 
     def provenance(self, command: str, memories: Sequence[Mapping[str, Any]] = ()) -> Provenance:
         """Say where numbers that this subject gives come from.

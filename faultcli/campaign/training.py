@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import torch
+
 from faultcli.campaign.subject import Subject
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.protect.chain import UNPROTECTED, Chain
 from faultcli.recover.base import Card, Setting
+from faultcli.recover.damaged_logits import Answers
 from faultcli.recover.edmn import EdmnOptions
+from faultcli.recover.language import LanguageCorrector
 from faultcli.recover.methods import DEFAULT_WINDOW, TrainingOptions, kind_of
 from faultcli.recover.training.experiment import (
     Experiment,
+    Inputs,
     TrainedCorrector,
     cut,
     known_damage,
@@ -23,6 +29,8 @@ from faultcli.recover.training.experiment import (
 )
 from faultcli.workload.data.datasets import load_data
 from faultcli.workload.data.labelled import Dataset
+from faultcli.workload.data.tokens import TokenDataset, load_tokens
+from faultcli.workload.language import LanguageWorkload
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class TrainingPlan:
 
     method: str = "adaptive"
     seed: int = 0
-    data: str | Dataset | None = None
+    data: str | Inputs | None = None
     limit: int = 5000
     window: int | None = None
     maps: int = 6
@@ -59,26 +67,50 @@ class TrainingPlan:
             raise UsageError(problem, "--seed 0")
         kind_of(self.method, "unseen damage")
 
+    def method_for(self, workload: Answers) -> str:
+        """Return the method that a model is corrected by: the one that is asked for, or what `adaptive` is for it.
+
+        Raises:
+            UsageError: it is of no use for this kind of model.
+        """
+        language = isinstance(workload, LanguageWorkload)
+        if self.method == "adaptive" and language:
+            return LanguageCorrector.name
+        if language != (self.method == LanguageCorrector.name):
+            kind, other = ("a language model", "language") if language else ("a classifier", "adaptive")
+            raise UsageError(
+                f"--method {self.method}: is not for {workload.architecture.name}, which is {kind}",
+                f"try: --method {other}",
+            )
+        return self.method
+
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Three sets of inputs that have none in common. `held_out`: half of the subject's; None: all of them are."""
+    """Three sets of inputs (of a language model: of sequences) that have none in common.
 
-    training: Dataset
-    window: Dataset
-    held_out: Dataset | None
+    `held_out`: half of the subject's; None: all of them are."""
+
+    training: Inputs
+    window: Inputs
+    held_out: Inputs | None
 
 
 def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
     """Return the inputs to train on, those to look at, and those to judge by.
 
     Raises:
-        UsageError: the model is no classifier, or there are too few inputs.
+        UsageError: the model has no logits, or there are too few inputs.
         WorkloadError: the data do not fit the model.
     """
     subject.selection.check_tensors("train-corrector")
-    workload, held_out = subject.classifier("train-corrector"), None
+    answering = subject.answering("train-corrector")
+    plan.method_for(answering)
+    if isinstance(answering, LanguageWorkload):
+        return _training_tokens(answering, plan)
+    workload, held_out = answering, None
     data = plan.data if plan.data is not None else subject.training_split
+    assert not isinstance(data, TokenDataset)
     if data is None:
         everything, held_out = cut(shuffled(workload.dataset, plan.seed), len(workload.dataset) // 2)
     else:
@@ -95,6 +127,30 @@ def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
             f"try: --window {most}, or more --train-data",
         )
     looked_at, rest = cut(everything, window)
+    return TrainingInputs(rest, looked_at, held_out)
+
+
+def _training_tokens(workload: LanguageWorkload, plan: TrainingPlan) -> TrainingInputs:
+    """As `training_inputs`; limits and windows are tokens, sequences stay together."""
+    language, data, held_out = workload.architecture.language, plan.data, None
+    assert language is not None
+    assert not isinstance(data, Dataset)
+    text = load_tokens(data, language) if isinstance(data, str) else data or workload.tokens
+    text = text.rows(torch.from_numpy(np.random.default_rng(plan.seed).permutation(len(text))))
+    if data is None:
+        half = len(text) // 2
+        if not half:
+            raise UsageError(f"{text.name}: is one sequence", "name other text to train on: --train-data D")
+        held_out, text = text.rows(torch.arange(half, len(text))), text.rows(torch.arange(half))
+    text, _ = text.first_targets(plan.limit)
+    most = max(1, text.targets // 4)
+    window = min(DEFAULT_WINDOW, most) if plan.window is None else plan.window
+    looked_at, rest = text.first_targets(window) if window >= 1 else (text, None)
+    if rest is None or rest.targets < 2 * window:
+        raise UsageError(
+            f"{text.name}: {text.targets} training tokens are too few for a window of {window}",
+            f"try: --window {most // 2 or 1}, or more --train-data",
+        )
     return TrainingInputs(rest, looked_at, held_out)
 
 
@@ -124,8 +180,14 @@ def train_corrector(
         FaultError: the faults are those of another memory.
         CorrectorError: the data does not suffice.
     """
-    workload = subject.classifier("train-corrector")
+    workload = subject.answering("train-corrector")
+    method = plan.method_for(workload)
     setting: Setting = "known damage" if isinstance(damage, FaultMap) else "unseen damage"
+    if isinstance(damage, FaultMap) and isinstance(workload, LanguageWorkload):
+        raise UsageError(
+            "--replay: a language model has no corrector for known damage",
+            "train one with --fault, and give it tokens of the device itself: campaign --corrector FILE --labelled N",
+        )
     if isinstance(damage, FaultMap):
         format, faults = damage.format, [damage.fault]
         covered = {name: tensor for name, tensor in subject.tensors.items() if name in damage.layout}
@@ -145,10 +207,11 @@ def train_corrector(
             protect.text,
             plan.seed,
         )
-        options = TrainingOptions(len(inputs.window), plan.perceptron)
+        size = len(inputs.window) if isinstance(inputs.window, Dataset) else inputs.window.targets
+        options = TrainingOptions(size, plan.perceptron)
         if isinstance(damage, FaultMap):
-            return known_damage(plan.method, experiment, damage, card, options)
+            return known_damage(method, experiment, damage, card, options)
         maps = {"training_maps": plan.maps, "report_maps": plan.report_maps}
-        return unseen_damage(plan.method, experiment, damage, card, options, **maps, progress=progress)
+        return unseen_damage(method, experiment, damage, card, options, **maps, progress=progress)
     finally:
         workload.load(subject.tensors)

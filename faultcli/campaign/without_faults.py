@@ -16,6 +16,7 @@ from faultcli.memory import MemoryImage
 from faultcli.recover.applied import AppliedCorrection
 from faultcli.workload.base import BaseWorkload
 from faultcli.workload.classifier import Workload
+from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import Outcome
 from faultcli.workload.models.hf_kernels import SideBySide, library_model
 
@@ -36,9 +37,16 @@ def evaluate_stored(
 
 
 def evaluate_corrected(
-    image: MemoryImage, workload: Workload, tensors: Mapping[str, Tensor], correction: AppliedCorrection
+    image: MemoryImage,
+    workload: Workload | LanguageWorkload,
+    tensors: Mapping[str, Tensor],
+    correction: AppliedCorrection,
 ) -> Outcome:
     """Return the outcome of the checkpoint as stored and corrected, compared with the checkpoint as it is."""
+    if isinstance(workload, LanguageWorkload):
+        run, _ = workload.fault_free()
+        with as_stored(image, workload, tensors):
+            return workload.outcome(run, correction.correction())
     golden = workload.golden()
     with as_stored(image, workload, tensors):
         return workload.outcome(golden, correction)

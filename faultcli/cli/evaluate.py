@@ -107,7 +107,7 @@ def evaluate(
             _save_bounds(subject, save_bounds, quiet=shown.quiet)
     corrected = None
     if correct is not None:
-        answering = subject.classifier("--corrector")
+        answering = subject.answering("--corrector")
         window_inputs = subject.looking_at(correcting.unlabelled).unlabelled if correct.needs_inputs else None
         correction = AppliedCorrection(answering, window_inputs, correct)
         corrected = evaluate_corrected(image, answering, subject.tensors, correction)

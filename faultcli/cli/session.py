@@ -302,8 +302,10 @@ def note_doubts(subject: Subject, memories: Iterable[tuple[str, Chain]], *, quie
 
 def looking(subject: Subject, arms: Sequence[Arm], correct: Correct | None, unlabelled: str | None) -> Subject:
     """Load what recalibrations and correctors of a campaign look at, if any does."""
+    from faultcli.campaign.looks import check_looks
+
     if any(arm.looks for arm in arms):
-        subject.classifier("--recalibrate" if correct is None else "--corrector")
+        check_looks(subject, arms)
     if unlabelled is not None and any(arm.guard for arm in arms):
         return subject.looking_at(unlabelled)
     if any(arm.recalibrate or (arm.correct and correct and correct.needs_inputs) for arm in arms):

@@ -28,8 +28,8 @@ class Training:
         _training(
             "METHOD",
             "edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per class "
-            "on a window. many: for hundreds of classes. adaptive: a blend by severity, or many; leaves alone what it "
-            "cannot help.",
+            "on a window. many: for hundreds of classes. language: for language models. adaptive: a blend by severity, "
+            "many or language; leaves alone what it cannot help.",
             default=True,
         ),
     ] = "adaptive"
@@ -49,7 +49,7 @@ class Training:
         int | None,
         _training(
             "N",
-            "Unlabelled inputs that the device looks at. Taken from the training inputs, set aside.",
+            "Unlabelled inputs (tokens of a text) that the device looks at. Taken from the training inputs, set aside.",
             default="1000; a quarter of the training inputs where they are few",
         ),
     ] = None
@@ -133,7 +133,7 @@ def train_corrector(
     """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
 
     It is trained on some fault maps and reported on others, on data that it has not seen. Without a window of its own
-    the device needs nothing; align, mixture, many and adaptive look at unlabelled inputs as they come in.
+    the device needs nothing; align, mixture, many, language and adaptive look at unlabelled inputs as they come in.
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
@@ -162,7 +162,7 @@ def train_corrector(
     inputs = library.training_inputs(subject, plan)
     if inputs.held_out is not None:
         name = inputs.held_out.name
-        note(f"{name}: has no training split; trained on one half, reported on the other", quiet=quiet)
+        note(f"{name}: has no training split; trained on one part, reported on the other", quiet=quiet)
     with progress(quiet) as display:
         total = len(laws) * (training.maps + training.report_maps)
         task = display.add_task("fault maps", total=total, visible=known is None)

@@ -7,6 +7,7 @@ align           mean and spread of every logit as in the clean model
 mixture         one Gaussian per class, found without labels
 adaptive        a blend by severity that leaves alone what it cannot help
 many_classes    hundreds of classes: means and class shares over a window
+language        language models: a temperature by how far frequencies of tokens have moved
 few_shot        a correction bettered by a few labelled inputs of the device
 known_damage    for the damaged device that is at hand, with labels
 reference       what the logits of the clean model look like

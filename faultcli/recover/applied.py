@@ -15,10 +15,12 @@ from torch import Tensor
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.recover.base import Correction, Corrector
+from faultcli.recover.damaged_logits import Answers
 from faultcli.recover.few_shot import FEWEST, few_shot
 from faultcli.recover.file import load_corrector
-from faultcli.workload.classifier import Workload
 from faultcli.workload.data.labelled import Dataset
+from faultcli.workload.data.tokens import TokenDataset
+from faultcli.workload.language import LanguageWorkload
 
 DEFAULT_WINDOW = 1000
 
@@ -91,29 +93,41 @@ class AppliedCorrection:
 
     Args:
         workload: holds the model.
-        unlabelled: the window is its first inputs; they are not among those that are evaluated. Those behind the window
-            are the labelled ones, if `spec` asks for any, those left out that are evaluated. None if none is needed.
+        unlabelled: the window is its first inputs (of a language model: tokens); they are not among those that are
+            evaluated. Those behind the window are the labelled ones, if `spec` asks for any, those left out that are
+            evaluated. None if none is needed.
         spec: the corrector.
 
     Raises:
         WorkloadError: there are fewer inputs than that.
     """
 
-    def __init__(self, workload: Workload, unlabelled: Dataset | None, spec: Correct) -> None:
+    def __init__(self, workload: Answers, unlabelled: Dataset | TokenDataset | None, spec: Correct) -> None:
         self._spec = spec
-        self._window: Workload | None = None
-        self._labelled: Workload | None = None
+        self._window: Answers | None = None
+        self._labelled: Answers | None = None
+        if isinstance(workload, LanguageWorkload):
+            assert not isinstance(unlabelled, Dataset)
+            self._look_at_tokens(workload, unlabelled, spec)
+            return
+        assert not isinstance(unlabelled, TokenDataset)
         if spec.corrector.needs_window:
             if unlabelled is None or len(unlabelled) < spec.window:
-                found = "none" if unlabelled is None else f"{unlabelled.name} with {len(unlabelled)}"
-                raise WorkloadError(
-                    f"the corrector looks at {spec.window} unlabelled inputs; there is {found}",
-                    "name more with --unlabelled D, or a smaller --window",
-                )
+                raise _too_few(spec.window, "inputs", unlabelled, len(unlabelled or ()))
             self._window = workload.beside(unlabelled.first(spec.window))
         if spec.labelled:
             begin = spec.window if spec.corrector.needs_window else 0
             self._labelled = workload.beside(labelled_inputs(unlabelled, begin, spec.labelled, workload.dataset))
+
+    def _look_at_tokens(self, workload: LanguageWorkload, text: TokenDataset | None, spec: Correct) -> None:
+        rest = text
+        if spec.corrector.needs_window:
+            if text is None or text.targets < spec.window:
+                raise _too_few(spec.window, "tokens", text, 0 if text is None else text.targets)
+            window, rest = text.first_targets(spec.window)
+            self._window = workload.beside(window)
+        if spec.labelled:
+            self._labelled = workload.beside(known_tokens(rest, spec.labelled, workload.tokens))
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the logits [N, K] of the model as it is now, corrected."""
@@ -149,6 +163,39 @@ def labelled_inputs(inputs: Dataset | None, begin: int, count: int, evaluated: D
             "name more with --unlabelled D, or ask for fewer",
         )
     return inputs.rows(torch.tensor(found))
+
+
+def known_tokens(text: TokenDataset | None, count: int, evaluated: TokenDataset) -> TokenDataset:
+    """Return the first sequences with `count` tokens to predict that are not among those that are evaluated.
+
+    Raises:
+        WorkloadError: there are fewer.
+    """
+    found = 0
+    if text is not None:
+        scored = {_sequence(evaluated, row) for row in range(len(evaluated))}
+        fresh = [row for row in range(len(text)) if _sequence(text, row) not in scored]
+        if fresh:
+            known = text.rows(torch.tensor(fresh))
+            found = known.targets
+            if found >= count:
+                return known.first_targets(count)[0]
+    raise WorkloadError(
+        f"--labelled {count}: there are {found} tokens in sequences behind the window that are not evaluated",
+        "name more text with --unlabelled D, or ask for fewer",
+    )
+
+
+def _sequence(tokens: TokenDataset, row: int) -> tuple[int, ...]:
+    return tuple(tokens.ids[row, : int(tokens.lengths[row])].tolist())
+
+
+def _too_few(window: int, what: str, found: Dataset | TokenDataset | None, count: int) -> WorkloadError:
+    there = "none" if found is None else f"{found.name} with {count}"
+    return WorkloadError(
+        f"the corrector looks at {window} unlabelled {what}; there is {there}",
+        "name more with --unlabelled D, or a smaller --window",
+    )
 
 
 def _contents(data: Dataset, rows: Iterable[int]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from faultcli.faults.maps import FaultMap
 from faultcli.memory import MemoryImage
 from faultcli.recover.base import CorrectorError
 from faultcli.workload.classifier import Workload
+from faultcli.workload.language import LanguageWorkload
+
+Answers: TypeAlias = Workload | LanguageWorkload  # whose logits can be corrected: per input, or per token
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +84,7 @@ def damaged_copies(
     image: MemoryImage,
     laws: Sequence[FaultLaw],
     maps: int,
-    workloads: Sequence[Workload],
+    workloads: Sequence[Answers],
     *,
     seed: int,
     first_trial: int = 0,
@@ -113,7 +117,7 @@ def damaged_copies(
 
 
 def one_copy(
-    image: MemoryImage, faults: FaultMap, workloads: Sequence[Workload], spec: str, trial: int = 0
+    image: MemoryImage, faults: FaultMap, workloads: Sequence[Answers], spec: str, trial: int = 0
 ) -> tuple[Copy, ...]:
     """Return what the model answers with these faults in its memory, on every workload."""
     patch = image.patch(faults)

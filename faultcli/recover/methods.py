@@ -11,11 +11,14 @@ from faultcli.recover.base import Card, Corrector, CorrectorError
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.edmn import Edmn, EdmnOptions
 from faultcli.recover.known_damage import KnownDamageCorrector
+from faultcli.recover.language import LanguageCorrector
 from faultcli.recover.many_classes import ManyClasses
 from faultcli.recover.mixture.corrector import Mixture
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
-METHODS: dict[str, type[Corrector]] = {method.name: method for method in (Edmn, Align, Mixture, Adaptive, ManyClasses)}
+METHODS: dict[str, type[Corrector]] = {
+    method.name: method for method in (Edmn, Align, Mixture, Adaptive, ManyClasses, LanguageCorrector)
+}
 DEFAULT_WINDOW = 1000
 
 
@@ -58,6 +61,8 @@ def train_corrector(method: str, data: LabelledLogits, card: Card, options: Trai
         raise CorrectorError(f"the logits have {data.classes} classes, the corrector is to have {card.classes}")
     if kind is Edmn:
         return Edmn.train(data, card, options.edmn)
+    if kind is LanguageCorrector:
+        return LanguageCorrector.train(data, card, options.window)
     if kind is KnownDamageCorrector:
         return KnownDamageCorrector.train(data, card, options.edmn)
     if kind is ManyClasses or (kind is Adaptive and data.classes > MOST_CLASSES):

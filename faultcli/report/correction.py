@@ -15,9 +15,11 @@ from faultcli.recover.training.assess import Level
 from faultcli.report.layout import new_table
 from faultcli.report.numbers import UNDEFINED, percent
 from faultcli.report.text import counted, markdown, printable
+from faultcli.workload.measures import UNBOUNDED
 
 SCHEMA = "faultcli.corrector/1"
 REPORT_SUFFIXES = (".md", ".svg", ".png")
+_PREDICTED = 6  # place of the predicted gain among the cells of a level
 
 
 def gain_interval(level: Level, confidence: float = 0.95) -> Interval | None:
@@ -25,12 +27,19 @@ def gain_interval(level: Level, confidence: float = 0.95) -> Interval | None:
     return mean_interval(level.gains, confidence=confidence, bounds=(-1.0, 1.0))
 
 
+def loss_interval(level: Level, confidence: float = 0.95) -> Interval | None:
+    """Return the mean fall of the cross entropy in nats over held-out maps with its interval."""
+    return mean_interval(level.loss_falls, confidence=confidence, bounds=UNBOUNDED)
+
+
 def verdict(level: Level) -> str:
-    """Say whether the gain is surely positive, surely negative, or neither."""
-    interval = gain_interval(level)
+    """Say whether the gain is surely positive, surely negative, or neither; of a language model, the fall of its
+    loss."""
+    interval = loss_interval(level) if level.tokens else gain_interval(level)
+    falls = level.loss_falls if level.tokens else level.gains
     if interval is None or interval.low is None or interval.high is None:
         return UNDEFINED
-    if min(level.gains) == max(level.gains) == 0:
+    if min(falls) == max(falls) == 0:
         return "left alone"
     return "helps" if interval.low > 0 else "harms" if interval.high < 0 else "not decided"
 
@@ -74,6 +83,17 @@ def _level(level: Level) -> dict[str, Any]:
         "predicted_interval": None if foreseen is None else {"low": foreseen[0], "high": foreseen[1]},
         "predicted_covers": level.predicted_covers,
         "decisions": decisions,
+        **({} if not level.tokens else {"tokens": _tokens(level)}),
+    }
+
+
+def _tokens(level: Level) -> dict[str, Any]:
+    """What else there is of a language model."""
+    return {
+        "clean_perplexity": level.clean.perplexity,
+        "corrupted_perplexity": level.perplexity("corrupted"),
+        "corrected_perplexity": level.perplexity("corrected"),
+        "loss_fall": _interval(loss_interval(level)),
     }
 
 
@@ -82,9 +102,12 @@ def _interval(interval: Interval | None) -> dict[str, float | None] | None:
 
 
 def correction_table(corrector: Corrector, levels: Sequence[Level], inputs: int) -> Table:
-    """Return one row per level; accuracies in percent, gains in points."""
+    """Return one row per level; accuracies in percent, gains in points, of a language model also perplexities."""
+    about = f"{corrector.name}, {corrector.card.setting}"
+    if any(level.tokens for level in levels):
+        return _token_table(f"{about}: next tokens, {counted(inputs, 'held-out token')}", levels)
     table = new_table(
-        f"{corrector.name}, {corrector.card.setting}: top-1 accuracy in % on {counted(inputs, 'held-out input')}",
+        f"{about}: top-1 accuracy in % on {counted(inputs, 'held-out input')}",
         fault="left",
         maps="right",
         corrupted="right",
@@ -99,6 +122,15 @@ def correction_table(corrector: Corrector, levels: Sequence[Level], inputs: int)
     return table
 
 
+def _token_table(title: str, levels: Sequence[Level]) -> Table:
+    columns = {"accuracy_%": "right", "gain_[95_%]": "right", "perplexity": "right", "nats_back_[95_%]": "right"}
+    table = new_table(title, fault="left", maps="right", **columns, verdict="left")
+    for level in levels:
+        fault, maps, corrupted, corrected, gain, *_, perplexity, nats, said = _cells(level)
+        table.add_row(fault, maps, f"{corrupted} → {corrected}", gain, perplexity, nats, said)
+    return table
+
+
 def _cells(level: Level) -> list[str]:
     gain, predicted, back = gain_interval(level), level.predicted_gain, level.share_back
     return [
@@ -109,8 +141,20 @@ def _cells(level: Level) -> list[str]:
         "+0.00" if verdict(level) == "left alone" else points(gain),
         UNDEFINED if back is None or abs(level.clean.top1 - level.mean("corrupted")) < 1e-4 else f"{100 * back:.0f} %",
         UNDEFINED if predicted is None else f"{100 * predicted:+.2f}",
+        *(_token_cells(level) if level.tokens else ()),
         verdict(level),
     ]
+
+
+def _token_cells(level: Level) -> tuple[str, str]:
+    """Perplexity before and after, and by how many nats per token the loss fell."""
+    shown = [level.perplexity(which) for which in ("corrupted", "corrected")]
+    before, after = (UNDEFINED if value is None else f"{value:.4g}" for value in shown)
+    fall = loss_interval(level)
+    if fall is None:
+        return f"{before} → {after}", UNDEFINED
+    ends = "" if fall.low is None or fall.high is None else f" [{fall.low:+.3f}, {fall.high:+.3f}]"
+    return f"{before} → {after}", "+0.000" if verdict(level) == "left alone" else f"{fall.mean:+.3f}{ends}"
 
 
 def _predicted(gain: float, interval: tuple[float, float] | None) -> str:
@@ -159,11 +203,14 @@ def write_report(
 
 
 def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str:
-    head = ("fault", "maps", "severity", "corrupted %", "corrected %", "gain, points", "back", "predicted", "verdict")
+    tokens = any(level.tokens for level in levels)
+    unit, more = ("token", ("perplexity", "nats back")) if tokens else ("input", ())
+    head = ("fault", "maps", "severity", "corrupted %", "corrected %", "gain, points", "back", "predicted", *more)
+    head = (*head, "verdict")
     lines = [
         f"# Logits correction: {markdown(corrector.name)}, {corrector.card.setting}",
         "",
-        f"{counted(inputs, 'held-out input')}, {_maps(corrector)}; intervals are 95 % over maps. Severity "
+        f"{counted(inputs, f'held-out {unit}')}, {_maps(corrector)}; intervals are 95 % over maps. Severity "
         "is what the corrector itself estimates from unlabelled logits; predicted is the gain that it expects, "
         "with the interval that it gives for one map.",
         "",
@@ -173,7 +220,7 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
     for level in levels:
         cells = [markdown(level.fault), *_cells(level)[1:]]
         if level.predicted_gain is not None:
-            cells[-2] = _predicted(level.predicted_gain, level.predicted_interval)
+            cells[_PREDICTED] = _predicted(level.predicted_gain, level.predicted_interval)
         severity = UNDEFINED if level.severity is None else f"{level.severity:.3f}"
         lines.append("| " + " | ".join([*cells[:2], severity, *cells[2:]]) + " |")
     sure = [markdown(level.fault) for level in levels if verdict(level) == "helps"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +55,37 @@ class LanguageWorkload(CausalWorkload):
         meter = self._run(TokenMeter(self.tokens.lengths, self.tokens.ids.shape[1], keep=True))
         return meter.golden, meter.outcome()
 
-    def outcome(self, golden: Golden | None = None) -> Outcome:
-        """Run the model and measure its answers."""
+    def outcome(self, golden: Golden | None = None, correct: Callable[[Tensor], Tensor] | None = None) -> Outcome:
+        """Run the model and measure its answers.
+
+        Args:
+            golden: the run to compare with.
+            correct: gives the logits [n, V] of n positions as they are to be measured.
+        """
         assert golden is None or isinstance(golden, GoldenTokens)
-        return self._run(TokenMeter(self.tokens.lengths, self.tokens.ids.shape[1], golden=golden)).outcome()
+        meter = TokenMeter(self.tokens.lengths, self.tokens.ids.shape[1], golden=golden)
+        return self._run(meter, correct).outcome()
+
+    @property
+    def labels(self) -> Tensor:
+        """The next tokens, int64 [n], of all scored positions, sequence after sequence."""
+        scored = torch.arange(1, self.tokens.ids.shape[1]) < self.tokens.lengths[:, None]
+        return self.tokens.ids[:, 1:][scored]
+
+    def logits(self) -> Tensor:
+        """Return what the model says now at all scored positions: float32 [n, V] on the CPU; see `labels`."""
+        found: list[Tensor] = []
+        for ids, lengths, mask in self._batches():
+            try:
+                with self.inference():
+                    logits = self._logits(ids, mask)[:, :-1]
+            except Exception as error:
+                self.explain(error)
+            self.ran = True
+            scored = torch.arange(1, ids.shape[1]) < lengths[:, None]
+            with torch.inference_mode(mode=False):  # a normal tensor, which may be trained on
+                found.append(logits.cpu().clone()[scored].float())
+        return torch.cat(found)
 
     def beside(self, tokens: TokenDataset) -> LanguageWorkload:
         """Return the same live model on other sequences."""
@@ -86,12 +113,15 @@ class LanguageWorkload(CausalWorkload):
     def _one_sequence(self) -> Tensor:
         return self.tokens.ids[:1, : int(self.tokens.lengths[0])]
 
-    def _run(self, meter: TokenMeter) -> TokenMeter:
+    def _run(self, meter: TokenMeter, correct: Callable[[Tensor], Tensor] | None = None) -> TokenMeter:
         for number, (ids, _, mask) in enumerate(self._batches()):
             try:
                 here = ids.to(self.device)
                 with self.inference():
-                    meter.add(number * self.batch_size, here, self._logits(here, mask))
+                    logits = self._logits(here, mask)
+                    if correct is not None:
+                        logits = torch.stack([correct(one.float()).to(self.device) for one in logits])
+                    meter.add(number * self.batch_size, here, logits)
             except Exception as error:
                 self.explain(error)
             self.ran = True

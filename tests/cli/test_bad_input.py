@@ -371,7 +371,7 @@ def test_place_where_nothing_can_be_made(faultcli: Callable[..., object]) -> Non
 def test_full_disk_in_a_process_of_its_own(fresh_shell: Callable[..., object], tmp_path: Path) -> None:
     shutil.copy(demo_checkpoint_path(), tmp_path / "model.safetensors")
     done = fresh_shell("ulimit -f 100; faultcli inject model.safetensors --ber 1e-4 -o new")
-    assert_explained(done, "new: cannot be written: .*ulimit -f", "write to another place")
+    assert_explained(done, r"new: cannot be written: .*limit \(ulimit -f\) allows", "write to another place")
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 

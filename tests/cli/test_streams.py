@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,8 +124,8 @@ def test_no_colours_in_a_pipe(
 
 
 @pytest.mark.parametrize("line", ["faultcli inspect", "faultcli campaign --help"])
-def test_closed_pipe(line: str, fresh_shell: Callable[..., object]) -> None:
-    done = fresh_shell(f"{line} -q | true; exit ${{PIPESTATUS[0]}}")
+def test_closed_pipe(line: str, shell: Callable[..., object]) -> None:
+    done = shell(f"{line} -q | true; exit ${{PIPESTATUS[0]}}")
     assert done.code in (0, 141)
     assert "Traceback" not in done.err
     assert "error" not in done.err
@@ -138,8 +137,8 @@ def test_locale_without_our_letters(fresh_shell: Callable[..., object]) -> None:
     assert "conv1.weight" in done.out
 
 
-def test_interrupt(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from faultcli.cli import main; main()", "campaign", "--ber", "1e-4"]
+def test_interrupt(warm: Path, tmp_path: Path) -> None:
+    command = [str(warm / "faultcli"), "campaign", "--ber", "1e-4"]
     process = subprocess.Popen(
         [*command, "--trials", "100000", "--json", "result.json"],
         stdout=subprocess.PIPE,
@@ -310,7 +309,6 @@ def test_streams_as_daemons_leave_them(line: str, streams: str, shell: Callable[
 @pytest.mark.parametrize(
     ("limit", "line", "said"),
     [
-        ("ulimit -f 10", "faultcli inject model.safetensors --ber 1e-4 -o big", "limit (ulimit -f) allows"),
         ("ulimit -f 10", "faultcli campaign --ber 1e-4 --trials 2 --limit 20 --store s.db", "limit (ulimit -f) is"),
         ("ulimit -v 200000", "faultcli campaign --ber 1e-4 --trials 2 --limit 20", "memory ran out"),
         ("ulimit -n 5", "faultcli inject model.safetensors --ber 1e-4 -o out", "ulimit -n"),

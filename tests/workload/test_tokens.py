@@ -260,13 +260,47 @@ def test_what_language_models_do_not_have(
     assert pytest.importorskip("re").search(message, error), error
 
 
-def test_correctors_need_classes(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_correctors_need_text(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from faultcli.cli import run as faultcli
 
-    data = llama.parent / "tokens.safetensors"
-    assert faultcli(["train-corrector", str(llama), "--data", str(data), "--ber", "1e-3", "--device", "cpu"]) == 2
-    error = " ".join(capsys.readouterr().err.split())
-    assert "works on classifiers, whose answer is one of K classes; LlamaForCausalLM is a language model" in error
+    model = [str(llama), "--data", str(llama.parent / "tokens.safetensors"), "--device", "cpu"]
+    assert faultcli(["train-corrector", *model, "--ber", "1e-3"]) == 2
+    assert "tokens is too small: language needs 100 or more" in " ".join(capsys.readouterr().err.split())
+    saved = ["-o", str(tmp_path / "faulty"), "--save-faults", str(tmp_path / "faults.safetensors")]
+    assert faultcli(["inject", str(llama), "--ber", "1e-3", *saved]) == 0
+    known = ["--train-data", model[2], "--window", "1", "--replay", str(tmp_path / "faults.safetensors")]
+    assert faultcli(["train-corrector", *model, *known]) == 2
+    assert "no corrector for known damage" in " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_of_logits_are_those_that_outcomes_are_made_of(llama: Path) -> None:
+    from faultcli.campaign.subject import Subject
+
+    workload = Subject.open(llama, str(llama.parent / "tokens.safetensors"), device="cpu", batch_size=3).answering("")
+    tokens = workload.tokens  # type: ignore[union-attr]
+    logits, labels = workload.logits(), workload.labels
+    rows = []
+    for ids, length in zip(tokens.ids, tokens.lengths.tolist(), strict=True):
+        with torch.inference_mode():
+            alone = workload.model(ids[None, :length], torch.ones(1, length, dtype=torch.int64))[0]
+        rows += list(zip(alone[: length - 1], ids[1:length].tolist(), strict=True))
+    assert labels.tolist() == [label for _, label in rows]
+    torch.testing.assert_close(logits, torch.stack([row for row, _ in rows]), atol=1e-5, rtol=1e-4)
+    reversed_ = workload.outcome(None, lambda z: -z)
+    assert reversed_.correct1 == int((logits.argmin(1) == labels).sum())
+    assert reversed_.loss == pytest.approx(float(functional.cross_entropy(-logits, labels)), rel=1e-5)
+
+
+def test_the_first_targets_are_cut_out_exactly() -> None:
+    data = make([[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 1, 0]], [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
+    for count in range(1, 7):
+        part, rest = data.first_targets(count)  # type: ignore[attr-defined]
+        assert part.targets == count
+        whole = 1 if count <= 3 else 2 if count == 4 else 3
+        assert len(part) == whole
+        assert (0 if rest is None else len(rest)) == 3 - whole
+        assert part.ids[0, :2].tolist() == [1, 2]
+    assert data.first_targets(7)[0].targets == 6  # type: ignore[attr-defined]
 
 
 def test_classifiers_have_no_gate_on_perplexity(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from faultcli.recover.base import Correction, Corrector
+from faultcli.recover.damaged_logits import Copy
 from faultcli.workload.metrics import GoldenRun, Outcome, measure
+
+_LARGEST_LOSS = 700.0  # whose exponential is finite
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,22 @@ class Level:
     def mean(self, which: str) -> float:
         """Mean top-1 accuracy over maps of `corrupted` or `corrected`."""
         return float(np.mean([getattr(one, which).top1 for one in self.maps]))
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the answers are tokens of a language model, of which the loss counts as well."""
+        return self.clean.scored is not None
+
+    @property
+    def loss_falls(self) -> list[float]:
+        """By how much the cross entropy per answer fell, in nats, of every map with a finite answer."""
+        pairs = [(one.corrupted.loss, one.corrected.loss) for one in self.maps]
+        return [before - after for before, after in pairs if before is not None and after is not None]
+
+    def perplexity(self, which: str) -> float | None:
+        """exp of the mean loss over maps of `corrupted` or `corrected`, of their finite answers; None without any."""
+        known = [loss for one in self.maps if (loss := getattr(one, which).loss) is not None]
+        return float(np.exp(min(np.mean(known), _LARGEST_LOSS))) if known else None
 
     @property
     def share_back(self) -> float | None:
@@ -79,24 +98,35 @@ class Level:
         return float(np.mean(known)) if known else None
 
 
+def measured(logits: Tensor, labels: Tensor, golden: GoldenRun, *, tokens: bool) -> Outcome:
+    """Return what answers are worth; those of a language model, `tokens`, are all scored positions."""
+    outcome = measure(logits, labels, golden)
+    return replace(outcome, scored=outcome.n, agreed=outcome.masked) if tokens else outcome
+
+
 def assess(
-    corrector: Corrector, fault: str, trial: int, logits: Tensor, window: Tensor | None, labels: Tensor,
+    corrector: Corrector,
+    copy: Copy,
+    window: Tensor | None,
+    labels: Tensor,
     golden: GoldenRun,
-) -> HeldOutMap:  # fmt: skip
+    *,
+    tokens: bool = False,
+) -> HeldOutMap:
     """Measure one damaged copy.
 
     Args:
         corrector: to be measured.
-        fault: the law.
-        trial: the number of the map.
-        logits: [N, K], of the held-out inputs.
+        copy: its logits [N, K] on the held-out inputs.
         window: [n, K], of unlabelled inputs that are not among the held-out ones; None where none is needed.
         labels: [N].
         golden: the run without faults on the same inputs.
+        tokens: the answers are those of a language model.
     """
     correction = corrector.observe(window)
-    corrected = measure(correction(logits), labels, golden)
-    return HeldOutMap(fault, trial, measure(logits, labels, golden), corrected, correction)
+    corrupted = measured(copy.logits, labels, golden, tokens=tokens)
+    corrected = measured(correction(copy.logits), labels, golden, tokens=tokens)
+    return HeldOutMap(copy.fault, copy.trial, corrupted, corrected, correction)
 
 
 def levels(maps: Iterable[HeldOutMap], clean: Outcome) -> list[Level]:

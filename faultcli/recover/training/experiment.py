@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,12 +14,15 @@ from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.memory import MemoryImage
 from faultcli.recover.base import Card, Corrector, CorrectorError
-from faultcli.recover.damaged_logits import Copy, LabelledLogits, damaged_copies, one_copy
+from faultcli.recover.damaged_logits import Answers, Copy, LabelledLogits, damaged_copies, one_copy
 from faultcli.recover.methods import TrainingOptions, train_corrector
-from faultcli.recover.training.assess import HeldOutMap, Level, assess, levels
-from faultcli.workload.classifier import Workload
+from faultcli.recover.training.assess import HeldOutMap, Level, assess, levels, measured
 from faultcli.workload.data.labelled import Dataset
-from faultcli.workload.metrics import GoldenRun, measure
+from faultcli.workload.data.tokens import TokenDataset
+from faultcli.workload.language import LanguageWorkload
+from faultcli.workload.metrics import GoldenRun
+
+Inputs: TypeAlias = Dataset | TokenDataset
 
 HELD_OUT_TRIALS = 1_000_000  # trials of the report start here: their faults are never those of the training
 
@@ -35,9 +39,9 @@ class Experiment:
     """
 
     image: MemoryImage
-    training: Workload
-    window: Workload | None
-    held_out: Workload
+    training: Answers
+    window: Answers | None
+    held_out: Answers
 
     def __post_init__(self) -> None:
         for name, values in self.image.values():
@@ -45,16 +49,24 @@ class Experiment:
 
     @classmethod
     def around(
-        cls, image: MemoryImage, workload: Workload, training: Dataset, window: Dataset, held_out: Dataset | None = None
+        cls, image: MemoryImage, workload: Answers, training: Inputs, window: Inputs, held_out: Inputs | None = None
     ) -> Experiment:
         """Put other inputs around a workload's model; without `held_out`, its own are those of the report."""
-        reported = workload if held_out is None else workload.beside(held_out)
-        return cls(image, workload.beside(training), workload.beside(window), reported)
+        reported = workload if held_out is None else _beside(workload, held_out)
+        return cls(image, _beside(workload, training), _beside(workload, window), reported)
 
     @property
-    def looking(self) -> list[Workload]:
+    def looking(self) -> list[Answers]:
         """What a damaged copy runs on for the report."""
         return [self.held_out, *([self.window] if self.window is not None else [])]
+
+
+def _beside(workload: Answers, inputs: Inputs) -> Answers:
+    if isinstance(workload, LanguageWorkload):
+        assert isinstance(inputs, TokenDataset)
+        return workload.beside(inputs)
+    assert isinstance(inputs, Dataset)
+    return workload.beside(inputs)
 
 
 def shuffled(dataset: Dataset, seed: int) -> Dataset:
@@ -74,7 +86,7 @@ class TrainedCorrector:
 
     corrector: Corrector
     levels: tuple[Level, ...]  # the healthy model first, called `none`, where laws were trained for
-    inputs: int  # held out
+    inputs: int  # held out; of a language model, tokens
 
 
 Progress = Callable[[], None]
@@ -115,7 +127,7 @@ def unseen_damage(
     data = training_logits(experiment, laws, training_maps, card.seed, progress)
     corrector = train_corrector(method, data, card, options)
     found = held_out_levels([corrector], experiment, laws, report_maps, card.seed, progress)
-    return TrainedCorrector(corrector, tuple(found[0]), len(experiment.held_out))
+    return TrainedCorrector(corrector, tuple(found[0]), len(experiment.held_out.labels))
 
 
 def training_logits(
@@ -146,7 +158,8 @@ def held_out_levels(
     clean = experiment.held_out.logits()
     golden = GoldenRun(clean)
     labels = experiment.held_out.labels
-    outcome = measure(clean, labels, golden)
+    tokens = isinstance(experiment.held_out, LanguageWorkload)
+    outcome = measured(clean, labels, golden, tokens=tokens)
     healthy = tuple(Copy("none", 0, w.logits(), 0) for w in experiment.looking)
     maps_of: list[list[HeldOutMap]] = [[] for _ in correctors]
 
@@ -154,7 +167,7 @@ def held_out_levels(
         window = copies[1].logits if len(copies) > 1 else None
         for found, corrector in zip(maps_of, correctors, strict=True):
             copy = copies[0]
-            found.append(assess(corrector, copy.fault, copy.trial, copy.logits, window, labels, golden))
+            found.append(assess(corrector, copy, window, labels, golden, tokens=tokens))
 
     if maps:
         judge(healthy)
@@ -185,7 +198,8 @@ def known_damage(
     data = LabelledLogits(clean, experiment.training.labels, (training,))
     corrector = train_corrector(method, data, card, options)
     golden = GoldenRun(held_out)
-    outcome = measure(held_out, experiment.held_out.labels, golden)
+    labels, tokens = experiment.held_out.labels, isinstance(experiment.held_out, LanguageWorkload)
+    outcome = measured(held_out, labels, golden, tokens=tokens)
     window = looking[1].logits if len(looking) > 1 else None
-    found = assess(corrector, faults.fault, faults.trial, looking[0].logits, window, experiment.held_out.labels, golden)
-    return TrainedCorrector(corrector, tuple(levels([found], outcome)), len(experiment.held_out))
+    found = assess(corrector, looking[0], window, labels, golden, tokens=tokens)
+    return TrainedCorrector(corrector, tuple(levels([found], outcome)), len(experiment.held_out.labels))

@@ -51,6 +51,19 @@ class TokenDataset:
         lengths = self.lengths[:limit]
         return replace(self, ids=self.ids[:limit, : int(lengths.max())], lengths=lengths)
 
+    def first_targets(self, count: int) -> tuple[TokenDataset, TokenDataset | None]:
+        """Return the first sequences with `count` targets (all of them where there are fewer), the last one cut short,
+        and the sequences that are not touched by that; None: there are none."""
+        targets = self.lengths - 1
+        whole = int((targets.cumsum(0) < count).sum()) + 1
+        if whole > len(self):
+            return self, None
+        part = self.rows(torch.arange(whole))
+        lengths = part.lengths.clone()
+        lengths[-1] -= int(targets[:whole].sum()) - count
+        part = replace(part, ids=part.ids[:, : int(lengths.max())], lengths=lengths)
+        return part, self.rows(torch.arange(whole, len(self))) if whole < len(self) else None
+
     def rows(self, chosen: Tensor) -> TokenDataset:
         """Return the sequences of these positions, in this order."""
         lengths = self.lengths[chosen]
