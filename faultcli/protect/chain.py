@@ -132,7 +132,8 @@ class Chain:
         self, tensors: Mapping[str, Tensor], format_of: Callable[[str], NumberFormat], ber: float | None
     ) -> dict[str, Links]:
         """Return the links of every tensor, see `Protection.for_tensors`. What is found for several tensors together (a
-        factor per model) is found for those with the same links.
+        factor per model) is found for those with the same links; but with rules `ldpc` takes bits of every tensor that
+        has it.
 
         Raises:
             UsageError: the chain is for parts of quantised weights, or has a rule that no tensor goes by.
@@ -142,7 +143,12 @@ class Chain:
         found: dict[str, Links] = {}
         for links in self.all_links:
             own = _Some(tensors, [name for name in tensors if self.of(name) == links])
-            fitted = [link.for_tensors(own, format_of, links[place:], ber) for place, link in enumerate(links, start=1)]
+            fitted = [
+                dict.fromkeys(own, link)  # who chooses by tensor says by name which of them keep their bits
+                if self.rules and isinstance(link, Ldpc)
+                else link.for_tensors(own, format_of, links[place:], ber)
+                for place, link in enumerate(links, start=1)
+            ]
             found |= {name: tuple(of[name] for of in fitted) for name in (own if len(own) else ())}
         return found
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from faultcli.campaign.subject import Subject
 from faultcli.errors import FaultcliError
 from faultcli.faults.law import FaultLaw
+from faultcli.faults.selection import escaped
 from faultcli.memory import MemoryImage, Patch
 from faultcli.protect.arranged import ArrangedTensor
 from faultcli.protect.chain import Chain, Links
@@ -73,7 +74,7 @@ def options_of(
     which long blocks are sure to be lost. Where a long code holds twice the rate, one that gives up more bits is not
     looked at.
 
-    What a chain finds for several tensors together (which of them keep their bits in `ldpc`), it finds for all.
+    What a chain finds for several tensors together (a factor), it finds for all.
 
     Args:
         subject: what is at risk.
@@ -119,7 +120,7 @@ def _written(
     """Yield the tensors behind a chain, one by one; those that it does not work on only if they may fail."""
     ber = law.ber if chain.needs_ber else None
     try:
-        whole = subject.memory(format, chain, ber)
+        whole = subject.memory(format, by_name(chain, next(iter(subject.tensors))), ber)
     except FaultcliError:
         for name, values in subject.tensors.items():
             try:
@@ -130,6 +131,11 @@ def _written(
         return
     for name, tensor in whole.tensors.items():
         yield name, MemoryImage.around({name: tensor}, format, chain)
+
+
+def by_name(chain: Chain, name: str) -> Chain:
+    """Return a chain for all tensors as what chains by tensor say that give it to all of them."""
+    return Chain(chain.links, rules=((escaped(name), chain.links),))
 
 
 def _maps(stored: StoredTensor) -> int:

@@ -246,8 +246,8 @@ class _Search:
         return self._costs[number][0]
 
     def better(self, number: int) -> int:
-        """Return the next plan with at most half of the expected damage."""
-        goal = self._costs[number][1] / 2
+        """Return the next plan with at most half of the expected damage, beyond that which no plan avoids."""
+        goal = (self._costs[number][1] + self._costs[-1][1]) / 2
         return next((k for k in range(number + 1, len(self._costs)) if self._costs[k][1] <= goal), len(self._costs) - 1)
 
     def _between(self, low: int, high: int) -> int:
