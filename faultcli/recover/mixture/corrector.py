@@ -20,7 +20,6 @@ from faultcli.recover.mixture.search import search
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
 _ABSENT = 0.5  # weight of the training mix beside the window's: classes that are missing may come back
-_AS_WELL = (
     0.85  # as the classes of training, at least: so much of the means has to be explained by those of another mix
 )
 _ROWS_PER_CLASS = 4  # fewer, and components are single inputs
@@ -58,7 +57,7 @@ class FittedMixture:
 
             present = present_classes(x, fit, window.argmax(axis=1), naming, aligned_for)
             other = _NamedComponents.of(present.fit, present.labels, over_all, reference, law)
-            found = other if other.explained > _AS_WELL * found.explained else found
+            found = other if other.explained > found.explained else found
         return found.completed(reference, law)
 
     @property
