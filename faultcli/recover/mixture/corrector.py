@@ -20,8 +20,6 @@ from faultcli.recover.mixture.search import search
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
 _ABSENT = 0.5  # weight of the training mix beside the window's: classes that are missing may come back
-    0.85  # as the classes of training, at least: so much of the means has to be explained by those of another mix
-)
 _ROWS_PER_CLASS = 4  # fewer, and components are single inputs
 
 
