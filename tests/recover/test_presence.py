@@ -81,6 +81,20 @@ def test_a_class_that_comes_much_more_often_is_not_cut_in_two() -> None:
         np.testing.assert_allclose(present.shares(CLASSES), np.bincount(labels) / 900, atol=0.02)
 
 
+def test_two_classes_leave_nothing_to_merge_or_cut() -> None:
+    random = np.random.default_rng(2)
+    clean = np.array([[2.0, 0], [0, 2]])
+    law = replace(MeanStructure.learn(centred(clean), [centred(clean) / 2], 0.1), means=clean)
+    labels = (random.random(400) < 0.8).astype(np.int64)
+    logits = clean[labels] + 0.3 * random.standard_normal((400, 2)) + np.array([9.0, 0])
+    spread = logits.std(axis=0)
+    x = (logits - logits.mean(axis=0)) / spread
+    wrong = np.eye(2)[(x[:, 0] > np.median(x[:, 0])).astype(int)].T
+    raw = logits.argmax(axis=1)  # all of one class
+    present = present_classes(x, Rows(x).fit(wrong, 1), raw, PartNaming(law, spread), lambda shares, raw=raw: raw)
+    assert sorted(present.labels.tolist()) == [0, 1]
+
+
 def test_missing_classes_are_placed_where_the_law_expects_them() -> None:
     """Means drawn from a law: the conditional expectation beats the clean means, and its spread is the error's."""
     random = np.random.default_rng(5)

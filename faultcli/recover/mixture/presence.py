@@ -137,7 +137,7 @@ class _ClassMixes:
         for _ in range(_MOST_MOVES):
             tried = [self.rows.fit(starts, _MOVED) for starts in moves(self.rows.x, best.fit, self.classes)]
             likely = [fits.one(n) for fits in tried for n in np.argsort(-fits.log_likelihood)[:_LIKELIEST]]
-            found = max([*map(self.look, likely), *self._realigned(best)], key=lambda present: present.score)
+            found = max([best, *map(self.look, likely), *self._realigned(best)], key=lambda present: present.score)
             again = self._better(best, [found])
             if again is best:
                 break
