@@ -55,7 +55,8 @@ def settings_of(network: Network) -> tuple[Setting, ...]:
     if not network.name.startswith("resnet"):
         return (Setting(network, BOTH_LAWS, CIFAR),)
     head = Setting(network, HEAD_ONLY, CIFAR)
-    return (head, Setting(network, FLIPS, FEWER)) if network.name == "resnet20" else (head,)
+    developed_with = replace(network, role="development")  # under flips
+    return (head, Setting(developed_with, FLIPS, FEWER)) if network.name == "resnet20" else (head,)
 
 
 def chosen(names: Sequence[str], *, quick: bool) -> list[Setting]:
