@@ -2,9 +2,9 @@
 
 1. every tensor behind every chain: overhead, and expected damage from gradients (`options`);
 2. the plans that no cheaper one beats (`frontier`);
-3. by bisection, the cheapest of them that loses little enough on a few inputs and fault maps. Few inputs say next to
-   nothing about accuracy, where answers tip over one by one; so it is the mean probability of the right class that
-   counts here;
+3. by bisection, the cheapest of them that loses little enough on a few inputs and fault maps, beyond what the dearest
+   one loses. Few inputs say next to nothing about accuracy, where answers tip over one by one; so it is the mean
+   probability of the right class that counts here;
 4. the target, on all inputs and new fault maps. If it is missed, more is spent, and judged on new maps again.
 """
 
@@ -116,7 +116,7 @@ class Verified:
 @dataclass(frozen=True)
 class Planned:
     """A plan, and how it came about. `looked`: plans of the frontier that were run for the choice, with the drop of the
-    right class's probability."""
+    right class's probability beyond that of the dearest one."""
 
     asked: PlanGoal
     chain: Chain
@@ -225,13 +225,15 @@ class _Search:
         self.looked: list[tuple[float, float]] = []
 
     def cheapest(self, drop: float) -> int:
-        """Return the number of the cheapest plan that loses less than `drop`; the last one if none does.
+        """Return the number of the cheapest plan that loses less than `drop` beyond the last one, which loses least.
 
-        What costs no more than `_SAME` beyond that is taken, too. Between a plan that loses too much and one that does
-        not, the next one to look at is the one whose expected damage is the geometric mean of theirs.
+        What the last one loses is mostly rounding to the format, which no plan avoids, and which moves probabilities
+        more than answers; the target is settled by runs that count it. What costs no more than `_SAME` beyond the
+        cheapest is taken, too. Between a plan that loses too much and one that does not, the next one to look at is the
+        one whose expected damage is the geometric mean of theirs.
         """
         allowed = (1 - self._asked.margin) * drop
-        before = self._right()
+        before = min(self._right(), self._right(len(self._costs) - 1))
         low, high = -1, len(self._costs) - 1
         while high - low > 1 and self._costs[high][0] - self._costs[max(low, 0)][0] > _SAME:
             middle = self._between(low, high)
