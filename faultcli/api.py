@@ -27,6 +27,7 @@ from faultcli.campaign.subject import Subject, open_checkpoint
 from faultcli.campaign.training import TrainingPlan, training_inputs
 from faultcli.campaign.training import train_corrector as train_on
 from faultcli.checkpoint import Checkpoint
+from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.laws import parse_law
 from faultcli.faults.maps import FaultMap
@@ -134,8 +135,8 @@ def run_campaign(
     """
     confidence, until_ci, bounds = how.get("confidence", 0.95), how.get("until_ci"), how.get("bounds", {})
     laws, file = _laws(faults), how.get("corrector")
-    inputs = how.get("window", DEFAULT_WINDOW), how.get("labelled")
-    correct = None if file is None else Correct.load(Path(file), *inputs)
+    window, labelled = how.get("window", DEFAULT_WINDOW), how.get("labelled")
+    correct = Correct.asked(None if file is None else Path(file), window, labelled)
     memories = stored_as(subject.hardened, formats, [read_chain(one) for one in protect])
     arms = cross(
         memories[0],
@@ -257,7 +258,7 @@ def faulty(
         FaultcliError: a name, a number or a combination makes no sense, or a value cannot be stored.
     """
     chain, selection = read_chain(protect), Selection.of(selecting)
-    with damaged(model, _laws(fault)[0], selection, format, chain, inputs, seed=seed, trial=trial) as hit:
+    with damaged(model, _law(fault), selection, format, chain, inputs, seed=seed, trial=trial) as hit:
         yield hit
 
 
@@ -292,7 +293,7 @@ def inject(model: str | Path, fault: str | FaultLaw, output: str | Path, **damag
     return inject_faults(
         checkpoint,
         Draw(
-            _laws(fault)[0],
+            _law(fault),
             file.names,
             file.format,
             damaging.get("seed", 0),
@@ -391,4 +392,10 @@ def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: 
 
 def _laws(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> list[FaultLaw]:
     many = [faults] if isinstance(faults, str | FaultLaw) else faults
-    return [parse_law(one) if isinstance(one, str) else one for one in many]
+    return [_law(one) for one in many]
+
+
+def _law(fault: str | FaultLaw) -> FaultLaw:
+    if not isinstance(fault, str | FaultLaw):
+        raise UsageError(f"fault {fault!r}: is no law", "one for each call, such as bitflip:1e-4")
+    return parse_law(fault) if isinstance(fault, str) else fault

@@ -71,6 +71,8 @@ def damaged(
     if tensors is not None:
         chosen: Selecting = {"target": tensors.target, "include": tensors.include, "exclude": tensors.exclude}
         image = MemoryImage.of(model, format=format, protect=chain, ber=law.ber if chain.needs_ber else None, **chosen)
+    if glob is None and inputs is not None:
+        raise UsageError(f"target {selection.target}: its faults need no inputs", "leave inputs out, or pass target=")
     if image is not None and glob is None:
         with image.faulty(law, seed=seed, trial=trial) as hit:
             yield hit
@@ -95,8 +97,16 @@ def damaged(
 
 def _run(model: nn.Module, inputs: Any) -> None:
     """Run a model on a batch: a tuple or a mapping are its arguments."""
+    named = inputs if isinstance(inputs, Mapping) else {}
+    listed = inputs if isinstance(inputs, tuple) else () if named else (inputs,)
+    if any(isinstance(one, Tensor) and not one.numel() for one in (*listed, *named.values())):
+        raise UsageError("inputs: a batch without inputs shows nothing of what layers give", "pass some")
     with evaluating(model), torch.no_grad():
-        if isinstance(inputs, Mapping):
-            model(**inputs)
-        else:
-            model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        try:
+            model(*listed, **named)
+        except (TypeError, RuntimeError, ValueError, KeyError, IndexError) as error:
+            why = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f"inputs: the model does not run on them: {why}",
+                "pass a batch as the model takes it; a tuple or a mapping is taken as its arguments",
+            ) from error

@@ -14,14 +14,14 @@ from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.protect.chain import UNPROTECTED, Chain
 from faultcli.recover.base import Card, Setting
-from faultcli.recover.damaged_logits import Answers
+from faultcli.recover.damaged_logits import Answering
 from faultcli.recover.edmn import EdmnOptions
 from faultcli.recover.language import LanguageCorrector
 from faultcli.recover.methods import DEFAULT_WINDOW, TrainingOptions, kind_of
 from faultcli.recover.training.experiment import (
     Experiment,
-    Inputs,
     TrainedCorrector,
+    TrainingSet,
     cut,
     known_damage,
     shuffled,
@@ -54,7 +54,7 @@ class TrainingPlan:
 
     method: str = "adaptive"
     seed: int = 0
-    data: str | Inputs | None = None
+    data: str | TrainingSet | None = None
     limit: int = 5000
     window: int | None = None
     maps: int = 6
@@ -67,7 +67,7 @@ class TrainingPlan:
             raise UsageError(problem, "--seed 0")
         kind_of(self.method, "unseen damage")
 
-    def method_for(self, workload: Answers) -> str:
+    def method_for(self, workload: Answering) -> str:
         """Return the method that a model is corrected by: the one that is asked for, or what `adaptive` is for it.
 
         Raises:
@@ -91,9 +91,9 @@ class TrainingInputs:
 
     `held_out`: half of the subject's; None: all of them are."""
 
-    training: Inputs
-    window: Inputs
-    held_out: Inputs | None
+    training: TrainingSet
+    window: TrainingSet
+    held_out: TrainingSet | None
 
 
 def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:

@@ -63,12 +63,14 @@ class BriefHelp(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         rare = () if ctx.meta.get("help_all") else getattr(self.callback, "rare", ())
-        left_out: list[Any] = [one for one in self.params if one.name in rare]
+        left_out: list[Any] = [one for one in self.params if one.name in rare and not getattr(one, "hidden", False)]
         for one in left_out:
             one.hidden = True
-        super().format_help(ctx, formatter)
-        for one in left_out:
-            one.hidden = False
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            for one in left_out:
+                one.hidden = False
 
 
 def _fields_of(command: Callable[..., None]) -> dict[str, _Field]:

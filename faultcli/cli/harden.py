@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from faultcli.checkpoint import Checkpoint
     from faultcli.hardened.write import HardenedRow
+    from faultcli.protect.chain import Chain
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ def harden(
     from faultcli.hardened.read import Hardened
     from faultcli.hardened.write import check_plain, harden_checkpoint
     from faultcli.protect.chain import by_row
-    from faultcli.protect.plan_file import read_chain
     from faultcli.quantised import parts
     from faultcli.report.hardened import hardened_document, rows_of
     from faultcli.workload.process import prepare_to_stream
@@ -102,7 +102,7 @@ def harden(
     packed = Packed.of(checkpoint)
     if packed is not None and image.device is not None:
         _refuse_device(checkpoint.path, packed.layout.title)
-    chain = read_chain(memory.protect)
+    chain = _chain(memory.protect, image.device)
     rate = None if ber is None else options.explained_rate(ber, quiet=shown.quiet).ber_per_bit
     names = Selection(*at_risk.selection).names(checkpoint.tensors.values() if packed is None else parts(packed))
     note_not_at_risk(checkpoint, at_risk, quiet=shown.quiet)
@@ -124,6 +124,16 @@ def harden(
         )
     note_left_out(checkpoint, written, quiet=shown.quiet)
     _show(written, rows, image.device, shown)
+
+
+def _chain(protect: str, device: Path | None) -> Chain:
+    from faultcli.hardened.device.description import check_readable
+    from faultcli.protect.plan_file import read_chain
+
+    chain = read_chain(protect)
+    if device is not None:
+        check_readable(chain)
+    return chain
 
 
 def _show(written: Path, rows: Sequence[HardenedRow], device: Path | None, shown: options.Overwriting) -> None:

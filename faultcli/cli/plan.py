@@ -21,7 +21,9 @@ target = partial(options.option, "Target and choice")
 class Sought:
     """What is asked of the plan, and how it is looked for."""
 
-    ber: Annotated[str, options.faults("P", "Bit-error rate: a number, or a memory (`inspect --memories`).")]
+    ber: Annotated[
+        str | None, options.faults("P", "Bit-error rate, needed: a number, or a memory (`inspect --memories`).")
+    ] = None
     min_accuracy: Annotated[float | None, target("A", "The plan is to hold an accuracy of A, a fraction.")] = None
     max_drop: Annotated[
         float | None,
@@ -70,6 +72,8 @@ def plan(
     from faultcli.where.planning import CANDIDATES, PlanGoal, find_plan
 
     quiet = shown.quiet
+    if asked.ber is None:
+        raise UsageError("a plan is for a bit-error rate, and none is named", "--ber 1e-3")
     if asked.min_accuracy is not None and asked.max_drop is not None:
         raise UsageError("--min-accuracy and --max-drop are two ways to say the same", "leave one out")
     if output is not None:

@@ -51,11 +51,7 @@ def corrector_of(correcting: Correcting) -> Correct | None:
     """Load the corrector that is asked for."""
     from faultcli.recover.applied import Correct
 
-    if correcting.corrector is None:
-        if correcting.labelled is not None:
-            raise UsageError(f"--labelled {correcting.labelled}: there is no corrector to use them", "--corrector FILE")
-        return None
-    return Correct.load(correcting.corrector, correcting.window, correcting.labelled)
+    return Correct.asked(correcting.corrector, correcting.window, correcting.labelled)
 
 
 def memories_of(model: str | None, formats: Sequence[str], chains: Sequence[str]) -> tuple[list[str], list[Chain]]:

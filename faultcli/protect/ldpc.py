@@ -255,7 +255,8 @@ def _checks_aside(words: int, spare: float, bits: int) -> int:
     """Return the check bits of words that keep their own: as many per data bit as where they lie in the words, and more
     the shorter the block, since the flips of a short one vary more."""
     data = words * bits
-    return round(data * spare / max(1.0, bits - spare) * (1 + _SHORT / math.sqrt(max(1, data))))
+    wanted = data * spare / max(1.0, bits - spare) * (1 + _SHORT / math.sqrt(max(1, data)))
+    return min(round(wanted), 2 * data)  # every parity sum needs a data bit, of which each is in three or more
 
 
 def _places(bits: int, top: int, spare: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from faultcli.checkpoint import Checkpoint
 from faultcli.errors import UsageError, WorkloadError
 from faultcli.recover.base import Correction, Corrector
-from faultcli.recover.damaged_logits import Answers
+from faultcli.recover.damaged_logits import Answering
 from faultcli.recover.few_shot import FEWEST, few_shot
 from faultcli.recover.file import load_corrector
 from faultcli.workload.data.labelled import Dataset
@@ -70,6 +70,19 @@ class Correct(CorrectorId):
         corrector.check_window(window)
         return cls(corrector.name, window, Checkpoint.open(path).sha256(), labelled or 0, corrector=corrector)
 
+    @classmethod
+    def asked(cls, path: Path | None, window: int, labelled: int | None) -> Correct | None:
+        """Read the corrector that is asked for, if one is; see `load`.
+
+        Raises:
+            UsageError: labelled inputs without one.
+        """
+        if path is not None:
+            return cls.load(path, window, labelled)
+        if labelled is not None:
+            raise UsageError(f"--labelled {labelled}: there is no corrector to use them", "--corrector FILE")
+        return None
+
     @property
     def needs_inputs(self) -> bool:
         """Whether it looks at any."""
@@ -102,10 +115,10 @@ class AppliedCorrection:
         WorkloadError: there are fewer inputs than that.
     """
 
-    def __init__(self, workload: Answers, unlabelled: Dataset | TokenDataset | None, spec: Correct) -> None:
+    def __init__(self, workload: Answering, unlabelled: Dataset | TokenDataset | None, spec: Correct) -> None:
         self._spec = spec
-        self._window: Answers | None = None
-        self._labelled: Answers | None = None
+        self._window: Answering | None = None
+        self._labelled: Answering | None = None
         if isinstance(workload, LanguageWorkload):
             assert not isinstance(unlabelled, Dataset)
             self._look_at_tokens(workload, unlabelled, spec)

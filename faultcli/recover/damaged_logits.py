@@ -19,7 +19,7 @@ from faultcli.recover.base import CorrectorError
 from faultcli.workload.classifier import Workload
 from faultcli.workload.language import LanguageWorkload
 
-Answers: TypeAlias = Workload | LanguageWorkload  # whose logits can be corrected: per input, or per token
+Answering: TypeAlias = Workload | LanguageWorkload  # whose logits can be corrected: per input, or per token
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def damaged_copies(
     image: MemoryImage,
     laws: Sequence[FaultLaw],
     maps: int,
-    workloads: Sequence[Answers],
+    workloads: Sequence[Answering],
     *,
     seed: int,
     first_trial: int = 0,
@@ -117,7 +117,7 @@ def damaged_copies(
 
 
 def one_copy(
-    image: MemoryImage, faults: FaultMap, workloads: Sequence[Answers], spec: str, trial: int = 0
+    image: MemoryImage, faults: FaultMap, workloads: Sequence[Answering], spec: str, trial: int = 0
 ) -> tuple[Copy, ...]:
     """Return what the model answers with these faults in its memory, on every workload."""
     patch = image.patch(faults)

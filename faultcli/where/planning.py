@@ -77,6 +77,8 @@ class PlanGoal:
         return original - self.min_accuracy
 
     def __post_init__(self) -> None:
+        if self.min_accuracy is not None and not 0 < self.min_accuracy <= 1:
+            raise UsageError(f"an accuracy of {self.min_accuracy:g}: is a fraction", "--min-accuracy 0.9 is 90 %")
         if not 0 < self.max_drop < 1:
             raise UsageError(f"a drop of {self.max_drop:g}: lies between 0 and 1", "--max-drop 0.01 is one point")
         if min(self.choose_on, self.choose_maps, self.verify_maps) < 1:
@@ -176,8 +178,8 @@ def find_plan(
     for turn in range(1, 1 + _ROUNDS):
         say(f"plan {number} of {len(frontier)}, {search.bits(number):.3g} bits per weight, on new fault maps")
         rounds.append(_verified(subject, asked, original, frontier.plan(number), asked.seed + turn, drop, say))
-        if rounds[-1].met or number == len(frontier) - 1:
-            break
+        if rounds[-1].met or rounds[-1].accuracy.low is None or number == len(frontier) - 1:
+            break  # of one map alone no more can be said by a dearer plan
         if turn < _ROUNDS:
             number = search.better(number)
     return Planned(

@@ -94,6 +94,21 @@ def test_what_makes_no_sense_is_told(model: nn.Module, given: dict[str, Any], pr
         pass
 
 
+def test_inputs_that_do_not_fit_are_told(model: nn.Module) -> None:
+    images, labels = batches()[0]
+    empty, pair = ("activations", images[:0]), ("activations", (images, labels))
+    told = {empty: "without inputs", pair: "does not run on them", ("weights", images): "need no inputs"}
+    for (target, inputs), problem in told.items():
+        asked: dict[str, Any] = {"target": target, "inputs": inputs}
+        with pytest.raises(fc.FaultcliError, match=problem), fc.faulty(model, "bitflip:1e-3", **asked):
+            pass
+
+
+def test_one_law_for_one_hit(model: nn.Module) -> None:
+    with pytest.raises(fc.FaultcliError, match="is no law"), fc.faulty(model, ["flips:1", "bitflip:0.5"]):  # type: ignore[arg-type]
+        pass
+
+
 def test_tensors_by_name_have_no_layers(model: nn.Module) -> None:
     with (
         pytest.raises(fc.FaultcliError, match="have no layers"),

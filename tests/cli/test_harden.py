@@ -114,6 +114,7 @@ def test_inspect_says_what_it_is(made: Path, faultcli: Faultcli) -> None:
         ("harden {m} --format q2.5 --protect posterior -o {o}", "needs to know the bit-error rate"),
         ("harden {m} --format q2.5 --protect inplace=2 -o {h}", "exists"),
         ("harden {m} --format q2.5 --protect inplace=2 -o {o} --device {full}", "is not empty"),
+        ("harden {m} --format q2.5 --protect ldpc=1 -o {o} --device {o}-dev", "the reader in C does not know it"),
         ("harden {d} --device {o}", "is damaged"),
         ("repair {m} -o {o}", "is not hardened"),
         ("repair {h} -o {h} --force", "inputs are never changed"),

@@ -181,6 +181,16 @@ def test_flips_within_its_reach_change_nothing(format: str, chain: str, rate: fl
     assert "a" not in touched
 
 
+@pytest.mark.parametrize("words", [1, 2, 3])
+def test_a_few_words_that_keep_their_bits(words: int) -> None:
+    """No more check bits than parity sums that have a data bit."""
+    tensors = {"w": torch.randn(60, 50), "b": torch.randn(words)}
+    for format in ("q2.5", "int8-channel"):
+        image = MemoryImage.of(tensors, format=format, protect="ldpc=4", target="all")
+        plain = MemoryImage.of({"b": tensors["b"]}, format=format, target="all")
+        assert torch.equal(dict(image.values())["b"], dict(plain.values())["b"])
+
+
 @pytest.mark.parametrize("words", [1, 2, 3, 10, 100, 601])
 @pytest.mark.parametrize("aside", [False, True])
 def test_tensors_of_any_size(words: int, aside: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,23 @@ def test_a_class_that_comes_much_more_often_is_not_cut_in_two() -> None:
         np.testing.assert_allclose(present.shares(CLASSES), np.bincount(labels) / 900, atol=0.02)
 
 
+def test_classes_that_were_told_by_few_rows_are_not_given_back() -> None:
+    """Four of six classes, and two components of a few stray rows: these are no classes."""
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        held = np.array([0, 1, 3, 5])
+        labels = random.choice(held, 120)
+        logits = moved(random)[labels] + 0.25 * random.standard_normal((120, CLASSES))
+        spread = logits.std(axis=0)
+        x = (logits - logits.mean(axis=0)) / spread
+        cut = np.eye(CLASSES)[:, labels]
+        cut[:, :8] = np.eye(CLASSES)[:, [2, 4] * 4]
+        raw = labels
+        fit = Rows(x).fit(cut, 1, np.full(CLASSES, 1 / CLASSES))
+        present = present_classes(x, fit, raw, PartNaming(LAW, spread), lambda shares, raw=raw: raw)
+        assert sorted(present.labels.tolist()) == held.tolist()
+
+
 def test_two_classes_leave_nothing_to_merge_or_cut() -> None:
     random = np.random.default_rng(2)
     clean = np.array([[2.0, 0], [0, 2]])

@@ -104,7 +104,7 @@ def serve(path: str) -> bool:
                     with suppress(OSError):  # the client may be gone
                         connection.sendall(f"{code}\n".encode())
                     connection.close()
-                else:  # the client was killed
+                elif key.fileobj in ready.get_map():  # the client was killed, and its child has not ended meanwhile
                     os.kill(key.data[0], signal.SIGKILL)
 
 

@@ -217,6 +217,7 @@ def test_one_map_decides_nothing(faultcli: Callable[..., tuple[int, str, str]]) 
     code, out, err = faultcli("plan", *SMALL, *FEW, "--trials", "1", "--choose-on", "20")
     assert code == 4, err
     assert "not decided" in out
+    assert err.count("on new fault maps") == 1  # and of a dearer plan no more would be known
 
 
 def test_what_cannot_be_met_ends_with_1(faultcli: Callable[..., tuple[int, str, str]]) -> None:
@@ -232,6 +233,7 @@ def test_what_cannot_be_met_ends_with_1(faultcli: Callable[..., tuple[int, str, 
     [
         (("--max-drop", "0.01", "--min-accuracy", "0.9"), "two ways to say the same"),
         (("--min-accuracy", "1"), "without faults it is 1"),
+        (("--min-accuracy", "95"), "is a fraction"),
         (("--max-drop", "0"), "lies between 0 and 1"),
         (("-o", "plan.json"), "end in .toml"),
         (("--candidate", "scales:tmr"), "is no chain for any tensor"),
@@ -245,6 +247,12 @@ def test_bad_input_is_two_lines_and_exit_code_2(
     code, _, err = faultcli("plan", *SMALL, "--choose-on", "20", *options, "--quiet")
     assert (code, err.count("\n")) == (2, 2)
     assert said in err
+
+
+def test_a_plan_is_for_a_rate(faultcli: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = faultcli("plan", "--format", "q2.5")
+    assert (code, err.count("\n")) == (2, 2)
+    assert "for a bit-error rate, and none is named" in err
 
 
 def test_where_with_plan_is_the_same_command(faultcli: Callable[..., tuple[int, str, str]]) -> None:

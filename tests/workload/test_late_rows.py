@@ -37,6 +37,19 @@ def records(found: Bench, law: str) -> list[Record]:
     return [replace(found.run(trial), seconds=0) for trial in trials]
 
 
+class Permuted(nn.Module):
+    """Channels last in the middle, as transformers for images have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x)))).permute(0, 2, 3, 1)
+        return self.fc2(torch.relu(self.fc1(torch.relu(x))).mean(dim=(1, 2)))
+
+
 NETWORKS: dict[str, Callable[[], Subject]] = {
     **{name: lambda build=build: subject(build()) for name, build in SMALL.items()},  # type: ignore[misc]
     "demo": demo,

@@ -21,6 +21,7 @@ from faultcli.formats.integers import NativeIntegerFormat, SignedInteger
 from faultcli.hardened.device.tables import bch_table, secded_table
 from faultcli.hardened.layout import container_bits
 from faultcli.protect.base import Words, zero_word
+from faultcli.protect.chain import Chain
 from faultcli.protect.protected_tensor import StoredTensor
 
 Field: TypeAlias = int | str | NDArray[Any]  # a number, a constant of the header, a table
@@ -69,6 +70,17 @@ class Description:
         yield from self.regions
         if self.scales is not None:
             yield from self.scales.regions
+
+
+def check_readable(chain: Chain) -> None:
+    """Raise a UsageError if a protection of a chain is none that the reader knows; before anything is written."""
+    for name in (link.name for links in chain.all_links for link in links):
+        if name not in _LINKS:
+            known = ", ".join(_LINKS)
+            raise UsageError(
+                f"protection {name}: the reader in C does not know it",
+                f"leave it out of the chain; of a plan: look at others with --candidate; it knows {known}",
+            )
 
 
 def describe(stored: StoredTensor) -> Description:

@@ -124,7 +124,7 @@ class Policy:
             weights = np.exp(-0.5 * ((np.arange(len(ordered)) - middle) / (_REACH * len(group))) ** 2)
             best = int((weights @ table).argmax())
             gain, error = _expected(table, copies, weights)
-            if gain <= error:
+            if not gain > error:
                 best = 0
             heat = int(np.mean([case.losses(BLENDS[best]) for case in group], axis=0).argmin()) if best else 0
             last = number + 1 == len(groups)

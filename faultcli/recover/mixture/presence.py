@@ -27,7 +27,7 @@ _LIKELIHOOD_WEIGHT = 0.01  # of these rows beside the law of the damage: a cut c
 _ROUNDS, _FROM_ANSWERS, _MOVED, _LAST = 3, 12, 5, 15  # of expectation maximisation: when one was made of two; …
 _HOPELESS = 10.0  # below the best score: no more components are made one
 _FEWEST_CLASSES = 2
-_FEWEST_ROWS = 8.0  # of the window, in a component
+_FEWEST_ROWS = 8.0  # of those searched, in a component
 _PER_NAMING = 1.5  # taken off for the logarithm of the number of namings: of many, one agrees by chance
 _SAME = 0.95  # of the rows
 _CLEARLY = 0.5  # better, for a fit to be taken in place of one that was found before
@@ -67,7 +67,7 @@ def present_classes(
     best = search.fewer(search.from_answers(first, raw, settled))
     if best is not first or not search.agree(settled, first):
         best = search.moved(best)
-    if best is first:
+    if best is first and len(first.labels) == len(fit.means):
         return Present(fit, np.arange(len(fit.means)), first.score)
     whole = Rows(x, exact=False)
     start = whole.expect(best.fit.means, best.fit.covariances, fitted_weights(best.fit.posterior))

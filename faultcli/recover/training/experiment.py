@@ -14,7 +14,7 @@ from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.memory import MemoryImage
 from faultcli.recover.base import Card, Corrector, CorrectorError
-from faultcli.recover.damaged_logits import Answers, Copy, LabelledLogits, damaged_copies, one_copy
+from faultcli.recover.damaged_logits import Answering, Copy, LabelledLogits, damaged_copies, one_copy
 from faultcli.recover.methods import TrainingOptions, train_corrector
 from faultcli.recover.training.assess import HeldOutMap, Level, assess, levels, measured
 from faultcli.workload.data.labelled import Dataset
@@ -22,7 +22,7 @@ from faultcli.workload.data.tokens import TokenDataset
 from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import GoldenRun
 
-Inputs: TypeAlias = Dataset | TokenDataset
+TrainingSet: TypeAlias = Dataset | TokenDataset
 
 HELD_OUT_TRIALS = 1_000_000  # trials of the report start here: their faults are never those of the training
 
@@ -39,9 +39,9 @@ class Experiment:
     """
 
     image: MemoryImage
-    training: Answers
-    window: Answers | None
-    held_out: Answers
+    training: Answering
+    window: Answering | None
+    held_out: Answering
 
     def __post_init__(self) -> None:
         for name, values in self.image.values():
@@ -49,19 +49,24 @@ class Experiment:
 
     @classmethod
     def around(
-        cls, image: MemoryImage, workload: Answers, training: Inputs, window: Inputs, held_out: Inputs | None = None
+        cls,
+        image: MemoryImage,
+        workload: Answering,
+        training: TrainingSet,
+        window: TrainingSet,
+        held_out: TrainingSet | None = None,
     ) -> Experiment:
         """Put other inputs around a workload's model; without `held_out`, its own are those of the report."""
         reported = workload if held_out is None else _beside(workload, held_out)
         return cls(image, _beside(workload, training), _beside(workload, window), reported)
 
     @property
-    def looking(self) -> list[Answers]:
+    def looking(self) -> list[Answering]:
         """What a damaged copy runs on for the report."""
         return [self.held_out, *([self.window] if self.window is not None else [])]
 
 
-def _beside(workload: Answers, inputs: Inputs) -> Answers:
+def _beside(workload: Answering, inputs: TrainingSet) -> Answering:
     if isinstance(workload, LanguageWorkload):
         assert isinstance(inputs, TokenDataset)
         return workload.beside(inputs)

@@ -211,8 +211,10 @@ class _Joined:
         if not isinstance(value, Tensor):
             return value
         with torch.inference_mode(mode=False), torch.no_grad():  # where writing into values is counted
-            taken = value.index_select(0, rows.to(value.device))
             strides = self._strides[key]
+            order = sorted(range(value.dim()), key=lambda axis: -strides[axis])  # as dimensions lie in memory
+            some = value.permute(order).index_select(order.index(0), rows.to(value.device))
+            taken = some.permute([order.index(axis) for axis in range(value.dim())])
             if taken.stride() == strides:
                 return taken
             laid_out = torch.empty_strided(taken.shape, strides, dtype=taken.dtype, device=taken.device)
