@@ -37,10 +37,7 @@ class PartNaming:
             nothing.
         """
         moved, clean = means * self.spread, self.law.means[labels]
-        held, which = np.unique(np.sort(labels, axis=1), axis=0, return_inverse=True)
-        at = np.argsort(np.argsort(labels, axis=1), axis=1)
-        inverse = np.linalg.inv(self.law.class_covariance[held[:, :, None], held[:, None, :]])
-        metric = inverse[which.ravel()[:, None, None], at[:, :, None], at[:, None, :]]
+        metric = self._metric(labels)
         ones = metric.sum(axis=2)
         metric -= ones[:, :, None] * ones[:, None, :] / ones.sum(axis=1)[:, None, None]
         in_logits, along_clean = moved @ self.law.logit_precision, metric @ clean
@@ -51,6 +48,17 @@ class PartNaming:
         freedom = (len(means) - 1) * means.shape[1]
         result: Array = -0.5 * freedom * np.log(np.maximum(1 - squared, 1e-12))
         return result
+
+    def _metric(self, labels: Labels) -> Array:
+        """Return the inverse covariance [M, C, C] of the noise between the classes of each naming."""
+        if labels.shape[1] == len(self.law.means):
+            whole: Array = self.law.class_precision[labels[:, :, None], labels[:, None, :]]
+            return whole
+        held, which = np.unique(np.sort(labels, axis=1), axis=0, return_inverse=True)
+        at = np.argsort(np.argsort(labels, axis=1), axis=1)
+        inverse = np.asarray(np.linalg.inv(self.law.class_covariance[held[:, :, None], held[:, None, :]]), np.float64)
+        part: Array = inverse[which.ravel()[:, None, None], at[:, :, None], at[:, None, :]]
+        return part
 
     def name(self, means: Array, votes: Array) -> tuple[Labels, float]:
         """Return the class of every component, and the agreement: the best that is reached, by swapping two names and
