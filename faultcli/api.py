@@ -391,8 +391,7 @@ def replay(model: str | Path, faults: str | Path, output: str | Path, *, force: 
 
 
 def _laws(faults: str | FaultLaw | Sequence[str | FaultLaw]) -> list[FaultLaw]:
-    many = [faults] if isinstance(faults, str | FaultLaw) else faults
-    return [_law(one) for one in many]
+    return [_law(one) for one in ([faults] if isinstance(faults, str | FaultLaw) else faults)]
 
 
 def _law(fault: str | FaultLaw) -> FaultLaw:
