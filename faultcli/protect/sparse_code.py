@@ -49,7 +49,7 @@ class SparseCode:
 
     def __init__(self, data: int, checks: int) -> None:
         self.data, self.checks = data, checks
-        bit, owner = _edges(data, checks)
+        bit, owner = _data_edges(data, checks)
         order = np.argsort(owner, kind="stable")
         self._bit, self._sum = bit[order].astype(np.int32), owner.astype(np.int32)  # by sums; by bits
         self._starts = np.searchsorted(owner[order], np.arange(checks + 1))  # of sums in `_bit`, and its end
@@ -144,9 +144,7 @@ class SparseCode:
             bits = np.flatnonzero(against)
             weight = math.log(max(1.0, self.checks / len(at) - 1))
             score = (2 * against[bits] - sums_of[bits]) * weight - np.where(flips[bits], -read, read)
-            bits = bits[
-                score > min(0.0, score.max() - 1e-9)
-            ]  # where none is wrong for sure, those that are most likely
+            bits = bits[score > min(0.0, score.max() - 1e-9)]  # if none is surely wrong, those that most likely are
             if turn >= _STEADY:
                 bits = bits[draw.random_raw(len(bits)) < np.uint64(_KEPT * 2**64)]
             flips[bits] ^= 1
@@ -206,7 +204,7 @@ def _ranges(starts: NDArray[np.int64], which: NDArray[np.int64]) -> NDArray[np.i
     return ranges
 
 
-def _edges(data: int, checks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _data_edges(data: int, checks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return which data bit enters which parity sum: each sum has the same number of bits, give or take one, and no bit
     enters one twice where that can be helped."""
     draw = np.random.PCG64(_SEED)  # its raw numbers are the same in every numpy, those of a Generator need not be
