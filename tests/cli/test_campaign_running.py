@@ -82,7 +82,7 @@ def test_an_interrupt_keeps_what_is_finished(number: str, executor: str, to: str
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
     kept = trials_in(store)
-    assert f"{kept} trials are kept in {store}; the same command continues from there" in " ".join(err.split())
+    assert f"{kept:,} trials are kept in {store}; the same command continues from there" in " ".join(err.split())
     assert err.splitlines()[-1] == f"faultcli: {word}"
     assert "Traceback" not in err
     assert "***" not in err  # how a trace of Ray's begins
