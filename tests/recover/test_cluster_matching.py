@@ -37,12 +37,9 @@ def test_the_best_of_all_namings_is_found() -> None:
 
 def test_a_search_among_nothing_but_nan_ends() -> None:
     structure, means = made_up(5, 0)
-    labels, agreement = structure._climb(means * np.nan, np.arange(5))
+    labels, agreement = structure.climb(means * np.nan, np.arange(5))
     assert (labels.tolist(), np.isnan(agreement)) == ([0, 1, 2, 3, 4], True)
 
 
-def test_retention_is_one_without_damage() -> None:
-    structure, _ = made_up(6, 1)
-    assert np.isclose(structure.retention(structure.means), 1)
-    assert structure.retention(-structure.means) == 0
+def test_without_damaged_copies_nothing_is_known() -> None:
     assert np.isclose(MeanStructure.learn(np.eye(3), []).class_precision, np.eye(3)).all()

@@ -53,7 +53,7 @@ class FittedMixture:
                 answers: Labels = over_all.for_shares(reference, shares)(window).argmax(axis=1)
                 return answers
 
-            present = present_classes(x, fit, window.argmax(axis=1), naming, aligned_for)
+            present = present_classes(x, fit, reference.prior, window.argmax(axis=1), naming, aligned_for)
             other = _NamedComponents.of(present.fit, present.labels, over_all, reference, law)
             found = other if other.explained > found.explained else found
         return found.completed(reference, law)
