@@ -10,7 +10,7 @@ between logits. Names are given so that this law explains the means best.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Also = Callable[[Labels], Array]  # what else speaks for namings [M, K], [M]
 
 SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
 _FLIP_FLOPS = 5
@@ -118,30 +119,32 @@ class MeanStructure:
     def _size(self) -> float:
         return self._inner(self.class_precision, self.means, self.means)
 
-    def name_clusters(self, means: Array) -> tuple[Labels, float]:
+    def name_clusters(self, means: Array, also: Also) -> tuple[Labels, float]:
         """Return for every class the cluster that is it, and the agreement: the best that swaps and 3-cycles reach,
-        from the naming that came in and from the best linear assignment."""
+        from the naming that came in and from the best linear assignment. `also`: see `climb`."""
         from scipy.optimize import linear_sum_assignment
 
         classes = len(means)
         towards, _ = self._products(means)
         starts = sorted({tuple(range(classes)), tuple(int(c) for c in linear_sum_assignment(-towards)[1])})
-        climbed = [self.climb(means, np.array(start)) for start in starts]
+        climbed = [self.climb(means, np.array(start), also) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
-    def climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
-        """Return where swaps and 3-cycles lead from a naming [K], and the agreement there.
+    def climb(self, means: Array, labels: Labels, also: Also) -> tuple[Labels, float]:
+        """Return where swaps and 3-cycles lead from a naming [K], and the agreement there, with what `also` speaks for
+        namings [M, K].
 
         Each takes one product of matrices for all moves: to move names is to move the class precision's rows and
         columns the other way, which is the same for all means.
         """
         towards, among = self._products(means)
-        best = float(self.agreement(means, labels[None])[0])
+        best = float((self.agreement(means, labels[None]) + also(labels[None]))[0])
         kinds = _moves(len(means))
         kind, rows = 0, np.arange(len(means))
         while kind < len(kinds):  # 3-cycles are tried where no swap helps: there are many of them
             along = towards[rows, labels[kinds[kind]]].sum(axis=1)
             scores = self._agreement(along, self._moved_precisions[kind] @ among[np.ix_(labels, labels)].ravel())
+            scores += also(labels[kinds[kind]])
             top = int(scores.argmax())
             if scores[top] > best + 1e-9:  # NaN is no gain
                 labels, best, kind = labels[kinds[kind][top]], float(scores[top]), 0

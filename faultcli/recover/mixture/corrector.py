@@ -44,10 +44,10 @@ class FittedMixture:
         """Fit a window [n, K]; the same window gives the same fit."""
         over_all = Alignment.between(window, reference)
         x = over_all.standardise(window)
-        fit = search(x, over_all(window), reference.prior, law.names, np.random.default_rng(0))
+        fit = search(x, over_all(window), reference.prior, law, np.random.default_rng(0))
         found = _NamedComponents.of(fit, np.arange(reference.classes), over_all, reference, law)
         if reference.classes <= MOST_COUNTED:
-            naming = PartNaming(law.places, over_all.spread / reference.spread)
+            naming = PartNaming(law.places, law.volumes, over_all.spread / reference.spread)
 
             def aligned_for(shares: Array) -> Labels:
                 answers: Labels = over_all.for_shares(reference, shares)(window).argmax(axis=1)

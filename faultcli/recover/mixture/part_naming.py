@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from faultcli.recover.mixture.class_volumes import VolumeLaw
 from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure, swaps
 from faultcli.recover.mixture.gaussians import Array
 
@@ -19,10 +20,12 @@ class PartNaming:
 
     Args:
         law: how damage moves class means, in clean spreads (`DamageLaw.places`).
+        volumes: what damage leaves of the classes' volumes.
         spread: [K], of the window's logits, in clean spreads.
     """
 
     law: MeanStructure
+    volumes: VolumeLaw
     spread: Array
 
     def agreement(self, means: Array, labels: Labels, metric: Array | None = None) -> Array:
@@ -57,9 +60,10 @@ class PartNaming:
         inverse -= ones[:, :, None] * ones[:, None, :] / ones.sum(axis=1)[:, None, None]
         return inverse
 
-    def name(self, means: Array, votes: Array) -> tuple[Labels, float]:
-        """Return the class of every component, and the agreement: the best that is reached, by swapping two names and
-        by taking one that is free, from the votes [C, K] of the rows and from the clean means' directions."""
+    def name(self, means: Array, volumes: Array, votes: Array) -> tuple[Labels, float]:
+        """Return the class of every component, and how well means and log volumes [C] agree with that: the best that is
+        reached, by swapping two names and by taking one that is free, from the votes [C, K] of the rows and from the
+        clean means' directions."""
         from scipy.optimize import linear_sum_assignment
 
         classes = len(self.spread)
@@ -68,26 +72,33 @@ class PartNaming:
         towards /= np.maximum(np.linalg.norm(means, axis=1), 1e-12)[:, None]
         starts = sorted({tuple(int(c) for c in linear_sum_assignment(-gain)[1]) for gain in (votes, towards)})
         climb = self._climb if len(means) < classes else self._climb_with_all
-        climbed = [climb(means, np.array(start)) for start in starts]
+        climbed = [climb(means, volumes, np.array(start)) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
-    def _climb_with_all(self, means: Array, labels: Labels) -> tuple[Labels, float]:
+    def _climb_with_all(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
         """Climb where no class is missing: what the classes' noise has in common is the same in every naming."""
-        components, agreement = self.law.without_offsets.climb(means * self.spread, np.argsort(labels))
-        return np.argsort(components), agreement * (len(means) - 1) / len(means)
+        every, less = np.arange(len(means)), (len(means) - 1) / len(means)  # as `agreement` counts
 
-    def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
+        def also(components: Labels) -> Array:
+            return self.volumes.agreement(volumes[components], every) / less
+
+        components, found = self.law.without_offsets.climb(means * self.spread, np.argsort(labels), also)
+        return np.argsort(components), less * found
+
+    def _climb(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
         own = self.metric(labels[None])
-        best = float(self.agreement(means, labels[None], own)[0])
+        best = float(self.agreement(means, labels[None], own)[0] + self.volumes.agreement(volumes, labels))
         pairs = swaps(len(labels))
         while True:
             swapped, changed = labels[pairs], _changed(labels, len(self.spread))
+            tried = np.concatenate([swapped, changed])
             among_the_same = own[0][pairs[:, :, None], pairs[:, None, :]]
             scores = np.concatenate([self.agreement(means, swapped, among_the_same), self.agreement(means, changed)])
+            scores += self.volumes.agreement(volumes, tried)
             top = int(scores.argmax())
             if not scores[top] > best + 1e-9:  # NaN is no gain
                 return labels, best
-            labels, best = np.concatenate([swapped, changed])[top], float(scores[top])
+            labels, best = tried[top], float(scores[top])
             own = self.metric(labels[None])
 
 
