@@ -33,9 +33,9 @@ def _build() -> nn.Module:
 PAIRS = Setting(
     Network(
         "digit-pairs", "12, 24 channels, 160 hidden, 100 classes", "mnist",
-        build=_build, epochs=2, seed=9108, images=pairs,
+        build=_build, epochs=2, seed=9108, role="development", images=pairs,
     ),
-    Levels(("gaussian:0.03", "gaussian:0.05", "gaussian:0.08"), ("gaussian:0.035", "gaussian:0.065")),
+    Levels(("gaussian:0.03", "gaussian:0.05", "gaussian:0.08"), ("gaussian:0.036", "gaussian:0.066")),
     Sizes(
         training=10_000, pool=25_000, test=2500, training_maps=6, maps=10, mixed_maps=10, largest=5000, known_maps=0
     ),
