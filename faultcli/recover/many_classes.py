@@ -51,7 +51,7 @@ _BEYOND = 2.0  # times the severest window of training: up to here a window is b
 _WINDOWS_PER_STEP = 8
 _MOST_STEPS = 5
 _SURELY = 2.0  # standard errors over copies that a gain has to be
-_FOLDS = 3  # of the inputs that are judged
+_FOLDS = 3  # of the inputs that are judged, where few others are left
 _PER_CLASS = 2  # inputs of a window, from which on windows that lack classes are looked at in training, too
 _HEATS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
@@ -277,7 +277,7 @@ def _folds(
     What the clean logits look like is never taken from inputs that are judged: with few inputs per class it tells which
     classes these are of.
     """
-    for judged in np.array_split(rest[:_JUDGED], _FOLDS):
+    for judged in np.array_split(rest[:_JUDGED], 1 if len(rest) > 2 * _JUDGED else _FOLDS):
         known = np.setdiff1d(rest, judged)
         if usable[judged].any():
             yield judged[usable[judged]], (clean[known], labels[known])
