@@ -28,7 +28,7 @@ _LIKELIHOOD_WEIGHT = 0.01  # of these rows beside the law of the damage: a cut c
 _ROUNDS, _FROM_ANSWERS, _MOVED, _LAST = 3, 8, 5, 15  # of expectation maximisation: when one was made of two; …
 _HOPELESS = 10.0  # below the best score: no more components are made one
 _FEWEST_CLASSES = 2
-_FEWEST_ROWS = 8.0  # of those searched, in a component
+_FEWEST_ROWS, _FEWEST_PART = 5.0, 0.008  # of those searched, in a component: the larger of both
 _PER_NAMING = 1.5  # taken off for the logarithm of the number of namings: of many, one agrees by chance
 _SAME = 0.95  # of the rows
 _CLEARLY = 0.5  # better, for a fit to be taken in place of one that was found before
@@ -106,7 +106,7 @@ class _ClassMixes:
 
         Those of a few rows are dropped first: their means are where chance puts them, which may be where the law would.
         """
-        many = fit.posterior.sum(axis=1) >= _FEWEST_ROWS
+        many = fit.posterior.sum(axis=1) >= max(_FEWEST_ROWS, _FEWEST_PART * len(self.votes))
         if not many.all() and many.sum() >= _FEWEST_CLASSES:
             fit = self.rows.fit(fit.posterior[many], _ROUNDS)
         labels, agreement = self.naming.name(fit.means, log_volumes(fit.covariances), fit.posterior @ self.votes)
