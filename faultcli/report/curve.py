@@ -13,7 +13,7 @@ from faultcli.campaign.statistics import Interval
 from faultcli.faults.memories import Rate, RateRange
 from faultcli.report.document import rates_document
 from faultcli.report.layout import PlainTable, new_table
-from faultcli.report.numbers import UNDEFINED, percent, percent_interval
+from faultcli.report.numbers import UNDEFINED, answers_counted, percent, percent_interval
 from faultcli.report.text import counted
 
 ROWS = 11  # of a table
@@ -95,7 +95,7 @@ def curve_tables(result: CurveResult) -> list[PlainTable]:
         confidence = percent(result.plan.confidence, 0)
         title = (
             f"{arm.arm.format}, {arm.arm.hardening}: {counted(arm.curve.trials, 'trial')}, "
-            f"{counted(result.inputs, 'input')}, original {percent(result.original.top1)}, "
+            f"{answers_counted(result.inputs, result.original.scored)}, original {percent(result.original.top1)}, "
             f"stored {percent(arm.memory.stored.top1)}"
         )
         columns = {"BER": "right"} | ({"years": "right"} if axis.fit_per_mbit is not None else {})

@@ -115,6 +115,17 @@ def inputs_text(result: OfInputs) -> str:
     return every if size is None else f"{size:,} of {every} per trial"
 
 
+def answers_counted(inputs: int, scored: int | None) -> str:
+    """Write what was answered: `500 inputs`, or of a language model `1,804 tokens in 5 sequences`."""
+    return counted(inputs, "input") if scored is None else f"{scored:,} tokens in {counted(inputs, 'sequence')}"
+
+
+def answers_text(result: CampaignResult) -> str:
+    """Write what trials answered; as `inputs_text`, of a language model as `answers_counted`."""
+    scored = result.original.scored
+    return inputs_text(result) if scored is None else answers_counted(result.inputs, scored)
+
+
 def scale(measure: Measure) -> float:
     """What values are multiplied by in a plot: fractions are drawn in percent."""
     return 100.0 if measure.score is None else 1.0
