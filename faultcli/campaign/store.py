@@ -381,5 +381,6 @@ def _asked(plan: Plan, identity: Identity) -> str:
 
 
 def _json(item: Any) -> str:
-    """Return a dataclass as JSON; floats come back bit for bit."""
-    return json.dumps(asdict(item))
+    """Return a dataclass as JSON; floats come back bit for bit. What is None and newer than the format is left out, so
+    that older versions read it."""
+    return json.dumps({name: value for name, value in asdict(item).items() if (name, value) != ("labels_used", None)})

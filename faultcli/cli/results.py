@@ -41,6 +41,7 @@ def show_result(result: CampaignResult, json: str | None, *, quiet: bool) -> Non
         format_lines,
         gate_lines,
         interval_lines,
+        labels_lines,
         language_lines,
     )
 
@@ -50,6 +51,6 @@ def show_result(result: CampaignResult, json: str | None, *, quiet: bool) -> Non
         for table in campaign_tables(result, confidence):
             stdout().print(table)
         say(*language_lines(result.original), *interval_lines(result, confidence), *winners(result, confidence))
-        say(*format_lines(result), *failure_lines(result), *gate_lines(result))
+        say(*labels_lines(result), *format_lines(result), *failure_lines(result), *gate_lines(result))
         note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
     raise typer.Exit(code_of(result))

@@ -57,6 +57,7 @@ class Correction:
         predicted_gain: expected gain in top-1 accuracy, a fraction; None where nothing is predicted.
         predicted_interval: that covers the gain of 95 % of new fault maps; None where there is none.
         severity: the estimate that the decision rests on; None without one.
+        labels: how many labelled inputs of the device it was bettered by; see `few_shot`.
     """
 
     apply: Callable[[Array], Array]
@@ -67,6 +68,7 @@ class Correction:
     predicted_gain: float | None = None
     predicted_interval: tuple[float, float] | None = None
     severity: float | None = None
+    labels: int = 0
 
     @property
     def is_identity(self) -> bool:

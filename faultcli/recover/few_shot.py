@@ -59,6 +59,7 @@ def few_shot(
         correction.reason,
         strength,
         severity=correction.severity,
+        labels=len(y),
     )
 
 

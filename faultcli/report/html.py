@@ -24,7 +24,14 @@ from faultcli.report.summary import (
     headline,
     provenance_rows,
 )
-from faultcli.report.table import failure_lines, format_lines, interval_lines, language_lines, outstanding_lines
+from faultcli.report.table import (
+    failure_lines,
+    format_lines,
+    interval_lines,
+    labels_lines,
+    language_lines,
+    outstanding_lines,
+)
 from faultcli.report.text import counted
 from faultcli.workload.measures import ACCURACY, Measure
 
@@ -184,6 +191,7 @@ def campaign_fragment(result: CampaignResult) -> str:
 
 def _all_arms(result: CampaignResult) -> list[str]:
     said = [*language_lines(result.original), *interval_lines(result, result.plan.confidence)]
+    said += (f"{line}." for line in labels_lines(result))
     about = " ".join(["Every arm with what it costs and what it did.", *said])
     lines = ['<section id="arms">', "<h2>All arms</h2>", f"<p>{html_text(about)}</p>"]
     lines.append('<div class="card">')

@@ -21,6 +21,7 @@ from faultcli.report.table import (
     format_lines,
     interval_lines,
     interval_name,
+    labels_lines,
     language_lines,
     outstanding_lines,
 )
@@ -77,6 +78,7 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
         "unprotected memory on the same faults.",
         *language_lines(result.original),
         *interval_lines(result, result.plan.confidence),
+        *map(markdown, labels_lines(result)),
         "",
         "<details><summary>What was tested</summary>",
         "",

@@ -126,6 +126,15 @@ def answers_text(result: CampaignResult) -> str:
     return inputs_text(result) if scored is None else answers_counted(result.inputs, scored)
 
 
+NO_USE = "cross-validation shows no sure gain, or fewer than 10 have finite logits"
+
+
+def labels_text(used: int, trials: int) -> str:
+    """Say in how many trials labelled inputs bettered the correction."""
+    rest = "" if used == trials else f"; left out where {NO_USE}"
+    return f"labelled inputs were used in {used:,} of {counted(trials, 'trial')}{rest}"
+
+
 def scale(measure: Measure) -> float:
     """What values are multiplied by in a plot: fractions are drawn in percent."""
     return 100.0 if measure.score is None else 1.0

@@ -8,17 +8,19 @@ from functools import partial
 from rich.table import Table
 
 from faultcli.campaign.gates import GateResult, Verdict
-from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.campaign.records import ArmResult, CampaignResult, trials_using_labels
 from faultcli.campaign.without_faults import LibraryRun
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.report.layout import FittedTable, in_lines, new_table, wrapped
 from faultcli.report.numbers import (
+    NO_USE,
     UNDEFINED,
     answers_counted,
     answers_text,
     flips_text,
     gain_text,
     headline_text,
+    labels_text,
     original_text,
     percent,
     percent_interval,
@@ -208,6 +210,12 @@ def language_lines(original: Outcome) -> list[str]:
     ]
 
 
+def labels_lines(result: CampaignResult) -> list[str]:
+    """Say of every arm whose corrector was given labelled inputs in how many trials it used them."""
+    used = ((arm, trials_using_labels(arm.records)) for arm in result.arms)
+    return [f"{arm.arm.label}: {labels_text(count, len(arm.records))}" for arm, count in used if count is not None]
+
+
 LOST_IN_FORMAT = 0.05  # a stored accuracy further below the original's is said beside every verdict
 
 
@@ -270,6 +278,11 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
                 *([percent(outcome.acc_norm, 2)] if choices else []),
             )
     return table
+
+
+def labels_line(used: bool) -> str:
+    """Say whether labelled inputs bettered the correction."""
+    return f"labelled inputs were {'used' if used else f'left out: {NO_USE}'}"
 
 
 def library_line(run: LibraryRun) -> str:
