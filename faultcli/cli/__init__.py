@@ -35,12 +35,13 @@ streams          standard streams that are closed or full
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Annotated, Any
 
 import typer
@@ -85,6 +86,7 @@ _MOVED = {  # options that were those of `campaign`
     "--curve": "faultcli curve LOW:HIGH",
     "--find-max-ber": "faultcli curve --find-max-ber --min-accuracy A",
 }
+_NUMBER = re.compile(r"Invalid value for '(?:-\w' / ')?(--[\w-]+)': .*valid (integer|number)")  # as typer says it
 _EXTRA = re.compile(r"unexpected extra arguments?(?:\(s\))? \((.*)\)")
 _EXAMPLE = re.compile(r"Example: (faultcli .*?)(?: Example: |$)")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
@@ -278,6 +280,8 @@ def _internal_error() -> int:
 
 def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with the command line, and what to type instead."""
+    if number := _NUMBER.match(message):
+        return _no_number(number[1], number[2], arguments)
     near = _NEAR.search(message)
     plain = _NEAR.sub("", message)
     unknown = plain.removeprefix("No such option: ")
@@ -299,6 +303,29 @@ def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
         )
     first = "; `faultcli demo -o DIR` writes a first model" if "argument 'MODEL'" in message else ""
     return message, _example_of(arguments) + first
+
+
+def _no_number(option: str, kind: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return what is wrong with the value of an option that takes a number, and one like it that is one."""
+    given = [after for before, after in pairwise(arguments) if before == option]
+    given += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{option}=")]
+    usual = next((one.default for one in _parameters(arguments[0]) if option in one.opts), None)
+    value = given[-1] if given else ""
+    near = _as_number(value) or usual
+    if kind == "integer":
+        near = round(near) if isinstance(near, float) else near
+        return f"{option} {value}: is no whole number", f"{option} {'N' if near is None else near}"
+    return f"{option} {value}: is no number", f"{option} {'X' if near is None else f'{near:g}'}"
+
+
+def _as_number(text: str) -> float | None:
+    """Return the number that a text is meant as: `90%`, `1k`; None if it is none."""
+    scale = {"%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6}.get(text[-1:], 1.0)
+    try:
+        value = scale * float(text.rstrip("%kKM"))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _example_of(arguments: Sequence[str]) -> str:

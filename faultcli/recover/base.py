@@ -25,6 +25,19 @@ class CorrectorError(FaultcliError):
     """A corrector is damaged, or does not fit the model, the logits or the window that it is used with."""
 
 
+def refuse_window(size: int, least: int, name: str) -> None:
+    """Refuse a window of fewer inputs than a method can look at.
+
+    Raises:
+        CorrectorError: it is.
+    """
+    if size < least:
+        raise CorrectorError(
+            f"a window of {size} inputs is too small: {name} needs {least} or more",
+            "name more inputs: --window 1000 works well for 10 classes; training takes three times that (--train-data)",
+        )
+
+
 @dataclass(frozen=True)
 class Card:
     """What a corrector was trained for.
@@ -129,11 +142,7 @@ class Corrector(ABC):
         Raises:
             CorrectorError: says how many inputs it takes.
         """
-        if size < self.smallest_window:
-            raise CorrectorError(
-                f"a window of {size} inputs is too small: {self.name} needs {self.smallest_window} or more",
-                "collect more unlabelled inputs; 1000 work well for 10 classes",
-            )
+        refuse_window(size, self.smallest_window, self.name)
 
     @abstractmethod
     def adapt(self, window: Array) -> Correction:

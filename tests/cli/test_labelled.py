@@ -109,10 +109,12 @@ def test_a_device_that_gives_no_numbers_is_left_to_its_window(faultcli: Callable
 def test_bad_numbers(faultcli: Callable[..., object], corrector: Path, command: str) -> None:
     cases = [
         (("--labelled", 50), "--labelled 50: there is no corrector"),
+        (("--corrector", "gone"), "gone: no such file\ntry: check the path; `train-corrector -o FILE` writes"),
         (("--corrector", corrector, "--labelled", 9), "--labelled 9: too few"),
         (("--corrector", corrector, "--labelled", -1), "--labelled -1: too few"),
         (("--corrector", corrector, "--labelled", 5000), "has 297 behind the window of 1000"),
-        (("--corrector", corrector, "--labelled", "many"), "valid integer"),
+        (("--corrector", corrector, "--labelled", 1.5), "--labelled 1.5: is no whole number\ntry: --labelled 2"),
+        (("--corrector", corrector, "--labelled", "many"), "--labelled many: is no whole number"),
     ]
     for arguments, message in cases:
         done = faultcli(*command.split(), *arguments, "--quiet")
