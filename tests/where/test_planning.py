@@ -15,7 +15,9 @@ import torch
 
 from faultcli.campaign.subject import Subject, state_sha256
 from faultcli.cli import run
+from faultcli.errors import FaultcliError
 from faultcli.faults.laws import parse_law
+from faultcli.memory import MemoryImage
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.report.planned import planned_document, planned_lines
 from faultcli.where.frontier import Frontier, hull
@@ -188,6 +190,21 @@ def test_what_is_sure_to_be_lost_is_read_where_there_is_nothing_else(monkeypatch
     assert found.reads.patches[0].values_changed > 50
     (_, one), (_, other) = options_of(subject, "int8-channel", law, [*chains, parse_chain("none")], h, seed=0)
     assert (len(one), len(other)) == (0, 1)
+
+
+def test_a_chain_that_works_nowhere_ends_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is the last one or not; what works, though sure to be lost, is taken then."""
+    monkeypatch.setattr("faultcli.where.options.MAPS", 1)
+    monkeypatch.setattr("faultcli.where.options._blocks_fail", lambda stored, law, times=1: 1)
+    subject, law = Subject.open(limit=5, include=["conv1*"]), parse_law("bitflip:1e-4")
+    h = {"conv1.weight": torch.ones_like(subject.tensors["conv1.weight"])}
+    lost, wide = parse_chain("ldpc=0.25"), parse_chain("inplace=4")  # words of int3 have 1 bit to spare
+    for chains in ([lost, wide], [wide, lost]):
+        found = dict(options_of(subject, "int3", law, chains, h, seed=0))
+        assert list(found[lost]) == ["conv1.weight"]
+        assert not found[wide]
+    with pytest.raises(FaultcliError, match="1 bits to spare"):
+        list(options_of(subject, "int3", law, [wide], h, seed=0))
 
 
 def test_a_plan_with_long_codes_is_read_by_the_other_commands(
