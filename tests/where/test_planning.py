@@ -20,9 +20,10 @@ from faultcli.faults.laws import parse_law
 from faultcli.memory import MemoryImage
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.report.planned import planned_document, planned_lines
-from faultcli.where.frontier import Frontier, hull
+from faultcli.where.frontier import Frontier, by_tensor, hull
+from faultcli.where.goal import PlanGoal
 from faultcli.where.options import Option, options_of
-from faultcli.where.planning import PlanGoal, by_tensor, find_plan
+from faultcli.where.planning import find_plan
 from faultcli.workload.classifier import Workload
 from faultcli.workload.curvature import curvature
 
@@ -205,6 +206,31 @@ def test_a_chain_that_works_nowhere_ends_no_plan(monkeypatch: pytest.MonkeyPatch
         assert not found[wide]
     with pytest.raises(FaultcliError, match="1 bits to spare"):
         list(options_of(subject, "int3", law, [wide], h, seed=0))
+
+
+def test_a_plan_is_no_dearer_than_one_chain_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frontier trusts expected damage; here it is told that what does well everywhere is worse than nothing."""
+    monkeypatch.setattr("faultcli.where.options.MAPS", 1)
+    subject, law, seen = Subject.open(limit=100, include=["conv*"]), parse_law("bitflip:1e-2"), list[str]()
+    chains = [parse_chain(text) for text in ("none", "inplace=0.5", "inplace=2", "tmr")]
+    goal = PlanGoal("q2.5", law, 0.9, candidates=chains, choose_on=50, choose_maps=1, verify_maps=2)
+
+    def wrong(image: MemoryImage, *about: object) -> float:
+        return {"none": 2.0, "tmr": 0.1}.get(Chain(image.chain.links).text, 3.0)
+
+    monkeypatch.setattr("faultcli.where.options.expected_damage", wrong)
+    found = find_plan(subject, goal, seen.append)
+    (judged,) = found.rounds
+    assert found.chain.text == "inplace=2"
+    assert judged.met
+    assert judged.seed == 1
+    assert judged.overhead == subject.memory("q2.5", found.chain).overhead_bits_per_weight == found.looked[-1][0]
+    refused = next(text for text in seen if text.startswith("inplace=0.5 for all"))
+    assert "loses" in refused  # by one run on few inputs, and no more of it
+
+    found = find_plan(subject, replace(goal, candidates=[chains[0], chains[1], chains[3]]), seen.append)
+    assert {Chain(one.links).text for one in found.choice.values()} <= {"none", "tmr"}
+    assert found.rounds[0].overhead > 0.1
 
 
 def test_a_plan_with_long_codes_is_read_by_the_other_commands(
