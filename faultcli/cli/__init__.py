@@ -41,7 +41,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
@@ -221,6 +221,20 @@ def _check_words(arguments: Sequence[str]) -> None:
         if argument == "--ber" and len(values) > 1 and not any(map(os.path.exists, values)):
             problem = f"--ber {' '.join(values)}: only the first belongs to --ber"
             raise UsageError(problem, _spelled(arguments[0], argument, values))
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    for option in sorted({option for option in options if options.count(option) > 1}):
+        given = _given(option, arguments)
+        if (remedy := _spelled(arguments[0], option, given)) == f"{option} {','.join(given)}":
+            raise UsageError(f"{option}: is there {len(given)} times, and only the last would count", remedy)
+
+
+def _given(option: str, arguments: Sequence[str]) -> list[str]:
+    """Return the values that an option is given, in their order."""
+    return [
+        after if before == option else before.partition("=")[2]
+        for before, after in zip(arguments, [*arguments[1:], ""], strict=True)
+        if before == option or before.startswith(f"{option}=")
+    ]
 
 
 def _are_rates(text: str) -> bool:
@@ -307,11 +321,13 @@ def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
 
 def _no_number(option: str, kind: str, arguments: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with the value of an option that takes a number, and one like it that is one."""
-    given = [after for before, after in pairwise(arguments) if before == option]
-    given += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{option}=")]
+    given = _given(option, arguments)
     usual = next((one.default for one in _parameters(arguments[0]) if option in one.opts), None)
-    value = given[-1] if given else ""
-    near = _as_number(value) or usual
+    near = (_as_number(given[-1]) if given else None) or usual
+    if not given:
+        kind = "whole number" if kind == "integer" else "number"
+        return f"{option}: its value in --config is no {kind}", f"{option[2:]} = {near or 'N'}"
+    value = given[-1]
     if kind == "integer":
         near = round(near) if isinstance(near, float) else near
         return f"{option} {value}: is no whole number", f"{option} {'N' if near is None else near}"

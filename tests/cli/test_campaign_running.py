@@ -130,7 +130,7 @@ def test_a_config_file_says_what_options_say(faultcli: Callable[..., object], tm
         ("formt = 'q2.5'", "did you mean 'format'?"),
         ("trials = {a = 1}", "trials is a dict"),
         ("trials = ", "is no TOML"),
-        ("trials = 'many'", "Invalid value"),
+        ("trials = 'many'", "--trials: its value in --config is no whole number"),
     ],
 )
 def test_config_files_that_are_wrong(content: str, words: str, faultcli: Callable[..., object], tmp_path: Path) -> None:
