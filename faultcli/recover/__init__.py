@@ -16,6 +16,7 @@ training        correctors trained on some damaged copies and measured on others
 applied         a corrector in a campaign
 streaming       a corrector around a deployed model
 file            correctors as files
+threads         one thread for what is small
 parts           what such a file holds, checked
 batchnorm       batch-norm statistics, re-estimated
 """

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faultcli.errors import FaultcliError
+from faultcli.recover.threads import one_numpy_thread
 
 Array = NDArray[np.float64]
 Setting = Literal["unseen damage", "known damage"]
@@ -173,7 +174,8 @@ class Corrector(ABC):
         """
         if not 0 <= strength <= 1:
             raise CorrectorError(f"a strength of {strength:g}: lies between 0 (leave alone) and 1 (correct fully)")
-        correction = self._observe(window)
+        with one_numpy_thread():
+            correction = self._observe(window)
         if strength == 1:
             return correction
         gain = None if correction.predicted_gain is None else strength * correction.predicted_gain

@@ -7,8 +7,7 @@ z_rec = z + Δ(z), Δ a perceptron K → 256 → 256 → K whose last layer star
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Self
@@ -24,6 +23,7 @@ from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import NOTHING_TO_LEARN, Array, Card, Correction, Corrector, CorrectorError, usable_rows
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.reference import Reference
+from faultcli.recover.threads import one_torch_thread
 
 _WIDEST = 1 << 14  # of a hidden layer: two of them have 268 million weights
 
@@ -128,18 +128,8 @@ def train_perceptron(
         options: how.
         seed: of the initial weights and the order of the samples.
     """
-    with _one_thread():
+    with one_torch_thread():
         return _train(inputs, base, clean, labels, options, seed)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(inputs: Tensor, base: Tensor, clean: Tensor, labels: Tensor, options: EdmnOptions, seed: int) -> Perceptron:

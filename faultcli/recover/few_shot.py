@@ -16,6 +16,7 @@ from torch import Tensor
 from faultcli.recover.base import Array, Correction, Corrector, CorrectorError, usable_rows
 from faultcli.recover.mixture.gaussians import log_normalised, softmax
 from faultcli.recover.reference import MOST_CLASSES
+from faultcli.recover.threads import one_numpy_thread
 
 _PENALTIES = (3.0, 10.0, 30.0, 100.0)  # on squares of weights and biases, beside the summed cross entropy
 _ON_WARMTH = 4.0  # on the square of the logarithm of the temperature
@@ -25,6 +26,7 @@ _SURELY, _FEW = 2.0, 10.0  # the loss has to fall by 2 + 10 / √n standard erro
 _ROUNDS = 100
 
 
+@one_numpy_thread()
 def few_shot(
     corrector: Corrector, window: Tensor | None, logits: Tensor, labels: Tensor, *, strength: float = 1.0
 ) -> Correction:

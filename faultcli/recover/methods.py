@@ -15,6 +15,7 @@ from faultcli.recover.language import LanguageCorrector
 from faultcli.recover.many_classes import ManyClasses
 from faultcli.recover.mixture.corrector import Mixture
 from faultcli.recover.reference import MOST_CLASSES, Reference
+from faultcli.recover.threads import one_numpy_thread
 
 METHODS: dict[str, type[Corrector]] = {
     method.name: method for method in (Edmn, Align, Mixture, Adaptive, ManyClasses, LanguageCorrector)
@@ -47,6 +48,7 @@ def smallest_window(kind: type[Corrector]) -> int:
     return SMALLEST_WINDOW if kind in (Adaptive, Align, ManyClasses, Mixture) else 0
 
 
+@one_numpy_thread()
 def train_corrector(method: str, data: LabelledLogits, card: Card, options: TrainingOptions | None = None) -> Corrector:
     """Train a corrector. The same arguments give the same corrector.
 

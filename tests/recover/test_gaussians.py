@@ -3,8 +3,9 @@
 import numpy as np
 from synthetic import CLASSES, clean_logits, labels_of
 
-from faultcli.recover.mixture.cluster_matching import MeanStructure
+from faultcli.recover.align import Alignment
 from faultcli.recover.mixture.gaussians import ClassMixture, Fit, Rows
+from faultcli.recover.mixture.law import DamageLaw, MovedClasses
 from faultcli.recover.mixture.search import search
 from faultcli.recover.reference import Reference
 
@@ -79,10 +80,12 @@ def test_likelihood_never_falls() -> None:
 
 def test_the_search_finds_and_names_the_classes() -> None:
     reference = Reference.measure(LOGITS, LABELS)
-    structure = MeanStructure.learn(reference.standard_means, [])
+    law = DamageLaw.learn(
+        reference, MovedClasses.of(LOGITS, LABELS, Alignment.between(LOGITS, reference), reference), []
+    )
     for seed in range(3):
         lost = np.random.default_rng(seed).standard_normal(X.shape)  # aligned logits that say nothing
-        fit = search(X, lost, PRIOR, structure, np.random.default_rng(seed))
+        fit = search(X, lost, PRIOR, law, np.random.default_rng(seed))
         assert (fit.posterior.argmax(0) == LABELS).mean() > 0.97
         np.testing.assert_allclose(fit.posterior.sum(0), 1, atol=1e-5)
 

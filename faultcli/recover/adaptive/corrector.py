@@ -25,7 +25,7 @@ from faultcli.recover.base import (
 )
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.mixture.corrector import FittedMixture
-from faultcli.recover.mixture.law import DamageLaw, MovedMeans
+from faultcli.recover.mixture.law import DamageLaw, MovedClasses
 from faultcli.recover.parts import array, number
 from faultcli.recover.reference import MOST_CLASSES, Reference
 
@@ -112,14 +112,14 @@ class Adaptive(Corrector):
         labels = data.labels.numpy()
         clean = data.clean.double().numpy()
         reference = Reference.measure(clean, labels)
-        moved = damaged_means(data, reference)
+        moved = moved_classes(data, reference)
         law = law_of(reference, moved)
         draft = cls(reference, law, _NO_POLICY, 0.0, None, Forecast(), card=card)
         cases: list[Case] = []
         explained: dict[str, list[float]] = {}
         for copy, (fault, logits) in enumerate([("none", clean), *_usable_copies(data)]):
             own = copy - 1
-            others = [means for at, means in enumerate(moved) if at % _FOLDS != own % _FOLDS]
+            others = [one for at, one in enumerate(moved) if not at or (at - 1) % _FOLDS != own % _FOLDS]
             for_copy = law if own < 0 else law_of(reference, others)
             found = []
             for _ in range(_DRAWS):
@@ -234,27 +234,27 @@ def _forecast(cases: Sequence[Case]) -> Forecast:
 
 def learn_law(data: LabelledLogits, reference: Reference) -> DamageLaw | None:
     """Learn how class means move, from all damaged copies; None with more classes than a mixture takes."""
-    return law_of(reference, damaged_means(data, reference))
+    return law_of(reference, moved_classes(data, reference))
 
 
-def law_of(reference: Reference, moved: Sequence[MovedMeans | None]) -> DamageLaw | None:
-    """Learn it from class means as `damaged_means` gives them."""
-    if reference.classes > MOST_CLASSES:
-        return None
-    return DamageLaw.learn(reference, [means for means in moved if means is not None])
+def law_of(reference: Reference, moved: Sequence[MovedClasses | None]) -> DamageLaw | None:
+    """Learn it from what `moved_classes` gives, or some of it; the clean model comes first."""
+    clean, *damaged = moved
+    return None if clean is None else DamageLaw.learn(reference, clean, [one for one in damaged if one is not None])
 
 
-def damaged_means(data: LabelledLogits, reference: Reference) -> list[MovedMeans | None]:
-    """Return the class means of every usable copy's logits; None where a class is lost in NaNs."""
+def moved_classes(data: LabelledLogits, reference: Reference) -> list[MovedClasses | None]:
+    """Return where the classes are in the clean model's logits and in every usable copy's; None where a class is lost
+    in NaNs, and with more classes than a mixture takes."""
     labels = data.labels.numpy()
-    found: list[MovedMeans | None] = []
-    for _, logits in _usable_copies(data):
+    found: list[MovedClasses | None] = []
+    for _, logits in [("none", data.clean.double().numpy()), *_usable_copies(data)]:
         finite = np.isfinite(logits).all(axis=1)
         if reference.classes > MOST_CLASSES or len(np.unique(labels[finite])) < reference.classes:
             found.append(None)
             continue
         alignment = Alignment.between(usable_rows(logits), reference)
-        found.append(MovedMeans.of(logits[finite], labels[finite], alignment, reference))
+        found.append(MovedClasses.of(logits[finite], labels[finite], alignment, reference))
     return found
 
 

@@ -5,6 +5,7 @@ gaussians         mixtures fitted to a window
 search            from many starts
 presence          which classes a window holds, and how much of each
 part_naming       names for components where classes may be missing
-law               what training learned about how damage moves class means
+law               what training learned about how damage moves classes
+class_volumes     how much room classes take up, which names them, too
 cluster_matching  how damage moves class means, which names clusters
 """

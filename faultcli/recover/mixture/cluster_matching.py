@@ -10,8 +10,8 @@ between logits. Names are given so that this law explains the means best.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Also = Callable[[Labels], Array]  # what else speaks for namings [M, K], [M]
 
 SHRINKAGE = 0.3  # of both covariances towards the identity: there are few damaged copies to learn them from
 _FLIP_FLOPS = 5
@@ -44,6 +45,18 @@ class MeanStructure:
     def class_covariance(self) -> Array:
         """[K, K], of the noise between classes."""
         return _inverse(self.class_precision)
+
+    @cached_property
+    def without_offsets(self) -> MeanStructure:
+        """The same, blind to an offset of a logit that all classes share; its class precision is singular."""
+        ones = self.class_precision.sum(axis=1)
+        return replace(self, class_precision=self.class_precision - np.outer(ones, ones) / ones.sum())
+
+    @cached_property
+    def _moved_precisions(self) -> list[Array]:
+        """The class precision, every move of names made in it instead: [M, K · K] for each kind of moves."""
+        back = [np.argsort(kind, axis=1) for kind in _moves(len(self.means))]
+        return [self.class_precision[at[:, :, None], at[:, None, :]].reshape(len(at), -1) for at in back]
 
     @cached_property
     def _factors(self) -> tuple[Array, Array]:
@@ -86,39 +99,55 @@ class MeanStructure:
         Returns:
             [M], −K²/2 · log(1 − ρ²), ρ the correlation with the clean means in the noise's metric, 0 if negative.
         """
-        inner = means @ self.logit_precision
-        towards = (self.class_precision @ self.means) @ inner.T  # [class, cluster]
-        among = means @ inner.T  # [cluster, cluster]
+        towards, among = self._products(means)
         count = len(means)
         along = towards.ravel().take(count * np.arange(count) + labels).sum(axis=1)
         pairs = (count * labels[:, :, None] + labels[:, None, :]).reshape(len(labels), -1)
-        size = among.ravel().take(pairs) @ self.class_precision.ravel()
-        clean = float((self.class_precision * (self.means @ self.logit_precision @ self.means.T)).sum())
-        squared = np.maximum(along, 0) ** 2 / np.maximum(size * clean, np.finfo(float).tiny)
-        result: Array = -0.5 * means.size * np.log(np.maximum(1 - squared, 1e-12))
+        return self._agreement(along, among.ravel().take(pairs) @ self.class_precision.ravel())
+
+    def _products(self, means: Array) -> tuple[Array, Array]:
+        """Return the inner products [class, cluster] of clean means with clusters', and those [cluster, cluster]."""
+        inner = means @ self.logit_precision
+        return self.class_precision @ self.means @ inner.T, means @ inner.T
+
+    def _agreement(self, along: Array, size: Array) -> Array:
+        squared = np.maximum(along, 0) ** 2 / np.maximum(size * self._size, np.finfo(float).tiny)
+        result: Array = -0.5 * self.means.size * np.log(np.maximum(1 - squared, 1e-12))
         return result
 
-    def name_clusters(self, means: Array) -> tuple[Labels, float]:
+    @cached_property
+    def _size(self) -> float:
+        return self._inner(self.class_precision, self.means, self.means)
+
+    def name_clusters(self, means: Array, also: Also) -> tuple[Labels, float]:
         """Return for every class the cluster that is it, and the agreement: the best that swaps and 3-cycles reach,
-        from the naming that came in and from the best linear assignment."""
+        from the naming that came in and from the best linear assignment. `also`: see `climb`."""
         from scipy.optimize import linear_sum_assignment
 
         classes = len(means)
-        towards = self.class_precision @ self.means @ self.logit_precision @ means.T
+        towards, _ = self._products(means)
         starts = sorted({tuple(range(classes)), tuple(int(c) for c in linear_sum_assignment(-towards)[1])})
-        climbed = [self._climb(means, np.array(start)) for start in starts]
+        climbed = [self.climb(means, np.array(start), also) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
-    def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
-        best = float(self.agreement(means, labels[None])[0])
+    def climb(self, means: Array, labels: Labels, also: Also) -> tuple[Labels, float]:
+        """Return where swaps and 3-cycles lead from a naming [K], and the agreement there, with what `also` speaks for
+        namings [M, K].
+
+        Each takes one product of matrices for all moves: to move names is to move the class precision's rows and
+        columns the other way, which is the same for all means.
+        """
+        towards, among = self._products(means)
+        best = float((self.agreement(means, labels[None]) + also(labels[None]))[0])
         kinds = _moves(len(means))
-        kind = 0
+        kind, rows = 0, np.arange(len(means))
         while kind < len(kinds):  # 3-cycles are tried where no swap helps: there are many of them
-            candidates = labels[kinds[kind]]
-            scores = self.agreement(means, candidates)
+            along = towards[rows, labels[kinds[kind]]].sum(axis=1)
+            scores = self._agreement(along, self._moved_precisions[kind] @ among[np.ix_(labels, labels)].ravel())
+            scores += also(labels[kinds[kind]])
             top = int(scores.argmax())
             if scores[top] > best + 1e-9:  # NaN is no gain
-                labels, best, kind = candidates[top], float(scores[top]), 0
+                labels, best, kind = labels[kinds[kind][top]], float(scores[top]), 0
             else:
                 kind += 1
         return labels, best
@@ -166,10 +195,6 @@ class MeanStructure:
         left = random.uniform(*_LEFT)
         result: Array = size * (np.sqrt(left) * _unit(self.means) + np.sqrt(1 - left) * _unit(noise))
         return result
-
-    def retention(self, means: Array) -> float:
-        """Return r: the share of the clean class means that is still in `means`, at least 0."""
-        return max(0.0, _overlap(means, self.means))
 
 
 def _inverse(matrix: Array) -> Array:

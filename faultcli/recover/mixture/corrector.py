@@ -44,16 +44,16 @@ class FittedMixture:
         """Fit a window [n, K]; the same window gives the same fit."""
         over_all = Alignment.between(window, reference)
         x = over_all.standardise(window)
-        fit = search(x, over_all(window), reference.prior, law.names, np.random.default_rng(0))
+        fit = search(x, over_all(window), reference.prior, law, np.random.default_rng(0))
         found = _NamedComponents.of(fit, np.arange(reference.classes), over_all, reference, law)
         if reference.classes <= MOST_COUNTED:
-            naming = PartNaming(law.places, over_all.spread / reference.spread)
+            naming = PartNaming(law.places, law.volumes, over_all.spread / reference.spread)
 
             def aligned_for(shares: Array) -> Labels:
                 answers: Labels = over_all.for_shares(reference, shares)(window).argmax(axis=1)
                 return answers
 
-            present = present_classes(x, fit, window.argmax(axis=1), naming, aligned_for)
+            present = present_classes(x, fit, reference.prior, window.argmax(axis=1), naming, aligned_for)
             other = _NamedComponents.of(present.fit, present.labels, over_all, reference, law)
             found = other if other.explained > found.explained else found
         return found.completed(reference, law)

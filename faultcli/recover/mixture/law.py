@@ -1,4 +1,4 @@
-"""What training learned about a law of damage: how it moves the class means of the logits."""
+"""What training learned about a law of damage: how it moves the classes of the logits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array
-from faultcli.recover.mixture.cluster_matching import SHRINKAGE, MeanStructure
-from faultcli.recover.parts import precision
+from faultcli.recover.mixture.class_volumes import VolumeLaw, log_volumes
+from faultcli.recover.mixture.cluster_matching import SHRINKAGE, Labels, MeanStructure
+from faultcli.recover.mixture.gaussians import Rows
+from faultcli.recover.parts import array, precision
 from faultcli.recover.reference import MOST_CLASSES, Reference, class_means
 
 _FARTHEST = 1e6  # spreads, of a class mean from the mean
@@ -21,8 +23,8 @@ _ARRAYS = (("structure", "names"), ("places", "places"))
 
 
 @dataclass(frozen=True)
-class MovedMeans:
-    """Class means [K, K] of a damaged copy's logits, two ways.
+class MovedClasses:
+    """Where a copy's classes are: means [K, K], two ways, and log volumes [K].
 
     `standard`: of logits standardised over the inputs. `placed`: less the clean mean, in clean spreads; an offset or a
     stretch that damage gave a logit is still in them.
@@ -30,45 +32,60 @@ class MovedMeans:
 
     standard: Array
     placed: Array
+    volumes: Array
 
     @classmethod
-    def of(cls, logits: Array, labels: NDArray[np.int64], alignment: Alignment, reference: Reference) -> MovedMeans:
+    def of(cls, logits: Array, labels: NDArray[np.int64], alignment: Alignment, reference: Reference) -> MovedClasses:
         """Measure finite logits [n, K]; every class has to occur."""
         means = class_means(logits, labels, reference.classes)
-        return cls(alignment.standardise(means), (means - reference.mean) / reference.spread)
+        placed = (means - reference.mean) / reference.spread
+        volumes = log_volumes(Rows(alignment.standardise(logits)).maximise(np.eye(reference.classes)[:, labels])[1])
+        return cls(alignment.standardise(means), placed, volumes)
 
 
 @dataclass(frozen=True)
 class DamageLaw:
-    """How damage of a law moves class means.
+    """How damage of a law moves classes.
 
     Attributes:
         names: of logits that are standardised over a window: which cluster is which class.
         places: of logits as they come, in clean spreads, but for an offset of every logit: which part of the classes a
             window holds, and where the others are. The spread of a window in which classes are missing says little
             about the others; in this law it need not be taken out first.
+        volumes: how much room the classes take up.
     """
 
     names: MeanStructure
     places: MeanStructure
+    volumes: VolumeLaw
 
     @classmethod
-    def learn(cls, reference: Reference, moved: Sequence[MovedMeans]) -> Self:
-        """Learn it from damaged copies; without any, all covariances are the identity."""
+    def learn(cls, reference: Reference, clean: MovedClasses, damaged: Sequence[MovedClasses]) -> Self:
+        """Learn it from the clean model and damaged copies; without any of these, all covariances are the identity."""
         means = reference.standard_means
 
         def contrasts(placed: Array) -> Array:
             result: Array = placed - placed.mean(axis=0)
             return result
 
-        places = MeanStructure.learn(contrasts(means), [contrasts(one.placed) for one in moved], _PLACE_SHRINKAGE)
-        return cls(MeanStructure.learn(means, [one.standard for one in moved], SHRINKAGE), replace(places, means=means))
+        places = MeanStructure.learn(contrasts(means), [contrasts(one.placed) for one in damaged], _PLACE_SHRINKAGE)
+        names = MeanStructure.learn(means, [one.standard for one in damaged], SHRINKAGE)
+        volumes = VolumeLaw.learn(clean.volumes, [one.volumes for one in damaged])
+        return cls(names, replace(places, means=means), volumes)
+
+    def name_clusters(self, means: Array, covariances: Array) -> tuple[Labels, float]:
+        """Return for every class the cluster [K] that is it, and how well means [K, K] and covariances [K, K, K] of
+        standardised logits agree with that."""
+        volumes, every = log_volumes(covariances), np.arange(len(means))
+        return self.names.name_clusters(means, lambda labels: self.volumes.agreement(volumes[labels], every))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the inverse covariances; the means come from the reference."""
         found = {prefix: getattr(self, name) for prefix, name in _ARRAYS}
         classes = {f"{prefix}.classes": one.class_precision for prefix, one in found.items()}
-        return classes | {f"{prefix}.logits": one.logit_precision for prefix, one in found.items()}
+        logits = {f"{prefix}.logits": one.logit_precision for prefix, one in found.items()}
+        volumes = {"volumes.clean": self.volumes.clean, "volumes.variance": np.array([self.volumes.variance])}
+        return classes | logits | volumes
 
     @classmethod
     def from_arrays(cls, reference: Reference, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -80,9 +97,8 @@ class DamageLaw:
         if not 0 < np.abs(means).max() < _FARTHEST:
             raise ValueError("its class means lie absurdly far apart, or all at one place")
         parts = ("classes", "logits")
-        return cls(
-            *(
-                MeanStructure(means, *(precision(arrays, f"{prefix}.{part}", k) for part in parts))
-                for prefix, _ in _ARRAYS
-            )
+        names, places = (
+            MeanStructure(means, *(precision(arrays, f"{prefix}.{part}", k) for part in parts)) for prefix, _ in _ARRAYS
         )
+        variance = float(array(arrays, "volumes.variance", 1, positive=True)[0])
+        return cls(names, places, VolumeLaw(array(arrays, "volumes.clean", k), variance))

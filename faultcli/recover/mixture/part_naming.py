@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from faultcli.recover.mixture.class_volumes import VolumeLaw
 from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure, swaps
 from faultcli.recover.mixture.gaussians import Array
 
@@ -19,74 +20,91 @@ class PartNaming:
 
     Args:
         law: how damage moves class means, in clean spreads (`DamageLaw.places`).
+        volumes: what damage leaves of the classes' volumes.
         spread: [K], of the window's logits, in clean spreads.
     """
 
     law: MeanStructure
+    volumes: VolumeLaw
     spread: Array
 
-    def agreement(self, means: Array, labels: Labels) -> Array:
+    def agreement(self, means: Array, labels: Labels, metric: Array | None = None) -> Array:
         """Return how well the law explains means under namings; see `MeanStructure.agreement`.
 
         Args:
             means: [C, K], of components, in spreads of the window from its mean.
             labels: [M, C], in each row the classes of the components.
+            metric: [M, C, C], what `metric` returns for these labels, if it is known.
 
         Returns:
             [M], −(C − 1) K / 2 · log(1 − ρ²); ρ after generalised least squares for the offsets, so that C = 1 explains
             nothing.
         """
-        moved, clean = means * self.spread, self.law.means[labels]
-        metric = self._metric(labels)
-        ones = metric.sum(axis=2)
-        metric -= ones[:, :, None] * ones[:, None, :] / ones.sum(axis=1)[:, None, None]
-        in_logits, along_clean = moved @ self.law.logit_precision, metric @ clean
-        along = (along_clean * in_logits).sum(axis=(1, 2))
-        size = ((metric @ moved) * in_logits).sum(axis=(1, 2))
-        total = (along_clean * (clean @ self.law.logit_precision)).sum(axis=(1, 2))
+        metric = self.metric(labels) if metric is None else metric
+        moved = means * self.spread
+        inner, clean = moved @ self.law.logit_precision, self.law.means @ self.law.logit_precision @ self.law.means.T
+        towards = (inner @ self.law.means.T)[np.arange(len(means))[:, None], labels[:, None, :]]
+        along = (metric * towards).sum(axis=(1, 2))
+        size = metric.reshape(len(labels), -1) @ (inner @ moved.T).ravel()
+        total = (metric * clean[labels[:, :, None], labels[:, None, :]]).sum(axis=(1, 2))
         squared = np.maximum(along, 0) ** 2 / np.maximum(size * total, np.finfo(float).tiny)
         freedom = (len(means) - 1) * means.shape[1]
         result: Array = -0.5 * freedom * np.log(np.maximum(1 - squared, 1e-12))
         return result
 
-    def _metric(self, labels: Labels) -> Array:
-        """Return the inverse covariance [M, C, C] of the noise between the classes of each naming."""
-        if labels.shape[1] == len(self.law.means):
-            whole: Array = self.law.class_precision[labels[:, :, None], labels[:, None, :]]
-            return whole
-        held, which = np.unique(np.sort(labels, axis=1), axis=0, return_inverse=True)
-        at = np.argsort(np.argsort(labels, axis=1), axis=1)
-        inverse = np.asarray(np.linalg.inv(self.law.class_covariance[held[:, :, None], held[:, None, :]]), np.float64)
-        part: Array = inverse[which.ravel()[:, None, None], at[:, :, None], at[:, None, :]]
-        return part
+    def metric(self, labels: Labels) -> Array:
+        """Return the inverse covariance [M, C, C] of the noise between the classes of each naming, blind to offsets."""
+        covariances = self.law.class_covariance[labels[:, :, None], labels[:, None, :]]
+        inverse = np.asarray(np.linalg.inv(covariances), dtype=np.float64)
+        ones = inverse.sum(axis=2)
+        inverse -= ones[:, :, None] * ones[:, None, :] / ones.sum(axis=1)[:, None, None]
+        return inverse
 
-    def name(self, means: Array, votes: Array) -> tuple[Labels, float]:
-        """Return the class of every component, and the agreement: the best that is reached, by swapping two names and
-        by taking one that is free, from the votes [C, K] of the rows and from the clean means' directions."""
+    def name(self, means: Array, volumes: Array, votes: Array) -> tuple[Labels, float]:
+        """Return the class of every component, and how well means and log volumes [C] agree with that: the best that is
+        reached, by swapping two names and by taking one that is free, from the votes [C, K] of the rows and from the
+        clean means' directions."""
         from scipy.optimize import linear_sum_assignment
 
+        classes = len(self.spread)
         clean = self.law.means
         towards = means @ (clean / np.maximum(np.linalg.norm(clean, axis=1), 1e-12)[:, None]).T
         towards /= np.maximum(np.linalg.norm(means, axis=1), 1e-12)[:, None]
         starts = sorted({tuple(int(c) for c in linear_sum_assignment(-gain)[1]) for gain in (votes, towards)})
-        climbed = [self._climb(means, np.array(start)) for start in starts]
+        climb = self._climb if len(means) < classes else self._climb_with_all
+        climbed = [climb(means, volumes, np.array(start)) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
-    def _climb(self, means: Array, labels: Labels) -> tuple[Labels, float]:
-        best = float(self.agreement(means, labels[None])[0])
+    def _climb_with_all(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
+        """Climb where no class is missing: what the classes' noise has in common is the same in every naming."""
+        every, less = np.arange(len(means)), (len(means) - 1) / len(means)  # as `agreement` counts
+
+        def also(components: Labels) -> Array:
+            return self.volumes.agreement(volumes[components], every) / less
+
+        components, found = self.law.without_offsets.climb(means * self.spread, np.argsort(labels), also)
+        return np.argsort(components), less * found
+
+    def _climb(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
+        own = self.metric(labels[None])
+        best = float(self.agreement(means, labels[None], own)[0] + self.volumes.agreement(volumes, labels))
+        pairs = swaps(len(labels))
         while True:
-            candidates = _neighbours(labels, len(self.spread))
-            scores = self.agreement(means, candidates)
+            swapped, changed = labels[pairs], _changed(labels, len(self.spread))
+            tried = np.concatenate([swapped, changed])
+            among_the_same = own[0][pairs[:, :, None], pairs[:, None, :]]
+            scores = np.concatenate([self.agreement(means, swapped, among_the_same), self.agreement(means, changed)])
+            scores += self.volumes.agreement(volumes, tried)
             top = int(scores.argmax())
             if not scores[top] > best + 1e-9:  # NaN is no gain
                 return labels, best
-            labels, best = candidates[top], float(scores[top])
+            labels, best = tried[top], float(scores[top])
+            own = self.metric(labels[None])
 
 
-def _neighbours(labels: Labels, classes: int) -> Labels:
-    """Return namings [M, C] with two names swapped, or one changed for one that is free."""
-    swapped = labels[swaps(len(labels))]
+def _changed(labels: Labels, classes: int) -> Labels:
+    """Return namings [M, C] with one name changed for one that is free."""
     free = np.setdiff1d(np.arange(classes), labels)
     changed = np.tile(labels, (len(free) * len(labels), 1))
     changed[np.arange(len(changed)), np.tile(np.arange(len(labels)), len(free))] = np.repeat(free, len(labels))
-    return np.concatenate([swapped, changed])
+    return changed

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from faultcli.recover.mixture.class_volumes import log_volumes
 from faultcli.recover.mixture.cluster_matching import Labels
 from faultcli.recover.mixture.gaussians import Array, Fit, Rows, fitted_weights
 from faultcli.recover.mixture.part_naming import PartNaming
@@ -24,13 +25,15 @@ from faultcli.recover.mixture.part_naming import PartNaming
 MOST_COUNTED = 20  # classes; with more, all are taken to be there: there are too many namings of a part of them
 _SEARCHED = 1000  # rows of the window that fits are compared on; the one that is taken is fitted to all
 _LIKELIHOOD_WEIGHT = 0.01  # of these rows beside the law of the damage: a cut class is always a bit likelier
-_ROUNDS, _FROM_ANSWERS, _MOVED, _LAST = 3, 12, 5, 15  # of expectation maximisation: when one was made of two; …
+_ROUNDS, _FROM_ANSWERS, _MOVED, _LAST = 3, 8, 5, 15  # of expectation maximisation: when one was made of two; …
 _HOPELESS = 10.0  # below the best score: no more components are made one
 _FEWEST_CLASSES = 2
 _FEWEST_ROWS = 8.0  # of those searched, in a component
 _PER_NAMING = 1.5  # taken off for the logarithm of the number of namings: of many, one agrees by chance
 _SAME = 0.95  # of the rows
 _CLEARLY = 0.5  # better, for a fit to be taken in place of one that was found before
+_SURELY = 2.0  # better than the fit of the training mix, for another mix to be believed
+_APART = 0.1  # nats between the shares found and those of training, for it to be another mix
 _SETTLED, _MOST_MOVES, _LIKELIEST = 5, 8, 4  # alignments; moves; how many of those tried at once are named
 
 
@@ -48,15 +51,22 @@ class Present:
         found[self.labels] = self.fit.posterior.mean(axis=1)
         return found
 
+    def is_another_mix(self, first: Present, prior: Array) -> bool:
+        """Return whether this is surely better than the first fit, and its shares lie apart from the prior [K]."""
+        from scipy.special import rel_entr
+
+        return self.score > first.score + _SURELY and float(rel_entr(self.shares(len(prior)), prior).sum()) > _APART
+
 
 def present_classes(
-    x: Array, fit: Fit, raw: Labels, naming: PartNaming, aligned_for: Callable[[Array], Labels]
+    x: Array, fit: Fit, prior: Array, raw: Labels, naming: PartNaming, aligned_for: Callable[[Array], Labels]
 ) -> Present:
     """Return the classes that a window holds.
 
     Args:
         x: [n, K], the window, standardised over itself.
         fit: of one component for every class, in the order of the classes.
+        prior: [K], the class mix of training.
         raw: [n], the top class of every row's raw logits, which vote for names.
         naming: how components are named.
         aligned_for: gives the top classes [n] of the rows once they are aligned for class shares [K].
@@ -65,9 +75,9 @@ def present_classes(
     first = search.look(search.rows.fit(fit.posterior[:, :: search.every], _ROUNDS))
     settled = search.settled(raw)
     best = search.fewer(search.from_answers(first, raw, settled))
-    if best is not first or not search.agree(settled, first):
+    if best.is_another_mix(first, prior) or not search.agree(settled, first):
         best = search.moved(best)
-    if best is first and len(first.labels) == len(fit.means):
+    if not best.is_another_mix(first, prior) and len(first.labels) == len(prior):
         return Present(fit, np.arange(len(fit.means)), first.score)
     whole = Rows(x, exact=False)
     start = whole.expect(best.fit.means, best.fit.covariances, fitted_weights(best.fit.posterior))
@@ -99,7 +109,7 @@ class _ClassMixes:
         many = fit.posterior.sum(axis=1) >= _FEWEST_ROWS
         if not many.all() and many.sum() >= _FEWEST_CLASSES:
             fit = self.rows.fit(fit.posterior[many], _ROUNDS)
-        labels, agreement = self.naming.name(fit.means, fit.posterior @ self.votes)
+        labels, agreement = self.naming.name(fit.means, log_volumes(fit.covariances), fit.posterior @ self.votes)
         likelihood = _LIKELIHOOD_WEIGHT * len(self.votes) * float(fit.log_likelihood)
         chance = _PER_NAMING * (math.lgamma(self.classes + 1) - math.lgamma(self.classes - len(labels) + 1))
         return Present(fit, labels, likelihood + agreement - chance)

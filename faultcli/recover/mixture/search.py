@@ -6,18 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure
+from faultcli.recover.mixture.cluster_matching import Labels
 from faultcli.recover.mixture.gaussians import Array, Fit, Rows, softmax
+from faultcli.recover.mixture.law import DamageLaw
 
 _LIKELIHOOD_WEIGHT = 0.1  # the mixture is only a model of the logits, so the window's rows do not count in full
 _SAME = 1e-3  # fits whose log-likelihoods per row differ by less are one and the same
 _SEARCHED = 500  # rows of the window that starts are tried on; the best one is then fitted to all
 _FIRST, _DRAWN, _SPREAD = 4, 8, 2  # starts from the law, and from the rows; so many first: light damage needs no more
-_NAMED, _KEPT, _SPLITS = 6, 3, 4  # starts that are named; those followed; splits and merges of the best
+_NAMED, _KEPT, _SPLITS = 6, 3, 6  # starts that are named; those followed; splits and merges of the best
+_MOST_ROUNDS, _CLEARLY = 6, 0.1  # of these; better, for another round
 _SHARED, _SHORT, _MORE, _LONG = 6, 3, 10, 25  # rounds: with one covariance, to sort starts, to follow them, to the end
 
 
-def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, random: np.random.Generator) -> Fit:
+def search(x: Array, aligned: Array, prior: Array, law: DamageLaw, random: np.random.Generator) -> Fit:
     """Fit from many starts and name the components.
 
     Starts: the aligned logits' probabilities, sharp and flat; class means drawn from the law of the damage; centres
@@ -27,7 +29,7 @@ def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, ran
         x: [n, K], standardised window.
         aligned: [n, K], the aligned logits of the same rows.
         prior: [K], the weights of the components, which are not fitted.
-        structure: names the components.
+        law: of the damage: it names the components.
         random: for the starts.
     """
     every = max(1, -(-len(x) // _SEARCHED))
@@ -38,7 +40,7 @@ def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, ran
     white = some.x @ metric
 
     def started(drawn: int, spread: int) -> list[Array]:
-        centres = [structure.draw(size, random) @ metric for _ in range(drawn)]
+        centres = [law.names.draw(size, random) @ metric for _ in range(drawn)]
         centres += [_spread_centres(white, len(prior), random) for _ in range(spread)]
         return [softmax(-0.5 * _squared_distances(white, centre)).T for centre in centres]
 
@@ -51,14 +53,17 @@ def search(x: Array, aligned: Array, prior: Array, structure: MeanStructure, ran
         fits += run(started(_DRAWN - _FIRST, _SPREAD))
     likeliest = sorted(fits, key=lambda fit: -float(fit.log_likelihood))
     if _agree(fits):
-        best = _Named.of(likeliest[0], structure)
+        best = _Named.of(likeliest[0], law)
     else:
-        named = sorted((_Named.of(fit, structure) for fit in likeliest[:_NAMED]), key=lambda one: -one.score)[:_KEPT]
+        named = sorted((_Named.of(fit, law) for fit in likeliest[:_NAMED]), key=lambda one: -one.score)[:_KEPT]
         followed = some.fit(np.stack([one.fit.posterior for one in named]), _MORE, prior)
-        best = max((_Named.of(followed.one(n), structure) for n in range(_KEPT)), key=lambda one: one.score)
-        cuts = np.stack([_split_and_merge(some.x, best.fit, random) for _ in range(_SPLITS)])
-        cut = some.fit(cuts, _MORE, prior)
-        best = max([best, *(_Named.of(cut.one(n), structure) for n in range(_SPLITS))], key=lambda one: one.score)
+        best = max((_Named.of(followed.one(n), law) for n in range(_KEPT)), key=lambda one: one.score)
+        for _ in range(_MOST_ROUNDS):
+            cuts = np.stack([_split_and_merge(some.x, best.fit, random) for _ in range(_SPLITS)])
+            cut, before = some.fit(cuts, _MORE, prior), best
+            best = max([best, *(_Named.of(cut.one(n), law) for n in range(_SPLITS))], key=lambda one: one.score)
+            if best.score < before.score + _CLEARLY:
+                break
     whole = Rows(x, exact=False)
     start = whole.expect(best.fit.means, best.fit.covariances, prior).renamed(best.labels)
     return whole.fit(start.posterior, _LONG, prior)
@@ -73,8 +78,8 @@ class _Named:
     score: float
 
     @classmethod
-    def of(cls, fit: Fit, structure: MeanStructure) -> _Named:
-        labels, agreement = structure.name_clusters(fit.means)
+    def of(cls, fit: Fit, law: DamageLaw) -> _Named:
+        labels, agreement = law.name_clusters(fit.means, fit.covariances)
         likelihood = _LIKELIHOOD_WEIGHT * fit.posterior.shape[1] * float(fit.log_likelihood)
         return cls(fit, labels, likelihood + agreement)
 
