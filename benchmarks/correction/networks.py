@@ -37,7 +37,8 @@ class Network:
     """How one is made. `head` is its last layer, whose weights the zeroing law hits.
 
     `role`: correction was developed with a look at it, or it is held out, or a user's. `file`: a checkpoint below the
-    data, or anywhere, in place of `build`, `epochs` and `seed`.
+    data, or anywhere, in place of `build`, `epochs` and `seed`. `images`: from the data and the name of a split to
+    inputs and labels, where these are made out of the data.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Network:
     seed: int = 0
     head: str = "fc2"
     file: str = ""
+    images: Callable[[Path, str], tuple[Tensor, Tensor]] | None = None
 
     def trained(self, directory: Path, kept: Path) -> nn.Module:
         """Return it ready to run; what has to be trained is kept as a checkpoint."""
@@ -74,7 +76,12 @@ def save_whole(tensors: dict[str, Tensor], path: Path) -> None:
 
 def inputs(network: Network, directory: Path, split: str) -> tuple[Tensor, Tensor]:
     """Return preprocessed images, float32 [N, C, H, W], and labels."""
-    data = load_data(f"{network.data}:{directory / network.data}" + (",split=train" if split == "train" else ""))
+    return split_of(network.data, directory, split) if network.images is None else network.images(directory, split)
+
+
+def split_of(name: str, directory: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Return what `inputs` does, of a data set as it is."""
+    data = load_data(f"{name}:{directory / name}" + (",split=train" if split == "train" else ""))
     images = data.inputs.float() / 255 if data.inputs.dtype == torch.uint8 else data.inputs.float()
     if images.dim() == 3:
         return images[:, None], data.labels
@@ -128,7 +135,7 @@ def _train(network: Network, directory: Path) -> nn.Module:
     return model.eval()
 
 
-def _model(*layers: tuple[str, nn.Module]) -> nn.Sequential:
+def layered(*layers: tuple[str, nn.Module]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -145,7 +152,7 @@ def _cnn(
         return [convolution, *normed, (f"p{n}", nn.MaxPool2d(2)), (f"a{n}", act())]
 
     dense = [("fl", nn.Flatten()), ("fc1", nn.Linear(second * side * side, hidden)), ("a3", act())]
-    return _model(*block(1, 1, first), *block(2, first, second), *dense, ("fc2", nn.Linear(hidden, 10)))
+    return layered(*block(1, 1, first), *block(2, first, second), *dense, ("fc2", nn.Linear(hidden, 10)))
 
 
 def _strided(
@@ -162,7 +169,7 @@ def _strided(
         layers.append((f"a{n}", act()))
         before = after
     layers += [("fl", nn.Flatten()), ("fc1", nn.Linear(before * side * side, hidden)), ("ah", act())]
-    return _model(*layers, ("fc2", nn.Linear(hidden, 10)))
+    return layered(*layers, ("fc2", nn.Linear(hidden, 10)))
 
 
 def _mlp(*hidden: int, act: Callable[[], nn.Module] = nn.ReLU, norm: bool = False) -> nn.Module:
@@ -173,7 +180,7 @@ def _mlp(*hidden: int, act: Callable[[], nn.Module] = nn.ReLU, norm: bool = Fals
         layers += [(f"b{n}", nn.BatchNorm1d(after))] if norm else []
         layers.append((f"a{n}", act()))
         before = after
-    return _model(*layers, ("fc2", nn.Linear(before, 10)))
+    return layered(*layers, ("fc2", nn.Linear(before, 10)))
 
 
 def _mnist(

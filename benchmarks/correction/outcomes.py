@@ -20,16 +20,19 @@ from faultcli.recover.file import load_corrector, save_corrector
 from faultcli.recover.methods import TrainingOptions, train_corrector
 
 
-def trained(lab: Lab, method: str, name: str, results: Path) -> Corrector:
-    """Return the corrector of a method for unseen damage, trained with its defaults; it is kept as a file."""
+def trained(lab: Lab, method: str, name: str, results: Path, window: int | None = None) -> Corrector:
+    """Return the corrector of a method for unseen damage, trained with its defaults; it is kept as a file.
+
+    `window`: inputs per window that it is trained for, and a part of its `name`; None: as many as the lab says.
+    """
     path = results / f"{name}-{method}.safetensors"
     try:
         return load_corrector(path)
     except FaultcliError:  # there is none yet, or one of another version
         started = time.perf_counter()
         path.parent.mkdir(parents=True, exist_ok=True)
-        options = TrainingOptions(window=lab.sizes.window)
-        corrector = train_corrector(method, lab.training_data(), Card(10), options)
+        data, options = lab.training_data(), TrainingOptions(window=window or lab.sizes.window)
+        corrector = train_corrector(method, data, Card(data.classes), options)
         save_corrector(corrector, path, force=True)
         print(f"{name} {method} trained: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         return corrector

@@ -179,10 +179,10 @@ def train_corrector(
     if output is not None:
         save_corrector(result.corrector, output, force=shown.force)
     if outputs.report is not None:
-        write_report(outputs.report, result.corrector, result.levels, result.inputs, force=shown.force)
-    write_json(correction_document(output, result.corrector, result.levels), shown.json)
+        write_report(outputs.report, result, force=shown.force)
+    write_json(correction_document(output, result), shown.json)
     if shown.json != "-":
-        stdout().print(correction_table(result.corrector, result.levels, result.inputs))
-        for remark in result.corrector.remarks:
+        stdout().print(correction_table(result))
+        for remark in result.remarks:
             note(remark, quiet=quiet)
         note(f"{result.corrector.card.setting}; corrector: {output or 'not written, for want of -o'}", quiet=quiet)

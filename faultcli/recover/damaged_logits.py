@@ -61,6 +61,11 @@ class LabelledLogits:
     def classes(self) -> int:
         return int(self.clean.shape[1])
 
+    @property
+    def clean_accuracy(self) -> float:
+        """Top-1 accuracy of the clean model, 0 to 1."""
+        return float((self.clean.argmax(dim=1) == self.labels).double().mean())
+
     def check_windows(self, window: int) -> None:
         """Refuse to learn for windows that leave too few inputs to judge them by.
 

@@ -12,14 +12,15 @@ does tell:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.recover.align import SMALLEST_WINDOW
+from faultcli.recover.adaptive.corrector import unfair_windows
+from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import (
     NOTHING_TO_LEARN,
     Array,
@@ -50,6 +51,8 @@ _BEYOND = 2.0  # times the severest window of training: up to here a window is b
 _WINDOWS_PER_STEP = 8
 _MOST_STEPS = 5
 _SURELY = 2.0  # standard errors over copies that a gain has to be
+_FOLDS = 3  # of the inputs that are judged, where few others are left
+_PER_CLASS = 2  # inputs of a window, from which on windows that lack classes are looked at in training, too
 _HEATS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
 
@@ -58,15 +61,25 @@ class Way:
     """One way to correct.
 
     `kept`: part of the clean mean that comes back. `evened`: power of the spreads of the window's logits that these
-    are divided by. `share`: how far to go from the raw logits to the corrected ones.
+    are divided by. `share`: how far to go from the raw logits to the corrected ones. `aligned`: in place of all this,
+    the clean mean and spread come back as `align` gives them, and classes are not counted.
     """
 
-    kept: float
-    evened: float
+    kept: float = 1.0
+    evened: float = 0.0
     share: float = 1.0
+    aligned: bool = False
+
+    @property
+    def name(self) -> str:
+        if self.aligned:
+            return "align"
+        share = f"{self.share:g} of " if self.share < 1 else ""
+        return f"{share}means and marginals" + (f", spread^{self.evened:g}" if self.evened else "")
 
 
-WAYS = (Way(0.6, 0.0, 0.0), Way(0.6, 0.0, 0.5), Way(0.6, 0.0), Way(0.6, 0.3), Way(0.3, 0.3))  # the first: leave alone
+# The first: leave alone. The place of a way is what corrector files hold: new ones come last.
+WAYS = (Way(share=0.0), Way(0.6, share=0.5), Way(0.6), Way(0.6, 0.3), Way(0.3, 0.3), Way(aligned=True))
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,10 @@ class ManyClasses(Corrector):
         way = WAYS[int(self.ways[step])]
         if not way.share:
             return identity("nothing helps surely at this severity", severity)
-        heat, numbers = float(self.heats[step]), (2 if way.evened else 1) * len(self.reference.mean)
+        heat, numbers = float(self.heats[step]), (2 if way.evened or way.aligned else 1) * self.reference.classes
         corrected = _corrected(way, window, self.reference)
         gain = float(self.gains[step])
-        return Correction(lambda z: corrected(z) / heat, numbers, _name(way), predicted_gain=gain, severity=severity)
+        return Correction(lambda z: corrected(z) / heat, numbers, way.name, predicted_gain=gain, severity=severity)
 
     @classmethod
     def train(cls, data: LabelledLogits, card: Card, window: int) -> Self:
@@ -130,24 +143,33 @@ class ManyClasses(Corrector):
         random, labels = np.random.default_rng(card.seed), data.labels.numpy()
         clean = data.clean.double().numpy()
         check_finite(clean)
-        counts = np.bincount(labels, minlength=data.classes)
-        reference = Reference(clean.mean(axis=0), np.maximum(clean.std(axis=0), 1e-9), class_mix(counts))
+        reference = _reference(clean, labels)
+        mixed = window >= _PER_CLASS * data.classes
         cases: list[_Case] = []
         for number_, copy in enumerate(data.copies):
             logits = copy.logits.double().numpy()
             for _ in range(_DRAWS):
                 order = random.permutation(len(labels))
-                rows = usable_rows(logits[order[:window]])
-                if len(rows) >= SMALLEST_WINDOW:
-                    rest = order[window:][:_JUDGED]
-                    rest = rest[np.isfinite(logits[rest]).all(axis=1)]
-                    cases.append(_judge(number_, rows, logits[rest], labels[rest], reference))
+                rows, rest = usable_rows(logits[order[:window]]), order[window:]
+                if len(rows) < SMALLEST_WINDOW:
+                    continue
+                others = np.concatenate([order[:window], rest[_JUDGED:]])
+                half = others[next(unfair_windows(labels[others], window, random))] if mixed else others[:0]
+                tried = [
+                    _tried((rows, usable_rows(logits[half])), logits[judged], labels[judged], _reference(*known))
+                    for judged, known in _folds(rest, np.isfinite(logits).all(axis=1), clean, labels)
+                ]
+                if tried:
+                    means = (np.mean(parts, axis=0) for parts in zip(*tried, strict=True))
+                    cases.append(_Case(number_, _severity(rows, reference), *means))
         if not cases:
             raise CorrectorError("no damaged copy has usable logits to learn from", NOTHING_TO_LEARN)
-        windows = [clean[random.permutation(len(labels))[:window]] for _ in range(_CLEAN_WINDOWS)]
+        healthy = [clean[random.permutation(len(labels))[:window]] for _ in range(_CLEAN_WINDOWS)]
         apart = (len(labels) + window) / (len(labels) - window)  # windows of new inputs scatter more than these parts
-        moved = apart * np.array([_severity(rows, reference) for rows in windows])
-        sharp = np.array([_sharpness(rows) for rows in windows])
+        moved = apart * np.array([_severity(rows, reference) for rows in healthy])
+        if mixed:
+            healthy += [clean[rows] for _ in healthy for rows in unfair_windows(labels, window, random)]
+        sharp = np.array([_sharpness(rows) for rows in healthy])
         intact = float(moved.mean() + _MARGIN * moved.std())
         return cls(reference, *_steps(cases), intact, float(sharp.mean() - _LESS_SHARP * sharp.std()), card=card)
 
@@ -217,6 +239,10 @@ def _sharpness(window: Array) -> float:
 
 def _corrected(way: Way, window: Array, reference: Reference) -> Callable[[Array], Array]:
     """Return what a way makes of logits, from a window."""
+    if way.aligned:
+        return Alignment.between(window, reference)
+    if not way.share:
+        return lambda z: z
     mean, scale = window.mean(axis=0), np.ones(window.shape[1])
     if way.evened:
         spread = np.maximum(window.std(axis=0), 1e-9)
@@ -228,31 +254,60 @@ def _corrected(way: Way, window: Array, reference: Reference) -> Callable[[Array
     return lambda z: z * slope + offset
 
 
-def _name(way: Way) -> str:
-    evened = f", spread^{way.evened:g}" if way.evened else ""
-    return f"{way.share:g} of means and marginals{evened}" if way.share < 1 else f"means and marginals{evened}"
-
-
 @dataclass(frozen=True)
 class _Case:
-    """One window of one damaged copy in training. `gains`: [W], of every way. `losses`: [W, H], by temperature."""
+    """One window of one damaged copy in training.
+
+    `gains`: [W], of every way. `chosen_by`: [W], these and those from a window of half of the classes, on average.
+    `losses`: [W, H], by temperature.
+    """
 
     copy: int
     severity: float
     gains: Array
+    chosen_by: Array
     losses: Array
 
 
-def _judge(copy: int, window: Array, logits: Array, labels: NDArray[np.int64], reference: Reference) -> _Case:
-    """Try every way on labelled inputs that are not in the window."""
+def _folds(
+    rest: NDArray[np.int64], usable: NDArray[np.bool_], clean: Array, labels: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], tuple[Array, NDArray[np.int64]]]]:
+    """Yield rows to judge by, and clean logits and labels of the other rows of `rest`.
+
+    What the clean logits look like is never taken from inputs that are judged: with few inputs per class it tells which
+    classes these are of.
+    """
+    for judged in np.array_split(rest[:_JUDGED], 1 if len(rest) > 2 * _JUDGED else _FOLDS):
+        known = np.setdiff1d(rest, judged)
+        if usable[judged].any():
+            yield judged[usable[judged]], (clean[known], labels[known])
+
+
+def _tried(
+    windows: tuple[Array, Array], logits: Array, labels: NDArray[np.int64], reference: Reference
+) -> tuple[Array, Array, Array]:
+    """Try every way on labelled inputs, from a window as in training and one of half of the classes; see `_Case`.
+
+    The second may be too small to be one; then it counts for nothing.
+    """
     at = np.arange(len(labels))
-    right, losses = [], []
-    for way in WAYS:
-        scores = _corrected(way, window, reference)(logits) if way.share else logits
-        right.append(float((scores.argmax(axis=1) == labels).mean()) if len(labels) else 0.0)
+    right, losses = np.zeros((2, len(WAYS))), []
+    fair, half = windows
+    for number_, way in enumerate(WAYS):
+        scores = _corrected(way, fair, reference)(logits)
         losses.append([-float(log_normalised(scores / heat)[at, labels].mean()) for heat in _HEATS])
-    gains = np.array(right)
-    return _Case(copy, _severity(window, reference), gains - gains[0], np.array(losses))
+        right[0, number_] = (scores.argmax(axis=1) == labels).mean()
+        if len(half) >= SMALLEST_WINDOW:
+            scores = _corrected(way, half, reference)(logits)
+        right[1, number_] = (scores.argmax(axis=1) == labels).mean()
+    gains = right - right[:, :1]
+    return gains[0], gains.mean(axis=0), np.array(losses)
+
+
+def _reference(clean: Array, labels: NDArray[np.int64]) -> Reference:
+    """Return means, spreads and class mix of clean logits; class means cannot be told."""
+    mix = class_mix(np.bincount(labels, minlength=clean.shape[1]))
+    return Reference(clean.mean(axis=0), np.maximum(clean.std(axis=0), 1e-9), mix)
 
 
 def _steps(cases: Sequence[_Case]) -> tuple[Array, Array, Array, Array]:
@@ -263,11 +318,13 @@ def _steps(cases: Sequence[_Case]) -> tuple[Array, Array, Array, Array]:
     found = []
     for at, group in enumerate(groups):
         table, copies = np.stack([case.gains for case in group]), np.array([case.copy for case in group])
-        best = int(table.mean(axis=0).argmax())
+        chosen_by = np.stack([case.chosen_by for case in group])
+        best = int(chosen_by.mean(axis=0).argmax())
         each = []
         for copy in np.unique(copies):
             own = copies == copy
-            each.append(table[own, int(table[~own].mean(axis=0).argmax()) if not own.all() else best].mean())
+            taken = best if own.all() else int(chosen_by[~own].mean(axis=0).argmax())
+            each.append(table[own, taken].mean())
         gain, error = (
             float(np.mean(each)),
             float(np.std(each, ddof=1) / np.sqrt(len(each))) if len(each) > 1 else np.inf,

@@ -12,6 +12,7 @@ from faultcli.campaign.statistics import Interval, mean_interval
 from faultcli.errors import UsageError
 from faultcli.recover.base import Corrector
 from faultcli.recover.training.assess import Level
+from faultcli.recover.training.experiment import TrainedCorrector
 from faultcli.report.layout import new_table
 from faultcli.report.numbers import UNDEFINED, percent
 from faultcli.report.text import counted, markdown, printable
@@ -44,9 +45,10 @@ def verdict(level: Level) -> str:
     return "helps" if interval.low > 0 else "harms" if interval.high < 0 else "not decided"
 
 
-def correction_document(output: Path | None, corrector: Corrector, levels: Sequence[Level]) -> dict[str, Any]:
+def correction_document(output: Path | None, trained: TrainedCorrector) -> dict[str, Any]:
     """Return the result as JSON takes it. Accuracies and gains are fractions; what is undefined is null."""
-    numbers = [one.correction.numbers for level in levels for one in level.maps]
+    corrector = trained.corrector
+    numbers = [one.correction.numbers for level in trained.levels for one in level.maps]
     return {
         "schema": SCHEMA,
         "output": None if output is None else str(output),
@@ -55,8 +57,8 @@ def correction_document(output: Path | None, corrector: Corrector, levels: Seque
         "model": corrector.card.model or None,
         "classes": corrector.card.classes,
         "parameters": max(numbers, default=0),
-        "levels": [_level(level) for level in levels],
-        "remarks": list(corrector.remarks),
+        "levels": [_level(level) for level in trained.levels],
+        "remarks": list(trained.remarks),
     }
 
 
@@ -101,9 +103,10 @@ def _interval(interval: Interval | None) -> dict[str, float | None] | None:
     return None if interval is None else {"mean": interval.mean, "low": interval.low, "high": interval.high}
 
 
-def correction_table(corrector: Corrector, levels: Sequence[Level], inputs: int) -> Table:
+def correction_table(trained: TrainedCorrector) -> Table:
     """Return one row per level; accuracies in percent, gains in points, of a language model also perplexities."""
-    about = f"{corrector.name}, {corrector.card.setting}"
+    levels, inputs = trained.levels, trained.inputs
+    about = f"{trained.corrector.name}, {trained.corrector.card.setting}"
     if any(level.tokens for level in levels):
         return _token_table(f"{about}: next tokens, {counted(inputs, 'held-out token')}", levels)
     table = new_table(
@@ -183,9 +186,7 @@ def check_report(path: Path) -> None:
         raise UsageError(f"--report {path}: cannot write {kind}", f"end the name in {', '.join(REPORT_SUFFIXES)}")
 
 
-def write_report(
-    path: Path, corrector: Corrector, levels: Sequence[Level], inputs: int, *, force: bool = False
-) -> None:
+def write_report(path: Path, trained: TrainedCorrector, *, force: bool = False) -> None:
     """Write gain against severity: `.md` as a table, `.svg` or `.png` as a plot. `force` replaces an existing file.
 
     Raises:
@@ -197,12 +198,13 @@ def write_report(
     check_report(path)
     with atomic_output(path, force=force) as partial:
         if path.suffix == ".md":
-            partial.write_text(_markdown(corrector, levels, inputs), encoding="utf-8")
+            partial.write_text(_markdown(trained), encoding="utf-8")
         else:
-            _plot(partial, path.suffix[1:], corrector, levels)
+            _plot(partial, path.suffix[1:], trained.corrector, trained.levels)
 
 
-def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str:
+def _markdown(trained: TrainedCorrector) -> str:
+    corrector, levels, inputs = trained.corrector, trained.levels, trained.inputs
     tokens = any(level.tokens for level in levels)
     unit, more = ("token", ("perplexity", "nats back")) if tokens else ("input", ())
     head = ("fault", "maps", "severity", "corrupted %", "corrected %", "gain, points", "back", "predicted", *more)
@@ -232,7 +234,7 @@ def _markdown(corrector: Corrector, levels: Sequence[Level], inputs: int) -> str
     if helped:
         inside, maps = sum(level.predicted_covers or 0 for level in helped), sum(len(level.maps) for level in helped)
         lines.append(f"There, the gain of {inside} of {maps} maps lies in the interval that was predicted for it.")
-    lines += [f"{remark[0].upper()}{remark[1:]}." for remark in corrector.remarks]
+    lines += [f"{remark[0].upper()}{remark[1:]}." for remark in trained.remarks]
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,3 +117,22 @@ def test_no_corrector_without_maps_to_judge_it_by(faultcli: Callable[..., object
     assert (done.code, len(done.err.strip().splitlines())) == (2, 2)
     assert "--report-maps 20" in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_knows_its_training_inputs_by_heart_is_named(
+    faultcli: Callable[..., object], tmp_path: Path
+) -> None:
+    from faultcli.workload.data.readers import read_digits
+
+    shown = read_digits("train")
+    images, labels = np.asarray(shown.inputs), np.array(shown.labels)
+    labels[:300] = np.where(np.arange(300) % 3, labels[:300], (labels[:300] + 1) % 10)  # a third of them wrong
+    np.savez(tmp_path / "new.npz", images=images[:300], labels=labels[:300])
+    np.savez(tmp_path / "known.npz", images=images[300:900], labels=labels[300:900])
+    paths = ("--data", tmp_path / "new.npz", "--train-data", tmp_path / "known.npz")
+    maps = ("--maps", 2, "--report-maps", 1, "--window", 200)
+    done = faultcli("train-corrector", "--fault", "zero:0.5", *paths, *maps, "--json", tmp_path / "r.json")
+    assert done.code == 0, done.err
+    (remark,) = [one for one in json.loads((tmp_path / "r.json").read_text())["remarks"] if "by heart" in one]
+    assert "% of the training inputs right, 6" in remark
+    assert "--train-data" in " ".join(done.err.split())

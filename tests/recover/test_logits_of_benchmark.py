@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import faultcli as fc
 from benchmarks.correction import logits as module
+from benchmarks.correction import pairs as pairs_module
+from benchmarks.correction.imagenet import HALF, WINDOW, Split
 from benchmarks.correction.logits import Lab, Levels, Sizes
 from benchmarks.correction.networks import Network
 from faultcli.faults.laws import parse_law
@@ -69,3 +71,24 @@ def test_windows_are_rows_of_the_pool_and_kept_ones_are_the_same(lab: Lab) -> No
                 assert torch.equal(one.window(rows), lab.healthy["pool.logits"][torch.from_numpy(rows)])
     assert len(lab.windows(LEVELS.judged[0], 0)) == 4
     assert len(lab.windows(LEVELS.judged[0], 1)) == 2  # of the other maps: fair and half
+
+
+def test_splits_of_the_pictures_never_meet() -> None:
+    first, second = Split.draw(500, 0), Split.draw(500, 1)
+    for split in (first, second):
+        parts = (split.window, split.training, split.report)
+        assert [len(part) for part in parts] == [WINDOW, HALF - WINDOW, 500 - HALF]
+        assert len(set().union(*(part.tolist() for part in parts))) == 500
+    assert set(first.report.tolist()) != set(second.report.tolist())
+
+
+def test_pairs_are_labelled_by_both_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digits that are flat grey of their own number: a pair can be read off."""
+    labels = torch.arange(40) % 10
+    digits = labels.float()[:, None, None, None].expand(40, 1, 28, 28)
+    monkeypatch.setattr(pairs_module, "split_of", lambda *_: (digits, labels))
+    images, both = pairs_module.pairs(tmp_path, "train")
+    assert images.shape == (40, 1, 28, 56)
+    assert torch.equal(both, (10 * images[:, 0, 0, 0] + images[:, 0, 0, -1]).long())
+    for digit in (both // 10, both % 10):  # every digit once on either side
+        assert torch.equal(digit.bincount(minlength=10), labels.bincount())

@@ -22,6 +22,7 @@ from faultcli.workload.data.tokens import TokenDataset
 from faultcli.workload.language import LanguageWorkload
 from faultcli.workload.metrics import GoldenRun
 
+_BY_HEART = 0.1  # of all inputs: how many more the model has right of those of the training
 TrainingSet: TypeAlias = Dataset | TokenDataset
 
 HELD_OUT_TRIALS = 1_000_000  # trials of the report start here: their faults are never those of the training
@@ -92,6 +93,20 @@ class TrainedCorrector:
     corrector: Corrector
     levels: tuple[Level, ...]  # the healthy model first, called `none`, where laws were trained for
     inputs: int  # held out; of a language model, tokens
+    clean_in_training: float | None = None  # accuracy of the healthy model on the inputs of the training
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said of it: the corrector's own, and whether the model knows the training inputs by heart."""
+        seen, new = self.clean_in_training, self.levels[0].clean.top1 if self.levels else None
+        if seen is None or new is None or seen - new <= _BY_HEART:
+            return self.corrector.remarks
+        by_heart = (
+            f"the model has {100 * seen:.1f} % of the training inputs right, {100 * new:.1f} % of those of the report: "
+            "what a corrector learns from inputs that the model knows by heart holds less for others; "
+            "name inputs that are new to the model with --train-data"
+        )
+        return (*self.corrector.remarks, by_heart)
 
 
 Progress = Callable[[], None]
@@ -132,7 +147,7 @@ def unseen_damage(
     data = training_logits(experiment, laws, training_maps, card.seed, progress)
     corrector = train_corrector(method, data, card, options)
     found = held_out_levels([corrector], experiment, laws, report_maps, card.seed, progress)
-    return TrainedCorrector(corrector, tuple(found[0]), len(experiment.held_out.labels))
+    return TrainedCorrector(corrector, tuple(found[0]), len(experiment.held_out.labels), data.clean_accuracy)
 
 
 def training_logits(
@@ -207,4 +222,5 @@ def known_damage(
     outcome = measured(held_out, labels, golden, tokens=tokens)
     window = looking[1].logits if len(looking) > 1 else None
     found = assess(corrector, looking[0], window, labels, golden, tokens=tokens)
-    return TrainedCorrector(corrector, tuple(levels([found], outcome)), len(experiment.held_out.labels))
+    found_levels = tuple(levels([found], outcome))
+    return TrainedCorrector(corrector, found_levels, len(experiment.held_out.labels), data.clean_accuracy)
