@@ -87,6 +87,7 @@ _MOVED = {  # options that were those of `campaign`
     "--find-max-ber": "faultcli curve --find-max-ber --min-accuracy A",
 }
 _NUMBER = re.compile(r"Invalid value for '(?:-\w' / ')?(--[\w-]+)': .*valid (integer|number)")  # as typer says it
+_LACKING = re.compile(r"Option '(--[\w-]+)' requires an argument")
 _EXTRA = re.compile(r"unexpected extra arguments?(?:\(s\))? \((.*)\)")
 _EXAMPLE = re.compile(r"Example: (faultcli .*?)(?: Example: |$)")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
@@ -296,6 +297,9 @@ def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with the command line, and what to type instead."""
     if number := _NUMBER.match(message):
         return _no_number(number[1], number[2], arguments)
+    if lacks := _LACKING.match(message):
+        known = next((one for one in _parameters(arguments[0]) if lacks[1] in one.opts), None)
+        return message, f"faultcli {arguments[0]} {lacks[1]} {getattr(known, 'metavar', None) or 'VALUE'}"
     near = _NEAR.search(message)
     plain = _NEAR.sub("", message)
     unknown = plain.removeprefix("No such option: ")

@@ -140,6 +140,12 @@ def test_config_files_that_are_wrong(content: str, words: str, faultcli: Callabl
     assert words in done.err
 
 
+def test_a_gate_that_nothing_can_fail_is_said_so(faultcli: Callable[..., object]) -> None:
+    one = ("campaign", "--fault", "flips:1", "--trials", "1", "--limit", "2")
+    assert "--max-drop 1: holds whatever happens" in faultcli(*one, "--max-drop", "1").err
+    assert "holds whatever" not in faultcli(*one, "--max-drop", "0.5").err
+
+
 def test_a_config_file_that_is_missing(faultcli: Callable[..., object], tmp_path: Path) -> None:
     done = faultcli("campaign", "--config", tmp_path / "plan.toml")
     assert (done.code, "cannot be read" in done.err) == (2, True)
