@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -180,6 +180,8 @@ class Bench:
                 else:
                     assert isinstance(self.workload, Workload)
                     outcome = self.workload.outcome(self.stored.golden, correction, run)
+            if correction is not None:
+                outcome = replace(outcome, labels_used=correction.labels_used)
         elif self.subsets is not None and rows is not None:
             outcome = self.subsets.healthy(rows)
         flip = single_flip(self.image, faults, patch, self.workload.parameters) if one_flip(trial.law) else None

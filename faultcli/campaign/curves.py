@@ -19,7 +19,7 @@ from faultcli.campaign.bench import Trial
 from faultcli.campaign.flip_curve import FlipCurve, MaxBer
 from faultcli.campaign.plan import Arm, Identity, Plan, Question
 from faultcli.campaign.provenance import Provenance
-from faultcli.campaign.records import Failure, Record
+from faultcli.campaign.records import Failure, Record, trials_using_labels
 from faultcli.campaign.result import no_trials
 from faultcli.campaign.store import ArmMemory, Store
 from faultcli.campaign.store_checks import MOST_REPEATS
@@ -36,13 +36,15 @@ ROUND = 32  # trials between two looks
 
 @dataclass(frozen=True)
 class ArmCurve:
-    """The curve of one arm. `curve` has all of its trials; `max_ber` is None without a question for it."""
+    """The curve of one arm. `curve` has all of its trials; `max_ber` is None without a question for it; `using_labels`
+    is of all trials but the one without faults, see `trials_using_labels`."""
 
     arm: Arm
     memory: ArmMemory
     curve: FlipCurve
     failures: tuple[Failure, ...]
     max_ber: MaxBer | None
+    using_labels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def _grow(plan: Plan, arm: ArmTrials, seconds: float | None, on_record: Look) ->
         confidence=plan.confidence,
     )
     failures: list[Failure] = []
+    records: list[Record] = []
     asked: Counter[int] = Counter()
     while asked.total() < plan.trials:
         aim = _aim(question, curve)
@@ -189,10 +192,11 @@ def _grow(plan: Plan, arm: ArmTrials, seconds: float | None, on_record: Look) ->
                 failures.append(result)
             else:
                 curve.add(result.flips, _values(result))
+                records.append(result)
         if len(done) < len(flips):  # the store has no more, and nobody is there to run them
             break
     highest = None if question.hold is None else curve.find_max_ber(question.hold)
-    return ArmCurve(plan.arms[arm.number], memory, curve, tuple(failures), highest)
+    return ArmCurve(plan.arms[arm.number], memory, curve, tuple(failures), highest, trials_using_labels(records))
 
 
 def _round(number: int, flips: list[int], asked: Counter[int]) -> list[Trial]:

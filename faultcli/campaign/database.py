@@ -43,11 +43,12 @@ _NAME_ONE = "name what campaign --store wrote"
 _ANOTHER = "use another file"
 _TAKE_A_COPY = "take a copy from before the damage, or start another store"
 
-# By the lower byte of SQLite's code: what is wrong with the file, and what to do. The others are damage.
+# By SQLite's code, or its lower byte: what is wrong with the file, and what to do. The others are damage.
 _NOT_THE_CONTENT = {
     sqlite3.SQLITE_BUSY: ("is in use by another process", f"wait until that is done, or {_ANOTHER}"),
     sqlite3.SQLITE_LOCKED: ("is in use by another process", f"wait until that is done, or {_ANOTHER}"),
     sqlite3.SQLITE_FULL: ("cannot be written: no space is left on the disk", "free some space; trials so far are kept"),
+    sqlite3.SQLITE_READONLY_DBMOVED: ("was removed or renamed while it was open", "leave it; run the same again"),
     sqlite3.SQLITE_READONLY: ("cannot be written: it is read-only", f"make it writable, or {_ANOTHER}"),
     sqlite3.SQLITE_PERM: ("cannot be opened: permission denied", f"change its permissions, or {_ANOTHER}"),
     sqlite3.SQLITE_CANTOPEN: (
@@ -81,7 +82,7 @@ def boundary(name: str) -> Iterator[None]:
         raise  # a mistake of ours
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the second where a message of SQLite quotes broken text
         code = getattr(error, "sqlite_errorcode", None)  # Python's own errors, such as text that is no UTF-8, have none
-        found = None if code is None else _NOT_THE_CONTENT.get(code & 0xFF)
+        found = None if code is None else _NOT_THE_CONTENT.get(code, _NOT_THE_CONTENT.get(code & 0xFF))
         if found is not None:
             raise OutputError(f"{name}: {found[0]} ({error})", found[1]) from None
         raise StoreError(f"{name}: is no store of faultcli, or is damaged ({error})", _NAME_ONE) from None

@@ -73,6 +73,9 @@ def read_outcome(
         raise Damaged(f"{what} has {shown(min(unknown))}, which no outcome has")
     sample = _sample(found.pop("sample", None), what, inputs, size)
     inputs = size or inputs
+    labels_used = found.pop("labels_used", None)
+    if labels_used not in (None, True, False):
+        raise Damaged(f"whether {what} used labels is {shown(labels_used)}")
     whole(found["n"], f"the inputs of {what}", inputs, inputs)
     scored = found.get("scored")
     if scored is not None:
@@ -89,7 +92,7 @@ def read_outcome(
         elif name not in ("scored", "scores") and (value is not None or name in _certain(scores)):
             most = inputs if scored is None or name not in _OF_TOKENS else scored
             whole(value, f"{name} of {what}", 0, most)
-    outcome = Outcome(**found, sample=sample)
+    outcome = Outcome(**found, sample=sample, labels_used=labels_used)
     parts = (outcome.masked, outcome.sdc)
     if parts != (None, None) and (None in parts or sum(map(int, parts)) + outcome.due != inputs):  # type: ignore[arg-type]
         raise Damaged(f"{what}: masked, SDC and DUE do not add up to the {inputs} inputs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -192,6 +192,13 @@ class CampaignResult:
         found = arm.mean(gains, confidence, (low - most, high - least))
         low, high = arm.measure.of_means
         return found and found.within((low - high, high - low))
+
+
+def trials_using_labels(records: Iterable[Record]) -> int | None:
+    """Return in how many trials labelled inputs bettered the correction; None where none is known to have been given
+    any."""
+    used = [record.outcome.labels_used for record in records]
+    return sum(map(bool, used)) if any(one is not None for one in used) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

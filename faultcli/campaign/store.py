@@ -13,8 +13,10 @@ journal is the classic one, as the write-ahead log does not work on network file
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -80,7 +82,8 @@ class Store:
         self._connection = connection
         self._ids: dict[str, int] = {}
         self._read_arms: dict[str, Arm] = {}
-        self._made: Path | None = None  # the file, if there was none before
+        self._path: Path | None = None  # the file, if it is open to write
+        self._made = False  # whether there was none before
         self._load_ids()
 
     @classmethod
@@ -98,7 +101,7 @@ class Store:
         name = name or (str(path) if path else "campaign")
         made = path is not None and not path.exists()
         store = cls._opened(connect(path, name), name)
-        store._made = path if made else None
+        store._path, store._made = path, made
         return store
 
     @classmethod
@@ -125,14 +128,18 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Let go of the file; one that was made for a campaign which did not get to its fault-free run goes."""
-        made, self._made = self._made, None
+        """Let go of the file; one that was made for a campaign which did not get to its fault-free run goes, unless
+        another process is just reading or writing it. One that has it open and comes later makes it anew (`join`)."""
+        made, self._made = self._made, False
         try:
-            empty = made is not None and self._one("base") is None
+            if made and self._path is not None:
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                with contextlib.suppress(sqlite3.OperationalError, OSError):
+                    self._connection.execute("BEGIN EXCLUSIVE")  # nobody's campaign comes in between
+                    if self._one("base") is None:
+                        self._path.unlink(missing_ok=True)
         finally:
             self._connection.close()
-        if made is not None and empty:
-            made.unlink(missing_ok=True)
 
     @_guarded
     def _load_ids(self) -> None:
@@ -172,19 +179,27 @@ class Store:
         Raises:
             StoreError: it is another campaign, and says what differs; or one holds trials of `where`, the other none.
         """
-        known = self._one("base")
-        held = [self._arm(arm) for arm in self.arms]
-        if len({of_where(arm) for arm in (*held, *plan.arms)}) > 1:
-            there, here = ("`where`", "a campaign") if of_where(held[0]) else ("a campaign", "`where`")
-            raise StoreError(f"{self.name}: holds trials of {there}, not of {here}", "take another --store for each")
-        row = (
-            identity.base,
-            inputs,
-            _json(original),
-            _asked(plan, identity),
-            _json(provenance) if provenance else None,
-        )
+        about = _json(provenance) if provenance else None
+        row = (identity.base, inputs, _json(original), _asked(plan, identity), about)
+        try:
+            self._enter(identity, plan, row)
+        except sqlite3.OperationalError as error:
+            if self._path is None or error.sqlite_errorcode != sqlite3.SQLITE_READONLY_DBMOVED:
+                raise
+            self._connection.close()  # who made it has removed it, as it was empty
+            self._connection, self._made = connect(self._path, self.name), True
+            self._enter(identity, plan, row)
+        self._load_ids()
+
+    def _enter(self, identity: Identity, plan: Plan, row: tuple[object, ...]) -> None:
         with transaction(self._connection):
+            self._load_ids()
+            known = self._one("base")
+            held = [self._arm(arm) for arm in self.arms]
+            if len({of_where(arm) for arm in (*held, *plan.arms)}) > 1:
+                there, here = ("`where`", "a campaign") if of_where(held[0]) else ("a campaign", "`where`")
+                problem = f"{self.name}: holds trials of {there}, not of {here}"
+                raise StoreError(problem, "take another --store for each")
             if known is None:
                 self._connection.execute("INSERT INTO campaign VALUES (?, ?, ?, ?, ?)", row)
             elif known == identity.base:
@@ -196,7 +211,6 @@ class Store:
                 )
             for arm in identity.arms:
                 self._connection.execute("INSERT OR IGNORE INTO arms (identity) VALUES (?)", (arm,))
-        self._load_ids()
 
     @property
     def arms(self) -> list[str]:
@@ -381,5 +395,6 @@ def _asked(plan: Plan, identity: Identity) -> str:
 
 
 def _json(item: Any) -> str:
-    """Return a dataclass as JSON; floats come back bit for bit."""
-    return json.dumps(asdict(item))
+    """Return a dataclass as JSON; floats come back bit for bit. What is None and newer than the format is left out, so
+    that older versions read it."""
+    return json.dumps({name: value for name, value in asdict(item).items() if (name, value) != ("labels_used", None)})

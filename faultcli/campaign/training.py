@@ -13,11 +13,12 @@ from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
 from faultcli.faults.maps import FaultMap
 from faultcli.protect.chain import UNPROTECTED, Chain
-from faultcli.recover.base import Card, Setting
+from faultcli.recover.align import SMALLEST_WINDOW
+from faultcli.recover.base import Card, Setting, refuse_window
 from faultcli.recover.damaged_logits import Answering
 from faultcli.recover.edmn import EdmnOptions
 from faultcli.recover.language import LanguageCorrector
-from faultcli.recover.methods import DEFAULT_WINDOW, TrainingOptions, kind_of
+from faultcli.recover.methods import DEFAULT_WINDOW, TrainingOptions, kind_of, smallest_window
 from faultcli.recover.training.experiment import (
     Experiment,
     TrainedCorrector,
@@ -122,9 +123,10 @@ def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
     most = max(1, len(everything) // 4)
     window = min(DEFAULT_WINDOW, most) if plan.window is None else plan.window
     if window < 1 or len(everything) < 3 * window:
+        smaller = f"try: --window {most}, or " if most >= SMALLEST_WINDOW else ""
         raise UsageError(
             f"{everything.name}: {len(everything)} training inputs are too few for a window of {window}",
-            f"try: --window {most}, or more --train-data",
+            f"{smaller}name more of them: --train-data D, or a larger --train-limit",
         )
     looked_at, rest = cut(everything, window)
     return TrainingInputs(rest, looked_at, held_out)
@@ -183,6 +185,8 @@ def train_corrector(
     workload = subject.answering("train-corrector")
     method = plan.method_for(workload)
     setting: Setting = "known damage" if isinstance(damage, FaultMap) else "unseen damage"
+    size = len(inputs.window) if isinstance(inputs.window, Dataset) else inputs.window.targets
+    refuse_window(size, smallest_window(kind_of(method, setting)), method)
     if isinstance(damage, FaultMap) and isinstance(workload, LanguageWorkload):
         raise UsageError(
             "--replay: a language model has no corrector for known damage",
@@ -207,7 +211,6 @@ def train_corrector(
             protect.text,
             plan.seed,
         )
-        size = len(inputs.window) if isinstance(inputs.window, Dataset) else inputs.window.targets
         options = TrainingOptions(size, plan.perceptron)
         if isinstance(damage, FaultMap):
             return known_damage(method, experiment, damage, card, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -46,10 +46,12 @@ def evaluate_corrected(
     if isinstance(workload, LanguageWorkload):
         run, _ = workload.fault_free()
         with as_stored(image, workload, tensors):
-            return workload.outcome(run, correction.correction())
-    golden = workload.golden()
-    with as_stored(image, workload, tensors):
-        return workload.outcome(golden, correction)
+            outcome = workload.outcome(run, correction.correction())
+    else:
+        golden = workload.golden()
+        with as_stored(image, workload, tensors):
+            outcome = workload.outcome(golden, correction)
+    return replace(outcome, labels_used=correction.labels_used)
 
 
 @dataclass(frozen=True)

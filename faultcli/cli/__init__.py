@@ -35,6 +35,7 @@ streams          standard streams that are closed or full
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import signal
@@ -85,6 +86,8 @@ _MOVED = {  # options that were those of `campaign`
     "--curve": "faultcli curve LOW:HIGH",
     "--find-max-ber": "faultcli curve --find-max-ber --min-accuracy A",
 }
+_NUMBER = re.compile(r"Invalid value for '(?:-\w' / ')?(--[\w-]+)': .*valid (integer|number)")  # as typer says it
+_LACKING = re.compile(r"Option '(--[\w-]+)' requires an argument")
 _EXTRA = re.compile(r"unexpected extra arguments?(?:\(s\))? \((.*)\)")
 _EXAMPLE = re.compile(r"Example: (faultcli .*?)(?: Example: |$)")
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment", "can't start new thread", "out of memory")
@@ -219,6 +222,20 @@ def _check_words(arguments: Sequence[str]) -> None:
         if argument == "--ber" and len(values) > 1 and not any(map(os.path.exists, values)):
             problem = f"--ber {' '.join(values)}: only the first belongs to --ber"
             raise UsageError(problem, _spelled(arguments[0], argument, values))
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    for option in sorted({option for option in options if options.count(option) > 1}):
+        given = _given(option, arguments)
+        if (remedy := _spelled(arguments[0], option, given)) == f"{option} {','.join(given)}":
+            raise UsageError(f"{option}: is there {len(given)} times, and only the last would count", remedy)
+
+
+def _given(option: str, arguments: Sequence[str]) -> list[str]:
+    """Return the values that an option is given, in their order."""
+    return [
+        after if before == option else before.partition("=")[2]
+        for before, after in zip(arguments, [*arguments[1:], ""], strict=True)
+        if before == option or before.startswith(f"{option}=")
+    ]
 
 
 def _are_rates(text: str) -> bool:
@@ -278,6 +295,11 @@ def _internal_error() -> int:
 
 def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with the command line, and what to type instead."""
+    if number := _NUMBER.match(message):
+        return _no_number(number[1], number[2], arguments)
+    if lacks := _LACKING.match(message):
+        known = next((one for one in _parameters(arguments[0]) if lacks[1] in one.opts), None)
+        return message, f"faultcli {arguments[0]} {lacks[1]} {getattr(known, 'metavar', None) or 'VALUE'}"
     near = _NEAR.search(message)
     plain = _NEAR.sub("", message)
     unknown = plain.removeprefix("No such option: ")
@@ -299,6 +321,31 @@ def _explained(message: str, arguments: Sequence[str]) -> tuple[str, str]:
         )
     first = "; `faultcli demo -o DIR` writes a first model" if "argument 'MODEL'" in message else ""
     return message, _example_of(arguments) + first
+
+
+def _no_number(option: str, kind: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return what is wrong with the value of an option that takes a number, and one like it that is one."""
+    given = _given(option, arguments)
+    usual = next((one.default for one in _parameters(arguments[0]) if option in one.opts), None)
+    near = (_as_number(given[-1]) if given else None) or usual
+    if not given:
+        kind = "whole number" if kind == "integer" else "number"
+        return f"{option}: its value in --config is no {kind}", f"{option[2:]} = {near or 'N'}"
+    value = given[-1]
+    if kind == "integer":
+        near = round(near) if isinstance(near, float) else near
+        return f"{option} {value}: is no whole number", f"{option} {'N' if near is None else near}"
+    return f"{option} {value}: is no number", f"{option} {'X' if near is None else f'{near:g}'}"
+
+
+def _as_number(text: str) -> float | None:
+    """Return the number that a text is meant as: `90%`, `1k`; None if it is none."""
+    scale = {"%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6}.get(text[-1:], 1.0)
+    try:
+        value = scale * float(text.rstrip("%kKM"))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _example_of(arguments: Sequence[str]) -> str:

@@ -54,6 +54,9 @@ def campaign(
     quiet, older, bounds = shown.quiet, _baseline(gates), gates.between()
     demands = _demands(gates, bounds)
     seconds = in_seconds(gates.budget)
+    for gate in demands:
+        if gate.name.startswith(("max-drop", "max-sdc")) and gate.threshold == 1:
+            note(f"--{gate.name} 1: holds whatever happens, as it is a fraction; 0.01 is one point", quiet=quiet)
     rates = faults.rates(quiet=quiet)
     laws = faults.laws(rates)
     for law in laws:

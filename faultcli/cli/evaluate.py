@@ -81,7 +81,7 @@ def evaluate(
     from faultcli.files import check_output
     from faultcli.recover.applied import AppliedCorrection
     from faultcli.report.document import library_document, outcome_document
-    from faultcli.report.table import LIBRARY, evaluation_table, library_line
+    from faultcli.report.table import LIBRARY, evaluation_table, labels_line, library_line
 
     if save_bounds is not None:
         check_output(save_bounds, force=False)
@@ -122,6 +122,7 @@ def evaluate(
             "original": outcome_document(original),
             "stored": outcome_document(stored),
             "corrected": None if corrected is None else outcome_document(corrected),
+            "labels_used": None if corrected is None else corrected.labels_used,
             "library": None if by_library is None else library_document(by_library),
         },
         shown.json,
@@ -130,6 +131,8 @@ def evaluate(
         states = {"original": original, f"stored as {format}": stored, "corrected": corrected}
         states[LIBRARY] = None if by_library is None else by_library.outcome
         stdout().print(evaluation_table(states, len(measured)))
+        if corrected is not None and corrected.labels_used is not None:
+            stdout().print(labels_line(corrected.labels_used), soft_wrap=True)
         if by_library is not None:
             stdout().print(library_line(by_library), soft_wrap=True)
 

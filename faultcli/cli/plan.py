@@ -69,7 +69,8 @@ def plan(
     from faultcli.files import atomic_output, check_output
     from faultcli.protect.chain import parse_chain
     from faultcli.report.planned import planned_document, planned_file, planned_lines, planned_tables
-    from faultcli.where.planning import CANDIDATES, PlanGoal, find_plan
+    from faultcli.where.goal import CANDIDATES, PlanGoal
+    from faultcli.where.planning import find_plan
 
     quiet = shown.quiet
     if asked.ber is None:

@@ -33,15 +33,24 @@ def show_preview(plan: Plan, subject: Subject, store: Path | None, json: str | N
 
 def show_result(result: CampaignResult, json: str | None, *, quiet: bool) -> None:
     """Print a result and end with the exit code of its gates."""
+    from faultcli.report.best import winners
     from faultcli.report.document import campaign_document
-    from faultcli.report.table import campaign_tables, failure_lines, format_lines, gate_lines, interval_lines, winners
+    from faultcli.report.table import (
+        campaign_tables,
+        failure_lines,
+        format_lines,
+        gate_lines,
+        interval_lines,
+        labels_lines,
+        language_lines,
+    )
 
     confidence = result.plan.confidence
     write_json(campaign_document(result, confidence), json)
     if json != "-":
         for table in campaign_tables(result, confidence):
             stdout().print(table)
-        say(*interval_lines(result, confidence), *winners(result, confidence))
-        say(*format_lines(result), *failure_lines(result), *gate_lines(result))
+        say(*language_lines(result.original), *interval_lines(result, confidence), *winners(result, confidence))
+        say(*labels_lines(result), *format_lines(result), *failure_lines(result), *gate_lines(result))
         note(f"seed {result.plan.seed}, plan {result.plan_hash[:12]}, {result.seconds:.1f} s", quiet=quiet)
     raise typer.Exit(code_of(result))

@@ -134,8 +134,10 @@ class FaultMap:
 
         Raises:
             CheckpointError: the file is no safetensors file.
-            FaultError: it is one, but holds no fault map, one of another version, or one that contradicts itself.
+            FaultError: there is none; or it holds no fault map, one of another version, or one that contradicts itself.
         """
+        if not path.exists():
+            raise FaultError(f"{path}: no such file", "check the path; `inject --save-faults FILE` writes fault maps")
         file = Checkpoint.open(path)
         try:
             header = parse_json(file.metadata["faultcli"])

@@ -111,12 +111,16 @@ class AppliedCorrection:
             evaluated. None if none is needed.
         spec: the corrector.
 
+    Attributes:
+        labels_used: whether the labelled inputs bettered the last correction; None where there are none.
+
     Raises:
         WorkloadError: there are fewer inputs than that.
     """
 
     def __init__(self, workload: Answering, unlabelled: Dataset | TokenDataset | None, spec: Correct) -> None:
         self._spec = spec
+        self.labels_used: bool | None = False if spec.labelled else None
         self._window: Answering | None = None
         self._labelled: Answering | None = None
         if isinstance(workload, LanguageWorkload):
@@ -152,9 +156,12 @@ class AppliedCorrection:
         used."""
         window = None if self._window is None else self._window.logits()
         if self._labelled is not None:
+            self.labels_used = False
             logits = self._labelled.logits()
             if int(torch.isfinite(logits).all(dim=1).sum()) >= FEWEST:
-                return few_shot(self._spec.corrector, window, logits, self._labelled.labels)
+                found = few_shot(self._spec.corrector, window, logits, self._labelled.labels)
+                self.labels_used = bool(found.labels)
+                return found
         return self._spec.corrector.observe(window)
 
 

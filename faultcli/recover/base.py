@@ -26,6 +26,19 @@ class CorrectorError(FaultcliError):
     """A corrector is damaged, or does not fit the model, the logits or the window that it is used with."""
 
 
+def refuse_window(size: int, least: int, name: str) -> None:
+    """Refuse a window of fewer inputs than a method can look at.
+
+    Raises:
+        CorrectorError: it is.
+    """
+    if size < least:
+        raise CorrectorError(
+            f"a window of {size} inputs is too small: {name} needs {least} or more",
+            "name more inputs: --window 1000 works well for 10 classes; training takes three times that (--train-data)",
+        )
+
+
 @dataclass(frozen=True)
 class Card:
     """What a corrector was trained for.
@@ -58,6 +71,7 @@ class Correction:
         predicted_gain: expected gain in top-1 accuracy, a fraction; None where nothing is predicted.
         predicted_interval: that covers the gain of 95 % of new fault maps; None where there is none.
         severity: the estimate that the decision rests on; None without one.
+        labels: how many labelled inputs of the device it was bettered by; see `few_shot`.
     """
 
     apply: Callable[[Array], Array]
@@ -68,6 +82,7 @@ class Correction:
     predicted_gain: float | None = None
     predicted_interval: tuple[float, float] | None = None
     severity: float | None = None
+    labels: int = 0
 
     @property
     def is_identity(self) -> bool:
@@ -128,11 +143,7 @@ class Corrector(ABC):
         Raises:
             CorrectorError: says how many inputs it takes.
         """
-        if size < self.smallest_window:
-            raise CorrectorError(
-                f"a window of {size} inputs is too small: {self.name} needs {self.smallest_window} or more",
-                "collect more unlabelled inputs; 1000 work well for 10 classes",
-            )
+        refuse_window(size, self.smallest_window, self.name)
 
     @abstractmethod
     def adapt(self, window: Array) -> Correction:

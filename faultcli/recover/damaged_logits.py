@@ -75,7 +75,7 @@ class LabelledLogits:
         if len(self.labels) < 2 * window:
             raise CorrectorError(
                 f"{len(self.labels)} training inputs are too few for windows of {window}: twice as many are needed",
-                "give more --data, or a smaller --window",
+                "name more of them with --train-data D, or a smaller --window",
             )
 
     def rows(self, index: NDArray[np.int64]) -> LabelledLogits:

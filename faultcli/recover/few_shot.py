@@ -61,6 +61,7 @@ def few_shot(
         correction.reason,
         strength,
         severity=correction.severity,
+        labels=len(y),
     )
 
 

@@ -42,9 +42,11 @@ def load_corrector(path: str | Path) -> Corrector:
     """Read a corrector.
 
     Raises:
-        CheckpointError: the file is missing or no safetensors file.
-        CorrectorError: it is one, but holds no corrector, one of another version, or a damaged one.
+        CheckpointError: the file is no safetensors file.
+        CorrectorError: there is none; or it is one, but holds no corrector, one of another version, or a damaged one.
     """
+    if not Path(path).exists():
+        raise CorrectorError(f"{path}: no such file", "check the path; `train-corrector -o FILE` writes correctors")
     file = Checkpoint.open(path)
     try:
         header = parse_json(file.metadata[_KEY])

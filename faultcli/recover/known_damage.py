@@ -77,7 +77,8 @@ class KnownDamageCorrector(Corrector):
         finite = torch.isfinite(copy).all(dim=1).nonzero().squeeze(1).numpy()
         if len(usable) < _FEWEST:
             raise CorrectorError(
-                f"the damaged device gives usable logits on {len(usable)} inputs, {_FEWEST} are needed"
+                f"the damaged device gives usable logits on {len(usable)} inputs, {_FEWEST} are needed",
+                "name more labelled inputs: --train-data D; where most logits are no numbers: --format q2.5",
             )
         order = np.random.default_rng(card.seed).permutation(finite)
         kept, held = np.split(order, [round((1 - _HELD_BACK) * len(order))])

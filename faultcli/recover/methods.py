@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from faultcli.errors import unknown_name
 from faultcli.recover.adaptive.corrector import Adaptive, learn_law
-from faultcli.recover.align import Align
+from faultcli.recover.align import SMALLEST_WINDOW, Align
 from faultcli.recover.base import Card, Corrector, CorrectorError
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.edmn import Edmn, EdmnOptions
@@ -40,6 +40,12 @@ def kind_of(method: str, setting: str) -> type[Corrector]:
     if method not in METHODS:
         raise unknown_name("correction method", method, METHODS)
     return KnownDamageCorrector if (method, setting) == ("adaptive", "known damage") else METHODS[method]
+
+
+def smallest_window(kind: type[Corrector]) -> int:
+    """Return how many inputs a window has at the least that a kind of corrector is trained for, whatever the classes; 0
+    for one that looks at none, or has a word of its own about it."""
+    return SMALLEST_WINDOW if kind in (Adaptive, Align, ManyClasses, Mixture) else 0
 
 
 @one_numpy_thread()

@@ -50,8 +50,9 @@ class Reference:
             return cls(mean, spread, prior)
         if counts.min() < 2:
             raise CorrectorError(
-                f"the training data has {counts.min()} inputs of class {int(counts.argmin())}",
-                "every class needs a few labelled inputs: raise --limit or use other --data",
+                f"the {len(labels):,} inputs to train on hold {counts.min()} of class {int(counts.argmin())}, and every"
+                " class needs 2 or more",
+                "name more labelled inputs: --train-data D, or a larger --train-limit",
             )
         means = class_means(logits, labels, classes)
         rest = logits - means[labels]

@@ -9,6 +9,7 @@ markdown     a campaign for the summary of a CI step
 junit        a campaign for the test tab of a CI server
 document     results as JSON
 arms         arms as CSV
+best         which arms are best, and by what
 safety       figures of functional safety as rows, and the list of faults
 safety_terms  what they mean and leave out
 safety_page  the same as one page

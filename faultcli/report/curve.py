@@ -13,7 +13,7 @@ from faultcli.campaign.statistics import Interval
 from faultcli.faults.memories import Rate, RateRange
 from faultcli.report.document import rates_document
 from faultcli.report.layout import PlainTable, new_table
-from faultcli.report.numbers import UNDEFINED, percent, percent_interval
+from faultcli.report.numbers import UNDEFINED, answers_counted, labels_text, percent, percent_interval
 from faultcli.report.text import counted
 
 ROWS = 11  # of a table
@@ -62,6 +62,7 @@ def _arm(arm: ArmCurve, result: CurveResult, axis: RateRange, bers: Sequence[flo
         **{name: text for name, text in arm.arm.texts.items() if name != "fault"},
         "trials": curve.trials,
         "failed_trials": len(arm.failures),
+        "trials_using_labels": arm.using_labels,
         "bits": arm.memory.bits,
         "overhead_bits_per_weight": arm.memory.overhead_bits_per_weight,
         "stored_accuracy": arm.memory.stored.top1,
@@ -95,7 +96,7 @@ def curve_tables(result: CurveResult) -> list[PlainTable]:
         confidence = percent(result.plan.confidence, 0)
         title = (
             f"{arm.arm.format}, {arm.arm.hardening}: {counted(arm.curve.trials, 'trial')}, "
-            f"{counted(result.inputs, 'input')}, original {percent(result.original.top1)}, "
+            f"{answers_counted(result.inputs, result.original.scored)}, original {percent(result.original.top1)}, "
             f"stored {percent(arm.memory.stored.top1)}"
         )
         columns = {"BER": "right"} | ({"years": "right"} if axis.fit_per_mbit is not None else {})
@@ -132,6 +133,8 @@ def curve_lines(result: CurveResult) -> list[str]:
             lines.append(f"{name}: {_holds(arm.max_ber, result, axis)}")
         else:
             lines.append(f"{name}: known to ± {percent(arm.curve.half_width())} points or better at every rate")
+        if arm.using_labels is not None:
+            lines.append(f"{name}: {labels_text(arm.using_labels, arm.curve.trials)}")
         if arm.failures:
             lines.append(f"{name}: {counted(len(arm.failures), 'trial')} failed: {arm.failures[0].cause}")
     return lines

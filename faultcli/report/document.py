@@ -10,7 +10,7 @@ from typing import Any
 
 from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.plan import RESULT_SCHEMA
-from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.campaign.records import ArmResult, CampaignResult, trials_using_labels
 from faultcli.campaign.without_faults import LibraryRun
 from faultcli.faults.memories import Rate
 from faultcli.workload.metrics import Outcome
@@ -82,6 +82,7 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
         **arm.arm.texts,
         "trials": len(arm.records),
         "trials_outstanding": arm.outstanding,
+        "trials_using_labels": trials_using_labels(arm.records),
         "interval": "at every look" if arm.sequential else "fixed number of trials",
         "unseen_share": arm.unseen(confidence),
         "bits": arm.bits,

@@ -9,7 +9,7 @@ from faultcli.campaign.gates import Verdict
 from faultcli.campaign.records import CampaignResult
 from faultcli.report.curve import curve_lines
 from faultcli.report.curve_plots import curve_plots
-from faultcli.report.numbers import inputs_text, original_text, percent, unit, value_text, worst_text
+from faultcli.report.numbers import answers_text, original_text, percent, unit, value_text, worst_text
 from faultcli.report.page import html_text, model_name, page, table, tested
 from faultcli.report.plot import Plot
 from faultcli.report.sections import CURVES, SECTIONS, Section, words
@@ -24,7 +24,14 @@ from faultcli.report.summary import (
     headline,
     provenance_rows,
 )
-from faultcli.report.table import failure_lines, format_lines, interval_lines, outstanding_lines
+from faultcli.report.table import (
+    failure_lines,
+    format_lines,
+    interval_lines,
+    labels_lines,
+    language_lines,
+    outstanding_lines,
+)
 from faultcli.report.text import counted
 from faultcli.workload.measures import ACCURACY, Measure
 
@@ -47,7 +54,12 @@ def campaign_html(result: CampaignResult) -> str:
             "</div>",
             *_all_arms(result),
         ],
-        _footer(result.plan.confidence, result.measure, part=result.plan.inputs_per_trial is not None),
+        _footer(
+            result.plan.confidence,
+            result.measure,
+            part=result.plan.inputs_per_trial is not None,
+            of="tokens and sequences" if result.original.scored else "the inputs",
+        ),
     )
 
 
@@ -72,11 +84,11 @@ def curve_html(result: CurveResult) -> str:
     )
 
 
-def _footer(confidence: float, measure: Measure = ACCURACY, *, part: bool = False) -> str:
+def _footer(confidence: float, measure: Measure = ACCURACY, *, part: bool = False, of: str = "the inputs") -> str:
     unit = "the fault map, with the inputs that it was run on" if part else "the fault map, not the input"
     gains = "percentage points" if measure.score is None else measure.score
     return (
-        f"Rates are in percent of the inputs, averaged over fault maps; gains in {gains}; "
+        f"Rates are in percent of {of}, averaged over fault maps; gains in {gains}; "
         f"intervals are {percent(confidence, 0)} % over fault maps. The unit of every statement is {unit}."
     )
 
@@ -87,7 +99,7 @@ def _subtitle(result: CampaignResult) -> str:
         ", ".join(dict.fromkeys(arm.arm.format for arm in result.arms)),
         counted(len(result.arms), "arm"),
         counted(trials, "trial"),
-        inputs_text(result),
+        answers_text(result),
     ]
     return " · ".join([result.provenance.architecture, *parts] if result.provenance else parts)
 
@@ -178,7 +190,9 @@ def campaign_fragment(result: CampaignResult) -> str:
 
 
 def _all_arms(result: CampaignResult) -> list[str]:
-    about = " ".join(["Every arm with what it costs and what it did.", *interval_lines(result, result.plan.confidence)])
+    said = [*language_lines(result.original), *interval_lines(result, result.plan.confidence)]
+    said += (f"{line}." for line in labels_lines(result))
+    about = " ".join(["Every arm with what it costs and what it did.", *said])
     lines = ['<section id="arms">', "<h2>All arms</h2>", f"<p>{html_text(about)}</p>"]
     lines.append('<div class="card">')
     return [*lines, table(arm_columns(result), [arm_cells(arm, result) for arm in result.arms]), "</div></section>"]

@@ -16,7 +16,15 @@ from faultcli.report.summary import (
     headline,
     provenance_rows,
 )
-from faultcli.report.table import failure_lines, format_lines, interval_lines, interval_name, outstanding_lines
+from faultcli.report.table import (
+    failure_lines,
+    format_lines,
+    interval_lines,
+    interval_name,
+    labels_lines,
+    language_lines,
+    outstanding_lines,
+)
 from faultcli.report.text import counted, markdown, printable
 
 MOST_BYTES = 1_000_000  # GitHub takes 1 MiB per step (docs.github.com, "Adding a job summary") and drops more whole
@@ -64,10 +72,13 @@ def campaign_markdown(result: CampaignResult, most_bytes: int = MOST_BYTES) -> s
         rows = [arm_cells(arm, result) for arm in arms]
     lines += ["## Arms", "", *_table(arm_columns(result), rows, room // 2, "arms", texts=3), ""]
     lines += [
-        f"{'In' if result.measure.score is None else 'Scores as they are, the rest in'} percent of the inputs, "
+        f"{'In' if result.measure.score is None else 'Scores as they are, the rest in'} percent of "
+        f"{'tokens and sequences' if result.original.scored else 'the inputs'}, "
         f"averaged over fault maps, with {interval_name(result, result.plan.confidence)} intervals; gains over the "
         "unprotected memory on the same faults.",
+        *language_lines(result.original),
         *interval_lines(result, result.plan.confidence),
+        *map(markdown, labels_lines(result)),
         "",
         "<details><summary>What was tested</summary>",
         "",

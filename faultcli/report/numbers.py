@@ -115,6 +115,26 @@ def inputs_text(result: OfInputs) -> str:
     return every if size is None else f"{size:,} of {every} per trial"
 
 
+def answers_counted(inputs: int, scored: int | None) -> str:
+    """Write what was answered: `500 inputs`, or of a language model `1,804 tokens in 5 sequences`."""
+    return counted(inputs, "input") if scored is None else f"{scored:,} tokens in {counted(inputs, 'sequence')}"
+
+
+def answers_text(result: CampaignResult) -> str:
+    """Write what trials answered; as `inputs_text`, of a language model as `answers_counted`."""
+    scored = result.original.scored
+    return inputs_text(result) if scored is None else answers_counted(result.inputs, scored)
+
+
+NO_USE = "cross-validation shows no sure gain, or fewer than 10 have finite logits"
+
+
+def labels_text(used: int, trials: int) -> str:
+    """Say in how many trials labelled inputs bettered the correction."""
+    rest = "" if used == trials else f"; left out where {NO_USE}"
+    return f"labelled inputs were used in {used:,} of {counted(trials, 'trial')}{rest}"
+
+
 def scale(measure: Measure) -> float:
     """What values are multiplied by in a plot: fractions are drawn in percent."""
     return 100.0 if measure.score is None else 1.0

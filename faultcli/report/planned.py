@@ -76,13 +76,14 @@ def planned_tables(planned: Planned) -> list[PlainTable]:
         **{"protect": "left", "bits per weight": "right", "code words": "right", "damage": "right"},
     )
     rows = {"the plan": dict(planned.choice)}
+    judged = {tuple(one.links for one in round.choice.values()): round.overhead for round in planned.rounds}
     for chain in planned.asked.candidates:
         chosen = {n: one for n, own in planned.options.items() for one in own if one.links == chain.links}
         if len(chosen) == len(planned.options):
             rows[chain.text] = chosen
     for called, chosen in rows.items():
         words, damage = (sum(one.code_words for one in chosen.values()), sum(one.damage for one in chosen.values()))
-        overhead = planned.rounds[-1].overhead if called == "the plan" else planned.overhead(chosen)
+        overhead = judged.get(tuple(one.links for one in chosen.values()), planned.overhead(chosen))
         all_of_them.add_row(called, f"{overhead:.3g}", f"{words:,}", f"{damage:.2g}")
     return [own, all_of_them]
 

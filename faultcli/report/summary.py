@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 from faultcli.campaign.baseline import paired_drop
 from faultcli.campaign.curves import CurveResult
 from faultcli.campaign.gates import GateResult, Verdict
 from faultcli.campaign.plan import Arm, Plan
 from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.report.best import by_perplexity, goodness, goodness_text
 from faultcli.report.numbers import (
     flips_text,
     gain_text,
     headline_text,
     percent,
     percent_interval,
+    perplexity,
     perplexity_interval,
     score_interval,
     stored_text,
@@ -54,6 +56,7 @@ def headline(result: CampaignResult) -> str:
     rest = "" if result.complete else f" {_outstanding(result)}"
     if not gates:
         gate = "--max-drop 0.01" if result.measure.score is None else f"--gate '{result.measure.score}>=…'"
+        gate = "--max-perplexity P" if by_perplexity(result) else gate
         return f"The campaign measures; add a gate such as {gate} to decide.{rest}"
     count = {verdict: sum(gate.verdict is verdict for gate in gates) for verdict in Verdict}
     parts = [
@@ -86,15 +89,20 @@ def findings(result: CampaignResult) -> list[tuple[str, str]]:
         if not known:
             continue
         plain = next((arm for arm in known if _is_plain(arm.arm)), known[0])
-        best = max(known, key=_mean)
-        text = f"{headline_text(plain, result.plan.confidence)} with {_named(plain)}{_worst(plain)}"
-        if best is not plain and _mean(best) > _mean(plain):
+        best = max(known, key=partial(goodness, result=result))
+        likely = by_perplexity(result)
+        worst = _worst(plain) + (" % of tokens right" if likely else "")
+        text = f"{'perplexity ' if likely else ''}{_text(plain, result)} with {_named(plain)}{worst}"
+        if best is not plain and goodness(best, result) > goodness(plain, result):
             text += (
-                f"; {headline_text(best, result.plan.confidence)} with {_named(best)} for "
-                f"{best.overhead_bits_per_weight:.3g} bits per weight"
+                f"; {_text(best, result)} with {_named(best)} for {best.overhead_bits_per_weight:.3g} bits per weight"
             )
         said.append((plain.arm.condition, text))
     return said
+
+
+def _text(arm: ArmResult, result: CampaignResult) -> str:
+    return goodness_text(arm, result, result.plan.confidence)
 
 
 def _worst(arm: ArmResult) -> str:
@@ -109,21 +117,13 @@ def _named(arm: ArmResult) -> str:
     return "no protection" if _is_plain(arm.arm) else arm.arm.hardening
 
 
-def _mean(arm: ArmResult) -> float:
-    """Return how good an arm is: the larger the better; all alike where nobody said which scores are better."""
-    mean = arm.headline()
-    if mean is None:
-        return -math.inf
-    return {"above": mean.mean, "below": -mean.mean, None: 0.0}[arm.measure.good]
-
-
 def arm_columns(result: CampaignResult) -> tuple[str, ...]:
     """Return the header of a table of arms; language models have their perplexity at the end, questions with
     choices the accuracy by score per character, tasks their scores beside the first."""
     named = tuple(result.measure.name if name == "accuracy" and result.measure.score else name for name in _ARM_COLUMNS)
     if result.original.acc_norm is not None:
         return (*named, "acc_norm")
-    return (*named, "perplexity") if _is_language(result) else (*named, *_further(result))
+    return (*named, "perplexity stored", "perplexity") if _is_language(result) else (*named, *_further(result))
 
 
 def _further(result: CampaignResult) -> tuple[str, ...]:
@@ -151,7 +151,11 @@ def arm_cells(arm: ArmResult, result: CampaignResult) -> tuple[str, ...]:
         gain_text(arm, result, confidence),
         percent(rates.get("sdc")),
         percent(rates.get("due")),
-        *([perplexity_interval(arm.perplexity(confidence))] if _is_language(result) else []),
+        *(
+            [perplexity(arm.stored.perplexity), perplexity_interval(arm.perplexity(confidence))]
+            if _is_language(result)
+            else []
+        ),
         *([percent_interval(arm.acc_norm(confidence))] if result.original.acc_norm is not None else []),
         *(score_interval(arm.score(name, confidence)) for name in _further(result)),
     )

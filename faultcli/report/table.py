@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from rich.table import Table
 
 from faultcli.campaign.gates import GateResult, Verdict
-from faultcli.campaign.records import ArmResult, CampaignResult
+from faultcli.campaign.records import ArmResult, CampaignResult, trials_using_labels
 from faultcli.campaign.without_faults import LibraryRun
-from faultcli.formats import parse_format
 from faultcli.protect.chain import UNPROTECTED
 from faultcli.report.layout import FittedTable, in_lines, new_table, wrapped
 from faultcli.report.numbers import (
+    NO_USE,
     UNDEFINED,
+    answers_counted,
+    answers_text,
     flips_text,
     gain_text,
     headline_text,
-    inputs_text,
+    labels_text,
     original_text,
     percent,
     percent_interval,
@@ -46,7 +47,7 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
     """
     trials = trials_text(result.arms)
     language = result.original.scored is not None
-    what = f"{_subject(result)}, {trials}, {inputs_text(result)}, original {original_text(result)}"
+    what = f"{_subject(result)}, {trials}, {answers_text(result)}, original {original_text(result)}"
     if language:
         what = f"next token: {what}, perplexity {perplexity(result.original.perplexity)}"
     condition: Columns = {"format": lambda arm: arm.arm.format, "fault": lambda arm: arm.arm.fault.spec}
@@ -60,22 +61,24 @@ def campaign_tables(result: CampaignResult, confidence: float) -> list[FittedTab
         **({"trials": lambda arm: f"{len(arm.records):,}"} if differ else {}),
     }
     accuracy = _headline_columns(result, confidence)
-    if language:
-        accuracy |= {
-            f"perplexity [{interval_name(result, confidence)}]": lambda a: perplexity_interval(a.perplexity(confidence))
-        }
     if result.original.acc_norm is not None:
         accuracy["acc_norm"] = lambda arm: percent_interval(arm.acc_norm(confidence))
     gain: Columns = {"gain": lambda arm: gain_text(arm, result, confidence)} if result.measure.good else {}
+    likely: Columns = {}
+    if language:
+        likely["perplexity stored"] = lambda arm: perplexity(arm.stored.perplexity)
+        likely[f"perplexity [{interval_name(result, confidence)}]"] = lambda arm: perplexity_interval(
+            arm.perplexity(confidence)
+        )
     masked: Columns = {"masked": lambda arm: percent(arm.mean_rates().get("masked"))}
     errors: Columns = {
         "SDC": lambda arm: percent(arm.mean_rates().get("sdc")),
         "DUE": lambda arm: percent(arm.mean_rates().get("due")),
     }
     if all(arm.arm.hardening == UNPROTECTED.text for arm in result.arms):
-        return [_arms_table(what, condition | flips | accuracy | masked | errors, result.arms)]
+        return [_arms_table(what, condition | flips | accuracy | likely | masked | errors, result.arms)]
     return [
-        _arms_table(f"{arms[0].arm.condition}: {what}", protection | accuracy | gain | errors, arms)
+        _arms_table(f"{arms[0].arm.condition}: {what}", protection | accuracy | gain | likely | errors, arms)
         for arms in by_condition(result)
     ]
 
@@ -110,11 +113,15 @@ Columns = dict[str, Callable[[ArmResult], str]]
 _TEXTS = ("format", "fault", "protect")
 
 
+def _narrow(header: str) -> str:
+    return wrapped(header).replace(" stored", "\nstored")
+
+
 def _arms_table(title: str, columns: Columns, arms: Sequence[ArmResult]) -> FittedTable:
     rows = [[cell(arm) for cell in columns.values()] for arm in arms]
     narrow = [[wrapped(text) for text in row] for row in rows]
     tables = []
-    for header, cells, gap in ((str, rows, None), (wrapped, narrow, 1), (wrapped, narrow, 0)):
+    for header, cells, gap in ((str, rows, None), (_narrow, narrow, 1), (_narrow, narrow, 0)):
         table = new_table(title, **{header(name): "left" if name in _TEXTS else "right" for name in columns})
         for row in cells:
             table.add_row(*map(in_lines, row))
@@ -193,6 +200,22 @@ def interval_lines(result: CampaignResult, confidence: float) -> list[str]:
     return lines
 
 
+def language_lines(original: Outcome) -> list[str]:
+    """Say of a language model what its numbers are of, and how perplexity is averaged; nothing of others."""
+    if original.scored is None:
+        return []
+    return [
+        f"Accuracy, worst, gain and perplexity (its harmonic mean over maps) are of {original.scored:,} next tokens;"
+        f" masked, SDC and DUE are of {counted(original.n, 'sequence')}, in which one other token makes an SDC."
+    ]
+
+
+def labels_lines(result: CampaignResult) -> list[str]:
+    """Say of every arm whose corrector was given labelled inputs in how many trials it used them."""
+    used = ((arm, trials_using_labels(arm.records)) for arm in result.arms)
+    return [f"{arm.arm.label}: {labels_text(count, len(arm.records))}" for arm, count in used if count is not None]
+
+
 LOST_IN_FORMAT = 0.05  # a stored accuracy further below the original's is said beside every verdict
 
 
@@ -225,67 +248,16 @@ def failure_lines(result: CampaignResult) -> list[str]:
     ]
 
 
-def winners(result: CampaignResult, confidence: float) -> list[str]:
-    """Say, for every fault law with several arms, which format and protection is best at which cost: every line takes
-    more bits per weight of memory than the one before it and is more accurate. A tie goes to the cheaper arm."""
-    lines = []
-    for law, front in fronts(result).items():
-        lines.append(f"best under {law}, by bits of memory per weight:")
-        lines += [
-            f"  {memory_bits(arm, result):8.4g}  {headline_text(arm, confidence):>20}  "
-            f"SDC {percent(arm.mean_rates().get('sdc')):>5}  {arm.arm.format}, {arm.arm.hardening}"
-            for arm in front
-        ]
-    return lines
-
-
-def fronts(result: CampaignResult) -> dict[str, list[ArmResult]]:
-    """Return, by fault law with several arms, those that no cheaper arm equals in accuracy, cheapest first; none where
-    nobody said which scores are better, and where outputs of layers are at risk, whose memory no weight pays for."""
-    if result.measure.good is None or result.plan.selection.layers is not None:
-        return {}
-    by_law: dict[str, list[ArmResult]] = {}
-    for arm in result.arms:
-        if arm.records:
-            by_law.setdefault(arm.arm.fault.spec, []).append(arm)
-    found = {}
-    for law, arms in by_law.items():
-        best, front = -math.inf, []
-        for arm in sorted(arms, key=lambda a: (memory_bits(a, result), -_mean(a))):
-            if _mean(arm) > best:
-                best = _mean(arm)
-                front.append(arm)
-        if len(arms) > 1:
-            found[law] = front
-    return found
-
-
-def memory_bits(arm: ArmResult, result: CampaignResult) -> float:
-    """Return what a weight takes in all: its word, and what the format and the protections add."""
-    if arm.arm.format != "native":
-        return parse_format(arm.arm.format).bits + arm.overhead_bits_per_weight
-    shapes = result.provenance.tensors.values() if result.provenance else ()
-    weights = sum(math.prod(shape) for shape in shapes)
-    return arm.bits / weights if weights else 32 + arm.overhead_bits_per_weight
-
-
-def _mean(arm: ArmResult) -> float:
-    """Return how good an arm is: the larger the better."""
-    mean = arm.headline()
-    if mean is None:
-        return -math.inf
-    return mean.mean if arm.measure.good == "above" else -mean.mean
-
-
 def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
     """Return one row per state of the checkpoint; rows without an outcome are left out."""
     if any(outcome is not None and outcome.scores is not None for outcome in rows.values()):
         return _scores_table(rows, inputs)
     columns = {"state": "left", "top 1": "right", "top 5": "right", "loss": "right"}
-    table = new_table(f"accuracy in %, {counted(inputs, 'input')}", **columns)
-    table.add_column("DUE", justify="right")
-    table.add_column("changed answers", justify="right")
-    language = any(outcome is not None and outcome.scored is not None for outcome in rows.values())
+    scored = next((outcome.scored for outcome in rows.values() if outcome is not None and outcome.scored), None)
+    table = new_table(f"accuracy in %, {answers_counted(inputs, scored)}", **columns)
+    table.add_column("DUE" if scored is None else "DUE sequences", justify="right")
+    table.add_column("changed answers" if scored is None else "changed sequences", justify="right")
+    language = scored is not None
     if language:
         table.add_column("perplexity", justify="right")
     choices = any(outcome is not None and outcome.acc_norm is not None for outcome in rows.values())
@@ -306,6 +278,11 @@ def evaluation_table(rows: dict[str, Outcome | None], inputs: int) -> Table:
                 *([percent(outcome.acc_norm, 2)] if choices else []),
             )
     return table
+
+
+def labels_line(used: bool) -> str:
+    """Say whether labelled inputs bettered the correction."""
+    return f"labelled inputs were {'used' if used else f'left out: {NO_USE}'}"
 
 
 def library_line(run: LibraryRun) -> str:

@@ -12,5 +12,7 @@ candidates  which flips may hurt most: gradient times change
 worst       the search for them
 options     what every tensor may be protected by, what it costs, and what damage is left
 frontier    the plans of protections by tensor that no cheaper one beats
+goal        what a plan is for
+choosing    which of them loses little enough, and which chain for all tensors
 planning    the cheapest of them that meets a target, judged on new fault maps
 """

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from faultcli.faults.selection import escaped
+from faultcli.protect.chain import Chain
 from faultcli.where.options import Option
 
 Choice = Mapping[str, Option]  # by tensor
@@ -51,6 +53,15 @@ class Frontier:
             damage += option.damage - chosen[name].damage
             chosen[name] = option
             yield bits, max(0.0, damage)
+
+
+def by_tensor(choice: Choice) -> Chain:
+    """Return a choice as a chain: what most tensors have by default, and a rule for every other one."""
+    kinds = [one.links for one in choice.values()]
+    default = max(dict.fromkeys(kinds), key=kinds.count)
+    return Chain(
+        default, rules=tuple((escaped(name), one.links) for name, one in choice.items() if one.links != default)
+    )
 
 
 def slope(before: Option, after: Option) -> float:

@@ -7,7 +7,7 @@ are drawn over them and read back, and what reads differently from the weights c
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -72,7 +72,8 @@ def options_of(
 ) -> Iterator[tuple[Chain, dict[str, Option]]]:
     """Yield, chain by chain, the tensors behind it; those that it does not work on are left out, and so are those of
     which long blocks are sure to be lost. Where a long code holds twice the rate, one that gives up more bits is not
-    looked at.
+    looked at. At the end come the tensors that nothing else works on than what is sure to be lost, behind the last such
+    chain.
 
     What a chain finds for several tensors together (a factor), it finds for all.
 
@@ -88,7 +89,17 @@ def options_of(
     Raises:
         FaultcliError: no chain works on a tensor; says why the last one does not.
     """
-    served, enough = set[str](), dict[tuple[type, ...], float]()
+    served, lost, failed = set[str](), dict[str, Chain](), dict[str, FaultcliError]()
+    enough = dict[tuple[type, ...], float]()
+
+    def option(name: str, image: MemoryImage, chain: Chain) -> tuple[Option, bool]:
+        stored = _stored(image, name)
+        patches = [image.patch(image.draw(law, seed=seed, trial=trial)) for trial in range(max(kept, _maps(stored)))]
+        damage = expected_damage(image, name, subject.tensors[name], curvature[name], patches)
+        reads = Reads(image, tuple(patches[:kept])) if kept else None
+        unhurt = not any(patch.values_changed for patch in patches)
+        return Option(chain.links, stored.extra_bits, stored.code_words, damage, reads), unhurt
+
     for chain in chains:
         kinds, budget = tuple(map(type, chain.links)), _budget(chain)
         if budget > enough.get(kinds, math.inf):
@@ -96,28 +107,37 @@ def options_of(
             continue
         sure = True
         found: dict[str, Option] = {}
-        for name, image in _written(subject, format, chain, law, served if chain == chains[-1] else subject.tensors):
-            tensor = image.tensors[name]
-            stored = tensor.rows if isinstance(tensor, ArrangedTensor) else tensor
-            assert isinstance(stored, StoredTensor)
-            if _blocks_fail(stored, law) == 1 and (name in served or chain != chains[-1]):
-                continue  # decoding for nothing takes longest
-            maps = max(kept, _maps(stored))
-            patches = [image.patch(image.draw(law, seed=seed, trial=trial)) for trial in range(maps)]
-            damage = expected_damage(image, name, subject.tensors[name], curvature[name], patches)
-            reads = Reads(image, tuple(patches[:kept])) if kept else None
-            found[name] = Option(chain.links, stored.extra_bits, stored.code_words, damage, reads)
-            sure &= _blocks_fail(stored, law, times=2) == 0 and not any(patch.values_changed for patch in patches)
+        for name, image in _written(subject, format, chain, law, failed):
+            stored = _stored(image, name)
+            if _blocks_fail(stored, law) == 1:
+                lost[name] = chain  # decoding for nothing takes longest
+                continue
+            found[name], unhurt = option(name, image, chain)
+            sure &= unhurt and _blocks_fail(stored, law, times=2) == 0
         if sure and len(found) == len(subject.tensors):
             enough[kinds] = budget
         served |= found.keys()
         yield chain, found
+    for name in subject.tensors:
+        if name not in served and name not in lost:
+            raise failed[name]
+    left = {name: chain for name, chain in lost.items() if name not in served}
+    for chain in dict.fromkeys(left.values()):
+        written = _written(subject, format, chain, law, failed)
+        yield chain, {name: option(name, image, chain)[0] for name, image in written if left.get(name) == chain}
+
+
+def _stored(image: MemoryImage, name: str) -> StoredTensor:
+    tensor = image.tensors[name]
+    stored = tensor.rows if isinstance(tensor, ArrangedTensor) else tensor
+    assert isinstance(stored, StoredTensor)
+    return stored
 
 
 def _written(
-    subject: Subject, format: str, chain: Chain, law: FaultLaw, may_fail: Collection[str]
+    subject: Subject, format: str, chain: Chain, law: FaultLaw, failed: dict[str, FaultcliError]
 ) -> Iterator[tuple[str, MemoryImage]]:
-    """Yield the tensors behind a chain, one by one; those that it does not work on only if they may fail."""
+    """Yield the tensors behind a chain, one by one; why it does not work on the others comes into `failed`."""
     ber = law.ber if chain.needs_ber else None
     try:
         whole = subject.memory(format, by_name(chain, next(iter(subject.tensors))), ber)
@@ -125,9 +145,8 @@ def _written(
         for name, values in subject.tensors.items():
             try:
                 yield name, replace(subject, tensors={name: values}).memory(format, chain, ber)
-            except FaultcliError:
-                if name not in may_fail:
-                    raise
+            except FaultcliError as error:
+                failed[name] = error
         return
     for name, tensor in whole.tensors.items():
         yield name, MemoryImage.around({name: tensor}, format, chain)

@@ -80,6 +80,7 @@ class Outcome:
     correct_norm: int | None = None  # of questions with choices: the label has the largest score per character
     scores: Mapping[str, float | None] | None = None  # numbers of a score of the user's own; None is not finite
     sample: Sample | None = None  # where the n inputs were drawn from more
+    labels_used: bool | None = None  # whether labelled inputs bettered the correction; None where it was given none
 
     @property
     def answers(self) -> int:
@@ -140,7 +141,18 @@ class Outcome:
         return {"top1": top1, "top5": self.top5, "loss": self.loss, **tokens, **fractions, **(self.scores or {})}
 
 
-_NOT_OF_INPUTS = ("n", "loss", "correct1", "correct5", "scored", "agreed", "correct_norm", "scores", "sample")
+_NOT_OF_INPUTS = (
+    "n",
+    "loss",
+    "correct1",
+    "correct5",
+    "scored",
+    "agreed",
+    "correct_norm",
+    "scores",
+    "sample",
+    "labels_used",
+)
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:

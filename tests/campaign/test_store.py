@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +67,50 @@ def test_a_model_that_fails_leaves_no_store(tmp_path: Path) -> None:
     with closing(Store.open(path)) as store:
         run_demo(store, plan=replace(PLAN, trials=1))
     assert Store.read(path).trials
+
+
+def test_an_empty_store_that_another_has_open_loses_nothing(tmp_path: Path) -> None:
+    """Who made it removes it; who comes later makes it anew. While another writes, it stays."""
+    path, plan = tmp_path / "s", replace(PLAN, trials=1)
+    maker = Store.open(path)
+    with closing(Store.open(path)) as other:
+        maker.close()
+        assert not path.exists()
+        run_demo(other, plan=plan)
+        assert other.trials == 4
+    assert Store.read(path).trials == 4
+
+    path = tmp_path / "t"
+    maker = Store.open(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+        maker.close()
+    assert path.exists()
+
+    with closing(Store.open(path)) as store:
+        run_demo(store, plan=plan)
+        path.unlink()
+        with pytest.raises(OutputError, match="t: was removed or renamed while it was open"):
+            store.keep_answer("{}")
+
+
+def test_two_that_begin_at_once_make_one_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one finds empty may no longer be so when it writes."""
+    from faultcli.campaign import store as module
+
+    path, plan, transaction, first = tmp_path / "s", replace(PLAN, trials=1), module.transaction, [True]
+
+    def late(connection: sqlite3.Connection) -> AbstractContextManager[None]:
+        if first.pop() if first else False:
+            with closing(Store.open(path)) as quicker:
+                run_demo(quicker, plan=plan)
+        return transaction(connection)
+
+    with closing(Store.open(path)) as slower:
+        monkeypatch.setattr(module, "transaction", late)
+        run_demo(slower, plan=plan)
+    with closing(Store.read(path)) as store:
+        assert store.trials == 4
 
 
 def test_another_campaign_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -218,9 +218,15 @@ CASES: dict[str, tuple[str, str]] = {
     "inspect --json config.json": (r"--json config\.json: exists, and is no earlier result", "another FILE"),
     # replay
     f"{INJECT} --replay nan.safetensors": (r"nan\.safetensors: is not a fault map", "--save-faults"),
-    f"{INJECT} --replay gone": ("gone: no such file", "check the path"),
+    f"{INJECT} --replay gone": ("gone: no such file", "check the path; `inject --save-faults FILE` writes"),
     f"{INJECT} --replay gone --ber 1e-4": ("--replay takes no --ber, --fault or --save-faults", "leave"),
     # what a first try looks like
+    f"{CAMPAIGN} --ber 1e-4 --min-accuracy 90%": ("--min-accuracy 90%: is no number", "try: --min-accuracy 0.9$"),
+    f"{CAMPAIGN} --ber 1e-4 --format fp16 --format=q2.5": ("--format: is there 2 times", "try: --format fp16,q2.5$"),
+    "where --worst": ("'--worst' requires an argument", "try: faultcli where --worst K$"),
+    f"{CAMPAIGN} --ber 1e-4 --seed=1e3": ("--seed 1e3: is no whole number", "try: --seed 1000$"),
+    f"{CAMPAIGN} --ber 1e-4 --confidence high": ("--confidence high: is no number", "try: --confidence 0.95$"),
+    f"{CAMPAIGN} --ber 1e-4 --batch-size nan": ("--batch-size nan: is no whole number", "try: --batch-size N$"),
     "campaign --ber 1e-4 1e-3": ("--ber 1e-4 1e-3: only the first belongs to --ber", "try: --ber 1e-4,1e-3$"),
     "campaign model.safetensors --ber 1e-4 1e-3": ("only the first belongs to --ber", "try: --ber 1e-4,1e-3$"),
     "campaign --ber 1e-5, 1e-4, 1e-3": ("only the first belongs to --ber", "try: --ber 1e-5,1e-4,1e-3$"),
@@ -266,7 +272,7 @@ CASES: dict[str, tuple[str, str]] = {
     "campain --ber 1e-4": ("No such command 'campain'. Did you mean 'campaign'", "try: faultcli campaign"),
     "campaign --bber 1e-4": ("No such option: --bber", "try: .*--ber"),
     "campaign --ber": ("--ber.*requires an argument", "try: faultcli campaign --ber"),
-    "campaign --ber 1e-4 --trials many": ("Invalid value for '--trials'", "try: faultcli campaign --ber"),
+    "campaign --ber 1e-4 --trials many": ("--trials many: is no whole number", "try: --trials N$"),
     "evaluate a.safetensors b.safetensors": ("unexpected extra argument", "try: faultcli evaluate"),
 }
 

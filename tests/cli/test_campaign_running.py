@@ -130,7 +130,7 @@ def test_a_config_file_says_what_options_say(faultcli: Callable[..., object], tm
         ("formt = 'q2.5'", "did you mean 'format'?"),
         ("trials = {a = 1}", "trials is a dict"),
         ("trials = ", "is no TOML"),
-        ("trials = 'many'", "Invalid value"),
+        ("trials = 'many'", "--trials: its value in --config is no whole number"),
     ],
 )
 def test_config_files_that_are_wrong(content: str, words: str, faultcli: Callable[..., object], tmp_path: Path) -> None:
@@ -138,6 +138,12 @@ def test_config_files_that_are_wrong(content: str, words: str, faultcli: Callabl
     done = faultcli("campaign", "--config", tmp_path / "plan.toml")
     assert done.code == 2
     assert words in done.err
+
+
+def test_a_gate_that_nothing_can_fail_is_said_so(faultcli: Callable[..., object]) -> None:
+    one = ("campaign", "--fault", "flips:1", "--trials", "1", "--limit", "2")
+    assert "--max-drop 1: holds whatever happens" in faultcli(*one, "--max-drop", "1").err
+    assert "holds whatever" not in faultcli(*one, "--max-drop", "0.5").err
 
 
 def test_a_config_file_that_is_missing(faultcli: Callable[..., object], tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ def test_a_campaign_with_labels_gives_the_numbers_of_a_program(
     asked = ("campaign", "--fault", FAULT, "--trials", 1, *options, *store, "--quiet", "--json", "-")
     done = faultcli(*asked)
     assert done.code == 0, done.err
-    arm = json.loads(done.out)["arms"][1]
+    plain, arm = json.loads(done.out)["arms"]
     assert arm["corrector"].startswith("align:100+60@")
+    assert (plain["trials_using_labels"], arm["trials_using_labels"]) == (None, 1)
 
     subject, loaded = fc.Subject.open(limit=300), fc.load_corrector(corrector)
     scored = subject.classifier("")
@@ -59,10 +60,32 @@ def test_a_campaign_with_labels_gives_the_numbers_of_a_program(
     assert expected != without  # the labels are used
 
     done = faultcli(*asked)  # from the store
-    assert json.loads(done.out)["arms"][1]["trial_accuracies"] == pytest.approx(expected)
+    arm = json.loads(done.out)["arms"][1]
+    assert (arm["trial_accuracies"], arm["trials_using_labels"]) == (pytest.approx(expected), 1)
     how = {"corrector": corrector, "window": 100, "labelled": 60, "trials": 1}
     (record,) = fc.run_campaign(subject, FAULT, **how).arms[1].records
     assert record.outcome.top1 == pytest.approx(expected[0])
+
+
+def test_whether_labels_were_used_is_said(faultcli: Callable[..., object], corrector: Path, tmp_path: Path) -> None:
+    options = ("--corrector", corrector, "--window", 100, "--labelled", 20, "--limit", 100, "--quiet")
+    laws = ("--fault", "flips:0", "--fault", "gaussian:0.25", "--trials", 2, "--json", tmp_path / "c.json")
+    done = faultcli("campaign", *laws, *options)  # 20 inputs of a healthy network have nothing to teach
+    used = [arm["trials_using_labels"] for arm in json.loads((tmp_path / "c.json").read_text())["arms"]]
+    assert used[:3:2] == [None, None]
+    assert used[1] == 0
+    lines = [line for line in done.out.splitlines() if "labelled inputs were used in" in line]
+    assert "flips:0 align:100+20@" in lines[0]
+    assert "used in 0 of 2 trials; left out where" in lines[0]
+    assert f"used in {used[3]} of 2 trials" in lines[1]
+
+    done = faultcli("evaluate", *options, "--json", tmp_path / "e.json")
+    assert "labelled inputs were left out: cross-validation" in done.out
+    assert json.loads((tmp_path / "e.json").read_text())["labels_used"] is False
+    curve = ("curve", "1e-4:1e-3", "--trials", 3, *options[2:], "--corrector", corrector)
+    done = faultcli(*curve, "--json", tmp_path / "r.json")
+    (arm,) = (one for one in json.loads((tmp_path / "r.json").read_text())["arms"] if one["corrector"])
+    assert f"labelled inputs were used in {arm['trials_using_labels']} of 3 trials" in done.out
 
 
 def test_labelled_inputs_are_none_that_are_evaluated() -> None:
@@ -86,10 +109,12 @@ def test_a_device_that_gives_no_numbers_is_left_to_its_window(faultcli: Callable
 def test_bad_numbers(faultcli: Callable[..., object], corrector: Path, command: str) -> None:
     cases = [
         (("--labelled", 50), "--labelled 50: there is no corrector"),
+        (("--corrector", "gone"), "gone: no such file\ntry: check the path; `train-corrector -o FILE` writes"),
         (("--corrector", corrector, "--labelled", 9), "--labelled 9: too few"),
         (("--corrector", corrector, "--labelled", -1), "--labelled -1: too few"),
         (("--corrector", corrector, "--labelled", 5000), "has 297 behind the window of 1000"),
-        (("--corrector", corrector, "--labelled", "many"), "valid integer"),
+        (("--corrector", corrector, "--labelled", 1.5), "--labelled 1.5: is no whole number\ntry: --labelled 2"),
+        (("--corrector", corrector, "--labelled", "many"), "--labelled many: is no whole number"),
     ]
     for arguments, message in cases:
         done = faultcli(*command.split(), *arguments, "--quiet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 import faultcli as fc
 from faultcli.campaign.gates import GATES
 from faultcli.cli import run
+from faultcli.report.best import winners
 from faultcli.report.formats import REPORTS, render
-from faultcli.report.table import format_lines, gate_lines, interval_lines, trials_text, winners
+from faultcli.report.table import format_lines, gate_lines, interval_lines, language_lines, trials_text
 
 
 def interrupted(store: Path) -> fc.Result:
@@ -136,6 +138,32 @@ def test_every_gate_in_every_report(gate: str, language_model: Path) -> None:
     text = render("r.md", result).decode()
     assert gate in text
     assert gate in GATES
+
+
+@pytest.mark.parametrize(("gates", "by"), [({}, True), ({"max-drop": 0.5}, False), ({"max-perplexity": 99.0}, True)])
+def test_the_best_language_model(gates: dict[str, float], by: bool, language_model: Path) -> None:
+    """By perplexity, unless accuracy alone is asked for; what numbers are of is said."""
+    subject = fc.Subject.open(language_model, str(language_model.parent / "tokens.safetensors"))
+    found = fc.run_campaign(subject, "bitflip:1e-2", formats=["q2.5", "fp16"], trials=2, gates=gates)
+    # the cheaper arm is right more often, and less sure of what comes
+    right, sure = (
+        replace(record.outcome, correct1=correct, loss=loss)
+        for record, correct, loss in zip(found.arms[0].records * 2, (20, 10), (3.0, 2.0), strict=False)
+    )
+    arms = [
+        replace(arm, records=tuple(replace(record, outcome=outcome) for record in arm.records))
+        for arm, outcome in zip(found.arms, (right, sure), strict=True)
+    ]
+    result = replace(found, arms=tuple(arms))
+    lines = winners(result, 0.95)
+    assert lines[0].startswith("best in perplexity" if by else "best under")
+    assert [line.split()[-2] for line in lines[1:]] == (["q2.5,", "fp16,"] if by else ["q2.5,"])
+    assert ("7.389" in lines[-1]) == by  # e²
+    (text,) = language_lines(result.original)
+    assert "33 next tokens" in text
+    assert "SDC and DUE are of 3 sequences" in text
+    assert text in render("r.md", result).decode()
+    assert ("perplexity 20.09" in render("r.html", result).decode()) == by  # e³, in a finding
 
 
 def test_a_language_model_that_says_nothing_has_no_top_5(language_model: Path) -> None:

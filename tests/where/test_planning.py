@@ -15,12 +15,15 @@ import torch
 
 from faultcli.campaign.subject import Subject, state_sha256
 from faultcli.cli import run
+from faultcli.errors import FaultcliError
 from faultcli.faults.laws import parse_law
+from faultcli.memory import MemoryImage
 from faultcli.protect.chain import Chain, parse_chain
 from faultcli.report.planned import planned_document, planned_lines
-from faultcli.where.frontier import Frontier, hull
+from faultcli.where.frontier import Frontier, by_tensor, hull
+from faultcli.where.goal import PlanGoal
 from faultcli.where.options import Option, options_of
-from faultcli.where.planning import PlanGoal, by_tensor, find_plan
+from faultcli.where.planning import find_plan
 from faultcli.workload.classifier import Workload
 from faultcli.workload.curvature import curvature
 
@@ -188,6 +191,46 @@ def test_what_is_sure_to_be_lost_is_read_where_there_is_nothing_else(monkeypatch
     assert found.reads.patches[0].values_changed > 50
     (_, one), (_, other) = options_of(subject, "int8-channel", law, [*chains, parse_chain("none")], h, seed=0)
     assert (len(one), len(other)) == (0, 1)
+
+
+def test_a_chain_that_works_nowhere_ends_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is the last one or not; what works, though sure to be lost, is taken then."""
+    monkeypatch.setattr("faultcli.where.options.MAPS", 1)
+    monkeypatch.setattr("faultcli.where.options._blocks_fail", lambda stored, law, times=1: 1)
+    subject, law = Subject.open(limit=5, include=["conv1*"]), parse_law("bitflip:1e-4")
+    h = {"conv1.weight": torch.ones_like(subject.tensors["conv1.weight"])}
+    lost, wide = parse_chain("ldpc=0.25"), parse_chain("inplace=4")  # words of int3 have 1 bit to spare
+    for chains in ([lost, wide], [wide, lost]):
+        found = dict(options_of(subject, "int3", law, chains, h, seed=0))
+        assert list(found[lost]) == ["conv1.weight"]
+        assert not found[wide]
+    with pytest.raises(FaultcliError, match="1 bits to spare"):
+        list(options_of(subject, "int3", law, [wide], h, seed=0))
+
+
+def test_a_plan_is_no_dearer_than_one_chain_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frontier trusts expected damage; here it is told that what does well everywhere is worse than nothing."""
+    monkeypatch.setattr("faultcli.where.options.MAPS", 1)
+    subject, law, seen = Subject.open(limit=100, include=["conv*"]), parse_law("bitflip:1e-2"), list[str]()
+    chains = [parse_chain(text) for text in ("none", "inplace=0.5", "inplace=2", "tmr")]
+    goal = PlanGoal("q2.5", law, 0.9, candidates=chains, choose_on=50, choose_maps=1, verify_maps=2)
+
+    def wrong(image: MemoryImage, *about: object) -> float:
+        return {"none": 2.0, "tmr": 0.1}.get(Chain(image.chain.links).text, 3.0)
+
+    monkeypatch.setattr("faultcli.where.options.expected_damage", wrong)
+    found = find_plan(subject, goal, seen.append)
+    (judged,) = found.rounds
+    assert found.chain.text == "inplace=2"
+    assert judged.met
+    assert judged.seed == 1
+    assert judged.overhead == subject.memory("q2.5", found.chain).overhead_bits_per_weight == found.looked[-1][0]
+    refused = next(text for text in seen if text.startswith("inplace=0.5 for all"))
+    assert "loses" in refused  # by one run on few inputs, and no more of it
+
+    found = find_plan(subject, replace(goal, candidates=[chains[0], chains[1], chains[3]]), seen.append)
+    assert {Chain(one.links).text for one in found.choice.values()} <= {"none", "tmr"}
+    assert found.rounds[0].overhead > 0.1
 
 
 def test_a_plan_with_long_codes_is_read_by_the_other_commands(

@@ -86,6 +86,15 @@ def test_values_are_kept_once_a_run_of_all_inputs_pays() -> None:
     assert late.late == 2 * 5
 
 
+def test_where_nothing_fits_that_is_why() -> None:
+    model = subject(made(SMALL["residual"]), "weights")
+    model.workload.late_bytes = 1
+    found = bench(model)
+    records(found, "flips:1")
+    assert found.late is not None
+    assert found.late.reason == "no values that would save anything fit into 1 bytes"
+
+
 def test_a_bench_that_is_sent_keeps_its_own() -> None:
     found = bench(subject(made(SMALL["residual"]), "weights"))
     here = records(found, "flips:1")

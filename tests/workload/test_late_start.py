@@ -202,7 +202,7 @@ def test_nothing_is_kept_before_a_run_would_have_been_saved() -> None:
     assert late.late == 2 * 3  # the batches of all but the first, which would have saved less than one run
 
 
-@pytest.mark.parametrize("limit", [0, 3000, 12_000])
+@pytest.mark.parametrize("limit", [0, 1, 3000, 12_000])
 def test_what_is_kept_fits(limit: int) -> None:
     model = subject(made(Residual), "weights")
     assert isinstance(model.workload, Workload)
@@ -214,6 +214,9 @@ def test_what_is_kept_fits(limit: int) -> None:
     assert late is not None
     if not limit:
         assert late.reason == "is off"
+        return
+    if limit == 1:
+        assert late.reason == "no values that would save anything fit into 1 bytes"
         return
     assert late._kept is not None
     values = [value for kept in late._kept.values() for value in kept.values.values()]

@@ -161,7 +161,7 @@ class LateStart:
         """Run the model without faults and keep values.
 
         Raises:
-            UntraceableError: its steps do not give what it gives, or what it returns cannot be kept.
+            UntraceableError: its steps do not give what it gives, what it returns cannot be kept, or nothing fits.
         """
         program, workload = self._program, self._workload
         assert program is not None
@@ -178,6 +178,8 @@ class LateStart:
                     times = -(-len(workload) // len(batch))
                     found, sizes = sight.cuts(), {version: times * size for version, size in sight.bytes.items()}
                     cuts.update({cut.at: cut for cut in chosen(found, sizes, seconds, readers, most)})
+                    if not cuts:
+                        raise UntraceableError(f"no values that would save anything fit into {most:,} bytes")
                 own = kept[at] = Kept()
 
                 def look(position: int, values: Values) -> bool:
