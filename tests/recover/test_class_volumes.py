@@ -34,6 +34,13 @@ def test_agreement_is_what_least_squares_leave() -> None:
     assert agreements[(namings == [3, 0, 4]).all(axis=1)] > np.quantile(agreements, 0.9)
 
 
+def test_namings_of_all_classes_are_reckoned_at_once() -> None:
+    law, found = VolumeLaw(CLEAN, 0.4), np.random.default_rng(3).standard_normal(5)
+    namings = np.array(list(itertools.permutations(range(5))))
+    every = np.broadcast_to(np.arange(5), namings.shape)
+    np.testing.assert_allclose(law.of_all(found)(namings), law.agreement(found[namings], every), atol=1e-12)
+
+
 def test_volumes_that_are_alike_say_nothing() -> None:
     namings = np.array(list(itertools.permutations(range(5))))
     assert not VolumeLaw(np.ones(5), 1.0).agreement(CLEAN, namings).any()

@@ -181,7 +181,7 @@ def test_labels_that_are_missing_are_named() -> None:
     with pytest.raises(CorrectorError, match="between 0 and 5"):
         LabelledLogits(DATA.clean, DATA.labels + 1)
     lacking = DATA.rows(np.flatnonzero(DATA.labels.numpy() != 2))
-    with pytest.raises(CorrectorError, match="0 inputs of class 2"):
+    with pytest.raises(CorrectorError, match="hold 0 of class 2"):
         train_corrector("align", lacking, Card(CLASSES))
 
 

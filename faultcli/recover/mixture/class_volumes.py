@@ -8,7 +8,7 @@ clean model at 0.9 and more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -60,6 +60,20 @@ class VolumeLaw:
         least = _FREEDOM * self.variance
         result: Array = -0.5 * (labels.shape[-1] - 1) * np.log((residual + least) / (whole + least))
         return result
+
+    def of_all(self, found: Array) -> Callable[[NDArray[np.int64]], Array]:
+        """Return the agreement [M] of components [K] with namings [M, K] that give every class its component; the same
+        as `agreement`, but what no naming changes is reckoned once."""
+        a, b = found - found.mean(), self.clean - self.clean.mean()
+        whole, size = float(a @ a), max(float(b @ b), _TINY)
+        least, half = _FREEDOM * self.variance, -0.5 * (len(found) - 1)
+
+        def agreement(components: NDArray[np.int64]) -> Array:
+            along = np.maximum(a[components] @ b, 0)
+            result: Array = half * np.log((whole - along * along / size + least) / (whole + least))
+            return result
+
+        return agreement
 
 
 def _residual(found: Array, clean: Array) -> tuple[Array, Array]:

@@ -76,8 +76,7 @@ class DamageLaw:
     def name_clusters(self, means: Array, covariances: Array) -> tuple[Labels, float]:
         """Return for every class the cluster [K] that is it, and how well means [K, K] and covariances [K, K, K] of
         standardised logits agree with that."""
-        volumes, every = log_volumes(covariances), np.arange(len(means))
-        return self.names.name_clusters(means, lambda labels: self.volumes.agreement(volumes[labels], every))
+        return self.names.name_clusters(means, self.volumes.of_all(log_volumes(covariances)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the inverse covariances; the means come from the reference."""

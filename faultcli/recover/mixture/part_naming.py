@@ -77,12 +77,10 @@ class PartNaming:
 
     def _climb_with_all(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
         """Climb where no class is missing: what the classes' noise has in common is the same in every naming."""
-        every, less = np.arange(len(means)), (len(means) - 1) / len(means)  # as `agreement` counts
-
-        def also(components: Labels) -> Array:
-            return self.volumes.agreement(volumes[components], every) / less
-
-        components, found = self.law.without_offsets.climb(means * self.spread, np.argsort(labels), also)
+        less, of_all = (len(means) - 1) / len(means), self.volumes.of_all(volumes)  # as `agreement` counts
+        components, found = self.law.without_offsets.climb(
+            means * self.spread, np.argsort(labels), lambda components: of_all(components) / less
+        )
         return np.argsort(components), less * found
 
     def _climb(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
