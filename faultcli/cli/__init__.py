@@ -170,6 +170,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. A mistake of the user is explained in two lines, no traceback."""
     try:
         _check_words(arguments)
+        _note_repeated(arguments)
         arguments = _with_plan(arguments)
         code = app(args=_with_json_default(arguments), prog_name="faultcli", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -222,11 +223,19 @@ def _check_words(arguments: Sequence[str]) -> None:
         if argument == "--ber" and len(values) > 1 and not any(map(os.path.exists, values)):
             problem = f"--ber {' '.join(values)}: only the first belongs to --ber"
             raise UsageError(problem, _spelled(arguments[0], argument, values))
+
+
+def _note_repeated(arguments: Sequence[str]) -> None:
+    """Say where an option that takes several values is there several times: as everywhere in a shell, the last counts,
+    but who did not mean to replace a default has lost the others."""
     options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
     for option in sorted({option for option in options if options.count(option) > 1}):
         given = _given(option, arguments)
-        if (remedy := _spelled(arguments[0], option, given)) == f"{option} {','.join(given)}":
-            raise UsageError(f"{option}: is there {len(given)} times, and only the last would count", remedy)
+        if (both := _spelled(arguments[0], option, given)) == f"{option} {','.join(given)}":
+            from faultcli.cli.console import note
+
+            quiet = "--quiet" in arguments or "-q" in arguments
+            note(f"{option} is there {len(given)} times, and the last counts; for all of them: {both}", quiet=quiet)
 
 
 def _given(option: str, arguments: Sequence[str]) -> list[str]:

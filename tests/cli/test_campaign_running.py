@@ -165,3 +165,13 @@ def test_bad_input(arguments: list[str], words: str, faultcli: Callable[..., obj
     done = faultcli(*CAMPAIGN, *arguments)
     assert done.code == 2
     assert words in done.err
+
+
+def test_the_last_of_several_formats_counts_and_the_others_are_not_lost_in_silence(
+    faultcli: Callable[..., object],
+) -> None:
+    again = ("--ber", "1e-4", "--format", "fp16", "--format=q2.5", "--trials", 1, "--limit", 20, "--json", "-")
+    done = faultcli("campaign", *again)
+    assert (done.code, [arm["format"] for arm in arms_of(done.out)]) == (0, ["q2.5"])
+    assert "--format is there 2 times, and the last counts; for all of them: --format fp16,q2.5" in done.err
+    assert faultcli("campaign", *again, "--quiet").err == ""
