@@ -112,10 +112,10 @@ class Rows:
     def __init__(self, x: Array, exact: bool = True) -> None:
         self._kind: Any = np.float64 if exact else np.float32
         self.x = x = np.ascontiguousarray(x, dtype=self._kind)
-        self._pairs = i, j = np.triu_indices(x.shape[1])
+        i, j = np.triu_indices(x.shape[1])
         self._square = np.empty((x.shape[1], x.shape[1]), dtype=np.int64)  # where a product is among the moments
         self._square[i, j] = self._square[j, i] = x.shape[1] + np.arange(len(i))
-        self._twice = np.where(i == j, 1.0, 2.0)
+        self._flat, self._halves = x.shape[1] * i + j, np.where(i == j, -0.5, -1.0)  # off the diagonal counts twice
         ones = np.ones((len(x), 1), dtype=self._kind)
         self._first = np.ascontiguousarray(np.concatenate([x, ones], axis=1).T)
         self._counted = np.ascontiguousarray(np.concatenate([x, x[:, i] * x[:, j], ones], axis=1).T)
@@ -140,11 +140,11 @@ class Rows:
 
     def expect(self, means: Array, covariances: Array, weights: Array) -> Fit:
         """Return the responsibilities under a mixture with these weights [C], and how likely it makes the rows."""
-        i, j = self._pairs
         precisions = np.linalg.inv(covariances)
         slopes = (precisions @ means[..., None])[..., 0]
         offsets = np.log(weights) - 0.5 * (slopes * means).sum(axis=-1) - 0.5 * np.linalg.slogdet(covariances)[1]
-        linear = np.concatenate([slopes, -0.5 * precisions[..., i, j] * self._twice], axis=-1)
+        squares = precisions.reshape(*precisions.shape[:-2], -1).take(self._flat, axis=-1) * self._halves
+        linear = np.concatenate([slopes, squares], axis=-1)
         return Fit(means, covariances, *_responsibilities(self._scores(linear, self._moments, offsets)))
 
     def _scores(self, slopes: Array, columns: Array, offsets: Array) -> Array:
@@ -202,9 +202,10 @@ def _responsibilities(scores: Array) -> tuple[Array, Array]:
 
 def _shrunk(covariance: Array, n: int) -> Array:
     """Move a shared covariance towards its diagonal, the more the fewer rows it was estimated from."""
-    d = np.arange(covariance.shape[-1])
-    share = min(0.5, 2 * len(d) / n)
-    diagonal = covariance[..., d, d]
+    d = covariance.shape[-1]
+    share = min(0.5, 2 * d / n)
     result: Array = (1 - share) * covariance
-    result[..., d, d] += share * np.maximum(diagonal, 0) + 1e-6 * diagonal.mean(axis=-1, keepdims=True) + 1e-12
+    diagonal = covariance.reshape(*covariance.shape[:-2], d * d)[..., :: d + 1]
+    least = 1e-6 / d * diagonal.sum(axis=-1, keepdims=True) + 1e-12
+    result.reshape(*covariance.shape[:-2], d * d)[..., :: d + 1] += share * np.maximum(diagonal, 0) + least
     return result
