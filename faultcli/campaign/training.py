@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from faultcli.campaign.subject import Subject
 from faultcli.errors import UsageError
@@ -32,6 +33,8 @@ from faultcli.workload.data.datasets import load_data
 from faultcli.workload.data.labelled import Dataset
 from faultcli.workload.data.tokens import TokenDataset, load_tokens
 from faultcli.workload.language import LanguageWorkload
+
+_SHARED = 0.1  # of the inputs to train on: so many may be among those of the report, as duplicates are
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class TrainingPlan:
         if not 0 <= self.seed < 1 << 64:
             problem = f"--seed {self.seed}: a seed is a whole number from 0, of 64 bits at most"
             raise UsageError(problem, "--seed 0")
+        if self.limit < 1:
+            raise UsageError(f"--train-limit {self.limit}: leaves nothing to train on", "--train-limit 5000")
+        if self.window is not None and self.window < 1:
+            raise UsageError(f"--window {self.window}: is no window", "--window 1000 works well for 10 classes")
         kind_of(self.method, "unseen damage")
 
     def method_for(self, workload: Answering) -> str:
@@ -118,11 +125,12 @@ def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
         architecture = workload.architecture
         if isinstance(data, str):
             data = load_data(data, label_offset=architecture.label_offset, **architecture.wanted)
+        _refuse_reported(data.inputs, workload.dataset.inputs, data.name)
         everything = shuffled(data, plan.seed)
     everything = everything.first(plan.limit)
     most = max(1, len(everything) // 4)
     window = min(DEFAULT_WINDOW, most) if plan.window is None else plan.window
-    if window < 1 or len(everything) < 3 * window:
+    if len(everything) < 3 * window:
         smaller = f"try: --window {most}, or " if most >= SMALLEST_WINDOW else ""
         raise UsageError(
             f"{everything.name}: {len(everything)} training inputs are too few for a window of {window}",
@@ -138,6 +146,8 @@ def _training_tokens(workload: LanguageWorkload, plan: TrainingPlan) -> Training
     assert language is not None
     assert not isinstance(data, Dataset)
     text = load_tokens(data, language) if isinstance(data, str) else data or workload.tokens
+    if data is not None:
+        _refuse_reported(text.ids, workload.tokens.ids, text.name)
     text = text.rows(torch.from_numpy(np.random.default_rng(plan.seed).permutation(len(text))))
     if data is None:
         half = len(text) // 2
@@ -145,15 +155,39 @@ def _training_tokens(workload: LanguageWorkload, plan: TrainingPlan) -> Training
             raise UsageError(f"{text.name}: is one sequence", "name other text to train on: --train-data D")
         held_out, text = text.rows(torch.arange(half, len(text))), text.rows(torch.arange(half))
     text, _ = text.first_targets(plan.limit)
+    if len(text) < 2:
+        problem = f"{text.name}: one sequence to train on, which cannot be parted into a window and others"
+        raise UsageError(problem, "name more text to train on: --train-data D, or a larger --limit or --train-limit")
     most = max(1, text.targets // 4)
     window = min(DEFAULT_WINDOW, most) if plan.window is None else plan.window
-    looked_at, rest = text.first_targets(window) if window >= 1 else (text, None)
+    looked_at, rest = text.first_targets(window)
     if rest is None or rest.targets < 2 * window:
         raise UsageError(
             f"{text.name}: {text.targets} training tokens are too few for a window of {window}",
             f"try: --window {most // 2 or 1}, or more --train-data",
         )
     return TrainingInputs(rest, looked_at, held_out)
+
+
+def _refuse_reported(training: Tensor, reported: Tensor, name: str) -> None:
+    """Refuse inputs to train on [N, ...] of which more than a few are among those of the report [M, ...].
+
+    Raises:
+        UsageError: one in ten is.
+    """
+    if training.shape[1:] != reported.shape[1:] or training.dtype != reported.dtype:
+        return
+
+    def bytes_of(row: Tensor) -> int:
+        return hash(row.reshape(-1).view(torch.uint8).numpy().tobytes())
+
+    known = set(map(bytes_of, reported))
+    shared = sum(bytes_of(row) in known for row in training)
+    if shared > _SHARED * len(training):
+        raise UsageError(
+            f"{name}: {shared} of {len(training)} inputs to train on are those of the report, too",
+            "a corrector is judged by inputs that are new to it: name others with --train-data, or leave it out",
+        )
 
 
 def train_corrector(

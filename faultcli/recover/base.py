@@ -199,8 +199,12 @@ class Corrector(ABC):
             return identity(f"the window's logits cannot be fitted ({error})")
 
     def check_classes(self, logits: Tensor) -> None:
-        """Refuse logits of another number of classes."""
-        if logits.dim() != 2 or logits.shape[1] != self.card.classes:
+        """Refuse what is no tensor [n, K], and logits of another number of classes."""
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            found = f"a tensor of shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            wanted = f"a tensor [n, {self.card.classes}]"
+            raise CorrectorError(f"logits are {found}, and {wanted} is needed", "one row of logits for each input")
+        if logits.shape[1] != self.card.classes:
             raise CorrectorError(
                 f"logits of shape {list(logits.shape)}: the corrector was trained for {self.card.classes} classes",
                 "use the corrector of this model, or train one with `train-corrector`",

@@ -73,6 +73,8 @@ def labelled_rows(corrector: Corrector, logits: Tensor, labels: Tensor) -> tuple
     """
     corrector.check_classes(logits)
     classes = corrector.card.classes
+    if not isinstance(labels, Tensor):
+        raise CorrectorError(f"labels are {type(labels).__name__}, and a tensor [n] is needed", "torch.tensor(labels)")
     if labels.shape != (len(logits),) or labels.is_floating_point():
         raise CorrectorError(
             f"{len(logits)} rows of logits, and labels of shape {list(labels.shape)} and {labels.dtype}",

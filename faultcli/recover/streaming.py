@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from faultcli.recover.base import Correction, Corrector, identity
+from faultcli.recover.base import Correction, Corrector, CorrectorError, identity
 from faultcli.recover.few_shot import few_shot, labelled_rows
 
 
@@ -35,8 +35,15 @@ class StreamingCorrector:
         strength: float = 1.0,
         labelled: tuple[Tensor, Tensor] | None = None,
     ) -> None:
+        if not isinstance(corrector, Corrector):
+            raise CorrectorError(f"{corrector!r:.60}: is no corrector", "faultcli.load_corrector(FILE) reads one")
+        for name, count in (("window", window), ("refresh", 1 if refresh is None else refresh)):
+            if not isinstance(count, int) or count < 1:
+                raise CorrectorError(f"{name}={count!r:.60}: is no number of answers", f"{name}=1000")
         corrector.check_window(window)
         if labelled is not None:
+            if not isinstance(labelled, tuple) or len(labelled) != 2:
+                raise CorrectorError("labelled is no pair", "labelled=(logits, labels), tensors [n, K] and [n]")
             labelled_rows(corrector, *labelled)
         self.corrector = corrector
         self.strength = strength

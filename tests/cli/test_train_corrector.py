@@ -119,6 +119,18 @@ def test_no_corrector_without_maps_to_judge_it_by(faultcli: Callable[..., object
     assert not list(tmp_path.iterdir())
 
 
+def test_inputs_of_the_report_are_not_trained_on(faultcli: Callable[..., object], tmp_path: Path) -> None:
+    for same in ("digits", "digits,split=test"):
+        done = faultcli("train-corrector", "--fault", "gaussian:0.1", *QUICK, "--train-data", same)
+        assert (done.code, "500 of 500 inputs to train on are those of the report, too" in done.err) == (2, True)
+    for option, words in (
+        ("--window", "--window 0: is no window"),
+        ("--train-limit", "--train-limit 0: leaves nothing"),
+    ):
+        done = faultcli("train-corrector", "--fault", "gaussian:0.1", option, 0)
+        assert (done.code, words in done.err) == (2, True)
+
+
 def test_a_model_that_knows_its_training_inputs_by_heart_is_named(
     faultcli: Callable[..., object], tmp_path: Path
 ) -> None:

@@ -48,6 +48,26 @@ def test_edmn_needs_no_window_and_small_ones_are_refused() -> None:
         stream(torch.zeros(3, 4))
 
 
+def test_what_is_no_corrector_no_window_and_no_tensor_is_named() -> None:
+    align = train_corrector("align", DATA, Card(CLASSES))
+    for arguments, words in (
+        (("c.safetensors", {}), "'c.safetensors': is no corrector"),
+        ((align, {"window": 150.0}), "window=150.0: is no number of answers"),
+        ((align, {"refresh": -5}), "refresh=-5: is no number of answers"),
+        ((align, {"labelled": torch.zeros(50, CLASSES)}), "labelled is no pair"),
+        ((align, {"labelled": (torch.zeros(50, CLASSES), [0] * 50)}), "labels are list"),
+    ):
+        with pytest.raises(CorrectorError, match=words):
+            StreamingCorrector(arguments[0], **arguments[1])
+    stream = StreamingCorrector(align)
+    for logits, words in (
+        (torch.zeros(CLASSES), r"shape \[6\], and a tensor \[n, 6\]"),
+        ([[0.0] * CLASSES], "are list"),
+    ):
+        with pytest.raises(CorrectorError, match=words):
+            stream(logits)
+
+
 def test_the_example_of_a_deployed_model(capsys: pytest.CaptureFixture[str]) -> None:
     example = Path(__file__).parents[2] / "examples" / "deployed_corrector.py"
     runpy.run_path(str(example), run_name="__main__")
