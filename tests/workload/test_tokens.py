@@ -268,7 +268,7 @@ def test_correctors_need_text(llama: Path, tmp_path: Path, capsys: pytest.Captur
     assert "tokens is too small: language needs 100 or more" in " ".join(capsys.readouterr().err.split())
     saved = ["-o", str(tmp_path / "faulty"), "--save-faults", str(tmp_path / "faults.safetensors")]
     assert faultcli(["inject", str(llama), "--ber", "1e-3", *saved]) == 0
-    known = ["--train-data", model[2], "--window", "1", "--replay", str(tmp_path / "faults.safetensors")]
+    known = ["--window", "1", "--replay", str(tmp_path / "faults.safetensors")]
     assert faultcli(["train-corrector", *model, *known]) == 2
     assert "no corrector for known damage" in " ".join(capsys.readouterr().err.split())
 
