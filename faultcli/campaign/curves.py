@@ -172,7 +172,7 @@ def _grow(plan: Plan, arm: ArmTrials, seconds: float | None, on_record: Look) ->
         confidence=plan.confidence,
     )
     failures: list[Failure] = []
-    records: list[Record] = []
+    labels_used: list[bool | None] = []
     asked: Counter[int] = Counter()
     while asked.total() < plan.trials:
         aim = _aim(question, curve)
@@ -192,11 +192,11 @@ def _grow(plan: Plan, arm: ArmTrials, seconds: float | None, on_record: Look) ->
                 failures.append(result)
             else:
                 curve.add(result.flips, _values(result))
-                records.append(result)
+                labels_used.append(result.outcome.labels_used)
         if len(done) < len(flips):  # the store has no more, and nobody is there to run them
             break
     highest = None if question.hold is None else curve.find_max_ber(question.hold)
-    return ArmCurve(plan.arms[arm.number], memory, curve, tuple(failures), highest, trials_using_labels(records))
+    return ArmCurve(plan.arms[arm.number], memory, curve, tuple(failures), highest, trials_using_labels(labels_used))
 
 
 def _round(number: int, flips: list[int], asked: Counter[int]) -> list[Trial]:

@@ -194,10 +194,10 @@ class CampaignResult:
         return found and found.within((low - high, high - low))
 
 
-def trials_using_labels(records: Iterable[Record]) -> int | None:
-    """Return in how many trials labelled inputs bettered the correction; None where none is known to have been given
-    any."""
-    used = [record.outcome.labels_used for record in records]
+def trials_using_labels(used: Iterable[bool | None]) -> int | None:
+    """Return in how many trials labelled inputs bettered the correction, by `Outcome.labels_used` of each; None where
+    none is known to have been given any."""
+    used = list(used)
     return sum(map(bool, used)) if any(one is not None for one in used) else None
 
 

@@ -125,9 +125,10 @@ def training_inputs(subject: Subject, plan: TrainingPlan) -> TrainingInputs:
         architecture = workload.architecture
         if isinstance(data, str):
             data = load_data(data, label_offset=architecture.label_offset, **architecture.wanted)
-        _refuse_reported(data.inputs, workload.dataset.inputs, data.name)
         everything = shuffled(data, plan.seed)
     everything = everything.first(plan.limit)
+    if plan.data is not None:
+        _refuse_reported(everything.inputs, workload.dataset.inputs, everything.name)
     most = max(1, len(everything) // 4)
     window = min(DEFAULT_WINDOW, most) if plan.window is None else plan.window
     if len(everything) < 3 * window:
@@ -146,8 +147,6 @@ def _training_tokens(workload: LanguageWorkload, plan: TrainingPlan) -> Training
     assert language is not None
     assert not isinstance(data, Dataset)
     text = load_tokens(data, language) if isinstance(data, str) else data or workload.tokens
-    if data is not None:
-        _refuse_reported(text.ids, workload.tokens.ids, text.name)
     text = text.rows(torch.from_numpy(np.random.default_rng(plan.seed).permutation(len(text))))
     if data is None:
         half = len(text) // 2
@@ -155,6 +154,8 @@ def _training_tokens(workload: LanguageWorkload, plan: TrainingPlan) -> Training
             raise UsageError(f"{text.name}: is one sequence", "name other text to train on: --train-data D")
         held_out, text = text.rows(torch.arange(half, len(text))), text.rows(torch.arange(half))
     text, _ = text.first_targets(plan.limit)
+    if data is not None:
+        _refuse_reported(text.ids, workload.tokens.ids, text.name)
     if len(text) < 2:
         problem = f"{text.name}: one sequence to train on, which cannot be parted into a window and others"
         raise UsageError(problem, "name more text to train on: --train-data D, or a larger --limit or --train-limit")
@@ -178,11 +179,11 @@ def _refuse_reported(training: Tensor, reported: Tensor, name: str) -> None:
     if training.shape[1:] != reported.shape[1:] or training.dtype != reported.dtype:
         return
 
-    def bytes_of(row: Tensor) -> int:
+    def key(row: Tensor) -> int:
         return hash(row.reshape(-1).view(torch.uint8).numpy().tobytes())
 
-    known = set(map(bytes_of, reported))
-    shared = sum(bytes_of(row) in known for row in training)
+    known = set(map(key, reported))
+    shared = sum(key(row) in known for row in training)
     if shared > _SHARED * len(training):
         raise UsageError(
             f"{name}: {shared} of {len(training)} inputs to train on are those of the report, too",

@@ -82,7 +82,7 @@ def _arm(number: int, result: CampaignResult, confidence: float) -> dict[str, An
         **arm.arm.texts,
         "trials": len(arm.records),
         "trials_outstanding": arm.outstanding,
-        "trials_using_labels": trials_using_labels(arm.records),
+        "trials_using_labels": trials_using_labels(record.outcome.labels_used for record in arm.records),
         "interval": "at every look" if arm.sequential else "fixed number of trials",
         "unseen_share": arm.unseen(confidence),
         "bits": arm.bits,

@@ -212,7 +212,7 @@ def language_lines(original: Outcome) -> list[str]:
 
 def labels_lines(result: CampaignResult) -> list[str]:
     """Say of every arm whose corrector was given labelled inputs in how many trials it used them."""
-    used = ((arm, trials_using_labels(arm.records)) for arm in result.arms)
+    used = ((arm, trials_using_labels(one.outcome.labels_used for one in arm.records)) for arm in result.arms)
     return [f"{arm.arm.label}: {labels_text(count, len(arm.records))}" for arm, count in used if count is not None]
 
 

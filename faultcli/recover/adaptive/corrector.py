@@ -114,13 +114,13 @@ class Adaptive(Corrector):
         reference = Reference.measure(clean, labels)
         moved = moved_classes(data, reference)
         law = law_of(reference, moved)
+        laws = [law_of(reference, [moved[0], *_without(moved[1:], fold)]) for fold in range(_FOLDS)]
         draft = cls(reference, law, _NO_POLICY, 0.0, None, Forecast(), card=card)
         cases: list[Case] = []
         explained: dict[str, list[float]] = {}
         for copy, (fault, logits) in enumerate([("none", clean), *_usable_copies(data)]):
             own = copy - 1
-            others = [one for at, one in enumerate(moved) if not at or (at - 1) % _FOLDS != own % _FOLDS]
-            for_copy = law if own < 0 else law_of(reference, others)
+            for_copy = law if own < 0 else laws[own % _FOLDS]
             found = []
             for _ in range(_DRAWS):
                 order = random.permutation(len(labels))
@@ -233,8 +233,13 @@ def _forecast(cases: Sequence[Case]) -> Forecast:
 
 
 def learn_law(data: LabelledLogits, reference: Reference) -> DamageLaw | None:
-    """Learn how class means move, from all damaged copies; None with more classes than a mixture takes."""
+    """Learn how classes move, from all damaged copies; None with more classes than a mixture takes."""
     return law_of(reference, moved_classes(data, reference))
+
+
+def _without(moved: Sequence[MovedClasses | None], fold: int) -> list[MovedClasses | None]:
+    """Return what is known of the damaged copies that are not in a fold."""
+    return [one for number, one in enumerate(moved) if number % _FOLDS != fold]
 
 
 def law_of(reference: Reference, moved: Sequence[MovedClasses | None]) -> DamageLaw | None:
