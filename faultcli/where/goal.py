@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from faultcli.errors import UsageError
 from faultcli.faults.law import FaultLaw
+from faultcli.formats import parse_format
 from faultcli.protect.chain import Chain, parse_chain
 
 CANDIDATES = (
@@ -51,6 +52,8 @@ class PlanGoal:
         return original - self.min_accuracy
 
     def __post_init__(self) -> None:
+        if self.format != "native":
+            parse_format(self.format)  # or every candidate would be left out for it
         if self.min_accuracy is not None and not 0 < self.min_accuracy <= 1:
             raise UsageError(f"an accuracy of {self.min_accuracy:g}: is a fraction", "--min-accuracy 0.9 is 90 %")
         if not 0 < self.max_drop < 1:

@@ -222,6 +222,7 @@ CASES: dict[str, tuple[str, str]] = {
     f"{INJECT} --replay gone --ber 1e-4": ("--replay takes no --ber, --fault or --save-faults", "leave"),
     # what a first try looks like
     f"{CAMPAIGN} --ber 1e-4 --min-accuracy 90%": ("--min-accuracy 90%: is no number", "try: --min-accuracy 0.9$"),
+    "plan --ber 1e-3 --format fp23": ("^faultcli: error: unknown number format 'fp23'", r"did you mean 'fp32'\?"),
     "where --worst": ("'--worst' requires an argument", "try: faultcli where --worst K$"),
     f"{CAMPAIGN} --ber 1e-4 --seed=1e3": ("--seed 1e3: is no whole number", "try: --seed 1000$"),
     f"{CAMPAIGN} --ber 1e-4 --confidence high": ("--confidence high: is no number", "try: --confidence 0.95$"),
