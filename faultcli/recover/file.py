@@ -17,7 +17,7 @@ from faultcli.recover.base import Corrector, CorrectorError
 from faultcli.recover.methods import kind_of
 from faultcli.recover.parts import check_numbers, read_card
 
-SCHEMA = "faultcli.corrector-file/4"
+SCHEMA = "faultcli.corrector-file/5"
 _KEY = "faultcli.corrector"
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from faultcli.recover.mixture.class_distances import DistanceLaw, log_distances
 from faultcli.recover.mixture.class_volumes import VolumeLaw
 from faultcli.recover.mixture.cluster_matching import MeanStructure
 from faultcli.recover.mixture.gaussians import Rows
@@ -16,6 +17,7 @@ SILENT = VolumeLaw(np.zeros(CLASSES), 1.0)  # classes of one size: volumes say n
 EVEN = np.full(CLASSES, 1 / CLASSES)
 RANDOM = np.random.default_rng(0)
 CLEAN = 2 * np.eye(CLASSES) + 0.3 * RANDOM.standard_normal((CLASSES, CLASSES))
+APART = DistanceLaw(log_distances(CLEAN, np.tile(0.25**2 * np.eye(CLASSES), (CLASSES, 1, 1))))
 
 
 def moved(random: np.random.Generator) -> np.ndarray:
@@ -32,7 +34,7 @@ LAW = replace(MeanStructure.learn(centred(CLEAN), [centred(moved(RANDOM)) for _ 
 
 def test_agreement_is_the_correlation_that_is_left_without_the_offsets() -> None:
     spread = np.linspace(0.5, 2, CLASSES)
-    naming = PartNaming(LAW, SILENT, spread)
+    naming = PartNaming(LAW, SILENT, APART, spread)
     means = RANDOM.standard_normal((4, CLASSES))
     for labels in itertools.islice(itertools.permutations(range(CLASSES), 4), 0, None, 31):
         covariance = np.linalg.inv(LAW.class_precision)[np.ix_(labels, labels)]
@@ -61,7 +63,7 @@ def test_the_classes_of_a_window_are_found_and_named() -> None:
         cut[pieces + len(held) * random.integers(CLASSES // len(held), size=600), np.arange(600)] = 1
         raw = logits.argmax(axis=1)
         present = present_classes(
-            x, Rows(x).fit(cut, 3), EVEN, raw, PartNaming(LAW, SILENT, spread), lambda shares, raw=raw: raw
+            x, Rows(x).fit(cut, 3), EVEN, raw, PartNaming(LAW, SILENT, APART, spread), lambda shares, raw=raw: raw
         )
         assert sorted(present.labels.tolist()) == held.tolist()
         assert (present.labels[present.fit.posterior.argmax(axis=0)] == labels).mean() > 0.97
@@ -79,7 +81,7 @@ def test_a_class_that_comes_much_more_often_is_not_cut_in_two() -> None:
         halves = x[:, 1] > np.median(x[labels == 0, 1])
         component = np.select([labels == 0, labels <= 2], [4 * halves, 1], labels - 1)  # 1 and 2 in one component
         wrong[component, np.arange(900)] = 1
-        naming, raw = PartNaming(LAW, SILENT, spread), np.zeros(900, dtype=np.int64)
+        naming, raw = PartNaming(LAW, SILENT, APART, spread), np.zeros(900, dtype=np.int64)
         present = present_classes(x, Rows(x).fit(wrong, 3), EVEN, raw, naming, lambda shares, raw=raw: raw)
         assert sorted(present.labels.tolist()) == list(range(CLASSES))
         assert (present.labels[present.fit.posterior.argmax(axis=0)] == labels).mean() > 0.97
@@ -99,7 +101,9 @@ def test_classes_that_were_told_by_few_rows_are_not_given_back() -> None:
         cut[:, :8] = np.eye(CLASSES)[:, [2, 4] * 4]
         raw = labels
         fit = Rows(x).fit(cut, 1, np.full(CLASSES, 1 / CLASSES))
-        present = present_classes(x, fit, EVEN, raw, PartNaming(LAW, SILENT, spread), lambda shares, raw=raw: raw)
+        present = present_classes(
+            x, fit, EVEN, raw, PartNaming(LAW, SILENT, APART, spread), lambda shares, raw=raw: raw
+        )
         assert sorted(present.labels.tolist()) == held.tolist()
 
 
@@ -118,7 +122,7 @@ def test_two_classes_leave_nothing_to_merge_or_cut() -> None:
         Rows(x).fit(wrong, 1),
         np.full(2, 0.5),
         raw,
-        PartNaming(law, VolumeLaw(np.zeros(2), 1.0), spread),
+        PartNaming(law, VolumeLaw(np.zeros(2), 1.0), DistanceLaw(np.zeros((2, 2))), spread),
         lambda shares, raw=raw: raw,
     )
     assert sorted(present.labels.tolist()) == [0, 1]

@@ -47,7 +47,7 @@ class FittedMixture:
         fit = search(x, over_all(window), reference.prior, law, np.random.default_rng(0))
         found = _NamedComponents.of(fit, np.arange(reference.classes), over_all, reference, law)
         if reference.classes <= MOST_COUNTED:
-            naming = PartNaming(law.places, law.volumes, over_all.spread / reference.spread)
+            naming = PartNaming(law.places, law.volumes, law.distances, over_all.spread / reference.spread)
 
             def aligned_for(shares: Array) -> Labels:
                 answers: Labels = over_all.for_shares(reference, shares)(window).argmax(axis=1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from faultcli.recover.align import Alignment
 from faultcli.recover.base import Array
+from faultcli.recover.mixture.class_distances import DistanceLaw, log_distances
 from faultcli.recover.mixture.class_volumes import VolumeLaw, log_volumes
 from faultcli.recover.mixture.cluster_matching import SHRINKAGE, Labels, MeanStructure
 from faultcli.recover.mixture.gaussians import Rows
@@ -24,7 +25,7 @@ _ARRAYS = (("structure", "names"), ("places", "places"))
 
 @dataclass(frozen=True)
 class MovedClasses:
-    """Where a copy's classes are: means [K, K], two ways, and log volumes [K].
+    """Where a copy's classes are: means [K, K], two ways, log volumes [K] and log distances [K, K].
 
     `standard`: of logits standardised over the inputs. `placed`: less the clean mean, in clean spreads; an offset or a
     stretch that damage gave a logit is still in them.
@@ -33,14 +34,15 @@ class MovedClasses:
     standard: Array
     placed: Array
     volumes: Array
+    distances: Array
 
     @classmethod
     def of(cls, logits: Array, labels: NDArray[np.int64], alignment: Alignment, reference: Reference) -> MovedClasses:
         """Measure finite logits [n, K]; every class has to occur."""
         means = class_means(logits, labels, reference.classes)
         placed = (means - reference.mean) / reference.spread
-        volumes = log_volumes(Rows(alignment.standardise(logits)).maximise(np.eye(reference.classes)[:, labels])[1])
-        return cls(alignment.standardise(means), placed, volumes)
+        components = Rows(alignment.standardise(logits)).maximise(np.eye(reference.classes)[:, labels])
+        return cls(alignment.standardise(means), placed, log_volumes(components[1]), log_distances(*components))
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ class DamageLaw:
             window holds, and where the others are. The spread of a window in which classes are missing says little
             about the others; in this law it need not be taken out first.
         volumes: how much room the classes take up.
+        distances: how far apart they lie.
     """
 
     names: MeanStructure
     places: MeanStructure
     volumes: VolumeLaw
+    distances: DistanceLaw
 
     @classmethod
     def learn(cls, reference: Reference, clean: MovedClasses, damaged: Sequence[MovedClasses]) -> Self:
@@ -71,7 +75,7 @@ class DamageLaw:
         places = MeanStructure.learn(contrasts(means), [contrasts(one.placed) for one in damaged], _PLACE_SHRINKAGE)
         names = MeanStructure.learn(means, [one.standard for one in damaged], SHRINKAGE)
         volumes = VolumeLaw.learn(clean.volumes, [one.volumes for one in damaged])
-        return cls(names, replace(places, means=means), volumes)
+        return cls(names, replace(places, means=means), volumes, DistanceLaw(clean.distances))
 
     def name_clusters(self, means: Array, covariances: Array) -> tuple[Labels, float]:
         """Return for every class the cluster [K] that is it, and how well means [K, K] and covariances [K, K, K] of
@@ -84,7 +88,7 @@ class DamageLaw:
         classes = {f"{prefix}.classes": one.class_precision for prefix, one in found.items()}
         logits = {f"{prefix}.logits": one.logit_precision for prefix, one in found.items()}
         volumes = {"volumes.clean": self.volumes.clean, "volumes.variance": np.array([self.volumes.variance])}
-        return classes | logits | volumes
+        return classes | logits | volumes | {"distances.clean": self.distances.clean}
 
     @classmethod
     def from_arrays(cls, reference: Reference, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -100,4 +104,5 @@ class DamageLaw:
             MeanStructure(means, *(precision(arrays, f"{prefix}.{part}", k) for part in parts)) for prefix, _ in _ARRAYS
         )
         variance = float(array(arrays, "volumes.variance", 1, positive=True)[0])
-        return cls(names, places, VolumeLaw(array(arrays, "volumes.clean", k), variance))
+        volumes = VolumeLaw(array(arrays, "volumes.clean", k), variance)
+        return cls(names, places, volumes, DistanceLaw(array(arrays, "distances.clean", k, k)))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faultcli.recover.mixture.class_volumes import VolumeLaw
+from faultcli.recover.mixture.class_distances import DistanceLaw, FoundDistances
+from faultcli.recover.mixture.class_volumes import VolumeLaw, log_volumes
 from faultcli.recover.mixture.cluster_matching import Labels, MeanStructure, swaps
-from faultcli.recover.mixture.gaussians import Array
+from faultcli.recover.mixture.gaussians import Array, Fit
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class PartNaming:
     Args:
         law: how damage moves class means, in clean spreads (`DamageLaw.places`).
         volumes: what damage leaves of the classes' volumes.
+        distances: what it leaves of the distances between them.
         spread: [K], of the window's logits, in clean spreads.
     """
 
     law: MeanStructure
     volumes: VolumeLaw
+    distances: DistanceLaw
     spread: Array
 
     def agreement(self, means: Array, labels: Labels, metric: Array | None = None) -> Array:
@@ -60,44 +63,68 @@ class PartNaming:
         inverse -= ones[:, :, None] * ones[:, None, :] / ones.sum(axis=1)[:, None, None]
         return inverse
 
-    def name(self, means: Array, volumes: Array, votes: Array) -> tuple[Labels, float]:
-        """Return the class of every component, and how well means and log volumes [C] agree with that: the best that is
-        reached, by swapping two names and by taking one that is free, from the votes [C, K] of the rows and from the
+    def name(self, fit: Fit, votes: Array) -> tuple[Labels, float]:
+        """Return the class of every component, and how well means, volumes and distances agree with that: the best that
+        is reached, by swapping two names and by taking one that is free, from the votes [C, K] of the rows and from the
         clean means' directions."""
         from scipy.optimize import linear_sum_assignment
 
-        classes = len(self.spread)
-        clean = self.law.means
+        classes, means, clean = len(self.spread), fit.means, self.law.means
         towards = means @ (clean / np.maximum(np.linalg.norm(clean, axis=1), 1e-12)[:, None]).T
         towards /= np.maximum(np.linalg.norm(means, axis=1), 1e-12)[:, None]
         starts = sorted({tuple(int(c) for c in linear_sum_assignment(-gain)[1]) for gain in (votes, towards)})
+        found = _Found(
+            means,
+            log_volumes(fit.covariances),
+            FoundDistances.of(means, fit.covariances, fit.posterior.sum(axis=1, dtype=np.float64)),
+        )
         climb = self._climb if len(means) < classes else self._climb_with_all
-        climbed = [climb(means, volumes, np.array(start)) for start in starts]
+        climbed = [climb(found, np.array(start)) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
-    def _climb_with_all(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
+    def _climb_with_all(self, found: _Found, labels: Labels) -> tuple[Labels, float]:
         """Climb where no class is missing: what the classes' noise has in common is the same in every naming."""
-        less, of_all = (len(means) - 1) / len(means), self.volumes.of_all(volumes)  # as `agreement` counts
-        components, found = self.law.without_offsets.climb(
-            means * self.spread, np.argsort(labels), lambda components: of_all(components) / less
-        )
-        return np.argsort(components), less * found
+        less = (len(labels) - 1) / len(labels)  # as `agreement` counts
+        of_all = self.volumes.of_all(found.volumes)
 
-    def _climb(self, means: Array, volumes: Array, labels: Labels) -> tuple[Labels, float]:
-        own = self.metric(labels[None])
-        best = float(self.agreement(means, labels[None], own)[0] + self.volumes.agreement(volumes, labels))
+        def also(components: Labels) -> Array:
+            distances = self.distances.agreement(found.distances, np.argsort(components, axis=1))
+            result: Array = (of_all(components) + distances) / less
+            return result
+
+        components, agreement = self.law.without_offsets.climb(found.means * self.spread, np.argsort(labels), also)
+        return np.argsort(components), less * agreement
+
+    def _climb(self, found: _Found, labels: Labels) -> tuple[Labels, float]:
+        means, own = found.means, self.metric(labels[None])
+        best = float((self.agreement(means, labels[None], own) + self._also(found, labels[None]))[0])
         pairs = swaps(len(labels))
         while True:
             swapped, changed = labels[pairs], _changed(labels, len(self.spread))
             tried = np.concatenate([swapped, changed])
             among_the_same = own[0][pairs[:, :, None], pairs[:, None, :]]
             scores = np.concatenate([self.agreement(means, swapped, among_the_same), self.agreement(means, changed)])
-            scores += self.volumes.agreement(volumes, tried)
+            scores += self._also(found, tried)
             top = int(scores.argmax())
             if not scores[top] > best + 1e-9:  # NaN is no gain
                 return labels, best
             labels, best = tried[top], float(scores[top])
             own = self.metric(labels[None])
+
+    def _also(self, found: _Found, labels: Labels) -> Array:
+        """Return how well volumes and distances agree with namings [M, C]."""
+        result: Array = self.volumes.agreement(found.volumes, labels)
+        result += self.distances.agreement(found.distances, labels)
+        return result
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What names are given by: means [C, K], log volumes [C] and distances of components."""
+
+    means: Array
+    volumes: Array
+    distances: FoundDistances
 
 
 def _changed(labels: Labels, classes: int) -> Labels:

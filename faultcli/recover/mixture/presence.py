@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from faultcli.recover.mixture.class_volumes import log_volumes
 from faultcli.recover.mixture.cluster_matching import Labels
 from faultcli.recover.mixture.gaussians import Array, Fit, Rows, fitted_weights
 from faultcli.recover.mixture.part_naming import PartNaming
@@ -109,7 +108,7 @@ class _ClassMixes:
         many = fit.posterior.sum(axis=1) >= max(_FEWEST_ROWS, _FEWEST_PART * len(self.votes))
         if not many.all() and many.sum() >= _FEWEST_CLASSES:
             fit = self.rows.fit(fit.posterior[many], _ROUNDS)
-        labels, agreement = self.naming.name(fit.means, log_volumes(fit.covariances), fit.posterior @ self.votes)
+        labels, agreement = self.naming.name(fit, fit.posterior @ self.votes)
         likelihood = _LIKELIHOOD_WEIGHT * len(self.votes) * float(fit.log_likelihood)
         chance = _PER_NAMING * (math.lgamma(self.classes + 1) - math.lgamma(self.classes - len(labels) + 1))
         return Present(fit, labels, likelihood + agreement - chance)
