@@ -9,6 +9,7 @@ means speak for one more: inputs that look like a class that is missing lie wher
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,11 +67,19 @@ class DistanceLaw:
         Returns:
             [M], a log-likelihood by Student's distribution of the noise; 0 for two components.
         """
-        one, other = np.triu_indices(labels.shape[1], 1)
+        one, other = _pairs(labels.shape[1])
         weights = found.weights[one, other]
-        moved = found.logs[one, other] - self.clean[labels[:, one], labels[:, other]]
-        lost = moved @ weights / weights.sum()
+        pairs = len(self.clean) * labels.take(one, axis=1) + labels.take(other, axis=1)
+        moved = found.logs[one, other] - self.clean.ravel().take(pairs)
+        lost = moved @ (weights / weights.sum())
         scatter = _SCATTER**2 + (_PART * lost) ** 2
-        squares = (moved - lost[:, None]) ** 2 @ weights
+        moved -= lost[:, None]
+        moved *= moved
+        squares = moved @ weights
         result: Array = -0.5 * _COUNTED * np.log((squares / scatter + _FREEDOM) / (len(one) - 1 + _FREEDOM))
         return result
+
+
+@cache
+def _pairs(components: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(components, 1)

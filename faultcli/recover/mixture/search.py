@@ -16,7 +16,7 @@ _SEARCHED = 500  # rows of the window that starts are tried on; the best one is 
 _FIRST, _DRAWN, _SPREAD = 4, 8, 2  # starts from the law, and from the rows; so many first: light damage needs no more
 _NAMED, _KEPT, _SPLITS = 6, 3, 6  # starts that are named; those followed; splits and merges of the best
 _MOST_ROUNDS, _CLEARLY = 6, 0.1  # of these; better, for another round
-_SHARED, _SHORT, _MORE, _LONG = 6, 3, 10, 25  # rounds: with one covariance, to sort starts, to follow them, to the end
+_SHARED, _SHORT, _MORE, _LONG = 6, 3, 8, 12  # rounds: with one covariance, to sort starts, to follow them, to the end
 
 
 def search(x: Array, aligned: Array, prior: Array, law: DamageLaw, random: np.random.Generator) -> Fit:
