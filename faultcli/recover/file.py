@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from faultcli.recover.methods import kind_of
 from faultcli.recover.parts import check_numbers, read_card
 
 SCHEMA = "faultcli.corrector-file/5"
-_KEY = "faultcli.corrector"
+_KEY, _CHECKSUM = "faultcli.corrector", "faultcli.checksum"
 
 
 def save_corrector(corrector: Corrector, path: Path, *, force: bool = False) -> None:
@@ -35,7 +37,8 @@ def save_corrector(corrector: Corrector, path: Path, *, force: bool = False) -> 
         raise CorrectorError(f"{path}: the corrector cannot be written ({error})", "train it on other logits") from None
     header = {"schema": SCHEMA, "method": corrector.name, "card": asdict(corrector.card), "values": values}
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_safetensors(path, tensors, {_KEY: json.dumps(header, sort_keys=True)}, force=force)
+    text = json.dumps(header, sort_keys=True)
+    write_safetensors(path, tensors, {_KEY: text, _CHECKSUM: checksum(text, tensors)}, force=force)
 
 
 def load_corrector(path: str | Path) -> Corrector:
@@ -43,7 +46,8 @@ def load_corrector(path: str | Path) -> Corrector:
 
     Raises:
         CheckpointError: the file is no safetensors file.
-        CorrectorError: there is none; or it is one, but holds no corrector, one of another version, or a damaged one.
+        CorrectorError: there is none; or it is one, but holds no corrector, one of another version, or a damaged one: a
+            single bit that flipped in it is found.
     """
     if not Path(path).exists():
         raise CorrectorError(f"{path}: no such file", "check the path; `train-corrector -o FILE` writes correctors")
@@ -63,11 +67,23 @@ def load_corrector(path: str | Path) -> Corrector:
         check_numbers(arrays)
         corrector = kind.from_parts(card, arrays, header["values"])
         _try_out(corrector)
+        if file.metadata.get(_CHECKSUM) != checksum(file.metadata[_KEY], arrays):
+            raise ValueError("its numbers are not those of its checksum")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, UsageError) as error:
         raise CorrectorError(f"{path}: the corrector is damaged ({error})", "train the corrector again") from None
     except CorrectorError as error:
         raise CorrectorError(f"{path}: {error.message}", error.remedy) from None
     return corrector
+
+
+def checksum(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of a corrector's header and arrays, in the order of their names."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(arrays):
+        found = np.ascontiguousarray(arrays[name])
+        digest.update(f"\n{name} {found.dtype} {found.shape}\n".encode())
+        digest.update(found.tobytes())
+    return digest.hexdigest()
 
 
 def _try_out(corrector: Corrector) -> None:

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from faultcli.recover.adaptive.corrector import unfair_windows
 from faultcli.recover.align import SMALLEST_WINDOW, Alignment
 from faultcli.recover.base import (
     NOTHING_TO_LEARN,
@@ -31,6 +30,7 @@ from faultcli.recover.base import (
     identity,
     usable_rows,
 )
+from faultcli.recover.class_mixes import unfair_windows
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.mixture.gaussians import log_normalised, softmax
 from faultcli.recover.parts import array, number

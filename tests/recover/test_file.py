@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,12 +14,19 @@ from synthetic import CLASSES, labelled
 from faultcli.errors import CheckpointError, OutputError
 from faultcli.recover.base import Card, Corrector, CorrectorError
 from faultcli.recover.edmn import EdmnOptions
-from faultcli.recover.file import load_corrector, save_corrector
+from faultcli.recover.file import checksum, load_corrector, save_corrector
 from faultcli.recover.methods import METHODS, TrainingOptions, train_corrector
 
 DATA = labelled(1000, 2)
 FAST = TrainingOptions(window=300, edmn=EdmnOptions(hidden=(16,), epochs=2))
 CARD = Card(CLASSES, model="ab" * 32, faults=("zero:0.1",), seed=3)
+
+
+def write(tensors: dict[str, torch.Tensor], header: str, path: Path) -> None:
+    """Write a corrector's file with the checksum that belongs to it, whatever it holds."""
+    kept = {name: tensor for name, tensor in tensors.items() if tensor.dtype != torch.complex64}
+    arrays = {name: tensor.numpy() for name, tensor in kept.items()}
+    save_file(tensors, path, {"faultcli.corrector": header, "faultcli.checksum": checksum(header, arrays)})
 
 
 def train(method: str) -> Corrector:
@@ -53,7 +61,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     content = json.loads(header["faultcli.corrector"])
 
     def rewritten(tensors: dict[str, torch.Tensor], content: object) -> Path:
-        save_file(tensors, tmp_path / "bad.safetensors", {"faultcli.corrector": json.dumps(content)})
+        write(tensors, json.dumps(content), tmp_path / "bad.safetensors")
         return tmp_path / "bad.safetensors"
 
     cases = [
@@ -83,6 +91,22 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         load_corrector(tmp_path / "other.safetensors")
 
 
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    """A corrector lies in a memory like the model's: one that would answer other than what was trained is refused."""
+    path, random = tmp_path / "c.safetensors", np.random.default_rng(0)
+    save_corrector(train("adaptive"), path)
+    whole = path.read_bytes()
+    places = [*range(8), *range(8, len(whole), 97), len(whole) - 1]
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises((CorrectorError, CheckpointError)):
+            load_corrector(path)
+    path.write_bytes(whole)
+    load_corrector(path)
+
+
 def test_a_network_for_other_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     save_corrector(train("edmn"), path)
@@ -90,7 +114,7 @@ def test_a_network_for_other_classes_is_refused(tmp_path: Path) -> None:
         tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
     content = json.loads(header["faultcli.corrector"])
     content["card"]["classes"] = 5
-    save_file(tensors, path, {"faultcli.corrector": json.dumps(content)})
+    write(tensors, json.dumps(content), path)
     with pytest.raises(CorrectorError, match="not one of 5 classes"):
         load_corrector(path)
 
@@ -107,7 +131,7 @@ def test_parts_that_are_missing_mixed_or_absurd(method: str, tmp_path: Path) -> 
         tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
 
     def read(changed: dict[str, torch.Tensor], text: str | None = None) -> bool:
-        save_file(changed, path, {"faultcli.corrector": text or header["faultcli.corrector"]})
+        write(changed, text or header["faultcli.corrector"], path)
         try:
             corrector = load_corrector(path)
         except CorrectorError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,7 @@ from faultcli.recover.base import (
     identity,
     usable_rows,
 )
+from faultcli.recover.class_mixes import unfair_windows
 from faultcli.recover.damaged_logits import LabelledLogits
 from faultcli.recover.mixture.corrector import FittedMixture
 from faultcli.recover.mixture.law import DamageLaw, MovedClasses
@@ -277,14 +278,3 @@ def _usable_copies(data: LabelledLogits) -> list[tuple[str, Array]]:
     if not found:
         raise CorrectorError("no damaged copy has usable logits to learn from", NOTHING_TO_LEARN)
     return found
-
-
-def unfair_windows(labels: NDArray[np.int64], window: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Yield windows of another class mix: twice half of the classes only, and every class at a rate of its own."""
-    classes = int(labels.max()) + 1
-    order = np.argsort(random.random((2, classes)), axis=1)
-    halves = (order < max(1, classes // 2)).astype(float)
-    for weight in (*halves, random.dirichlet(np.ones(classes))):
-        chance = weight[labels]
-        few = int((chance > 1e-4 * chance.max()).sum())
-        yield random.choice(len(labels), min(window, few), replace=False, p=chance / chance.sum())
