@@ -14,6 +14,7 @@ reference       what the logits of the clean model look like
 damaged_logits  logits of damaged copies of a model
 training        correctors trained on some damaged copies and measured on others
 applied         a corrector in a campaign
+class_mixes     windows of other class mixes, to learn from
 streaming       a corrector around a deployed model
 file            correctors as files
 threads         one thread for what is small

@@ -57,7 +57,8 @@ class PlanGoal:
         if self.min_accuracy is not None and not 0 < self.min_accuracy <= 1:
             raise UsageError(f"an accuracy of {self.min_accuracy:g}: is a fraction", "--min-accuracy 0.9 is 90 %")
         if not 0 < self.max_drop < 1:
-            raise UsageError(f"a drop of {self.max_drop:g}: lies between 0 and 1", "--max-drop 0.01 is one point")
+            why = "holds whatever happens, as it is a fraction" if self.max_drop >= 1 else "is to be above 0"
+            raise UsageError(f"--max-drop {self.max_drop:g}: {why}", "--max-drop 0.01 is one point")
         if min(self.choose_on, self.choose_maps, self.verify_maps) < 1:
             raise UsageError("--choose-on, --choose-maps and --trials are 1 or more", "leave them out")
         for chain in self.candidates:
