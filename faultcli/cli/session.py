@@ -127,6 +127,10 @@ def opened_with_notes(
     subject = open_subject(model, workload, at_risk, correct)
     note_what_runs(subject, quiet=quiet)
     note_doubts(subject, ((arm.format, arm.protect) for arm in arms), quiet=quiet)
+    if correct is not None:
+        strange = (correct.unfamiliar(arm.format, arm.protect.text, arm.fault.spec) for arm in arms if arm.correct)
+        for text in dict.fromkeys(text for text in strange if text is not None):
+            note(f"warning: {text}", quiet=quiet)
     return subject
 
 

@@ -88,6 +88,29 @@ class Correct(CorrectorId):
         """Whether it looks at any."""
         return self.corrector.needs_window or bool(self.labelled)
 
+    def unfamiliar(self, format: str, protect: str, fault: str) -> str | None:
+        """Say how a memory or the law of its faults is another than those of the copies that this learned from; None:
+        it is not. What a corrector knows of damage is the damage of these."""
+        card = self.corrector.card
+        known = sorted({_law(spec) for spec in card.faults})
+        if not known or (_law(fault) in known and (format, protect) == (card.format, card.protect)):
+            return None
+        learned, here = (_where(*one) for one in ((card.format, card.protect, known), (format, protect, [_law(fault)])))
+        return f"the corrector learned from {learned}, and not from {here}: it may leave these alone, or err"
+
+
+_FLIPS = "bitflip"
+
+
+def _law(spec: str) -> str:
+    """Return the name of the law of a fault specification, without its level."""
+    name = spec.split(":", maxsplit=1)[0]
+    return _FLIPS if name == "flips" else name
+
+
+def _where(format: str, protect: str, laws: list[str]) -> str:
+    return f"{' and '.join(laws)} in {format}" + ("" if protect == "none" else f" behind {protect}")
+
 
 def check_labelled(labelled: int | None) -> None:
     """Refuse too few labelled inputs.

@@ -33,13 +33,17 @@ def test_it_trains_reports_and_is_used(faultcli: Callable[..., object], tmp_path
     assert "surely positive" in text
 
     options = ("--corrector", corrector, "--window", 250)
-    done = faultcli("campaign", *fault, "--trials", 3, *options, "--quiet", "--json", "-")
+    done = faultcli("campaign", *fault, "--trials", 3, *options, "--json", "-")
     assert done.code == 0, done.err
+    assert "learned from" not in done.err
     without, corrected = json.loads(done.out)["arms"]
     assert without["corrector"] is None
     assert corrected["corrector"].startswith("adaptive:250@")
     assert without["gain_over_none"] is None
     assert corrected["gain_over_none"]["mean"] > 0.05
+
+    done = faultcli("campaign", "--ber", "1e-4,1e-3", "--format", "q2.5", "--trials", 1, *options, "--limit", 50)
+    assert done.err.count("learned from gaussian in native, and not from bitflip in q2.5") == 1
 
     done = faultcli("evaluate", *options, "--quiet", "--json", "-")
     assert done.code == 0, done.err
