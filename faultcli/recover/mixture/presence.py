@@ -23,15 +23,15 @@ from faultcli.recover.mixture.part_naming import PartNaming
 
 MOST_COUNTED = 20  # classes; with more, all are taken to be there: there are too many namings of a part of them
 _SEARCHED = 1000  # rows of the window that fits are compared on; the one that is taken is fitted to all
-_LIKELIHOOD_WEIGHT = 0.01  # of these rows beside the law of the damage: a cut class is always a bit likelier
+_LIKELIHOOD, _HALF = 22.0, 100.0  # weight of the mean of a row beside the law of the damage, and the rows that get half
 _ROUNDS, _FROM_ANSWERS, _MOVED, _LAST = 3, 8, 5, 15  # of expectation maximisation: when one was made of two; …
-_HOPELESS = 10.0  # below the best score: no more components are made one
+_HOPELESS = 20.0  # below the best score: no more components are made one
 _FEWEST_CLASSES = 2
 _FEWEST_ROWS, _FEWEST_PART = 5.0, 0.008  # of those searched, in a component: the larger of both
-_PER_NAMING = 1.5  # taken off for the logarithm of the number of namings: of many, one agrees by chance
+_PER_NAMING = 3.0  # taken off for the logarithm of the number of namings: of many, one agrees by chance
 _SAME = 0.9  # of the rows
-_CLEARLY = 0.5  # better, for a fit to be taken in place of one that was found before
-_SURELY = 2.0  # better than the fit of the training mix, for another mix to be believed
+_CLEARLY = 1.0  # better, for a fit to be taken in place of one that was found before
+_SURELY = 4.0  # better than the fit of the training mix, for another mix to be believed
 _APART = 0.1  # nats between the shares found and those of training, for it to be another mix
 _SETTLED, _MOST_MOVES, _LIKELIEST = 5, 8, 4  # alignments; moves; how many of those tried at once are named
 
@@ -109,7 +109,7 @@ class _ClassMixes:
         if not many.all() and many.sum() >= _FEWEST_CLASSES:
             fit = self.rows.fit(fit.posterior[many], _ROUNDS)
         labels, agreement = self.naming.name(fit, fit.posterior @ self.votes)
-        likelihood = _LIKELIHOOD_WEIGHT * len(self.votes) * float(fit.log_likelihood)
+        likelihood = _LIKELIHOOD * len(self.votes) / (len(self.votes) + _HALF) * float(fit.log_likelihood)
         chance = _PER_NAMING * (math.lgamma(self.classes + 1) - math.lgamma(self.classes - len(labels) + 1))
         return Present(fit, labels, likelihood + agreement - chance)
 
