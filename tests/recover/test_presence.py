@@ -17,7 +17,7 @@ SILENT = VolumeLaw(np.zeros(CLASSES), 1.0)  # classes of one size: volumes say n
 EVEN = np.full(CLASSES, 1 / CLASSES)
 RANDOM = np.random.default_rng(0)
 CLEAN = 2 * np.eye(CLASSES) + 0.3 * RANDOM.standard_normal((CLASSES, CLASSES))
-APART = DistanceLaw(log_distances(CLEAN, np.tile(0.25**2 * np.eye(CLASSES), (CLASSES, 1, 1))))
+APART = DistanceLaw(log_distances(CLEAN, np.tile(0.2**2 * np.eye(CLASSES), (CLASSES, 1, 1))))
 
 
 def moved(random: np.random.Generator) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_the_classes_of_a_window_are_found_and_named() -> None:
         random = np.random.default_rng(seed)
         held = np.sort(random.permutation(CLASSES)[: 6 if seed % 3 == 0 else 3])
         labels = random.choice(held, 600)
-        logits = moved(random)[labels] + 0.25 * random.standard_normal((600, CLASSES))
+        logits = moved(random)[labels] + 0.2 * random.standard_normal((600, CLASSES))
         spread = logits.std(axis=0)
         x = (logits - logits.mean(axis=0)) / spread
         cut = np.zeros((CLASSES, 600))  # every class cut in as many as six components allow
@@ -74,7 +74,7 @@ def test_a_class_that_comes_much_more_often_is_not_cut_in_two() -> None:
     for seed in range(4):
         random = np.random.default_rng(seed)
         labels = np.where(random.random(900) < 0.66, 0, random.integers(1, CLASSES, size=900))
-        logits = moved(random)[labels] + 0.25 * random.standard_normal((900, CLASSES))
+        logits = moved(random)[labels] + 0.2 * random.standard_normal((900, CLASSES))
         spread = logits.std(axis=0)
         x = (logits - logits.mean(axis=0)) / spread
         wrong = np.zeros((CLASSES, 900))
@@ -94,7 +94,7 @@ def test_classes_that_were_told_by_few_rows_are_not_given_back() -> None:
         random = np.random.default_rng(seed)
         held = np.array([0, 1, 3, 5])
         labels = random.choice(held, 120)
-        logits = moved(random)[labels] + 0.25 * random.standard_normal((120, CLASSES))
+        logits = moved(random)[labels] + 0.2 * random.standard_normal((120, CLASSES))
         spread = logits.std(axis=0)
         x = (logits - logits.mean(axis=0)) / spread
         cut = np.eye(CLASSES)[:, labels]
