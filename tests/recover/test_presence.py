@@ -4,7 +4,9 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from faultcli.recover.mixture import presence
 from faultcli.recover.mixture.class_distances import DistanceLaw, log_distances
 from faultcli.recover.mixture.class_volumes import VolumeLaw
 from faultcli.recover.mixture.cluster_matching import MeanStructure
@@ -105,6 +107,23 @@ def test_classes_that_were_told_by_few_rows_are_not_given_back() -> None:
             x, fit, EVEN, raw, PartNaming(LAW, SILENT, APART, spread), lambda shares, raw=raw: raw
         )
         assert sorted(present.labels.tolist()) == held.tolist()
+
+
+def test_a_window_of_mostly_one_class_has_to_be_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heavy damage gives most rows one class; up to 60 % of one, nothing is asked for it."""
+    random = np.random.default_rng(3)
+    for often, taken_off in ((0.5, 0.0), (0.9, 60 * 0.3)):
+        labels = np.where(random.random(1000) < often, 1, random.choice([0, 2, 3], 1000))
+        logits = moved(random)[labels] + 0.2 * random.standard_normal((1000, CLASSES))
+        spread = logits.std(axis=0)
+        x = (logits - logits.mean(axis=0)) / spread
+        naming = PartNaming(LAW, SILENT, APART, spread)
+        mixes = presence._ClassMixes.of(x, labels, naming, lambda shares, raw=labels: raw, EVEN)
+        fit = mixes.rows.fit(np.eye(4)[:, labels], 8)
+        score = mixes.look(fit).score
+        with monkeypatch.context() as changed:
+            changed.setattr(presence, "_PER_SHARE", 0.0)
+            np.testing.assert_allclose(mixes.look(fit).score - score, taken_off, atol=1.5 if taken_off else 1e-9)
 
 
 def test_two_classes_leave_nothing_to_merge_or_cut() -> None:

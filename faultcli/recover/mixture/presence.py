@@ -32,6 +32,7 @@ _PER_NAMING = 3.0  # taken off for the logarithm of the number of namings: of ma
 _SAME = 0.9  # of the rows
 _CLEARLY = 1.0  # better, for a fit to be taken in place of one that was found before
 _SURELY = 4.0  # better than the fit of the training mix, for another mix to be believed
+_PER_SHARE, _LIKELY = 60.0, 0.6  # taken off for what the largest share has above this: heavy damage looks like that
 _APART = 0.1  # nats between the shares found and those of training, for it to be another mix
 _SETTLED, _MOST_MOVES, _LIKELIEST = 5, 8, 4  # alignments; moves; how many of those tried at once are named
 
@@ -52,9 +53,13 @@ class Present:
 
     def is_another_mix(self, first: Present, prior: Array) -> bool:
         """Return whether this is surely better than the first fit, and its shares lie apart from the prior [K]."""
+        return self.score > first.score + _SURELY and self.apart(prior) > _APART
+
+    def apart(self, prior: Array) -> float:
+        """Return how far the shares are from a prior [K], in nats (Kullback and Leibler)."""
         from scipy.special import rel_entr
 
-        return self.score > first.score + _SURELY and float(rel_entr(self.shares(len(prior)), prior).sum()) > _APART
+        return float(rel_entr(self.shares(len(prior)), prior).sum())
 
 
 def present_classes(
@@ -70,7 +75,7 @@ def present_classes(
         naming: how components are named.
         aligned_for: gives the top classes [n] of the rows once they are aligned for class shares [K].
     """
-    search = _ClassMixes.of(x, raw, naming, aligned_for, len(fit.means))
+    search = _ClassMixes.of(x, raw, naming, aligned_for, prior)
     first = search.look(search.rows.fit(fit.posterior[:, :: search.every], _ROUNDS))
     settled = search.settled(raw)
     best = search.fewer(search.from_answers(first, raw, settled))
@@ -90,15 +95,19 @@ class _ClassMixes:
     every: int
     naming: PartNaming
     aligned_for: Callable[[Array], Labels]
-    classes: int
+    prior: Array
 
     @classmethod
     def of(
-        cls, x: Array, raw: Labels, naming: PartNaming, aligned_for: Callable[[Array], Labels], classes: int
+        cls, x: Array, raw: Labels, naming: PartNaming, aligned_for: Callable[[Array], Labels], prior: Array
     ) -> _ClassMixes:
         every = max(1, -(-len(x) // _SEARCHED))
-        votes = np.eye(classes)[raw[::every]]
-        return cls(Rows(x[::every], exact=False), votes, every, naming, aligned_for, classes)
+        votes = np.eye(len(prior))[raw[::every]]
+        return cls(Rows(x[::every], exact=False), votes, every, naming, aligned_for, prior)
+
+    @property
+    def classes(self) -> int:
+        return len(self.prior)
 
     def look(self, fit: Fit) -> Present:
         """Name a fit's components, and say how well it explains the window and the damage together.
@@ -111,7 +120,9 @@ class _ClassMixes:
         labels, agreement = self.naming.name(fit, fit.posterior @ self.votes)
         likelihood = _LIKELIHOOD * len(self.votes) / (len(self.votes) + _HALF) * float(fit.log_likelihood)
         chance = _PER_NAMING * (math.lgamma(self.classes + 1) - math.lgamma(self.classes - len(labels) + 1))
-        return Present(fit, labels, likelihood + agreement - chance)
+        found = Present(fit, labels, likelihood + agreement - chance)
+        most = float(fit.posterior.mean(axis=1).max())
+        return replace(found, score=found.score - _PER_SHARE * max(0.0, most - _LIKELY))
 
     def settled(self, raw: Labels) -> Labels:
         """Return the answers [n] aligned for the class shares that they tell, again and again."""
