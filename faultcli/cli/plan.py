@@ -27,7 +27,11 @@ class Sought:
     min_accuracy: Annotated[float | None, target("A", "The plan is to hold an accuracy of A, a fraction.")] = None
     max_drop: Annotated[
         float | None,
-        target("D", "Or one at most D below that of the checkpoint as it is.", default="0.01 without the other"),
+        target(
+            "D",
+            "Or one at most D, a fraction, below that of the checkpoint as it is.",
+            default="0.01 without the other",
+        ),
     ] = None
     candidate: Annotated[
         list[str] | None,

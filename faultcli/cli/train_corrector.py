@@ -27,9 +27,9 @@ class Training:
         str,
         _training(
             "METHOD",
-            "edmn: a perceptron, as published. align: moment alignment over a window. mixture: one Gaussian per class "
-            "on it. many: for hundreds of classes. language: for language models. adaptive: a blend by severity, "
-            "many or language; leaves alone where in doubt.",
+            "edmn: a perceptron, as published (for --replay: it harms under damage that is new to it). align: moment "
+            "alignment over a window. mixture: one Gaussian per class on it. many: for hundreds of classes. language: "
+            "for language models. adaptive: a blend by severity, many or language; leaves alone where in doubt.",
             default=True,
         ),
     ] = "adaptive"
@@ -88,7 +88,9 @@ class Damage(options.Faults):
 
     replay: Annotated[
         Path | None,
-        options.faults("FILE", "Known damage: train for the very faults of a saved map instead of a law."),
+        options.faults(
+            "FILE", "Known damage: train for the very faults of a map (`inject --save-faults`) instead of a law."
+        ),
         READS,
     ] = None
 
@@ -132,8 +134,7 @@ def train_corrector(
 ) -> None:
     """Train a corrector of logits for faults of a law, or for known faults, and report what it gives back.
 
-    It is trained on some fault maps and reported on others, on data that it has not seen. All but edmn look at
-    unlabelled inputs as they come in.
+    Trained on some fault maps, reported on others, on new data. All but edmn look at unlabelled inputs as they come in.
 
     Example: faultcli train-corrector --fault gaussian:0.1 -o corrector.safetensors
     """
