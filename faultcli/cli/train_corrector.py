@@ -27,9 +27,9 @@ class Training:
         str,
         _training(
             "METHOD",
-            "edmn: a perceptron, as published (for --replay: it harms under damage that is new to it). align: moment "
-            "alignment over a window. mixture: one Gaussian per class on it. many: for hundreds of classes. language: "
-            "for language models. adaptive: a blend by severity, many or language; leaves alone where in doubt.",
+            "edmn: a perceptron, as published; for --replay. align: moment alignment over a window. mixture: one Gaussian "
+            "per class on it. many: for hundreds of classes. language: for language models. adaptive: a blend by severity, "
+            "many or language; leaves alone where in doubt.",
             default=True,
         ),
     ] = "adaptive"
@@ -88,9 +88,7 @@ class Damage(options.Faults):
 
     replay: Annotated[
         Path | None,
-        options.faults(
-            "FILE", "Known damage: train for the very faults of a map (`inject --save-faults`) instead of a law."
-        ),
+        options.faults("FILE", "Known damage: train for the very faults of a saved map instead of a law."),
         READS,
     ] = None
 
