@@ -27,9 +27,9 @@ class Training:
         str,
         _training(
             "METHOD",
-            "edmn: a perceptron, as published; for --replay. align: moment alignment over a window. mixture: one Gaussian "
-            "per class on it. many: for hundreds of classes. language: for language models. adaptive: a blend by severity, "
-            "many or language; leaves alone where in doubt.",
+            "edmn: a perceptron, as published; for --replay. align: moment alignment over a window. mixture: one "
+            "Gaussian per class on it. many: for hundreds of classes. language: for language models. adaptive: a blend "
+            "by severity, many or language; leaves alone where in doubt.",
             default=True,
         ),
     ] = "adaptive"
