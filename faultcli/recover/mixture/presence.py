@@ -32,7 +32,8 @@ _PER_NAMING = 3.0  # taken off for the logarithm of the number of namings: of ma
 _SAME = 0.9  # of the rows
 _CLEARLY = 1.0  # better, for a fit to be taken in place of one that was found before
 _SURELY = 4.0  # better than the fit of the training mix, for another mix to be believed
-_PER_SHARE, _LIKELY = 60.0, 0.6  # taken off for what the largest share has above this: heavy damage looks like that
+_PER_SHARE = 60.0  # taken off for what the largest share has above the likely ones: heavy damage looks like that
+_LIKELY, _MORE = 0.6, 0.3  # shares up to so much are likely, or so much more than the largest one of training
 _APART = 0.1  # nats between the shares found and those of training, for it to be another mix
 _SETTLED, _MOST_MOVES, _LIKELIEST = 5, 8, 4  # alignments; moves; how many of those tried at once are named
 
@@ -53,13 +54,9 @@ class Present:
 
     def is_another_mix(self, first: Present, prior: Array) -> bool:
         """Return whether this is surely better than the first fit, and its shares lie apart from the prior [K]."""
-        return self.score > first.score + _SURELY and self.apart(prior) > _APART
-
-    def apart(self, prior: Array) -> float:
-        """Return how far the shares are from a prior [K], in nats (Kullback and Leibler)."""
         from scipy.special import rel_entr
 
-        return float(rel_entr(self.shares(len(prior)), prior).sum())
+        return self.score > first.score + _SURELY and float(rel_entr(self.shares(len(prior)), prior).sum()) > _APART
 
 
 def present_classes(
@@ -120,9 +117,9 @@ class _ClassMixes:
         labels, agreement = self.naming.name(fit, fit.posterior @ self.votes)
         likelihood = _LIKELIHOOD * len(self.votes) / (len(self.votes) + _HALF) * float(fit.log_likelihood)
         chance = _PER_NAMING * (math.lgamma(self.classes + 1) - math.lgamma(self.classes - len(labels) + 1))
-        found = Present(fit, labels, likelihood + agreement - chance)
-        most = float(fit.posterior.mean(axis=1).max())
-        return replace(found, score=found.score - _PER_SHARE * max(0.0, most - _LIKELY))
+        likely = max(_LIKELY, float(self.prior.max()) + _MORE)
+        unlikely = _PER_SHARE * max(0.0, float(fit.posterior.mean(axis=1).max()) - likely)
+        return Present(fit, labels, likelihood + agreement - chance - unlikely)
 
     def settled(self, raw: Labels) -> Labels:
         """Return the answers [n] aligned for the class shares that they tell, again and again."""
