@@ -73,7 +73,7 @@ class PartNaming:
         towards = means @ (clean / np.maximum(np.linalg.norm(clean, axis=1), 1e-12)[:, None]).T
         towards /= np.maximum(np.linalg.norm(means, axis=1), 1e-12)[:, None]
         starts = sorted({tuple(int(c) for c in linear_sum_assignment(-gain)[1]) for gain in (votes, towards)})
-        found = _Found(
+        found = _Traces(
             means,
             log_volumes(fit.covariances),
             FoundDistances.of(means, fit.covariances, fit.posterior.sum(axis=1, dtype=np.float64)),
@@ -82,7 +82,7 @@ class PartNaming:
         climbed = [climb(found, np.array(start)) for start in starts]
         return max(climbed, key=lambda found: found[1])
 
-    def _climb_with_all(self, found: _Found, labels: Labels) -> tuple[Labels, float]:
+    def _climb_with_all(self, found: _Traces, labels: Labels) -> tuple[Labels, float]:
         """Climb where no class is missing: what the classes' noise has in common is the same in every naming."""
         less = (len(labels) - 1) / len(labels)  # as `agreement` counts
         of_all = self.volumes.of_all(found.volumes)
@@ -95,7 +95,7 @@ class PartNaming:
         components, agreement = self.law.without_offsets.climb(found.means * self.spread, np.argsort(labels), also)
         return np.argsort(components), less * agreement
 
-    def _climb(self, found: _Found, labels: Labels) -> tuple[Labels, float]:
+    def _climb(self, found: _Traces, labels: Labels) -> tuple[Labels, float]:
         means, own = found.means, self.metric(labels[None])
         best = float((self.agreement(means, labels[None], own) + self._also(found, labels[None]))[0])
         pairs = swaps(len(labels))
@@ -111,7 +111,7 @@ class PartNaming:
             labels, best = tried[top], float(scores[top])
             own = self.metric(labels[None])
 
-    def _also(self, found: _Found, labels: Labels) -> Array:
+    def _also(self, found: _Traces, labels: Labels) -> Array:
         """Return how well volumes and distances agree with namings [M, C]."""
         result: Array = self.volumes.agreement(found.volumes, labels)
         result += self.distances.agreement(found.distances, labels)
@@ -119,7 +119,7 @@ class PartNaming:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Traces:
     """What names are given by: means [C, K], log volumes [C] and distances of components."""
 
     means: Array
