@@ -95,17 +95,14 @@ class Correct(CorrectorId):
         known = sorted({_law(spec) for spec in card.faults})
         if not known or (_law(fault) in known and (format, protect) == (card.format, card.protect)):
             return None
-        learned, here = (_where(*one) for one in ((card.format, card.protect, known), (format, protect, [_law(fault)])))
+        learned, here = _where(card.format, card.protect, known), _where(format, protect, [_law(fault)])
         return f"the corrector learned from {learned}, and not from {here}: it may leave these alone, or err"
 
 
-_FLIPS = "bitflip"
-
-
 def _law(spec: str) -> str:
-    """Return the name of the law of a fault specification, without its level."""
+    """Return the name of the law of a fault specification, without its level; so many flips are flips at a rate."""
     name = spec.split(":", maxsplit=1)[0]
-    return _FLIPS if name == "flips" else name
+    return "bitflip" if name == "flips" else name
 
 
 def _where(format: str, protect: str, laws: list[str]) -> str:

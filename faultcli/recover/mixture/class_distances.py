@@ -18,7 +18,7 @@ from faultcli.recover.base import Array
 
 _SCATTER = 0.1  # of log distances; and this part of what the distances lost:
 _PART = 0.3
-_COUNTED = 12.0  # pairs that count: those of one class do not scatter independently
+_COUNTED = 12.0  # weight beside the law of means, whatever the number of pairs: they do not scatter independently
 _FREEDOM = 4.0  # how much the known scatter counts beside the components' own
 _NEAREST = 1e-3
 

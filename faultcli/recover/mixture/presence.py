@@ -7,6 +7,8 @@ are looked for, and the one is taken that the window's likelihood and the law ex
 - from the raw answers, and from answers aligned for the class shares that were found last, again and again;
 - with the two closest components made one, again and again;
 - with a component cut in two, or two made one and another cut.
+
+What is mostly one class is believed last: heavy damage gives most rows one class, whatever the window holds.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ class _ClassMixes:
         return len(self.prior)
 
     def look(self, fit: Fit) -> Present:
-        """Name a fit's components, and say how well it explains the window and the damage together.
+        """Name a fit's components, and say how well it explains window and damage, and how likely its mix is.
 
         Those of a few rows are dropped first: their means are where chance puts them, which may be where the law would.
         """
